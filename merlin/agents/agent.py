@@ -1,0 +1,101 @@
+"""What every agent is to those who train, evaluate and watch it."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from gymnasium import Space
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from merlin.losses import ActorCriticConfig, masked_mean
+from merlin.networks.actions import make_action_distribution
+from merlin.unroll import Losses, StepOutput, Unroll
+
+Config = TypeVar("Config", bound=ActorCriticConfig)
+State = TypeVar("State")
+
+
+class Agent(nn.Module, ABC, Generic[Config, State]):
+    """An agent that remembers: its state is a value, and acting and learning compute the same numbers.
+
+    Args:
+        spaces: The entries of an observation, flat (`merlin.networks.spaces.flatten_space`).
+        action_space: Discrete, MultiDiscrete or Box.
+    """
+
+    groups: ClassVar[tuple[str, ...]]
+    """Names of the parameter groups; each has an optimiser of its own."""
+
+    def __init__(self, spaces: dict[str, Space], action_space: Space, config: Config) -> None:
+        super().__init__()
+        self.spaces = spaces
+        self.action_space = action_space
+        self.config = config
+        self.actions = make_action_distribution(action_space)
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """Return the state before anything was seen."""
+
+    @abstractmethod
+    def step(
+        self,
+        observation: Any,
+        state: State,
+        is_first: Bool[Tensor, "B"],
+        reward: Float[Tensor, "B"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> tuple[StepOutput, State]:
+        """Return the action and the next state, without gradients.
+
+        Args:
+            observation: A batch of observations, nested as the environment gives them or flat.
+            is_first: Rows that start an episode; their state is zeroed before anything else.
+            reward: What the previous action earned; None stands for zeros.
+            greedy: Take the most probable action rather than a sample.
+        """
+
+    @abstractmethod
+    def losses(self, unroll: Unroll, state: State, entropy_scale: float = 1.0) -> tuple[Losses, State]:
+        """Return the loss of a window that starts from `state`, and the state after it, cut from the graph.
+
+        Args:
+            entropy_scale: Multiplies `entropy_cost`; training schedules it.
+        """
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters by the optimiser that owns them."""
+        return {self.groups[0]: list(self.parameters())}
+
+    def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor] | None:
+        """Return the observation that the latent stands for, or None if the agent has no decoder."""
+        return None
+
+    def _action_codes(
+        self, unroll: Unroll, previous_action: Float[Tensor, "B E"]
+    ) -> tuple[Float[Tensor, "T B E"], Float[Tensor, "T B E"]]:
+        """Return the encodings of the window's actions, and of each row's previous one (0 where an episode starts)."""
+        actions = self.actions.encode(unroll.action)
+        previous = torch.cat([previous_action.unsqueeze(0), actions[:-1]])
+        return actions, previous.masked_fill(unroll.is_first.unsqueeze(-1), 0)
+
+    def _actor_critic_metrics(
+        self,
+        unroll: Unroll,
+        log_prob: Float[Tensor, "T B"],
+        entropy: Float[Tensor, "T B"],
+        value: Float[Tensor, "T B"],
+        returns: Float[Tensor, "T B"],
+    ) -> dict[str, Tensor]:
+        def mean(x: Tensor) -> Tensor:
+            return masked_mean(x, unroll.is_valid)
+
+        spread = (mean(returns.square()) - mean(returns).square()).clamp(min=1e-8)
+        return {
+            "entropy_nats": mean(entropy),
+            "value_explained": 1 - mean((returns - value).square()) / spread,
+            "policy_kl_nats": mean(unroll.log_prob - log_prob),
+        }

@@ -1,0 +1,97 @@
+"""RL-MEM: the memory-augmented baseline of Wayne et al. 2018, arXiv:1803.10760."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from gymnasium import Space
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from merlin import memory as memories
+from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
+from merlin.memory import MemoryState, Reader
+from merlin.networks.recurrent import LSTMState, reset_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLMemConfig(RecurrentConfig):
+    """Sizes and costs of RL-MEM."""
+
+    latent_size: int = 200
+    """Z, width of the projection of the encoding that is written."""
+    memory_size: int = 1350
+    """N, slots."""
+    num_read_keys: int = 3
+    """K, read keys."""
+    retroactive_discount: float | None = 0.96
+    """g of the retroactive half of the memory; none leaves it out."""
+    mask_unwritten: bool = True
+    """Keep slots that were never written from being read."""
+    top_k: int | None = None
+    """Read only this many slots for each key; none reads all."""
+
+
+class RLMemState(NamedTuple):
+    """What RL-MEM carries from step to step."""
+
+    lstm: LSTMState
+    read_words: Float[Tensor, "B KW"]
+    memory: MemoryState
+    previous_action: Float[Tensor, "B A"]
+
+
+class RLMem(ActorCritic[RLMemConfig, RLMemState]):
+    """RL-LSTM plus MERLIN's memory, trained end to end by reinforcement alone:
+
+        h    = lstm([e, m]);   m, w = read(M, keys(h))
+        M    = write(M, projection(e), w)
+        policy and value on [e, h, m]
+
+    Gradients reach the encoder through what is written. Difference from the paper: the sizes are config values.
+    """
+
+    def __init__(self, spaces: dict[str, Space], action_space: Space, config: RLMemConfig) -> None:
+        super().__init__(spaces, action_space, config)
+        self.word_size = config.latent_size * (1 if config.retroactive_discount is None else 2)
+        words_size = config.num_read_keys * self.word_size
+        self._build(spaces, core_input_size=words_size, feature_size=words_size)
+        self.reader = Reader(self.lstm.output_size, self.word_size, config.num_read_keys)
+        self.projection = nn.Linear(self.encoding_size, config.latent_size)
+
+    def initial_state(self, batch_size: int) -> RLMemState:
+        """Return zeros: nothing seen, nothing remembered."""
+        lstm = self.lstm.initial_state(batch_size)
+        zeros = lstm.hidden.new_zeros
+        return RLMemState(
+            lstm,
+            zeros(batch_size, self.config.num_read_keys * self.word_size),
+            memories.initial_state(batch_size, self.config.memory_size, self.word_size, device=lstm.hidden.device),
+            zeros(batch_size, self.actions.encoding_size),
+        )
+
+    def _step(
+        self, encoding: Float[Tensor, "B E"], state: RLMemState
+    ) -> tuple[Tensor, RLMemState, Float[Tensor, "B K N"]]:
+        return self._advance(encoding, self.projection(encoding), state)
+
+    def _unroll(
+        self, encodings: Float[Tensor, "T B E"], state: RLMemState, is_first: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B F"], RLMemState]:
+        features = []
+        for encoding, word, first in zip(encodings, self.projection(encodings), is_first, strict=True):
+            feature, state, _ = self._advance(encoding, word, reset_state(state, first))
+            features.append(feature)
+        return torch.stack(features), state
+
+    def _advance(
+        self, encoding: Float[Tensor, "B E"], word: Float[Tensor, "B Z"], state: RLMemState
+    ) -> tuple[Tensor, RLMemState, Float[Tensor, "B K N"]]:
+        lstm = self.lstm.step(torch.cat([encoding, state.read_words], -1), state.lstm)
+        readable = memories.written(state.memory) if self.config.mask_unwritten else None
+        words, weights = memories.read(state.memory.memory, *self.reader(lstm.hidden), readable, self.config.top_k)
+        words = words.flatten(1)
+        # Usage only chooses a slot, which has no gradient.
+        memory = memories.write(state.memory, word, weights.detach(), self.config.retroactive_discount)
+        state = state._replace(lstm=lstm, read_words=words, memory=memory)
+        return torch.cat([encoding, lstm.hidden, words], -1), state, weights

@@ -1,0 +1,121 @@
+"""Learning curves: a run's `metrics.jsonl` as columns and as a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from merlin.errors import MerlinError
+
+_COLOUR = "#1f5fa8"
+
+
+def load(run_dir: Path) -> dict[str, np.ndarray]:
+    """Return each metric of a run as a float64 column, one entry per report, NaN where a report lacks it.
+
+    Raises:
+        MerlinError: The directory holds no reports.
+    """
+    path = Path(run_dir) / "metrics.jsonl"
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # a running or killed run may end in half a line
+                continue
+    if not rows:
+        raise MerlinError(f"{path} must hold the reports of a run, and there are none")
+    names = {name: None for row in rows for name in row}
+    return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+
+
+def plot_learning_curve(
+    run_dirs: Sequence[Path], path: Path, reference_scores: Mapping[str, float] | None = None, title: str = ""
+) -> None:
+    """Draw the episode return of one run, or of several seeds and their median, against environment steps.
+
+    Args:
+        reference_scores: Scores to compare with, such as the oracle's, each a dashed line with its name.
+    """
+    runs = [load(run_dir) for run_dir in run_dirs]
+    curves = [(run["env_steps"], run["episode_return_mean"], run["wall_seconds"]) for run in runs]
+    # A figure of its own canvas: pyplot and whichever backend the caller uses are left alone.
+    figure = Figure(figsize=(6.4, 4.0), dpi=110, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    several = len(curves) > 1
+    for env_steps, returns, _ in curves:
+        seen = np.isfinite(returns)
+        width, alpha = (0.9, 0.4) if several else (1.8, 1.0)
+        axes.plot(env_steps[seen], returns[seen], color=_COLOUR, linewidth=width, alpha=alpha)
+    if several:
+        axes.plot(*_median(curves), color=_COLOUR, linewidth=2.2, label=f"median of {len(curves)} seeds")
+        axes.legend(loc="upper left", frameon=False, fontsize=9)
+    _draw_references(axes, reference_scores or {})
+    last_step = max(env_steps[-1] for env_steps, _, _ in curves)
+    axes.set_xlim(0, last_step)
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("episode return")
+    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    _add_seconds(axes, curves[int(np.argmax([env_steps[-1] for env_steps, _, _ in curves]))])
+    if title:
+        axes.set_title(title, fontsize=11)
+    figure.savefig(path)
+
+
+def _median(curves: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and the median over runs, as far as every run got."""
+    end = min(env_steps[-1] for env_steps, _, _ in curves)
+    grid = np.linspace(0, end, 200)
+    rows = []
+    for env_steps, returns, _ in curves:
+        seen = np.isfinite(returns)
+        if seen.any():
+            rows.append(np.interp(grid, env_steps[seen], returns[seen], left=np.nan))
+    if not rows:
+        return grid[:0], grid[:0]
+    started = np.isfinite(rows).all(axis=0)
+    return grid[started], np.median(rows, axis=0)[started]
+
+
+def _draw_references(axes, scores: Mapping[str, float]) -> None:
+    for name, score in scores.items():
+        axes.axhline(score, color="#8a8a8a", linewidth=1.0, linestyle=(0, (5, 4)))
+        axes.annotate(
+            f"{name} {score:.2f}", (1.0, score), xycoords=axes.get_yaxis_transform(), xytext=(-4, 2),
+            textcoords="offset points", horizontalalignment="right", fontsize=8.5, color="#555555",
+        )  # fmt: skip
+
+
+def _add_seconds(axes, curve: tuple[np.ndarray, ...]) -> None:
+    """Add a top axis in wall seconds, as the longest run spent them."""
+    env_steps, _, seconds = (np.concatenate([[0.0], column]) for column in curve)
+    known = np.isfinite(seconds)
+    if len(np.unique(seconds[known])) < 2:
+        return
+    top = axes.secondary_xaxis("top", functions=(
+        lambda steps: np.interp(steps, env_steps[known], seconds[known]),
+        lambda wall: np.interp(wall, seconds[known], env_steps[known]),
+    ))  # fmt: skip
+    top.set_xlabel("wall seconds", fontsize=9)
+    top.tick_params(labelsize=8.5)
+    top.spines["top"].set_visible(False)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _short(value: float) -> str:
+    """Return 1500000 as "1.5M"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

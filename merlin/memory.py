@@ -1,0 +1,171 @@
+"""Content-addressed memory with least-used writes and a retroactive half, usable on its own.
+
+Nothing here knows of agents, rewards or episodes. State is a value: functions take a `MemoryState` and return a new one.
+One step of an agent that reads and then writes (Wayne et al. 2018, arXiv:1803.10760, Algorithm 1):
+
+    state = reset(state, is_first)                                  zero the rows of the batch whose episode begins
+    keys, strengths = reader(hidden)                                K keys
+    words, weights = read(state.memory, keys, strengths, written(state))
+    state = write(state, latent, weights, retroactive_discount)     one slot, plus the decayed trace of earlier ones
+
+A slot holds `[word, trace]`: the word as written, and the discounted sum of the words that were written after it.
+
+Axes: B batch, K read keys, N slots, W width of a slot, Z width of what is written (W = 2Z with the retroactive half).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPSILON = 1e-6
+
+
+class MemoryState(NamedTuple):
+    """The memory and what the next write must know.
+
+    `write_weights` are those of the last write; `num_written` counts writes since the reset and may exceed N.
+    """
+
+    memory: Float[Tensor, "B N W"]
+    usage: Float[Tensor, "B N"]
+    write_weights: Float[Tensor, "B N"]
+    retroactive_weights: Float[Tensor, "B N"]
+    num_written: Int[Tensor, "B"]
+
+
+class Read(NamedTuple):
+    """What came back for each key, and how much of it from which slot."""
+
+    words: Float[Tensor, "B K W"]
+    weights: Float[Tensor, "B K N"]
+
+
+def initial_state(
+    batch_size: int,
+    memory_size: int,
+    word_size: int,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> MemoryState:
+    """Return an empty memory of `memory_size` slots, each `word_size` wide."""
+    slots = torch.zeros(batch_size, memory_size, device=device, dtype=dtype)
+    return MemoryState(
+        memory=torch.zeros(batch_size, memory_size, word_size, device=device, dtype=dtype),
+        usage=slots,
+        write_weights=slots,
+        retroactive_weights=slots,
+        num_written=torch.zeros(batch_size, device=device, dtype=torch.int64),
+    )
+
+
+def reset(state: MemoryState, is_first: Bool[Tensor, "B"]) -> MemoryState:
+    """Return the state with the batch rows that start an episode emptied, and no other touched."""
+    return MemoryState(*(x.masked_fill(is_first.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
+
+
+def written(state: MemoryState) -> Bool[Tensor, "B N"]:
+    """Return which slots have been written since the reset. Slots are filled in order before any is used again."""
+    slots = torch.arange(state.usage.shape[1], device=state.usage.device)
+    return slots < state.num_written.unsqueeze(1)
+
+
+def unit(x: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch W"]:
+    """Return x / |x|, and zero with a finite gradient at zero: the epsilon lies inside the root."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
+
+
+def read(
+    memory: Float[Tensor, "B N W"],
+    keys: Float[Tensor, "B K W"],
+    strengths: Float[Tensor, "B K"],
+    readable: Bool[Tensor, "B N"] | None = None,
+    top_k: int | None = None,
+) -> Read:
+    """Return, for each key, the slots most similar to it.
+
+        similarity[k, n] = cos(keys[k], memory[n])
+        weights[k, :]    = softmax(strengths[k] · similarity[k, :])
+        words[k]         = Σₙ weights[k, n] · memory[n]
+
+    Content-based addressing of Graves et al. 2016 (DNC), as used by MERLIN, Wayne et al. 2018, arXiv:1803.10760.
+
+    Args:
+        strengths: Sharpness, at least 0. At 0 all slots weigh the same; as it grows, the nearest slot wins.
+        readable: Slots that may be read; the others weigh exactly 0. Where none may, words and weights are 0.
+        top_k: Read only the `top_k` most similar slots of each key; None reads all.
+    """
+    # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
+    inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
+    similarity = torch.einsum("bkw,bnw->bkn", unit(keys), memory) * inverse_norms.unsqueeze(1)
+    logits = strengths.unsqueeze(-1) * similarity
+    if readable is not None:
+        logits = logits.masked_fill(~readable.unsqueeze(1), torch.finfo(logits.dtype).min)
+    if top_k is not None and top_k < memory.shape[1]:
+        best, slots = logits.topk(top_k, dim=-1)
+        weights = torch.zeros_like(logits).scatter(-1, slots, torch.softmax(best, dim=-1))
+    else:
+        weights = torch.softmax(logits, dim=-1)
+    if readable is not None:
+        weights = weights * readable.unsqueeze(1)  # a softmax over nothing is uniform
+    return Read(torch.einsum("bkn,bnw->bkw", weights, memory), weights)
+
+
+def write(
+    state: MemoryState,
+    word: Float[Tensor, "B Z"],
+    read_weights: Float[Tensor, "B K N"],
+    retroactive_discount: float | None = None,
+) -> MemoryState:
+    """Return the memory with `word` in the next free slot, or in the least used one when all are taken.
+
+        usage               += Σₖ read_weights[k]
+        slot                 = num_written if num_written < N else argmin(usage)
+        retroactive_weights  = g · retroactive_weights + (1 − g) · write_weights        (write_weights of the last write)
+        write_weights        = onehot(slot)
+        memory               = memory + write_weights ⊗ [word, 0] + retroactive_weights ⊗ [0, word]
+
+    so that while no slot is used twice the trace of slot i is (1 − g) Σ_{t>i} g^(t−i−1) word_t.
+    Wayne et al. 2018, arXiv:1803.10760, Eq 5 and Algorithm 1. Ours, where the paper is silent: a slot that is used again
+    is erased first, with its trace, and counts as read once, so that it is not the least used at once.
+
+    Args:
+        retroactive_discount: g, in [0, 1). None leaves the retroactive half out; a slot is then as wide as a word.
+    """
+    batch_size, memory_size, word_size = state.memory.shape
+    usage = state.usage + read_weights.sum(1)
+    is_full = state.num_written >= memory_size
+    slot = torch.where(is_full, usage.argmin(-1), state.num_written).unsqueeze(1)
+    write_weights = torch.zeros_like(usage).scatter_(1, slot, 1.0)
+    usage = usage + write_weights * is_full.unsqueeze(1)
+    if retroactive_discount is None:
+        row, retroactive_weights = word, state.retroactive_weights
+        memory = state.memory
+    else:
+        row = F.pad(word, (0, word_size - word.shape[1]))
+        trace = state.retroactive_weights.lerp(state.write_weights, 1 - retroactive_discount)
+        retroactive_weights = trace.scatter(1, slot, 0.0)
+        halves = torch.stack([torch.zeros_like(trace), retroactive_weights], dim=-1)
+        memory = torch.addcmul(
+            state.memory.view(batch_size, memory_size, 2, -1), halves.unsqueeze(-1), word[:, None, None]
+        ).view(batch_size, memory_size, word_size)
+    memory = memory.scatter(1, slot.unsqueeze(-1).expand(-1, -1, word_size), row.unsqueeze(1))
+    return MemoryState(memory, usage, write_weights, retroactive_weights, state.num_written + 1)
+
+
+class Reader(nn.Module):
+    """Turns a hidden state into K read keys and their strengths."""
+
+    def __init__(self, input_size: int, word_size: int, num_read_keys: int) -> None:
+        super().__init__()
+        self.num_read_keys = num_read_keys
+        self.word_size = word_size
+        self.project = nn.Linear(input_size, num_read_keys * (word_size + 1))
+
+    def forward(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K"]]:
+        """Return keys and strengths = softplus(·), which are positive."""
+        keys, strengths = self.project(hidden).split([self.num_read_keys * self.word_size, self.num_read_keys], dim=-1)
+        return keys.unflatten(-1, (self.num_read_keys, self.word_size)), F.softplus(strengths)

@@ -1,0 +1,129 @@
+"""Independent categories: Discrete, MultiDiscrete and MultiBinary, as observations and as actions."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from merlin.networks.entries import EntryDecoder, count, flatten_entry, num_steps, unflatten_entry
+
+LARGEST_TABLE = 1024  # of a square table of one-hots
+
+
+class Categories(nn.Module):
+    """Categorical variables whose logits, or one-hots, lie side by side in one axis of `num_columns`.
+
+    Variable i owns `sizes[i]` neighbouring columns. Values are those of the space: they begin at its `start` and have
+    its shape, with any leading dimensions.
+    """
+
+    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
+        super().__init__()
+        self.shape: tuple[int, ...] = tuple(space.shape)
+        self.sizes, starts = sizes_and_starts(space)
+        self.num_columns = sum(self.sizes)
+        self._size = self.sizes[0] if len(set(self.sizes)) == 1 else None  # all equal: no loop over the variables
+        offsets = np.cumsum((0, *self.sizes[:-1]))
+        self.register_buffer("_starts", torch.tensor(starts), persistent=False)
+        self.register_buffer("_shifts", torch.tensor(offsets - starts), persistent=False)
+        self._has_starts, self._has_shifts = any(starts), bool((offsets != starts).any())
+        # acting encodes single categories several times a step: one lookup costs a third of zeros and a scatter
+        self._has_table = len(self.sizes) == 1 and self.num_columns <= LARGEST_TABLE
+        table = torch.eye(self.num_columns if self._has_table else 0)
+        self.register_buffer("_table", table, persistent=False)
+
+    def columns(self, values: Tensor) -> Int[Tensor, "*batch n"]:
+        """Return the column that each variable's value names."""
+        values = flatten_entry(values, self.shape).long()
+        return values + self._shifts if self._has_shifts else values
+
+    def encode(self, values: Tensor) -> Float[Tensor, "*batch {self.num_columns}"]:
+        """Return the one-hots of all variables, one after another."""
+        columns = self.columns(values)
+        if self._has_table:
+            return F.embedding(columns.squeeze(-1), self._table)
+        return torch.zeros(*columns.shape[:-1], self.num_columns, device=values.device).scatter_(-1, columns, 1.0)
+
+    def normalise(self, logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
+        """Return the log-probabilities of every category of every variable."""
+        if len(self.sizes) == 1:
+            return logits.log_softmax(-1)
+        if self._size is not None:
+            return logits.unflatten(-1, (-1, self._size)).log_softmax(-1).flatten(-2)
+        return torch.cat([part.log_softmax(-1) for part in logits.split(self.sizes, dim=-1)], dim=-1)
+
+    def log_prob(self, logits: Float[Tensor, "*batch S"], values: Tensor) -> Float[Tensor, "*batch n"]:
+        """Return the log-probability of each variable's value."""
+        return self.normalise(logits).gather(-1, self.columns(values))
+
+    def highest(self, scores: Float[Tensor, "*batch S"]) -> Tensor:
+        """Return the values of the highest score, in the space's own shape and counting from its start."""
+        if len(self.sizes) == 1:
+            values = scores.argmax(-1, keepdim=True)
+        elif self._size is not None:
+            values = scores.unflatten(-1, (-1, self._size)).argmax(-1)
+        else:
+            values = torch.stack([part.argmax(-1) for part in scores.split(self.sizes, dim=-1)], dim=-1)
+        if self._has_starts:
+            values = values + self._starts
+        return unflatten_entry(values, self.shape)
+
+    def accuracy(self, logits: Float[Tensor, "*batch S"], values: Tensor) -> Float[Tensor, "*batch"]:
+        """Return the fraction of the variables whose likeliest value is the right one."""
+        return flatten_entry(self.highest(logits) == values, self.shape).float().mean(-1)
+
+    def marginal_nats(self, values: Tensor) -> Float[Tensor, ""]:
+        """Return the entropy of the variables' frequencies over all leading dimensions, summed over the variables."""
+        return torch.special.entr(count(self.columns(values), self.num_columns) / num_steps(values, self.shape)).sum()
+
+
+def sizes_and_starts(space: Discrete | MultiDiscrete | MultiBinary) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return, for each variable of a space, how many categories it has and the value of the first."""
+    if isinstance(space, Discrete):
+        return (int(space.n),), (int(space.start),)
+    if isinstance(space, MultiDiscrete):
+        return tuple(space.nvec.flatten().tolist()), tuple(space.start.flatten().tolist())
+    num_variables = int(np.prod(space.shape))
+    return (2,) * num_variables, (0,) * num_variables
+
+
+class CategoryEncoder(nn.Module):
+    """One-hots as they are: whatever reads the encoding begins with a linear layer, so one more here says nothing."""
+
+    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
+        super().__init__()
+        self.categories = Categories(space)
+        self.output_size = self.categories.num_columns
+
+    def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
+        return self.categories.encode(value)
+
+
+class CategoryDecoder(EntryDecoder):
+    """Logits linear in the latent.
+
+    Memory is read by content, and what it stores is the latent: a linear decoder makes the content that was observed
+    linearly readable there, where a deep one could hide it.
+    """
+
+    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary, input_size: int):
+        super().__init__(space)
+        self.categories = Categories(space)
+        self.linear = nn.Linear(input_size, self.categories.num_columns)
+
+    def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
+        return self.linear(latent)
+
+    def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        return -self.categories.log_prob(parameters, value).sum(-1)
+
+    def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        return self.categories.accuracy(parameters, value)
+
+    def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
+        return self.categories.highest(parameters)
+
+    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+        return self.categories.marginal_nats(value)

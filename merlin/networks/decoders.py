@@ -1,0 +1,90 @@
+"""The decoder: from the latent, the distribution of every entry of the observation."""
+
+from dataclasses import dataclass
+
+import gymnasium
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from merlin.networks.categories import CategoryDecoder
+from merlin.networks.entries import EntryDecoder
+from merlin.networks.grids import GridDecoder
+from merlin.networks.images import ImageDecoder
+from merlin.networks.spaces import check_supported, kind
+from merlin.networks.texts import TextDecoder
+from merlin.networks.vectors import VectorDecoder
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes, and how pixels are distributed. Categories, vectors and texts are decoded linearly and have no size.
+
+    Attributes:
+        image_likelihood: `bernoulli`, on pixels in [0, 1], or `gaussian` of variance 1.
+    """
+
+    image_features: int = 500
+    image_channels: int = 32
+    image_likelihood: str = "bernoulli"
+    grid_features: int = 200
+
+
+class Decoder(nn.Module):
+    """One EntryDecoder for each entry; parameters, nats and the rest are dicts under the entries' names."""
+
+    def __init__(self, spaces: dict[str, gymnasium.Space], input_size: int, config: DecoderConfig):
+        super().__init__()
+        self.names = tuple(spaces)
+        self.entries = nn.ModuleList(
+            make_entry_decoder(name, space, input_size, config) for name, space in spaces.items()
+        )
+
+    def forward(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Float[Tensor, "*batch _"]]:
+        """Return the parameters of each entry's distribution."""
+        return {name: entry(latent) for name, entry in self._items()}
+
+    def nats(self, parameters: dict[str, Tensor], observation: dict[str, Tensor]) -> dict[str, Float[Tensor, "*batch"]]:
+        """Return the negative log-likelihood of each entry, summed over its dimensions."""
+        return {name: entry.nats(parameters[name], observation[name]) for name, entry in self._items()}
+
+    def accuracy(
+        self, parameters: dict[str, Tensor], observation: dict[str, Tensor]
+    ) -> dict[str, Float[Tensor, "*batch"]]:
+        """Return the fraction of each entry that is decoded right, in [0, 1].
+
+        Categories, cells and tokens are right or wrong; a number or pixel is right within 0.1 of its range.
+        """
+        return {name: entry.accuracy(parameters[name], observation[name]) for name, entry in self._items()}
+
+    def mode(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the reconstruction, in the units of the observation."""
+        return {name: entry.mode(parameters[name]) for name, entry in self._items()}
+
+    def chance_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """Return the nats per step that knowing each entry is worth in this batch: see EntryDecoder."""
+        return {name: entry.chance_nats(observation[name]) for name, entry in self._items()}
+
+    def floor_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, "*batch"]]:
+        """Return the nats that remain however good the parameters are: a grey pixel is uncertain under a Bernoulli."""
+        return {name: entry.floor_nats(observation[name]) for name, entry in self._items()}
+
+    def _items(self):
+        return zip(self.names, self.entries, strict=True)
+
+
+def make_entry_decoder(name: str, space: gymnasium.Space, input_size: int, config: DecoderConfig) -> EntryDecoder:
+    """Return the decoder of one entry."""
+    check_supported(name, space)
+    match kind(space):
+        case "category":
+            return CategoryDecoder(space, input_size)
+        case "vector":
+            return VectorDecoder(space, input_size)
+        case "image":
+            return ImageDecoder(
+                space, input_size, config.image_features, config.image_channels, config.image_likelihood
+            )
+        case "symbols":
+            return GridDecoder(space, input_size, config.grid_features)
+        case "text":
+            return TextDecoder(space, input_size)

@@ -1,0 +1,57 @@
+"""The encoder: every entry of an observation to numbers, side by side."""
+
+from dataclasses import dataclass
+
+import gymnasium
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from merlin.networks.categories import CategoryEncoder
+from merlin.networks.grids import GridEncoder
+from merlin.networks.images import ImageEncoder
+from merlin.networks.spaces import check_supported, kind
+from merlin.networks.texts import TextEncoder
+from merlin.networks.vectors import VectorEncoder
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes. Categories are one-hot and vectors are passed on, so that they have none."""
+
+    image_features: int = 500
+    image_channels: int = 32
+    grid_features: int = 200
+    grid_channels: int = 32
+    text_features: int = 64
+
+
+class Encoder(nn.Module):
+    """Encodes each entry by its kind (merlin.networks.spaces.kind) and concatenates, in the order of the spaces."""
+
+    def __init__(self, spaces: dict[str, gymnasium.Space], config: EncoderConfig):
+        super().__init__()
+        self.names = tuple(spaces)
+        # a list: the keys of a ModuleDict could not be dotted paths
+        self.entries = nn.ModuleList(make_entry_encoder(name, space, config) for name, space in spaces.items())
+        self.output_size: int = sum(entry.output_size for entry in self.entries)
+
+    def forward(self, observation: dict[str, Tensor]) -> Float[Tensor, "*batch {self.output_size}"]:
+        encodings = [entry(observation[name]) for name, entry in zip(self.names, self.entries, strict=True)]
+        return encodings[0] if len(encodings) == 1 else torch.cat(encodings, dim=-1)
+
+
+def make_entry_encoder(name: str, space: gymnasium.Space, config: EncoderConfig) -> nn.Module:
+    """Return the encoder of one entry; it has an `output_size`."""
+    check_supported(name, space)
+    match kind(space):
+        case "category":
+            return CategoryEncoder(space)
+        case "vector":
+            return VectorEncoder(space)
+        case "image":
+            return ImageEncoder(space, config.image_features, config.image_channels)
+        case "symbols":
+            return GridEncoder(space, config.grid_features, config.grid_channels)
+        case "text":
+            return TextEncoder(space, config.text_features)

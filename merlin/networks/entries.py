@@ -1,0 +1,71 @@
+"""What the networks of one observation entry have in common: how values are shaped, and what a decoder answers."""
+
+import math
+from abc import ABC, abstractmethod
+
+import gymnasium
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+CLOSE = 0.1  # a decoded pixel or number this near to the truth counts as right
+
+
+class EntryDecoder(nn.Module, ABC):
+    """The distribution of one observation entry given the latent.
+
+    `forward(latent)` returns the distribution's parameters; everything else is asked of those parameters. Values and
+    parameters carry any leading dimensions, and every answer has the same ones.
+    """
+
+    def __init__(self, space: gymnasium.Space):
+        super().__init__()
+        self.shape: tuple[int, ...] = tuple(space.shape)
+
+    @abstractmethod
+    def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        """Return the negative log-likelihood of the entry, summed over its dimensions."""
+
+    @abstractmethod
+    def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        """Return the fraction of the entry that the mode gets right, in [0, 1]."""
+
+    @abstractmethod
+    def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
+        """Return the reconstruction, in the units, shape and integers of the observation."""
+
+    @abstractmethod
+    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+        """Return the nats per step that knowing the entry is worth in this batch.
+
+        That is the mean nats of the best constant guess, the marginal over all leading dimensions, less the mean of
+        `floor_nats`: 0 for an entry that never changes, log k for k equally frequent categories.
+        """
+
+    def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
+        """Return the nats that remain however good the parameters are."""
+        return torch.zeros(value.shape[: value.dim() - len(self.shape)], device=value.device)
+
+
+def flatten_entry(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a value with the dimensions of one entry, the last ones, made one (also where there were none)."""
+    return value.flatten(value.dim() - len(shape)) if shape else value.unsqueeze(-1)
+
+
+def unflatten_entry(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo `flatten_entry`."""
+    if len(shape) == 1:
+        return value
+    return value.unflatten(-1, shape) if shape else value.squeeze(-1)
+
+
+def count(columns: Int[Tensor, "*batch n"], num_columns: int) -> Float[Tensor, " num_columns"]:
+    """Return how often each column is named. (A scatter: unlike bincount it never makes a GPU's host wait.)"""
+    named = columns.flatten()
+    ones = torch.ones(1, device=named.device).expand_as(named)
+    return torch.zeros(num_columns, device=named.device).scatter_add_(0, named, ones)
+
+
+def num_steps(value: Tensor, shape: tuple[int, ...]) -> int:
+    """Return how many entries a value holds: the product of its leading dimensions."""
+    return math.prod(value.shape[: value.dim() - len(shape)])

@@ -1,0 +1,167 @@
+"""Pictures: residual convolutions, sized to the picture, and their mirror image."""
+
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Box
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from merlin.errors import MerlinError
+from merlin.networks.entries import CLOSE, EntryDecoder
+
+SMALL = 8  # rows and columns that need no further halving
+LIKELIHOODS = ("bernoulli", "gaussian")
+
+
+class Bottleneck(nn.Module):
+    """A residual block without normalisation, which halves the picture (stride 2) or keeps its size (stride 1)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        middle = channels // 2
+        self.narrow = nn.Conv2d(in_channels, middle, 1)
+        self.across = nn.Conv2d(middle, middle, 3, stride, padding=1)
+        self.widen = nn.Conv2d(middle, channels, 1)
+        self.skip = nn.Conv2d(in_channels, channels, 1, stride)
+
+    def forward(self, picture: Float[Tensor, "M C Y X"]) -> Float[Tensor, "M D Y2 X2"]:
+        residual = self.widen(F.relu(self.across(F.relu(self.narrow(F.relu(picture))))))
+        return residual + self.skip(picture)
+
+
+class UpBottleneck(nn.Module):
+    """The mirror of Bottleneck: doubles the picture to `size`, or keeps it."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, in_size: tuple[int, int], size: tuple[int, int]):
+        super().__init__()
+        middle = in_channels // 2
+        self.size, self.stride = size, stride
+        padding = tuple(target - (stride * (source - 1) + 1) for source, target in zip(in_size, size, strict=True))
+        self.narrow = nn.Conv2d(in_channels, middle, 1)
+        self.across = nn.ConvTranspose2d(middle, middle, 3, stride, padding=1, output_padding=padding)
+        self.widen = nn.Conv2d(middle, channels, 1)
+        self.skip = nn.Conv2d(in_channels, channels, 1)
+
+    def forward(self, picture: Float[Tensor, "M C Y X"]) -> Float[Tensor, "M D Y2 X2"]:
+        residual = self.widen(F.relu(self.across(F.relu(self.narrow(F.relu(picture))))))
+        skip = self.skip(picture)
+        return residual + (skip if self.stride == 1 else F.interpolate(skip, self.size))
+
+
+def halvings(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the sizes a picture goes through, from its own to one of at most 8: 64, 32, 16, 8."""
+    sizes = [size]
+    while max(sizes[-1]) > SMALL:
+        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+    return sizes
+
+
+class ImageEncoder(nn.Module):
+    """Two blocks for each halving, strides 2 and 1, then a linear layer and tanh.
+
+    A 64x64 picture thus has the paper's six blocks of strides 2, 1, 2, 1, 2, 1 (Wayne et al. 2018, Methods); smaller
+    pictures have fewer, and one of at most 8x8 has two blocks of stride 1.
+    """
+
+    def __init__(self, space: Box, features: int, channels: int):
+        super().__init__()
+        self.pixels = Pixels(space)
+        sizes = halvings(self.pixels.size)
+        strides = [2, 1] * (len(sizes) - 1) or [1, 1]
+        widths = [self.pixels.channels] + [channels] * len(strides)
+        self.blocks = nn.Sequential(*map(Bottleneck, widths[:-1], widths[1:], strides))
+        self.linear = nn.Linear(channels * sizes[-1][0] * sizes[-1][1], features)
+        self.output_size = features
+
+    def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
+        pixels = self.pixels(value)
+        features = self.blocks(pixels.flatten(0, -4).movedim(-1, 1))
+        return torch.tanh(self.linear(features.flatten(1))).unflatten(0, pixels.shape[:-3])
+
+
+class ImageDecoder(EntryDecoder):
+    """The mirror of ImageEncoder; the parameters are a number for each pixel and channel.
+
+        bernoulli: nats = -Σ x · log p + (1 - x) · log(1 - p)    p = sigmoid(parameter), x in [0, 1]
+        gaussian:  nats = 0.5 · Σ (x - parameter)²               variance 1, its constant left out
+    """
+
+    def __init__(self, space: Box, input_size: int, features: int, channels: int, likelihood: str):
+        super().__init__(space)
+        if likelihood not in LIKELIHOODS:
+            raise MerlinError(f"image_likelihood must be one of {', '.join(LIKELIHOODS)}; '{likelihood}' is not.")
+        self.pixels = Pixels(space)
+        self.is_bernoulli = likelihood == "bernoulli"
+        sizes = halvings(self.pixels.size)[::-1]
+        strides = [1, 2] * (len(sizes) - 1) or [1, 1]
+        block_sizes = [size for size in sizes for _ in range(2)][: len(strides) + 1]
+        block_sizes = block_sizes if len(sizes) > 1 else [sizes[0]] * 3
+        widths = [channels] * len(strides) + [self.pixels.channels]
+        self.first_shape = (channels, *sizes[0])
+        self.linear = nn.Sequential(
+            nn.Linear(input_size, features),
+            nn.Tanh(),
+            nn.Linear(features, channels * sizes[0][0] * sizes[0][1]),
+        )
+        self.blocks = nn.Sequential(
+            *map(UpBottleneck, widths[:-1], widths[1:], strides, block_sizes[:-1], block_sizes[1:])
+        )
+
+    def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
+        pictures = self.blocks(self.linear(latent.flatten(0, -2)).unflatten(-1, self.first_shape))
+        return pictures.movedim(1, -1).flatten(1).unflatten(0, latent.shape[:-1])
+
+    def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        pixels = self.pixels(value).flatten(-3)
+        if self.is_bernoulli:
+            return F.binary_cross_entropy_with_logits(parameters, pixels, reduction="none").sum(-1)
+        return 0.5 * (pixels - parameters).square().sum(-1)
+
+    def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        return ((self._means(parameters) - self.pixels(value).flatten(-3)).abs() < CLOSE).float().mean(-1)
+
+    def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
+        return self.pixels.restore(self._means(parameters).unflatten(-1, self.shape))
+
+    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+        pixels = self.pixels(value).flatten(0, -4).flatten(1)
+        if self.is_bernoulli:
+            return binary_entropy(pixels.mean(0)).sum() - binary_entropy(pixels).sum(-1).mean()
+        return 0.5 * pixels.var(0, correction=0).sum()
+
+    def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
+        if self.is_bernoulli:
+            return binary_entropy(self.pixels(value)).sum((-3, -2, -1))
+        return super().floor_nats(value)
+
+    def _means(self, parameters: Tensor) -> Tensor:
+        return parameters.sigmoid() if self.is_bernoulli else parameters
+
+
+class Pixels(nn.Module):
+    """Pixels of a Box (Y, X, C) or (Y, X) as floats in [0, 1], by the bounds of the space; grey ones get their axis."""
+
+    def __init__(self, space: Box):
+        super().__init__()
+        self.size: tuple[int, int] = tuple(space.shape[:2])
+        self.is_grey = len(space.shape) == 2
+        self.channels = 1 if self.is_grey else space.shape[2]
+        self.low, high = float(space.low.min()), float(space.high.max())
+        self.range = high - self.low
+        self.dtype = torch.from_numpy(space.low[:0, :0]).dtype
+
+    def forward(self, value: Tensor) -> Float[Tensor, "*batch Y X C"]:
+        pixels = value.unsqueeze(-1) if self.is_grey else value
+        if (self.low, self.range) != (0.0, 1.0):
+            pixels = (pixels.float() - self.low) * (1 / self.range)
+        # a float beyond its bounds would make the Bernoulli's loss unbounded below
+        return pixels.float().clamp(0.0, 1.0) if self.dtype.is_floating_point else pixels.float()
+
+    def restore(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 1] (shaped as in the space) in the units and type of the space."""
+        restored = pixels.clamp(0.0, 1.0) * self.range + self.low
+        return restored if self.dtype.is_floating_point else restored.round().to(self.dtype)
+
+
+def binary_entropy(probability: Tensor) -> Tensor:
+    return torch.special.entr(probability) + torch.special.entr(1 - probability)

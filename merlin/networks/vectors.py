@@ -1,0 +1,72 @@
+"""Vectors: every Box that is not a picture, flattened."""
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from merlin.networks.entries import CLOSE, EntryDecoder, flatten_entry, unflatten_entry
+
+LARGEST_BOUND = 1e6  # bounds beyond this say "anything" (often the largest float) and are no scale
+
+
+class VectorScale(nn.Module):
+    """Divides by the bounds of the space, so that numbers are of order one: speeds of ±8 become ±1.
+
+    Bounds below 1 and absent bounds change nothing: a vector in [0, 1] or [-1, 1] is left exactly as it is.
+    """
+
+    def __init__(self, space: Box):
+        super().__init__()
+        self.shape: tuple[int, ...] = tuple(space.shape)
+        bound = np.maximum(np.abs(space.low.astype(np.float64)), np.abs(space.high.astype(np.float64))).reshape(-1)
+        scale = np.where(bound <= LARGEST_BOUND, np.maximum(bound, 1.0), 1.0)
+        self.size = scale.size
+        self._is_one = bool((scale == 1).all())
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+
+    def forward(self, value: Tensor) -> Float[Tensor, "*batch n"]:
+        flat = flatten_entry(value, self.shape).float()
+        return flat if self._is_one else flat / self.scale
+
+
+class VectorEncoder(nn.Module):
+    """The scaled numbers as they are: whatever reads the encoding begins with a linear layer."""
+
+    def __init__(self, space: Box):
+        super().__init__()
+        self.scale = VectorScale(space)
+        self.output_size = self.scale.size
+
+    def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
+        return self.scale(value)
+
+
+class VectorDecoder(EntryDecoder):
+    """Means linear in the latent (why: see CategoryDecoder) of a Gaussian of variance 1, its constant left out.
+
+    nats = 0.5 · Σᵢ (xᵢ - meanᵢ)²        x in the units of VectorScale
+    """
+
+    def __init__(self, space: Box, input_size: int):
+        super().__init__(space)
+        self.scale = VectorScale(space)
+        self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self.linear = nn.Linear(input_size, self.scale.size)
+
+    def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
+        return self.linear(latent)
+
+    def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        return 0.5 * (self.scale(value) - parameters).square().sum(-1)
+
+    def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
+        return ((self.scale(value) - parameters).abs() < CLOSE).float().mean(-1)
+
+    def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
+        mean = unflatten_entry(parameters * self.scale.scale, self.shape)
+        return mean if self.dtype.is_floating_point else mean.round().to(self.dtype)
+
+    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+        return 0.5 * self.scale(value).flatten(0, -2).var(0, correction=0).sum()

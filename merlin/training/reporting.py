@@ -1,0 +1,140 @@
+"""What a run tells while it trains: `metrics.jsonl` for programs; a progress bar or lines for people."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from merlin.errors import MerlinError
+
+
+class Reporter:
+    """Writes each report as one line of `metrics.jsonl` and shows it on the terminal.
+
+    A terminal gets a progress bar, a pipe or a file one line per report:
+
+        env_steps    120,000   25,310/s  return  1.42 ± 0.61  kl  7.1 nats  00:05 left 00:31
+    """
+
+    def __init__(self, run_dir: Path, total_steps: int, first_step: int = 0, stream: IO[str] | None = None):
+        """Open the run's metrics.
+
+        Args:
+            first_step: Environment steps of the checkpoint that the run resumes from. Rows beyond it are dropped:
+                the run earns them again, and the curve would double back.
+            stream: Where people read; standard error unless told.
+        """
+        self._path = Path(run_dir) / "metrics.jsonl"
+        self._run_dir = run_dir
+        self._stream = sys.stderr if stream is None else stream
+        self._total_steps = total_steps
+        self._warned: set[str] = set()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                os.truncate(self._path, _length_up_to(self._path, first_step))
+            self._file = open(self._path, "a", encoding="utf-8")
+        except OSError as error:
+            raise self._failure(error) from error
+        self._bar = None
+        if self._stream.isatty():
+            shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt}{postfix}, {elapsed} left {remaining}"
+            self._bar = tqdm(
+                total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=True, unit=" steps",
+                unit_scale=True, bar_format=shape,
+            )  # fmt: skip
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Write and show one report; `env_steps` and `wall_seconds` must be among the metrics."""
+        row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
+        try:
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._failure(error) from error
+        if self._bar is None:
+            tqdm.write(_line(metrics, self._total_steps), file=self._stream)
+            self._stream.flush()
+        else:
+            self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
+            self._bar.update(metrics["env_steps"] - self._bar.n)
+            self._bar.refresh()
+
+    def note(self, message: str) -> None:
+        """Print one line without breaking the bar; any thread may call this."""
+        tqdm.write(message, file=self._stream)
+        self._stream.flush()
+
+    def warn_once(self, key: str, message: str) -> None:
+        """Print a warning, only the first time for each key."""
+        if key not in self._warned:
+            self._warned.add(key)
+            self.note(f"warning: {message}")
+
+    def close(self) -> None:
+        """Close the file and leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _failure(self, error: OSError) -> MerlinError:
+        again = f"`merlin train --resume {self._run_dir}`"
+        return MerlinError(f"could not write {self._path} ({error.strerror}): mend that and run {again}")
+
+
+def _length_up_to(path: Path, step: int) -> int:
+    """Return how many bytes of the file hold whole rows of at most `step` environment steps."""
+    length = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:  # a line that a kill cut short
+                break
+            if not line.endswith(b"\n") or row["env_steps"] > step:
+                break
+            length += len(line)
+    return length
+
+
+def _line(metrics: Mapping[str, float], total_steps: int) -> str:
+    env_steps, rate = metrics["env_steps"], metrics.get("env_steps_per_second", 0.0)
+    left = _clock((total_steps - env_steps) / rate) if rate > 0 else "--:--"
+    width = len(f"{total_steps:,}")  # so that columns stay where they are
+    head = [f"env_steps {env_steps:>{width},}", f"{rate:>8,.0f}/s"]
+    return "  ".join([*head, *_scores(metrics), f"{_clock(metrics['wall_seconds'])} left {left}"])
+
+
+def _scores(metrics: Mapping[str, float]) -> list[str]:
+    """Return what a person watches, of what there is."""
+    shown = []
+    if "episode_return_mean" in metrics:
+        mean, std = metrics["episode_return_mean"], metrics.get("episode_return_std", math.nan)
+        spread = f" ± {std:.2f}" if math.isfinite(std) else ""
+        shown.append(f"return {mean:5.2f}{spread}" if math.isfinite(mean) else "return     -       ")
+    if math.isfinite(success := metrics.get("success_rate", math.nan)):
+        shown.append(f"success {success:4.0%}")
+    if math.isfinite(kl := metrics.get("kl_nats", math.nan)):
+        shown.append(f"kl {kl:4.1f} nats")
+    return shown
+
+
+def _clock(seconds: float) -> str:
+    """Return "05:31", or "2:05:31" from an hour on."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"

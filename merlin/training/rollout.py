@@ -1,0 +1,126 @@
+"""Collects windows of experience. The time axis is drawn in `merlin.unroll`."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from merlin.agents.agent import Agent
+from merlin.networks.recurrent import map_state
+from merlin.training.environment import Environment, Timestep
+from merlin.unroll import Unroll
+
+
+class Episodes(NamedTuple):
+    """The episodes that ended in a window: one entry each. Success is NaN where the task does not define it."""
+
+    returns: Float[Tensor, "E"]
+    lengths: Float[Tensor, "E"]
+    successes: Float[Tensor, "E"]
+
+
+class RolloutState(NamedTuple):
+    """Where collection stands: what the agent sees next, what it carries, and how the running episodes go."""
+
+    timestep: Timestep
+    agent_state: Any
+    episode_return: Float[Tensor, "B"]
+    episode_length: Int[Tensor, "B"]
+
+
+class Rollout:
+    """Steps a batch of environments with an agent, window by window, the state carried over.
+
+    On an accelerator nothing inside a window waits for it.
+    """
+
+    def __init__(
+        self, agent: Agent, environment: Environment, discount_factor: float, generator: torch.Generator, seed: int
+    ) -> None:
+        self.agent = agent
+        self.environment = environment
+        self.discount_factor = discount_factor
+        self.generator = generator
+        zeros = torch.zeros(environment.num_envs, device=environment.device)
+        self.state = RolloutState(
+            environment.reset(seed), agent.initial_state(environment.num_envs), zeros, zeros.to(torch.int64)
+        )
+
+    @torch.no_grad()
+    def collect(self, unroll_length: int) -> tuple[Unroll, Any, Episodes]:
+        """Return a window of `unroll_length` steps, the agent's state that it starts from, and the episodes that ended."""
+        timestep, agent_state, episode_return, episode_length = self.state
+        initial_state = agent_state
+        rows, ended = [], []
+        for _ in range(unroll_length):
+            output, agent_state = self.agent.step(
+                timestep.observation, agent_state, timestep.is_first, timestep.reward, generator=self.generator
+            )
+            following = self.environment.step(output.action)
+            is_end = following.terminated | following.truncated
+            rows.append(
+                {
+                    "observation": timestep.observation,
+                    "is_first": timestep.is_first,
+                    "previous_reward": timestep.reward.masked_fill(timestep.is_first, 0),
+                    "action": output.action,
+                    "log_prob": output.log_prob,
+                    "reward": following.reward,
+                    "discount": (~following.terminated).to(following.reward.dtype) * self.discount_factor,
+                    "value": output.value,
+                    "final_value": self._final_value(following, agent_state),
+                    "is_end": is_end,
+                    "is_valid": ~timestep.is_last,
+                    "noise": output.noise,
+                }
+            )
+            episode_return = episode_return + following.reward
+            episode_length = episode_length + ~timestep.is_last
+            ended.append((is_end, episode_return, episode_length, following.success))
+            episode_return = episode_return.masked_fill(is_end, 0)
+            episode_length = episode_length.masked_fill(is_end, 0)
+            timestep = following
+        self.state = RolloutState(timestep, agent_state, episode_return, episode_length)
+        # One more step, which advances nothing: what it leads to is worth V.
+        bootstrap, _ = self.agent.step(
+            timestep.observation, agent_state, timestep.is_first, timestep.reward, generator=self.generator
+        )
+        return self._unroll(rows, bootstrap.value), initial_state, _episodes(ended)
+
+    def _final_value(self, following: Timestep, agent_state: Any) -> Float[Tensor, "B"] | None:
+        """Return the value of the final observations of truncated episodes, on the state that they end with."""
+        if following.final_observation is None:
+            return None
+        rows = following.truncated
+        if rows.device.type == "cpu":
+            rows = rows.nonzero().squeeze(-1)  # few: spares the others a step
+        else:
+            rows = torch.arange(rows.shape[0], device=rows.device)
+        output, _ = self.agent.step(
+            {name: x[rows] for name, x in following.final_observation.items()},
+            map_state(lambda x: x[rows], agent_state),
+            torch.zeros_like(rows, dtype=torch.bool),
+            following.reward[rows],
+            generator=self.generator,
+        )
+        return torch.zeros_like(following.reward).index_copy(0, rows, output.value)
+
+    @staticmethod
+    def _unroll(rows: list[dict[str, Any]], bootstrap_value: Float[Tensor, "B"]) -> Unroll:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        final_values = columns.pop("final_value")
+        names = rows[0]["observation"]
+        observations = columns.pop("observation")
+        stacked = {name: None if column[0] is None else torch.stack(column) for name, column in columns.items()}
+        next_value = torch.cat([stacked["value"][1:], bootstrap_value.unsqueeze(0)])
+        for t, final_value in enumerate(final_values):
+            if final_value is not None:
+                next_value[t] = torch.where(stacked["is_end"][t], final_value, next_value[t])
+        observation = {name: torch.stack([x[name] for x in observations]) for name in names}
+        return Unroll(observation=observation, next_value=next_value, **stacked)
+
+
+def _episodes(ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]]) -> Episodes:
+    is_end, returns, lengths, successes = (torch.stack(column) for column in zip(*ended, strict=True))
+    return Episodes(returns[is_end], lengths[is_end].to(returns.dtype), successes[is_end])

@@ -1,0 +1,187 @@
+"""The training loop: collect a window, learn from it, report, save."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merlin.agents.agent import Agent
+from merlin.errors import MerlinError
+from merlin.networks.recurrent import map_state
+from merlin.training.checkpoint import from_plain, to_plain
+from merlin.training.environment import Environment
+from merlin.training.rollout import Episodes, Rollout
+from merlin.unroll import Unroll
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How an agent is trained, whichever it is."""
+
+    unroll_length: int = 20
+    """T, steps of a window: how far gradients reach back. State is carried across windows."""
+    passes: int = 1
+    """Times that each window is learnt from; more pay where the environment is slow."""
+    minibatches: int = 1
+    """Parts, by environment, that a window is learnt from in turn."""
+    learning_rate: float = 1e-3
+    """Of Adam, for everything but MERLIN's policy."""
+    policy_learning_rate: float | None = None
+    """Of Adam, for MERLIN's policy; none takes `learning_rate`."""
+    final_learning_rate_fraction: float = 1.0
+    """Learning rates fall linearly to this fraction over the run."""
+    final_entropy_fraction: float = 1.0
+    """`entropy_cost` falls linearly to this fraction over the run."""
+    adam_epsilon: float = 1e-8
+    """Of Adam."""
+    max_grad_norm: float | None = 10.0
+    """Gradients of each optimiser are clipped to this norm; none leaves them alone."""
+    report_steps: int | None = None
+    """Environment steps between reports; none makes about 100 of the run."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    evaluation_steps: int | None = None
+    """Environment steps between evaluations on held-out episodes while training; none leaves them out."""
+    evaluation_episodes: int = 100
+    """Episodes of each of them."""
+    num_threads: int = 1
+    """PyTorch's threads on the CPU; small networks run fastest on one."""
+
+
+class Trainer:
+    """Trains an agent in an environment. `run` is the loop; `state_dict` is all that it takes to go on exactly.
+
+    Args:
+        total_steps: Environment steps over which schedules run and at which training ends.
+        seed: Of the environments and of every random choice.
+    """
+
+    def __init__(
+        self, agent: Agent, environment: Environment, config: TrainingConfig, *, total_steps: int, seed: int
+    ) -> None:
+        if environment.num_envs < config.minibatches:
+            raise MerlinError(
+                f"A window is split by environment, so minibatches must be at most num_envs, "
+                f"but they are {config.minibatches} and {environment.num_envs}: lower minibatches."
+            )
+        self.agent = agent
+        self.environment = environment
+        self.config = config
+        self.total_steps = total_steps
+        self.env_steps = 0
+        self.generator = torch.Generator(environment.device).manual_seed(seed)
+        self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
+        rates = {"policy": config.policy_learning_rate}
+        self.optimizers = {
+            name: torch.optim.Adam(parameters, lr=rates.get(name) or config.learning_rate, eps=config.adam_epsilon)
+            for name, parameters in agent.parameter_groups().items()
+        }
+        self._base_rates = {name: x.param_groups[0]["lr"] for name, x in self.optimizers.items()}
+        self.seconds = {"rollout": 0.0, "learning": 0.0}
+
+    def update(self) -> tuple[dict[str, Tensor], Episodes]:
+        """Collect one window and learn from it; return its losses and the episodes that ended in it."""
+        begin = time.perf_counter()
+        unroll, state, episodes = self.rollout.collect(self.config.unroll_length)
+        middle = time.perf_counter()
+        self._check(unroll)
+        metrics = self._learn(unroll, state)
+        self.env_steps += int(unroll.is_valid.sum())
+        self.seconds["rollout"] += middle - begin
+        self.seconds["learning"] += time.perf_counter() - middle
+        return metrics, episodes
+
+    def _check(self, unroll: Unroll) -> None:
+        if not unroll.reward.isfinite().all():
+            raise MerlinError(
+                f"Rewards must be finite, but {self.environment.task} returned one that is not: correct the environment."
+            )
+        for name, x in unroll.observation.items():
+            if x.is_floating_point() and not x.isfinite().all():
+                raise MerlinError(
+                    f"Observations must be finite, but {name!r} of {self.environment.task} held a number that is not: "
+                    f"correct the environment."
+                )
+
+    def _learn(self, unroll: Unroll, state: Any) -> dict[str, Tensor]:
+        left = max(0.0, 1.0 - self.env_steps / self.total_steps)
+        entropy_scale = _interpolate(self.config.final_entropy_fraction, left)
+        for name, optimizer in self.optimizers.items():
+            rate = self._base_rates[name] * _interpolate(self.config.final_learning_rate_fraction, left)
+            optimizer.param_groups[0]["lr"] = rate
+        metrics: dict[str, Tensor] = {}
+        for _ in range(self.config.passes):
+            for part, part_state in self._minibatches(unroll, state):
+                losses, _ = self.agent.losses(part, part_state, entropy_scale)
+                for optimizer in self.optimizers.values():
+                    optimizer.zero_grad(set_to_none=True)
+                losses.total.backward()
+                metrics = {**losses.metrics, "loss": losses.total.detach()}
+                for name, optimizer in self.optimizers.items():
+                    parameters = optimizer.param_groups[0]["params"]
+                    limit = self.config.max_grad_norm or math.inf
+                    metrics[f"{name}_grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, limit)
+                if not all(metrics[f"{name}_grad_norm"].isfinite() for name in self.optimizers):
+                    raise MerlinError(
+                        f"Gradients must be finite, but after {self.env_steps} steps they are not: "
+                        f"resume from the last checkpoint with a lower training.learning_rate."
+                    )
+                for optimizer in self.optimizers.values():
+                    optimizer.step()
+        return metrics
+
+    def _minibatches(self, unroll: Unroll, state: Any) -> list[tuple[Unroll, Any]]:
+        if self.config.minibatches == 1:
+            return [(unroll, state)]
+        order = torch.randperm(self.environment.num_envs, generator=self.generator, device=self.environment.device)
+        return [
+            (_columns(unroll, columns), map_state(lambda x, columns=columns: x[columns], state))
+            for columns in order.chunk(self.config.minibatches)
+        ]
+
+    def run(
+        self,
+        report: Callable[[dict[str, Tensor], Episodes], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train until `total_steps`, or until `should_stop` says so, calling `report` after each window."""
+        while self.env_steps < self.total_steps and not should_stop():
+            report(*self.update())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the agent's weights, as plain containers of tensors and numbers."""
+        return {
+            "env_steps": self.env_steps,
+            "generator": self.generator.get_state(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "rollout": to_plain(self.rollout.state) if self.environment.is_native else None,
+            "environment": self.environment.state_dict() if self.environment.is_native else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`. Episodes of environments that cannot be saved begin anew."""
+        self.env_steps = state["env_steps"]
+        self.generator.set_state(state["generator"].cpu())
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if state["environment"] is not None:
+            self.environment.load_state_dict(state["environment"])
+            self.rollout.state = from_plain(state["rollout"], self.rollout.state)
+
+
+def _interpolate(final_fraction: float, left: float) -> float:
+    return final_fraction + (1.0 - final_fraction) * left
+
+
+def _columns(unroll: Unroll, columns: Tensor) -> Unroll:
+    """Return the window of some of its environments."""
+    observation = {name: x[:, columns] for name, x in unroll.observation.items()}
+    rest = {
+        field: None if x is None else x[:, columns] for field, x in unroll._asdict().items() if field != "observation"
+    }
+    return Unroll(observation=observation, **rest)

@@ -1,0 +1,63 @@
+"""What passes between agents and training: a window of experience, the output of a step, and losses.
+
+Time, drawn once:
+
+    row           0      1      2      3  (next episode)
+    observation   o0     o1     o2     o0'
+    is_first      1      0      0      1        recurrent state and memory are zeroed BEFORE a row with is_first is consumed
+    action        a0     a1     a2     a0'      chosen on seeing the row
+    reward        r0     r1     r2     r0'      earned by this row's action
+    discount      g      g      0|g    g        0 after termination; g after truncation, which bootstraps from its final
+                                                observation
+    next_value    V1     V2     -|Vf   ...      value of what the action led to: the next row, or the final observation
+    is_end        0      0      1      0        the episode ended with this row's action, in either way
+
+Axes: T time, B batch, A action parameters, Z latent, K read keys, N slots.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Unroll(NamedTuple):
+    """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
+
+    `previous_reward` is the reward of the row before, 0 where an episode starts. `noise` is what the latent was sampled
+    with while acting, so that learning computes the same numbers. `is_valid` is false in rows whose action the environment
+    ignored (gymnasium's next-step autoreset); they count in no loss.
+    """
+
+    observation: dict[str, Tensor]
+    is_first: Bool[Tensor, "T B"]
+    previous_reward: Float[Tensor, "T B"]
+    action: Tensor
+    log_prob: Float[Tensor, "T B"]
+    reward: Float[Tensor, "T B"]
+    discount: Float[Tensor, "T B"]
+    value: Float[Tensor, "T B"]
+    next_value: Float[Tensor, "T B"]
+    is_end: Bool[Tensor, "T B"]
+    is_valid: Bool[Tensor, "T B"]
+    noise: Float[Tensor, "T B Z"] | None
+
+
+class StepOutput(NamedTuple):
+    """What an agent does on seeing one observation, and what it thought. Entries that an agent lacks are None."""
+
+    action: Tensor
+    log_prob: Float[Tensor, "B"]
+    value: Float[Tensor, "B"]
+    policy_parameters: Float[Tensor, "B A"]
+    noise: Float[Tensor, "B Z"] | None = None
+    latent: Float[Tensor, "B Z"] | None = None
+    read_weights: Float[Tensor, "B K N"] | None = None
+    policy_read_weights: Float[Tensor, "B 1 N"] | None = None
+
+
+class Losses(NamedTuple):
+    """The scalar to minimise, and what to report, by name with its unit."""
+
+    total: Float[Tensor, ""]
+    metrics: dict[str, Tensor]

@@ -1,0 +1,64 @@
+"""Partially observable tasks that need memory, as batches of torch tensors and as single numpy environments.
+
+Importing this package registers the ids of `TASKS` with gymnasium and does nothing else (torch is not imported):
+
+    gymnasium.make_vec("merlin/MemoryGame-v0", num_envs=64, pairs=4, device="cpu")     # batch of torch tensors
+    gymnasium.make("merlin/MemoryGame-v0", pairs=4)                                    # one numpy environment
+"""
+
+from importlib import import_module
+from typing import NamedTuple
+
+from gymnasium.envs import registration
+
+__all__ = ["TASKS", "Task", "register", "scores"]
+
+
+class Task(NamedTuple):
+    module: str  # defines `vector_name`, `single_name` and `scores`
+    vector_name: str
+    single_name: str
+    summary: str
+
+
+TASKS = {
+    "merlin/MemoryGame-v0": Task(
+        "tasks.memory_game",
+        "MemoryGame",
+        "SingleMemoryGame",
+        "find the pairs among 2·pairs face-down cards in 3·pairs flips; one card is seen at a time",
+    ),
+    "merlin/TMaze-v0": Task(
+        "tasks.tmaze",
+        "TMaze",
+        "SingleTMaze",
+        "see a cue at the start, walk a corridor of `length` steps, turn to the cued side at the junction",
+    ),
+}
+
+
+def register() -> None:
+    """Register every task with gymnasium; again is harmless (gymnasium also calls this as a plugin)."""
+    for task_id, task in TASKS.items():
+        if task_id not in registration.registry:
+            registration.register(
+                task_id,
+                entry_point=f"{task.module}:{task.single_name}",
+                vector_entry_point=f"{task.module}:{task.vector_name}",
+            )
+
+
+def scores(task_id: str, **kwargs) -> dict[str, float]:
+    """Return the exact expected episode returns {random, memoryless, oracle} of a task with these settings.
+
+    What "memoryless" means for each task is defined in the `scores` of its module.
+
+    Raises:
+        ValueError: For an id that is not in `TASKS`.
+    """
+    if task_id not in TASKS:
+        raise ValueError(f"scores are known for {', '.join(TASKS)}, but {task_id!r} was asked for; use one of these ids.")
+    return import_module(TASKS[task_id].module).scores(**kwargs)
+
+
+register()

@@ -1,0 +1,48 @@
+"""One environment of a batched task, as an ordinary gymnasium environment with numpy observations."""
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+
+from tasks.vector import TensorVectorEnv
+
+
+class SingleEnv(gymnasium.Env):
+    """A batch of one without its batch axis; subclasses name the batched task in `batched`.
+
+    Equal seeds and actions give the episode of a batch with num_envs=1.
+    """
+
+    batched: ClassVar[type[TensorVectorEnv]]
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own form)
+
+    def __init__(self, render_mode: str | None = None, **kwargs):
+        self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
+        self.render_mode = render_mode
+        self.observation_space = self.batch.single_observation_space
+        self.action_space = self.batch.single_action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._final_picture = None
+        observation, _ = self.batch.reset(seed=seed, options=options)
+        return _first_row(observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
+        ended = bool(terminated | truncated)
+        if ended:  # the batch has begun the next episode already
+            observation = info["final_obs"]
+        success = {"is_success": float(info["is_success"])} if ended else {}
+        return _first_row(observation), float(reward), bool(terminated), bool(truncated), success
+
+    def render(self) -> np.ndarray | None:
+        return None if self.render_mode is None else self.batch.draw(0)
+
+
+def _first_row(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree.cpu().numpy()[0]
+    return {name: _first_row(branch) for name, branch in tree.items()}

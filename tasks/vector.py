@@ -1,0 +1,99 @@
+"""What the batched tasks share: spaces, seeding, exact state, rendering."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Integer
+from torch import Tensor
+
+
+class TensorVectorEnv(VectorEnv):
+    """A batch of environments whose observations, rewards and flags are torch tensors on one device.
+
+    The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
+    the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
+    where an episode ended and NaN elsewhere. What `step` returns is never written again. There is no Python loop over
+    environments and no host synchronisation in `step`.
+
+    A task defines `_start()` (begin an episode everywhere), `_observe()`, `step()`, `draw(index)`, and names the
+    tensors that make up its state in `state_names`.
+    """
+
+    metadata = {  # noqa: RUF012 (gymnasium's own form)
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "tensors": True,
+        "render_modes": ["rgb_array"],
+        "render_fps": 4,
+    }
+    can_truncate = False
+    state_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: Space,
+        action_space: Space,
+        device: str | torch.device,
+        render_mode: str | None,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, but is {num_envs}.")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None or 'rgb_array', but is {render_mode!r}.")
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.render_mode = render_mode
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.generator = torch.Generator(self.device)
+        self.generator.seed()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self._start()
+        return self._observe(), {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of everything that the future depends on."""
+        state = {name: getattr(self, name).clone() for name in self.state_names}
+        return state | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue exactly where `state_dict` was taken; the settings and `num_envs` must be the same."""
+        if state.keys() != {*self.state_names, "generator"}:
+            raise ValueError(f"the state must hold {', '.join(self.state_names)}, generator, but holds {', '.join(state)}.")
+        current = self.state_dict()
+        for name, value in state.items():
+            if name != "generator" and value.shape != current[name].shape:
+                raise ValueError(
+                    f"{name} must have shape {tuple(current[name].shape)}, but has {tuple(value.shape)}: "
+                    "load the state into a task with the settings that it came from."
+                )
+        self.generator.set_state(state["generator"].cpu())
+        for name in self.state_names:
+            setattr(self, name, state[name].to(self.device, copy=True))
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one picture uint8 [Y, X, 3] per environment, or None without render_mode="rgb_array"."""
+        return None if self.render_mode is None else tuple(self.draw(index) for index in range(self.num_envs))
+
+    def _actions(self, actions: Any) -> Integer[Tensor, " B"]:
+        return torch.as_tensor(actions, dtype=torch.int64, device=self.device)
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _observe(self) -> Any:
+        raise NotImplementedError
+
+    def draw(self, index: int) -> np.ndarray:
+        """Return a picture of one environment as uint8 [Y, X, 3]."""
+        raise NotImplementedError
