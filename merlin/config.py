@@ -56,7 +56,7 @@ def from_dict(config_class: type[Config], values: Mapping, classes: Mapping[str,
 def fields_help(config: Any) -> list[str]:
     """Return one line per setting, "model.kl_cost: float = 1.0  — what it is", from a config or its class.
 
-    What it is comes from the comment on the field's line or just above it.
+    What it is comes from the comment on the field's line or just above it, or from the docstring below it.
     """
     lines = []
     for path, owner, field, value in _leaves(config):
@@ -120,18 +120,24 @@ def _leaves(config: Any, prefix: str = "") -> list[tuple[str, type, dataclasses.
 
 
 def _comment(owner: type, name: str) -> str:
-    try:
-        lines = [line.strip() for line in inspect.getsource(owner).splitlines()]
-    except (OSError, TypeError):  # a class typed at a prompt has no source
-        return ""
-    at = next((i for i, line in enumerate(lines) if re.match(rf"{name}\s*:", line)), 0)
-    behind = re.search(r"\s#\s*(.*)", lines[at])
-    if behind:
-        return behind[1]
-    above = at
-    while above > 0 and lines[above - 1].startswith("#"):
-        above -= 1
-    return lines[above].lstrip("# ") if above < at else ""
+    """Return the first line of what the source says of a field: behind it, in a docstring below it, or above it."""
+    for defined_in in owner.__mro__:
+        if name not in vars(defined_in).get("__annotations__", {}):
+            continue
+        try:
+            lines = [line.strip() for line in inspect.getsource(defined_in).splitlines()]
+        except (OSError, TypeError):  # a class typed at a prompt has no source
+            return ""
+        at = next((i for i, line in enumerate(lines) if re.match(rf"{name}\s*:", line)), 0)
+        if behind := re.search(r"\s#\s*(.*)", lines[at]):
+            return behind[1]
+        if lines[at + 1 : at + 2] and lines[at + 1].startswith('"""'):
+            return lines[at + 1].strip('"')
+        above = at
+        while above > 0 and lines[above - 1].startswith("#"):
+            above -= 1
+        return lines[above].lstrip("# ") if above < at else ""
+    return ""
 
 
 def _name(annotation: Any) -> str:

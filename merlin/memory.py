@@ -123,14 +123,14 @@ def write(
     """Return the memory with `word` in the next free slot, or in the least used one when all are taken.
 
         usage               += Σₖ read_weights[k]
-        slot                 = num_written if num_written < N else argmin(usage)
+        slot                 = num_written if num_written < N else argmin(usage), the last slot written excepted
         retroactive_weights  = g · retroactive_weights + (1 − g) · write_weights        (write_weights of the last write)
         write_weights        = onehot(slot)
         memory               = memory + write_weights ⊗ [word, 0] + retroactive_weights ⊗ [0, word]
 
     so that while no slot is used twice the trace of slot i is (1 − g) Σ_{t>i} g^(t−i−1) word_t.
     Wayne et al. 2018, arXiv:1803.10760, Eq 5 and Algorithm 1. Ours, where the paper is silent: a slot that is used again
-    is erased first, with its trace, and counts as read once, so that it is not the least used at once.
+    is erased first, with its trace, and its usage becomes one read more than the average slot's.
 
     Args:
         retroactive_discount: g, in [0, 1). None leaves the retroactive half out; a slot is then as wide as a word.
@@ -138,9 +138,11 @@ def write(
     batch_size, memory_size, word_size = state.memory.shape
     usage = state.usage + read_weights.sum(1)
     is_full = state.num_written >= memory_size
-    slot = torch.where(is_full, usage.argmin(-1), state.num_written).unsqueeze(1)
+    least_used = usage.masked_fill(state.write_weights > 0, torch.inf).argmin(-1)
+    slot = torch.where(is_full, least_used, state.num_written).unsqueeze(1)
     write_weights = torch.zeros_like(usage).scatter_(1, slot, 1.0)
-    usage = usage + write_weights * is_full.unsqueeze(1)
+    renewed = usage.mean(-1, keepdim=True) + 1
+    usage = torch.where((write_weights > 0) & is_full.unsqueeze(1), renewed, usage)
     if retroactive_discount is None:
         row, retroactive_weights = word, state.retroactive_weights
         memory = state.memory

@@ -57,7 +57,9 @@ def scores(task_id: str, **kwargs) -> dict[str, float]:
         ValueError: For an id that is not in `TASKS`.
     """
     if task_id not in TASKS:
-        raise ValueError(f"scores are known for {', '.join(TASKS)}, but {task_id!r} was asked for; use one of these ids.")
+        raise ValueError(
+            f"scores are known for {', '.join(TASKS)}, but {task_id!r} was asked for; use one of these ids."
+        )
     return import_module(TASKS[task_id].module).scores(**kwargs)
 
 

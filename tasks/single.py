@@ -12,7 +12,7 @@ from tasks.vector import TensorVectorEnv
 class SingleEnv(gymnasium.Env):
     """A batch of one without its batch axis; subclasses name the batched task in `batched`.
 
-    Equal seeds and actions give the episode of a batch with num_envs=1.
+    After reset(seed), equal actions give the episode of a batch with num_envs=1 and that seed.
     """
 
     batched: ClassVar[type[TensorVectorEnv]]
@@ -20,22 +20,19 @@ class SingleEnv(gymnasium.Env):
 
     def __init__(self, render_mode: str | None = None, **kwargs):
         self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
+        self.batch.autoreset = False
         self.render_mode = render_mode
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self._final_picture = None
         observation, _ = self.batch.reset(seed=seed, options=options)
         return _first_row(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        ended = bool(terminated | truncated)
-        if ended:  # the batch has begun the next episode already
-            observation = info["final_obs"]
-        success = {"is_success": float(info["is_success"])} if ended else {}
+        success = {"is_success": float(info["is_success"])} if terminated | truncated else {}
         return _first_row(observation), float(reward), bool(terminated), bool(truncated), success
 
     def render(self) -> np.ndarray | None:

@@ -20,7 +20,7 @@ class TensorVectorEnv(VectorEnv):
     environments and no host synchronisation in `step`.
 
     A task defines `_start()` (begin an episode everywhere), `_observe()`, `step()`, `draw(index)`, and names the
-    tensors that make up its state in `state_names`.
+    tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended.
     """
 
     metadata = {  # noqa: RUF012 (gymnasium's own form)
@@ -30,6 +30,7 @@ class TensorVectorEnv(VectorEnv):
         "render_fps": 4,
     }
     can_truncate = False
+    autoreset = True
     state_names: tuple[str, ...] = ()
 
     def __init__(
@@ -69,7 +70,9 @@ class TensorVectorEnv(VectorEnv):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue exactly where `state_dict` was taken; the settings and `num_envs` must be the same."""
         if state.keys() != {*self.state_names, "generator"}:
-            raise ValueError(f"the state must hold {', '.join(self.state_names)}, generator, but holds {', '.join(state)}.")
+            raise ValueError(
+                f"the state must hold {', '.join(self.state_names)}, generator, but holds {', '.join(state)}."
+            )
         current = self.state_dict()
         for name, value in state.items():
             if name != "generator" and value.shape != current[name].shape:
@@ -79,7 +82,7 @@ class TensorVectorEnv(VectorEnv):
                 )
         self.generator.set_state(state["generator"].cpu())
         for name in self.state_names:
-            setattr(self, name, state[name].to(self.device, copy=True))
+            setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one picture uint8 [Y, X, 3] per environment, or None without render_mode="rgb_array"."""

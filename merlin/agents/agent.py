@@ -74,6 +74,10 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the observation that the latent stands for, or None if the agent has no decoder."""
         return None
 
+    def warnings(self, metrics: dict[str, float]) -> dict[str, str]:
+        """Return what a user should be told about a report's metrics: a plain sentence with its remedy, by a key."""
+        return {}
+
     def _action_codes(
         self, unroll: Unroll, previous_action: Float[Tensor, "B E"]
     ) -> tuple[Float[Tensor, "T B E"], Float[Tensor, "T B E"]]:

@@ -239,9 +239,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         advantage = self.advantage_head(torch.cat([judged, actions], -1)).squeeze(-1)
         critic = 0.5 * ((returns - value).square() + (returns - value.detach() - advantage).square())
 
+        kl_cost = self._kl_cost(unroll)
         reconstruction, metrics = self._reconstruction(latent, unroll)
         kl = kl_nats(posterior, prior)
-        kl_cost = self._kl_cost(unroll)
         predictor = reconstruction + config.return_cost * critic + kl_cost * (kl - config.free_nats).clamp(min=0)
 
         mean = lambda x: masked_mean(x, unroll.is_valid)  # noqa: E731
@@ -253,6 +253,17 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]:
         """Return the observation that the latent stands for, entry by entry in the observation's units."""
         return self.decoder.mode(self.decoder(latent))
+
+    def warnings(self, metrics: dict[str, float]) -> dict[str, str]:
+        """Tell of a collapsed posterior: next to no nats beyond the prior, and observations decoded no better than by chance."""
+        kl, chance, explained = (metrics[name] for name in ("kl_nats", "observation_nats", "observation_explained"))
+        if kl > 0.05 * chance or explained > 0.5:
+            return {}
+        return {
+            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} nats of "
+            f"observation explained), so that the memory holds nothing: lower the weight of the KL divergence, "
+            f"as with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
+        }
 
     def _encode(
         self,
@@ -323,6 +334,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
         metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
         total = sum(getattr(config, f"{kind(self.spaces[name])}_cost") * x for name, x in nats.items())
+        floor = self.decoder.floor_nats(unroll.observation)
+        excess = sum(mean(x - floor[name]) for name, x in nats.items())
+        metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
 
         if config.action_cost and unroll.action.shape[0] > 1:
             # Where an episode starts there is no previous action; the window's first row knows it only as an encoding.
@@ -340,11 +354,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     def _kl_cost(self, unroll: Unroll) -> Tensor:
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
-        with torch.no_grad():
-            nats = sum(self.decoder.chance_nats(unroll.observation).values())
-            if self.training:
-                rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
-                self.observation_nats.lerp_(nats, rate)
+        if self.training:
+            rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
+            self.observation_nats.lerp_(sum(self.decoder.chance_nats(unroll.observation).values()), rate)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats / self.config.kl_reference_nats).clamp(1e-3, 1.0)

@@ -43,24 +43,23 @@ def save(run_dir: Path, step: int, agent: nn.Module, rest: Mapping[str, Any], ke
     """
     directory = _prepare(run_dir)
     final = directory / f"step-{step:012d}"
-    if final.exists():
-        return final
-    temporary = directory / f".{final.name}"
-    weights, plain = safetensors.torch.save(_weights(agent)), to_plain(rest)
-    with _explain_failure(run_dir, final, temporary):
-        temporary.mkdir()
-        _write(temporary / _WEIGHTS, lambda file: file.write(weights))
-        _write(temporary / _REST, lambda file: torch.save(plain, file))
-        _flush_directory(temporary)
-        os.rename(temporary, final)
-        _flush_directory(directory)
+    if not final.exists():
+        temporary = directory / f".{final.name}"
+        weights, plain = safetensors.torch.save(_weights(agent)), to_plain(rest)
+        with _explain_failure(run_dir, final, temporary):
+            temporary.mkdir()
+            _write(temporary / _WEIGHTS, lambda file: file.write(weights))
+            _write(temporary / _REST, lambda file: torch.save(plain, file))
+            _flush_directory(temporary)
+            os.rename(temporary, final)
+            _flush_directory(directory)
     for old in steps(run_dir)[:-keep]:
         # Removing a directory takes many system calls; renamed first, it is never seen half removed.
         shutil.rmtree(old.rename(directory / f".{old.name}"), ignore_errors=True)
     return final
 
 
-def save_best(run_dir: Path, step: int, score: float, agent: nn.Module) -> Path:
+def save_best(run_dir: Path, step: int, score: int | float, agent: nn.Module) -> Path:
     """Replace `best.safetensors` by the agent's weights, and return its path."""
     directory = _prepare(run_dir)
     final, temporary = directory / "best.safetensors", directory / ".best.safetensors"

@@ -1,9 +1,9 @@
 """The one way in which environments reach agents: any gymnasium environment, batched, as flat dicts of tensors."""
 
-import multiprocessing
+import multiprocessing.connection
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,8 +77,8 @@ class Environment:
         self.action_space = vector_env.single_action_space
         if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
             raise MerlinError(
-                f"Action spaces are Discrete, MultiDiscrete or Box; {self.task} has a {type(self.action_space).__name__}: "
-                "convert it with a wrapper."
+                "Action spaces are Discrete, MultiDiscrete or Box; "
+                f"{self.task} has a {type(self.action_space).__name__}: convert it with a wrapper."
             )
         if "autoreset_mode" not in vector_env.metadata:
             raise MerlinError(
@@ -109,7 +109,8 @@ class Environment:
         if not self.is_native and not np.isfinite(reward).all():
             index = int(np.argmin(np.isfinite(reward)))
             raise MerlinError(
-                f"Rewards must be finite, but {self.task} returned {reward[index]} in environment {index}: correct the task."
+                f"Rewards must be finite, but {self.task} returned {reward[index]} in environment {index}: "
+                "correct the task."
             )
         observation = self._tensors(observation)
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
@@ -163,7 +164,7 @@ class Environment:
         vector_env._state = AsyncState.DEFAULT
         self.vector_env.close(terminate=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Environment":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,10 +189,10 @@ class Environment:
             index, reason, trace = self._failures.get()
             return f"{reason} (environment {index})", RuntimeError(f"in the worker of environment {index}:\n{trace}")
         if isinstance(error, EOFError | OSError):
-            for index, process in enumerate(self.vector_env.unwrapped.processes):
-                process.join(0 if process.is_alive() else 1)
-                if process.exitcode is not None:
-                    code = process.exitcode
+            processes = self.vector_env.unwrapped.processes
+            multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2)
+            for index, code in enumerate(process.exitcode for process in processes):
+                if code is not None:
                     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
                     return f"the worker process of environment {index} {how}", error
         return describe(error), error
@@ -204,13 +205,13 @@ class Environment:
         return action if self.is_native else action.cpu().numpy().astype(self.action_space.dtype, copy=False)
 
     def _tensors(self, observation: Any) -> dict[str, Tensor]:
-        return {name: self._tensor(value, self._dtypes[name]) for name, value in flatten_observation(observation).items()}
+        entries = flatten_observation(observation if self.is_native else _torch(observation))
+        return {name: self._tensor(value, self._dtypes[name]) for name, value in entries.items()}
 
-    def _tensor(self, value: Any, dtype: torch.dtype) -> Tensor:
-        if isinstance(value, Tensor):
-            return value.to(self.device, dtype)
+    def _tensor(self, value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         # A copy, because vector environments of numpy arrays write the next observation into the same array.
-        return torch.from_numpy(np.asarray(value)).to(self.device, dtype, copy=True)
+        value = value if isinstance(value, Tensor) else torch.from_numpy(value)
+        return value.to(self.device, dtype, copy=not self.is_native)
 
     def _final_observation(
         self, observation: dict[str, Tensor], info: dict[str, Any], truncated: Tensor
@@ -244,16 +245,16 @@ def make_environment(
     *,
     device: str | torch.device = "cpu",
     env_kwargs: dict[str, Any] | None = None,
-    vectorization: Literal["sync", "async"] = "sync",
-    render_mode: Literal["rgb_array"] | None = None,
+    vectorization: str = "sync",
+    render_mode: str | None = None,
 ) -> Environment:
     """Return a batch of a task.
 
     Args:
         task: A gymnasium id, or "module:Id", which imports the module first.
         env_kwargs: For the constructor of the task.
-        vectorization: "sync" steps all environments in this process, "async" each in a worker process of its own. A task
-            that is a batch of tensors has no need of either.
+        vectorization: "sync" steps all environments in this process, "async" each in a worker process of its own.
+            A task that is a batch of tensors has no need of either.
 
     Raises:
         MerlinError: Unknown id, unsupported spaces, or a task that does not take `env_kwargs`.
@@ -277,6 +278,15 @@ def make_environment(
     except BaseException:
         vector_env.close()
         raise
+
+
+def _torch(observation: Any) -> Any:
+    """Return the same structure with tensors that share the arrays' memory."""
+    if isinstance(observation, dict):
+        return {key: _torch(entry) for key, entry in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_torch(entry) for entry in observation)
+    return torch.from_numpy(observation)
 
 
 def _dtype_of(space: spaces.Space) -> torch.dtype:

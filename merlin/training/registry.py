@@ -39,7 +39,9 @@ def find_spec(task: str) -> EnvSpec:
     if task_id not in gymnasium.registry:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
         nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
-        raise MerlinError(f"There is no task {task_id!r}; did you mean {nearest[0]!r}? (module:Id imports the module first.)")
+        raise MerlinError(
+            f"There is no task {task_id!r}: use a registered id, the nearest of which is {nearest[0]!r}, or module:Id."
+        )
     return gymnasium.registry[task_id]
 
 
@@ -78,6 +80,8 @@ def make_vector_env(
             )
         if render_mode is not None and render_mode in _render_modes(spec):
             make = partial(make, render_mode=render_mode)
+        if taken := sorted(make.keywords.keys() & env_kwargs.keys()):
+            raise MerlinError(f"The settings of a task cannot include {', '.join(taken)}: these are set elsewhere.")
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork beside threads. Workers run no code of ours but their environment's.
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
@@ -89,8 +93,11 @@ def make_vector_env(
         if isinstance(error, MerlinError) or not isinstance(error, Exception):
             raise
         settings = f" with {env_kwargs}" if env_kwargs else ""
-        told = not (failures is None or failures.empty())
-        reason = failures.get()[1] if told else describe(error)
+        reason = describe(error)
+        if failures is not None and not failures.empty():
+            reason = failures.get()[1]
+        elif failures is not None and isinstance(error, EOFError | OSError):
+            reason = "a worker process died"
         raise MerlinError(f"{spec.id} cannot be built{settings}: {reason}.") from error
 
 

@@ -1,12 +1,12 @@
 """What a run tells while it trains: `metrics.jsonl` for programs; a progress bar or lines for people."""
 
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ class Reporter:
         env_steps    120,000   25,310/s  return  1.42 ± 0.61  kl  7.1 nats  00:05 left 00:31
     """
 
-    def __init__(self, run_dir: Path, total_steps: int, first_step: int = 0, stream: IO[str] | None = None):
+    def __init__(self, run_dir: Path, total_steps: int, first_step: int = 0, stream: io.TextIOBase | None = None):
         """Open the run's metrics.
 
         Args:
@@ -49,7 +49,7 @@ class Reporter:
                 unit_scale=True, bar_format=shape,
             )  # fmt: skip
 
-    def report(self, metrics: Mapping[str, float]) -> None:
+    def report(self, metrics: Mapping[str, int | float]) -> None:
         """Write and show one report; `env_steps` and `wall_seconds` must be among the metrics."""
         row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no NaN
         try:
@@ -111,7 +111,7 @@ def _length_up_to(path: Path, step: int) -> int:
     return length
 
 
-def _line(metrics: Mapping[str, float], total_steps: int) -> str:
+def _line(metrics: Mapping[str, int | float], total_steps: int) -> str:
     env_steps, rate = metrics["env_steps"], metrics.get("env_steps_per_second", 0.0)
     left = _clock((total_steps - env_steps) / rate) if rate > 0 else "--:--"
     width = len(f"{total_steps:,}")  # so that columns stay where they are
@@ -119,7 +119,7 @@ def _line(metrics: Mapping[str, float], total_steps: int) -> str:
     return "  ".join([*head, *_scores(metrics), f"{_clock(metrics['wall_seconds'])} left {left}"])
 
 
-def _scores(metrics: Mapping[str, float]) -> list[str]:
+def _scores(metrics: Mapping[str, int | float]) -> list[str]:
     """Return what a person watches, of what there is."""
     shown = []
     if "episode_return_mean" in metrics:
@@ -133,7 +133,7 @@ def _scores(metrics: Mapping[str, float]) -> list[str]:
     return shown
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: int | float) -> str:
     """Return "05:31", or "2:05:31" from an hour on."""
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)

@@ -8,19 +8,19 @@ Run as a script this file is that process, so it imports nothing of the package.
 """
 
 import contextlib
+import io
 import json
 import netrc
 import os
 import queue
 import secrets
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 _QUEUE_SIZE = 1_000
 _INVITATION = "wandb is off: `wandb login` turns it on, and --wandb offline keeps its files in the run directory"
@@ -83,7 +83,7 @@ class Tracker:
         for thread in self._threads:
             thread.start()
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, int | float], step: int) -> None:
         """Log metrics at this many environment steps."""
         self._send({"metrics": {**metrics, "env_steps": step}})
 
@@ -101,18 +101,18 @@ class Tracker:
             return
         process, self._process = self._process, None
         deadline = time.monotonic() + self._close_seconds
-        with contextlib.suppress(queue.Full):
-            self._queue.put({"exit_code": exit_code}, timeout=self._close_seconds)
-            self._queue.put(None, timeout=max(0.0, deadline - time.monotonic()))
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
+            for message in ({"exit_code": exit_code}, None):
+                self._queue.put(message, timeout=max(0.0, deadline - time.monotonic()))
             process.wait(max(0.0, deadline - time.monotonic()))
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+        except (queue.Full, subprocess.TimeoutExpired):
+            process.kill()  # wandb's own helper process ends with it
             process.wait()
             self._note(f"wandb had not finished after {self._close_seconds:g} s and was stopped; the run is complete")
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=1.0)
         for thread in self._threads:
-            thread.join(max(1.0, deadline - time.monotonic()))
+            thread.join(1.0)
         if self._dropped:
             self._note(f"wandb was too slow for {self._dropped} reports; metrics.jsonl has them")
 
@@ -123,17 +123,17 @@ class Tracker:
             except queue.Full:
                 self._dropped += 1
 
-    def _write(self, stream: IO[str]) -> None:
+    def _write(self, stream: io.TextIOBase) -> None:
         """Pass messages on until the end, or until the process is no longer there to read them."""
+        message: dict | None = {}
         with contextlib.suppress(OSError), stream:
             while (message := self._queue.get()) is not None:
                 stream.write(json.dumps(message, default=str) + "\n")
                 stream.flush()
-            return
-        while self._queue.get() is not None:  # the process has said why it ended
-            pass
+        while message is not None:  # the process has said why it ended
+            message = self._queue.get()
 
-    def _read(self, stream: IO[str]) -> None:
+    def _read(self, stream: io.TextIOBase) -> None:
         with stream:
             for line in stream:
                 self._note(line.strip())
@@ -167,7 +167,7 @@ def _run_id(run_dir: Path) -> str:
     return path.read_text().strip()
 
 
-def _serve(messages: IO[str], tell: Callable[[str], None]) -> None:
+def _serve(messages: io.TextIOBase, tell: Callable[[str], None]) -> None:
     """Do what the messages say; the first describes the run."""
     start = json.loads(messages.readline())
     sys.argv = start["argv"]  # wandb records the command
@@ -183,11 +183,11 @@ def _serve(messages: IO[str], tell: Callable[[str], None]) -> None:
             config=start["config"],
             dir=start["directory"],
             mode=start["mode"],
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=30),
         )
     except Exception as error:
         # The class by name: where it is defined differs between versions of wandb.
-        not_logged_in = type(error).__name__ in ("UsageError", "AuthenticationError") and start["polite"]
+        not_logged_in = type(error).__name__ == "UsageError" and start["polite"]
         tell(_INVITATION if not_logged_in else f"wandb is off for this run: {_one_line(error)}")
         return
     # Our own axis: a resumed run reports some steps again, which wandb's own step counter would refuse.
@@ -218,7 +218,7 @@ def _media(wandb: Any, path: str) -> Any:
     ending = Path(path).suffix.lower()
     if ending in (".gif", ".mp4", ".webm"):
         return wandb.Video(path, format=ending[1:])
-    return wandb.Html(Path(path)) if ending == ".html" else wandb.Image(path)
+    return wandb.Html(Path(path).read_text()) if ending == ".html" else wandb.Image(path)
 
 
 def _one_line(error: BaseException) -> str:

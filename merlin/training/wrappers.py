@@ -18,10 +18,10 @@ from gymnasium.vector.async_vector_env import _async_worker
 
 from merlin.networks.spaces import Tokens, flatten_space
 
-# BabyAI declares every string to be a mission. These are the words of its grammar and the length of its longest mission:
-# four times "put the c t in front of you next to the c t in front of you" joined by "and", "then"/"after you", "and".
+# BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
+# four times "put the red box in front of you next to the red box in front of you", joined by "and", "after you", "and".
 BABYAI_WORDS = (
-    "a after and back ball behind blue box door front go green grey in key left next object of on open pick purple put red "
+    "a after and ball behind blue box door front go green grey in key left next object of on open pick purple put red "
     "right the then to up yellow you your"
 )
 BABYAI_LENGTH = 72
@@ -32,8 +32,8 @@ View = Callable[[Any], Any]
 class AgentView(gymnasium.Wrapper):
     """One environment as the batch and the agent need it.
 
-    Texts become `Tokens`, MiniGrid's symbolic view becomes a MultiDiscrete [Y, X, 3] of object, colour and state, and of
-    all infos only `is_success` at an episode's end is passed on (MiniGrid: whether the goal was reached).
+    Texts become `Tokens`, MiniGrid's symbolic view becomes a MultiDiscrete [Y, X, 3] of object, colour and state, and
+    of all infos only `is_success` at an episode's end is passed on (MiniGrid: whether the goal was reached).
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -48,7 +48,7 @@ class AgentView(gymnasium.Wrapper):
         observation, _ = self.env.reset(seed=seed, options=options)
         return self._observe(observation), {}
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
         action = int(action) if self._takes_int else action
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -79,7 +79,8 @@ def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.
     if type(space).__name__ == "BabyAIMissionSpace":
         return _tokenise(BABYAI_WORDS.split(), BABYAI_LENGTH, _words)
     if hasattr(space, "mission_func"):
-        missions = [_words(space.mission_func(*filled)) for filled in itertools.product(*space.ordered_placeholders or ())]
+        fillings = itertools.product(*space.ordered_placeholders or ())
+        missions = [_words(space.mission_func(*filling)) for filling in fillings]
         return _tokenise(sorted({word for words in missions for word in words}), max(map(len, missions)), _words)
     if isinstance(space, spaces.Dict):
         views = {key: _view_of(entry, symbols) for key, entry in space.spaces.items()}
@@ -122,18 +123,20 @@ def _tokenise(vocabulary: list[str], length: int, split: Callable[[str], list[st
 
 
 def _minigrid_view(env: gymnasium.Env) -> spaces.Space | None:
-    """Return the space of a MiniGrid's own symbolic view, or None. A wrapper that draws pictures brings its own space."""
+    """Return the space of a MiniGrid's own symbolic view, or None. (A wrapper that draws brings another space.)"""
     minigrid = sys.modules.get("minigrid.minigrid_env")
     if minigrid is None or not isinstance(env.unwrapped, minigrid.MiniGridEnv):
         return None
     return env.unwrapped.observation_space["image"]
 
 
-def run_worker(failures: SimpleQueue, index: int, env_fn: Any, pipe: Any, parent_pipe: Any, memory: Any, _, *rest) -> None:
+def run_worker(
+    failures: SimpleQueue, index: int, env_fn: Any, pipe: Any, parent_pipe: Any, memory: Any, _: Any, *rest: Any
+) -> None:
     """Run one environment in a process of its own, as `AsyncVectorEnv` does.
 
-    A failure goes to `failures` as (index, one line, traceback), and the worker ends: whatever ends a worker, the other
-    side sees its pipe close. (gymnasium waits for ever when the exception cannot be pickled, and warns of every failure.)
+    A failure goes to `failures` as (index, one line, traceback), and the worker ends: whatever ends a worker, the
+    other side sees its pipe close. (gymnasium's own worker waits for ever with an exception that cannot be pickled.)
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which closes the workers in its own time
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler inherited from the trainer would keep the worker alive
@@ -152,6 +155,6 @@ class _RaisedAgain:
 
 
 def describe(error: BaseException) -> str:
-    """Return the kind of an exception and the first line of its message."""
+    """Return the kind of an exception and the first line of its message, without its full stop."""
     message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
+    return f"{type(error).__name__}: {message[0].rstrip('.')}" if message else type(error).__name__

@@ -1,0 +1,84 @@
+"""Whole run configurations by agent and task: the only place where sizes are chosen."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from merlin.agents import AGENTS
+from merlin.errors import MerlinError
+from merlin.losses import ActorCriticConfig
+from merlin.networks.decoders import DecoderConfig
+from merlin.networks.encoders import EncoderConfig
+from merlin.training.trainer import TrainingConfig
+
+DEFAULT_TASK = "merlin/MemoryGame-v0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run is made from."""
+
+    task: str = DEFAULT_TASK
+    """A gymnasium id, or `module:Id`, which imports the module first."""
+    agent: str = "merlin"
+    """Which agent: see `merlin agents`."""
+    seed: int = 1
+    """Of the weights, the environments and every random choice."""
+    steps: int = 1_000_000
+    """Environment steps to train for."""
+    num_envs: int = 128
+    """B, environments stepped together."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    vectorization: str = "sync"
+    """How environments that are not tensors are stepped: sync in this process, async in one process each."""
+    model: ActorCriticConfig
+    """The agent's configuration."""
+    training: TrainingConfig
+    """The training's configuration."""
+
+
+def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str, Any] | None = None) -> RunConfig:
+    """Return the configuration that an agent is trained with on a task unless told otherwise.
+
+    Raises:
+        MerlinError: There is no such agent.
+    """
+    if agent not in AGENTS:
+        raise MerlinError(f"An agent is one of {', '.join(AGENTS)}, but {agent!r} came: choose one of them.")
+    env_kwargs = env_kwargs or {}
+    run: dict[str, Any] = {}
+    model: dict[str, Any] = {
+        "latent_size": 32,
+        "hidden_size": 64,
+        "policy_hidden_size": 64,
+        "memory_size": 64,
+        "discount_factor": 0.96,
+        "gae_lambda": 0.9,
+        "entropy_cost": 0.02,
+        "return_cost": 0.5,
+        "encoder": EncoderConfig(image_features=128, image_channels=16, grid_features=64, grid_channels=16, text_features=16),
+        "decoder": DecoderConfig(image_features=128, image_channels=16, grid_features=64),
+    }
+    training: dict[str, Any] = {"unroll_length": 16, "learning_rate": 2e-3}
+    name = task.rpartition(":")[2]
+    if name.startswith("merlin/MemoryGame"):
+        # An episode is 3·pairs flips, each written to a slot of its own.
+        model |= {"memory_size": 3 * env_kwargs.get("pairs", 3)}
+    elif name.startswith("merlin/TMaze"):
+        model |= {"memory_size": min(env_kwargs.get("length", 10) + 16, 1350)}
+    else:
+        # Environments that step one by one in Python: fewer of them, and more learning from each window.
+        run |= {"num_envs": 32}
+        training |= {"unroll_length": 32, "passes": 2, "minibatches": 2, "learning_rate": 1e-3}
+    config_class = AGENTS[agent].config_class
+    known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
+    return RunConfig(
+        task=task,
+        agent=agent,
+        env_kwargs=env_kwargs,
+        model=config_class(**known),
+        training=TrainingConfig(**training),
+        **run,
+    )

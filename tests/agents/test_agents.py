@@ -1,0 +1,179 @@
+"""What holds for every agent: acting equals learning, across resets and windows, and nothing crosses an episode."""
+
+import pytest
+import torch
+
+from merlin.agents import AGENTS
+from merlin.losses import ActorCriticConfig
+from merlin.networks.recurrent import map_state
+from tests.agents.helpers import ACTION_SPACES, DISCOUNT, act, make_agent, tensors, window
+
+T, B = 12, 5  # longer than the memory's 5 slots, so that slots are used again
+
+every_agent = pytest.mark.parametrize("name", AGENTS)
+
+
+def random_firsts(seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(T, B, generator=generator) < 0.25
+
+
+def log_probs_and_values(agent, unroll, state):
+    """Return what learning computes, caught where it becomes a loss."""
+    caught = {}
+
+    def catch(unroll, log_prob, entropy, value, returns):
+        caught.update(log_prob=log_prob.detach(), value=value.detach())
+        return {}
+
+    agent._actor_critic_metrics = catch
+    _, after = agent.losses(unroll, state)
+    del agent._actor_critic_metrics
+    return caught["log_prob"], caught["value"], after
+
+
+@every_agent
+@pytest.mark.parametrize("action_space", ACTION_SPACES)
+@pytest.mark.parametrize("seed", range(3))
+def test_acting_equals_learning_under_random_resets(name, action_space, seed):
+    agent = make_agent(name, action_space)
+    unroll, initial, final, _ = act(agent, random_firsts(seed), seed=seed)
+    log_prob, value, after = log_probs_and_values(agent, unroll, initial)
+    torch.testing.assert_close(log_prob, unroll.log_prob, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(value, unroll.value, atol=2e-5, rtol=1e-4)
+    for x, y in zip(tensors(after), tensors(final), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
+
+
+@every_agent
+def test_two_windows_equal_one(name):
+    agent = make_agent(name)
+    unroll, initial, _, _ = act(agent, random_firsts())
+    log_prob, value, after = log_probs_and_values(agent, unroll, initial)
+    first, value_first, middle = log_probs_and_values(agent, window(unroll, 0, 7), initial)
+    second, value_second, end = log_probs_and_values(agent, window(unroll, 7, T), middle)
+    torch.testing.assert_close(torch.cat([first, second]), log_prob)
+    torch.testing.assert_close(torch.cat([value_first, value_second]), value)
+    for x, y in zip(tensors(end), tensors(after), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@every_agent
+def test_learning_again_after_no_change_keeps_the_ratio_at_one(name):
+    agent = make_agent(name)
+    unroll, initial, _, _ = act(agent, random_firsts())
+    metrics = agent.losses(unroll, initial)[0].metrics
+    assert metrics["policy_kl_nats"].abs() < 1e-5
+
+
+@every_agent
+def test_no_value_crosses_an_episode(name):
+    """What came before an episode, in the carried state or in the window, changes nothing after its start."""
+    agent = make_agent(name)
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    is_first[6, :3] = True
+    unroll, initial, _, _ = act(agent, is_first)
+    disturbed = map_state(lambda x: x + 3 if x.is_floating_point() else x, initial)
+    log_prob, value, _ = log_probs_and_values(agent, unroll, initial)
+    log_prob_disturbed, value_disturbed, _ = log_probs_and_values(agent, unroll, disturbed)
+    assert torch.equal(log_prob[6:, :3], log_prob_disturbed[6:, :3])
+    assert torch.equal(value[6:, :3], value_disturbed[6:, :3])
+    assert not torch.allclose(log_prob[6:, 3:], log_prob_disturbed[6:, 3:])
+    assert not torch.allclose(log_prob[:6], log_prob_disturbed[:6])
+
+
+@every_agent
+def test_no_gradient_crosses_an_episode(name):
+    """The loss of rows after an episode's start has no gradient to the state that the window began with."""
+    agent = make_agent(name)
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    is_first[6, :3] = True
+    unroll, initial, _, _ = act(agent, is_first)
+    late = unroll._replace(is_valid=(torch.arange(T) >= 6).unsqueeze(1) & torch.ones(T, B, dtype=torch.bool))
+    leaves = map_state(lambda x: x.clone().requires_grad_() if x.is_floating_point() else x, initial)
+    agent.losses(late, leaves)[0].total.backward()
+    found = 0
+    for x in tensors(leaves):
+        if x.grad is not None:
+            assert (x.grad[:3] == 0).all()
+            found += (x.grad[3:] != 0).any()
+    assert found  # where no episode began, the state matters
+
+
+@every_agent
+def test_a_reset_row_equals_a_fresh_agent_and_leaves_the_others(name):
+    agent = make_agent(name)
+    _, _, state, _ = act(agent, random_firsts())
+    observation = {"card": torch.zeros(B, dtype=torch.int64), "place": torch.zeros(B, 3)}
+    first = torch.tensor([True, False, False, True, False])
+    step = lambda state, first: agent.step(  # noqa: E731
+        observation, state, first, torch.ones(B), generator=torch.Generator().manual_seed(1)
+    )
+    reset, _ = step(state, first)
+    fresh, _ = step(agent.initial_state(B), torch.ones(B, dtype=torch.bool))
+    carried, _ = step(state, torch.zeros(B, dtype=torch.bool))
+    assert torch.equal(reset.log_prob[first], fresh.log_prob[first])
+    assert torch.equal(reset.value[~first], carried.value[~first])
+    assert not torch.equal(reset.value[first], carried.value[first])
+
+
+@every_agent
+def test_step_changes_neither_state_nor_parameters(name):
+    agent = make_agent(name)
+    state = act(agent, random_firsts())[2]
+    before = [x.clone() for x in [*tensors(state), *agent.state_dict().values()]]
+    act(agent, random_firsts(), state)
+    assert all(torch.equal(x, y) for x, y in zip(before, [*tensors(state), *agent.state_dict().values()], strict=True))
+
+
+@every_agent
+def test_rows_whose_action_was_ignored_count_in_no_loss(name):
+    agent = make_agent(name)
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    is_first[6] = True
+    unroll, initial, _, _ = act(agent, is_first)
+    valid = torch.ones(T, B, dtype=torch.bool)
+    valid[5] = False  # the final observation, as next-step autoreset shows it
+    unroll = unroll._replace(is_valid=valid, is_end=unroll.is_end | ~valid)
+    unroll.is_end[4] = True
+    gradients = []
+    for scale in (1.0, 1e3):
+        agent.zero_grad()
+        reward, value = unroll.reward.clone(), unroll.value.clone()
+        reward[5], value[5] = reward[5] * scale, value[5] * scale
+        agent.losses(unroll._replace(reward=reward, value=value), initial)[0].total.backward()
+        gradients.append([p.grad.clone() for p in agent.parameters()])
+    assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True))
+
+
+@every_agent
+def test_every_parameter_learns(name):
+    agent = make_agent(name)
+    unroll, initial, _, _ = act(agent, random_firsts())
+    agent.losses(unroll, initial)[0].total.backward()
+    without = [n for n, p in agent.named_parameters() if p.grad is None or not (p.grad != 0).any()]
+    assert without == []
+    owned = [p for group in agent.parameter_groups().values() for p in group]
+    assert len(owned) == len(set(owned)) == len(list(agent.parameters()))
+
+
+@pytest.mark.parametrize("name", ["merlin", "rl-mem"])
+@pytest.mark.parametrize("setting", [{"top_k": 2}, {"mask_unwritten": False}, {"retroactive_discount": None}])
+def test_memory_switches_keep_acting_equal_to_learning(name, setting):
+    agent = make_agent(name, **setting)
+    unroll, initial, _, _ = act(agent, random_firsts())
+    log_prob, value, _ = log_probs_and_values(agent, unroll, initial)
+    torch.testing.assert_close(log_prob, unroll.log_prob, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(value, unroll.value, atol=2e-5, rtol=1e-4)
+
+
+@every_agent
+def test_greedy_takes_the_likeliest_action(name):
+    agent = make_agent(name)
+    observation = {"card": torch.arange(5), "place": torch.rand(5, 3)}
+    output, _ = agent.step(observation, agent.initial_state(5), torch.ones(5, dtype=torch.bool), greedy=True)
+    assert torch.equal(output.action, output.policy_parameters.argmax(-1))
+
+
+def test_discount_of_the_helpers_is_not_the_default():
+    assert ActorCriticConfig().discount_factor != DISCOUNT  # else a loss that ignored the window's would pass

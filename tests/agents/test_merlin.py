@@ -1,0 +1,177 @@
+"""MERLIN against a reference step by step, and the routes that its gradients may and may not take."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from merlin.latents import DiagonalGaussian
+from merlin.networks.recurrent import map_state
+from tests import reference
+from tests.agents.helpers import SPACES, act, make_agent, random_observation
+
+T, B = 12, 3
+
+
+def no_resets() -> torch.Tensor:
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    is_first[0] = True
+    return is_first
+
+
+def gradients(agent, loss) -> dict[str, torch.Tensor]:
+    names, parameters = zip(*agent.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True), strict=True))
+
+
+def moved(gradient: torch.Tensor | None) -> bool:
+    return gradient is not None and bool((gradient != 0).any())
+
+
+def with_costs(agent, **costs):
+    """Set configuration values, and switch off the losses that are not named."""
+    off = {f"{kind}_cost": 0.0 for kind in ("image", "symbols", "vector", "category", "text", "action", "reward", "kl")}
+    agent.config = replace(agent.config, **{**off, "return_cost": 0.0, "entropy_cost": 0.0, **costs})
+    return agent
+
+
+def test_every_step_equals_the_reference():
+    """12 steps on 5 slots: the memory fills, and slots are used again."""
+    agent = make_agent("merlin")
+    unroll, _, _, outputs = act(agent, no_resets())
+    weights = {name: x.detach().double().numpy() for name, x in agent.named_parameters()}
+    encodings = agent.encoder(unroll.observation).detach().double().numpy()
+    for b in range(B):
+        expected = reference.Merlin(
+            weights, latent=6, hidden=7, layers=2, policy_hidden=9, slots=5, keys=2,
+            discount=agent.config.retroactive_discount, actions=4,
+        )  # fmt: skip
+        for t in range(T):
+            reward, noise = float(unroll.previous_reward[t, b]), unroll.noise[t, b].double().numpy()
+            step = expected.step(encodings[t, b], reward, noise, int(unroll.action[t, b]))
+            for name in ("latent", "log_prob", "value", "read_weights", "policy_read_weights"):
+                ours = getattr(outputs[t], name)[b].double().numpy()
+                np.testing.assert_allclose(ours, step[name], atol=2e-5, err_msg=f"{name} at step {t}")
+
+
+def test_latent_of_a_step_is_in_no_read_of_that_step_and_in_those_of_the_next():
+    agent = make_agent("merlin")
+    state = agent.initial_state(B)
+    reads = []
+    for scale in (1.0, 100.0):
+        latent = torch.full((B, 6), scale)
+        middle, _ = agent._recall_for_policy(latent, state)
+        after, weights = agent._predict(latent, torch.zeros(B, 4), middle)
+        assert (after.read_words == 0).all() and (middle.policy_read_words == 0).all() and (weights == 0).all()
+        nothing = torch.zeros(B, 6)
+        later, _ = agent._predict(nothing, torch.zeros(B, 4), agent._recall_for_policy(nothing, after)[0])
+        reads.append(later.read_words)
+    torch.testing.assert_close(reads[1][:, :6], 100 * reads[0][:, :6])  # one slot, read whole: its word, not its trace
+
+
+def test_policy_loss_reaches_the_policy_alone():
+    agent = with_costs(make_agent("merlin"), entropy_cost=0.3)
+    unroll, initial, _, _ = act(agent, no_resets())
+    for name, gradient in gradients(agent, agent.losses(unroll, initial)[0].total).items():
+        assert moved(gradient) == name.startswith("policy."), name
+
+
+def test_predictor_losses_never_reach_the_policy():
+    agent = make_agent("merlin")
+    unroll, initial, _, _ = act(agent, no_resets())
+    agent.config = replace(agent.config, entropy_cost=0.0)
+    constant = unroll._replace(reward=torch.zeros(T, B), value=torch.zeros(T, B), next_value=torch.zeros(T, B))
+    grads = gradients(agent, agent.losses(constant, initial)[0].total)  # no advantage, no entropy: no policy loss
+    assert not any(moved(gradient) for name, gradient in grads.items() if name.startswith("policy."))
+    assert all(moved(gradient) for name, gradient in grads.items() if not name.startswith("policy."))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_return_loss_reaches_the_encoder_unless_switched_off(allowed):
+    agent = with_costs(make_agent("merlin"), return_cost=1.0, return_gradient_to_latent=allowed)
+    unroll, initial, _, _ = act(agent, no_resets())
+    grads = gradients(agent, agent.losses(unroll, initial)[0].total)
+    assert moved(grads["value_head.0.weight"]) and moved(grads["advantage_head.0.weight"])
+    assert moved(grads["posterior_input.weight"]) == allowed
+
+
+def test_policy_gradient_reaches_the_latent_only_when_let():
+    agent = with_costs(make_agent("merlin"), policy_gradient_to_latent=True)
+    unroll, initial, _, _ = act(agent, no_resets())
+    assert moved(gradients(agent, agent.losses(unroll, initial)[0].total)["posterior_input.weight"])
+
+
+def test_no_gradient_reaches_a_latent_through_a_memory_slot():
+    agent = make_agent("merlin")
+    latent = torch.randn(B, 6, requires_grad=True)
+    state = agent.initial_state(B)
+    after, _ = agent._predict(latent, torch.zeros(B, 4), state)
+    assert not after.memory.memory.requires_grad and not after.memory.usage.requires_grad
+
+
+def test_action_value_gradient_stops_at_the_state_value():
+    """R^ = sg(V) + A: V learns from its own error alone."""
+    agent = with_costs(make_agent("merlin"), return_cost=1.0, return_gradient_to_latent=False)
+    unroll, initial, _, _ = act(agent, no_resets())
+    agent.losses(unroll, initial)[0].total.backward()
+    before = agent.value_head[2].weight.grad.clone()
+    with torch.no_grad():
+        agent.advantage_head[2].bias.add_(5.0)
+    agent.zero_grad()
+    agent.losses(unroll, initial)[0].total.backward()
+    torch.testing.assert_close(agent.value_head[2].weight.grad, before)
+
+
+def test_kl_cost_follows_the_entropy_of_the_observations():
+    agent = make_agent("merlin")
+    unroll, initial, _, _ = act(agent, no_resets())
+    reference_nats = agent.config.kl_reference_nats
+    cost = agent.losses(unroll, initial)[0].metrics["kl_cost"]
+    nats = agent.observation_nats
+    assert cost == pytest.approx(float(nats) / reference_nats) and 0 < nats < 4
+    agent.observation_nats.fill_(1e5)
+    assert agent.eval().losses(unroll, initial)[0].metrics["kl_cost"] == 1
+    agent.config = replace(agent.config, kl_cost=0.25)
+    assert agent.losses(unroll, initial)[0].metrics["kl_cost"] == 0.25
+
+
+def test_free_nats_cost_nothing():
+    agent = with_costs(make_agent("merlin"), kl_cost=1.0, free_nats=1e4)
+    unroll, initial, _, _ = act(agent, no_resets())
+    assert not moved(gradients(agent, agent.losses(unroll, initial)[0].total)["prior_network.0.weight"])
+
+
+def test_a_collapsed_posterior_is_told_with_its_remedy():
+    agent = make_agent("merlin")
+    fine = {"kl_nats": 8.0, "observation_nats": 3.0, "observation_explained": 0.97, "kl_cost": 0.01}
+    collapsed = fine | {"kl_nats": 0.001, "observation_explained": 0.02}
+    assert agent.warnings(fine) == {} and agent.warnings(fine | {"kl_nats": 0.001}) == {}
+    (sentence,) = agent.warnings(collapsed).values()
+    assert "collapsed" in sentence and "--set model.kl_cost=0.001" in sentence
+
+
+def test_every_loss_can_be_switched_off_by_its_cost():
+    unroll, initial, _, _ = act(make_agent("merlin"), no_resets())
+    everything = make_agent("merlin").losses(unroll, initial)[0].total.item()
+    for cost in ("category_cost", "vector_cost", "action_cost", "reward_cost", "return_cost", "kl_cost"):
+        assert make_agent("merlin", **{cost: 0.0}).losses(unroll, initial)[0].total.item() != everything, cost
+
+
+def test_reconstruction_has_the_form_of_the_observation():
+    agent = make_agent("merlin")
+    decoded = agent.reconstruct(torch.randn(B, 6))
+    for name, x in random_observation(B).items():
+        assert decoded[name].shape == x.shape and decoded[name].dtype == x.dtype
+    assert decoded.keys() == SPACES.keys()
+
+
+def test_posterior_equals_prior_when_the_correction_is_zero():
+    agent = make_agent("merlin")
+    with torch.no_grad():
+        for parameter in agent.posterior_network[1][-1].parameters():
+            parameter.zero_()
+    state = map_state(lambda x: x + 1 if x.is_floating_point() else x, agent.initial_state(B))
+    thought = agent._perceive(torch.randn(B, 12), torch.randn(B, 6), state)
+    assert isinstance(thought.prior, DiagonalGaussian)
+    assert all(torch.equal(x, y) for x, y in zip(thought.prior, thought.posterior, strict=True))

@@ -1,0 +1,269 @@
+"""What holds for every task, as a batch and as a single environment."""
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.registration import namespace
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from play import random_policy
+
+import tasks
+
+CASES = [
+    ("merlin/MemoryGame-v0", {"pairs": 2}),
+    ("merlin/MemoryGame-v0", {"view": "picture", "glyph_seed": 3}),
+    ("merlin/TMaze-v0", {"length": 2}),
+    ("merlin/TMaze-v0", {"length": 1, "view": "egocentric"}),
+]
+every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
+
+
+def make_batch(task_id, kwargs, num_envs=5):
+    return gymnasium.make_vec(
+        task_id, num_envs=num_envs, vectorization_mode="vector_entry_point", device="cpu", **kwargs
+    )
+
+
+def flat(step):
+    """Return the tensors of a step (or of a tree) in a fixed order."""
+    if isinstance(step, torch.Tensor):
+        return [step]
+    branches = [step[name] for name in sorted(step)] if isinstance(step, dict) else step
+    return [tensor for branch in branches for tensor in flat(branch)]
+
+
+def arrays(observation):
+    if isinstance(observation, torch.Tensor):
+        return observation.numpy()
+    return {name: value.numpy() for name, value in observation.items()}
+
+
+def assert_equal(left, right):
+    for one, other in zip(flat(left), flat(right), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def run(env, num_steps, seed=1):
+    policy = random_policy(env, seed)
+    return [env.step(policy(None)) for _ in range(num_steps)]
+
+
+def test_import_registers_and_nothing_else():
+    program = (
+        "import sys, tasks, gymnasium; assert 'torch' not in sys.modules and {*tasks.TASKS} <= {*gymnasium.registry}"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_registering_again_changes_nothing():
+    before = dict(gymnasium.registry)
+    tasks.register()
+    with namespace("merlin"):  # as gymnasium does for its plugins
+        tasks.register()
+    assert gymnasium.registry == before
+
+
+@every_case
+def test_single_passes_the_checker(task_id, kwargs):
+    check_env(gymnasium.make(task_id, render_mode="rgb_array", **kwargs).unwrapped)
+
+
+@every_case
+def test_vectorized_by_gymnasium(task_id, kwargs):
+    env = gymnasium.make_vec(task_id, num_envs=2, vectorization_mode="sync", **kwargs)
+    env.reset(seed=1)
+    for _ in range(20):
+        observation, *_ = env.step(env.action_space.sample())
+    assert env.observation_space.contains(observation)
+
+
+@every_case
+def test_batch_declares_what_it_returns(task_id, kwargs):
+    env = make_batch(task_id, kwargs)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP and env.metadata["tensors"]
+    assert env.observation_space.contains(arrays(env.reset(seed=2)[0]))
+    for observation, reward, terminated, truncated, info in run(env, 20):
+        assert env.observation_space.contains(arrays(observation))
+        ended = terminated | truncated
+        assert reward.dtype == torch.float32 and not (terminated & truncated).any()
+        assert torch.equal(info["is_success"].isnan(), ~ended)
+        assert env.can_truncate or not truncated.any()
+        assert "final_obs" in info or not ended.any()
+
+
+@every_case
+def test_seed_determines_everything(task_id, kwargs):
+    env = make_batch(task_id, kwargs, num_envs=20)
+    first, again, other = [(env.reset(seed=seed), run(env, 20)) for seed in (7, 7, 8)]
+    assert_equal(first, again)
+    assert any(not torch.equal(one, two) for one, two in zip(flat(first), flat(other), strict=False))
+    env.reset()  # unseeded: the generator goes on
+    assert any(not torch.equal(one, two) for one, two in zip(flat(first[1]), flat(run(env, 20)), strict=False))
+
+
+@every_case
+def test_numpy_actions_are_accepted(task_id, kwargs):
+    env, twin = make_batch(task_id, kwargs), make_batch(task_id, kwargs)
+    env.reset(seed=3), twin.reset(seed=3)
+    actions = np.ones(5, np.int64)
+    assert_equal(env.step(actions), twin.step(torch.from_numpy(actions)))
+
+
+@every_case
+def test_impossible_action_is_refused(task_id, kwargs):
+    env = make_batch(task_id, kwargs)
+    env.reset(seed=0)
+    with pytest.raises((IndexError, RuntimeError)):
+        env.step(torch.full((5,), int(env.single_action_space.n)))
+
+
+@every_case
+def test_state_dict_continues_exactly(task_id, kwargs):
+    env = make_batch(task_id, kwargs)
+    env.reset(seed=4)
+    run(env, 10)
+    state = env.state_dict()
+    expected = run(env, 40)
+    fresh = make_batch(task_id, kwargs)
+    for _ in range(2):  # twice: loading must not make the state an alias of the environment
+        fresh.load_state_dict(state)
+        assert_equal(run(fresh, 40), expected)
+
+
+@every_case
+def test_foreign_state_is_refused(task_id, kwargs):
+    env = make_batch(task_id, kwargs)
+    with pytest.raises(ValueError, match="must have shape"):
+        env.load_state_dict(make_batch(task_id, kwargs, num_envs=4).state_dict())
+    with pytest.raises(ValueError, match="the state must hold"):
+        env.load_state_dict({})
+
+
+@every_case
+def test_rows_are_independent(task_id, kwargs):
+    env, twin = make_batch(task_id, kwargs), make_batch(task_id, kwargs)
+    env.reset(seed=5), twin.reset(seed=5)
+    policy = random_policy(env)
+    for step in range(40):
+        actions = policy(None)
+        changed = actions.clone()
+        changed[2] = step % int(env.single_action_space.n)
+        for one, other in zip(flat(env.step(actions)), flat(twin.step(changed)), strict=True):
+            keep = torch.arange(5) != 2
+            torch.testing.assert_close(one[keep], other[keep], rtol=0, atol=0, equal_nan=True)
+
+
+@every_case
+def test_row_equals_batch_of_one(task_id, kwargs):
+    env, one = make_batch(task_id, kwargs), make_batch(task_id, kwargs, num_envs=1)
+    env.reset(seed=6)
+    state = env.state_dict()
+    one.load_state_dict(
+        {name: value[3:4] if value.ndim and name != "generator" else value for name, value in state.items()}
+    )
+    policy = random_policy(env)
+    while True:
+        actions = policy(None)
+        (_, reward, terminated, truncated, info), row = env.step(actions), one.step(actions[3:4])
+        assert_equal(
+            [reward[3:4], terminated[3:4], truncated[3:4], info["is_success"][3:4]], [*row[1:4], row[4]["is_success"]]
+        )
+        if row[2] | row[3]:
+            assert_equal([tensor[3:4] for tensor in flat(info["final_obs"])], row[4]["final_obs"])
+            break
+
+
+@every_case
+def test_returned_tensors_are_never_written_again(task_id, kwargs):
+    env = make_batch(task_id, kwargs)
+    steps, copies = [env.reset(seed=8)], []
+    copies.append([tensor.clone() for tensor in flat(steps[0])])
+    for _ in range(40):
+        steps.append(run(env, 1, seed=len(steps))[0])
+        copies.append([tensor.clone() for tensor in flat(steps[-1])])
+    assert_equal(steps, copies)
+
+
+@every_case
+def test_final_observation_is_where_the_episode_ended(task_id, kwargs):
+    env, twin = make_batch(task_id, kwargs), make_batch(task_id, kwargs)
+    start = env.reset(seed=9)[0]
+    twin.autoreset = False
+    policy, num_ends = random_policy(env), 0
+    for _ in range(60):
+        twin.load_state_dict(env.state_dict())
+        actions = policy(start)
+        stayed, (observation, _, terminated, truncated, info) = twin.step(actions)[0], env.step(actions)
+        ended = terminated | truncated
+        num_ends += int(ended.sum())
+        assert torch.equal(info.get("_final_obs", torch.zeros(5, dtype=torch.bool)), ended)
+        for final, shown, stay in zip(
+            flat(info.get("final_obs", stayed)), flat(observation), flat(stayed), strict=True
+        ):
+            assert torch.equal(final[ended], stay[ended]) and torch.equal(shown[~ended], stay[~ended])
+    assert num_ends > 5
+
+
+@every_case
+def test_single_equals_batch_of_one(task_id, kwargs):
+    single, batch = gymnasium.make(task_id, **kwargs), make_batch(task_id, kwargs, num_envs=1)
+    for seed in range(10):
+        observation, info = single.reset(seed=seed)
+        expected, _ = batch.reset(seed=seed)
+        ended = False
+        while not ended:
+            for value, tensor in zip(
+                observation.values() if isinstance(observation, dict) else [observation], flat(expected), strict=True
+            ):
+                assert np.array_equal(value, tensor[0].numpy())
+            action = single.action_space.sample()
+            observation, reward, terminated, truncated, info = single.step(action)
+            expected, *outcome, batch_info = batch.step(np.array([action]))
+            assert [reward, terminated, truncated] == [value.item() for value in outcome]
+            ended = terminated or truncated
+            expected = batch_info["final_obs"] if ended else expected
+        assert info == {"is_success": batch_info["is_success"].item()}
+
+
+@every_case
+def test_pictures(task_id, kwargs):
+    single = gymnasium.make(task_id, render_mode="rgb_array", **kwargs)
+    single.reset(seed=0)
+    before = single.render()
+    single.step(0)
+    after = single.render()
+    assert before.dtype == np.uint8 and before.ndim == 3 and before.shape[2] == 3
+    assert before.shape == after.shape and (before != after).any()
+    batch = make_batch(task_id, kwargs | {"render_mode": "rgb_array"}, num_envs=3)
+    batch.reset(seed=0)
+    assert len(batch.render()) == 3
+    assert np.array_equal(
+        gymnasium.make(task_id, render_mode="rgb_array", **kwargs).unwrapped.batch.render()[0].shape, before.shape
+    )
+    assert make_batch(task_id, kwargs).render() is None
+
+
+@pytest.mark.parametrize(
+    "task_id, kwargs, message",
+    [
+        ("merlin/MemoryGame-v0", {"pairs": 1}, "pairs must be at least 2, but is 1"),
+        ("merlin/MemoryGame-v0", {"view": "pixels"}, "view must be 'symbolic' or 'picture'"),
+        ("merlin/TMaze-v0", {"length": 0}, "length must be at least 1, but is 0"),
+        ("merlin/TMaze-v0", {"view": "picture"}, "view must be 'vector' or 'egocentric'"),
+        ("merlin/TMaze-v0", {"render_mode": "human"}, "render_mode must be None or 'rgb_array'"),
+        ("merlin/TMaze-v0", {"num_envs": 0}, "num_envs must be at least 1"),
+    ],
+)
+def test_bad_settings(task_id, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        gymnasium.make_vec(task_id, vectorization_mode="vector_entry_point", **kwargs)
+
+
+def test_scores_of_unknown_task():
+    with pytest.raises(ValueError, match="merlin/TMaze-v0"):
+        tasks.scores("merlin/Nothing-v0")
