@@ -1,30 +1,19 @@
 """`merlin watch`: plays an episode with a trained agent and writes what it saw, recalled, expected and did."""
 
-import base64
 import dataclasses
-import importlib.util
-import io
-import json
 import sys
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
-from merlin.analysis.canvas import Canvas
 from merlin.analysis.episodes import Episode, record_episode
-from merlin.analysis.frames import draw_step
-from merlin.analysis.memory_maps import save_picture
+from merlin.analysis.formats import find_writer, save_episodes
 from merlin.errors import MerlinError
 from merlin.run import build_environment, load_agent, load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 
 MAX_FRAMES = 500
-SHARP_FRAMES = 60  # up to so many, a page holds them at two pixels a point
-VIDEO_FPS = 10
 
 
 def watch(
@@ -52,7 +41,7 @@ def watch(
     """
     run_dir = Path(run_dir)
     out = Path(out) if out is not None else run_dir / "episode.gif"
-    write = _writer(out)
+    find_writer(out)  # before an episode is played in vain
     if episodes < 1:
         raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}.")
     # One environment is too small for a GPU, and what was trained on one is to be watched anywhere.
@@ -73,36 +62,3 @@ def watch(
     heading = f"{config.agent} on {config.task}"
     save_episodes(played, out, heading)
     return out
-
-
-def save_episodes(played: list[Episode], path: Path, heading: str = "") -> None:
-    """Write episodes in the format that the file's ending names: see `watch`."""
-    write = _writer(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(played, path, heading)
-    except OSError as error:
-        raise MerlinError(f"{path} must be writable, but {error}: choose another file with --out.") from error
-
-
-def telling_step(episode: Episode) -> int:
-    """Return the step that shows most: one that earned the highest reward, with the sharpest read."""
-
-    def key(index: int) -> tuple[float, float, int]:
-        step = episode.steps[index]
-        weights = step.policy_read_weights if step.policy_read_weights is not None else step.read_weights
-        return step.reward, 0.0 if weights is None or index < 2 else float(weights.max()), index
-
-    return max(range(len(episode.steps)), key=key)
-
-
-def _writer(path: Path) -> Callable[[list[Episode], Path, str], None]:
-    writers = {".gif": _write_gif, ".mp4": _write_mp4, ".html": _write_html, ".png": _write_png}
-    if path.suffix.lower() not in writers:
-        raise MerlinError(
-            f"An episode is written as {', '.join(writers)}, but the file to write is {path.name}: "
-            "give it one of these endings."
-        )
-    if path.suffix.lower() == ".mp4" and not all(map(importlib.util.find_spec, ("imageio", "imageio_ffmpeg"))):
-        raise MerlinError("Writing .mp4 needs the extra 'video': pip install 'merlin-agents[video]', or choose .gif.")
-    return writers[path.suffix.lower()]

@@ -33,9 +33,9 @@ class GridEncoder(nn.Module):
         self.output_size = features
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
-        grids = self.embedding(self.categories.encode(value.flatten(0, -4))).movedim(-1, 1)
+        grids = self.embedding(self.categories.encode(value.reshape(-1, *value.shape[-3:]))).movedim(-1, 1)
         features = self.convolutions(grids).movedim(1, -1).flatten(1)
-        return torch.tanh(self.linear(features)).unflatten(0, value.shape[:-3])
+        return torch.tanh(self.linear(features)).reshape(*value.shape[:-3], -1)
 
 
 class GridDecoder(EntryDecoder):

@@ -1,5 +1,7 @@
 """Pictures: residual convolutions, sized to the picture, and their mirror image."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Box
@@ -80,8 +82,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         pixels = self.pixels(value)
-        features = self.blocks(pixels.flatten(0, -4).movedim(-1, 1))
-        return torch.tanh(self.linear(features.movedim(1, -1).flatten(1))).unflatten(0, pixels.shape[:-3])
+        features = self.blocks(pixels.reshape(-1, *pixels.shape[-3:]).movedim(-1, 1))
+        return torch.tanh(self.linear(features.movedim(1, -1).flatten(1))).reshape(*pixels.shape[:-3], -1)
 
 
 class ImageDecoder(EntryDecoder):
@@ -112,8 +114,8 @@ class ImageDecoder(EntryDecoder):
         self.blocks = nn.Sequential(*blocks).to(memory_format=torch.channels_last)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
-        first = self.linear(latent.flatten(0, -2)).unflatten(-1, self.first_shape)
-        return self.blocks(first.movedim(-1, 1)).movedim(1, -1).flatten(1).unflatten(0, latent.shape[:-1])
+        first = self.linear(latent.reshape(-1, latent.shape[-1])).unflatten(-1, self.first_shape)
+        return self.blocks(first.movedim(-1, 1)).movedim(1, -1).reshape(*latent.shape[:-1], -1)
 
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         pixels = self.pixels(value).flatten(-3)
@@ -128,7 +130,7 @@ class ImageDecoder(EntryDecoder):
         return self.pixels.restore(self._means(parameters).unflatten(-1, self.shape))
 
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        pixels = self.pixels(value).flatten(0, -4).flatten(1)
+        pixels = self.pixels(value).reshape(-1, math.prod(self.shape))
         if self.is_bernoulli:
             return binary_entropy(pixels.mean(0)).sum() - binary_entropy(pixels).sum(-1).mean()
         return 0.5 * pixels.var(0, correction=0).sum()

@@ -18,12 +18,12 @@ class TextEncoder(nn.Module):
         self.output_size = features
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
-        texts, inverse = distinct_rows(value.flatten(0, -2).long())
+        texts, inverse = distinct_rows(value.reshape(-1, value.shape[-1]).long())
         outputs, _ = self.gru(self.embedding(texts))
         lengths = lengths_of(texts)
         last = outputs[torch.arange(len(texts), device=texts.device), (lengths - 1).clamp(min=0)]
         encodings = last * (lengths > 0).unsqueeze(-1)
-        return encodings[inverse].unflatten(0, value.shape[:-1])
+        return encodings[inverse].reshape(*value.shape[:-1], -1)
 
 
 class TextDecoder(EntryDecoder):
@@ -53,7 +53,7 @@ class TextDecoder(EntryDecoder):
         return tokens * is_said(tokens)
 
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        texts = value.flatten(0, -2).long()
+        texts = value.reshape(-1, value.shape[-1]).long()
         starts = torch.arange(self.shape[0], device=texts.device) * self.vocabulary_size
         outside = self.shape[0] * self.vocabulary_size  # one more column takes what is not counted
         counts = count(torch.where(is_said(texts), texts + starts, outside), outside + 1)[:-1]

@@ -69,4 +69,4 @@ class VectorDecoder(EntryDecoder):
         return mean if self.dtype.is_floating_point else mean.round().to(self.dtype)
 
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        return 0.5 * self.scale(value).flatten(0, -2).var(0, correction=0).sum()
+        return 0.5 * self.scale(value).reshape(-1, self.scale.size).var(0, correction=0).sum()

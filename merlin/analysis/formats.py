@@ -1,0 +1,169 @@
+"""Episodes as files: .gif, .mp4, .html to step through, .png of the most telling step."""
+
+import base64
+import importlib.util
+import io
+import json
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from merlin.analysis.canvas import Canvas
+from merlin.analysis.episodes import Episode
+from merlin.analysis.frames import draw_step
+from merlin.analysis.memory_maps import save_picture
+from merlin.errors import MerlinError
+
+SHARP_FRAMES = 60  # a page of at most so many has two pixels a point
+VIDEO_FPS = 10
+PALETTE_FRAMES = 8  # from which a GIF's colours are chosen
+
+Writer = Callable[[list[Episode], Path, str], None]
+
+
+def save_episodes(episodes: list[Episode], path: Path, heading: str = "") -> None:
+    """Write episodes in the format that the file's ending names.
+
+    Raises:
+        MerlinError: No such format, an `.mp4` without the extra `video`, or a file that cannot be written.
+    """
+    write = find_writer(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(episodes, path, heading)
+    except OSError as error:
+        raise MerlinError(f"{path} must be writable, but {error}: choose another file.") from error
+
+
+def find_writer(path: Path) -> Writer:
+    """Return what writes files of this ending."""
+    writers = {".gif": _write_gif, ".mp4": _write_mp4, ".html": _write_html, ".png": _write_png}
+    ending = path.suffix.lower()
+    if ending not in writers:
+        raise MerlinError(
+            f"An episode is written as {', '.join(writers)}, but the file is {path.name}: give it one of these endings."
+        )
+    if ending == ".mp4" and not all(map(importlib.util.find_spec, ("imageio", "imageio_ffmpeg"))):
+        raise MerlinError("Writing .mp4 needs the extra 'video': pip install 'merlin-agents[video]', or choose .gif.")
+    return writers[ending]
+
+
+def telling_step(episode: Episode) -> int:
+    """Return the step that shows most: of those that earned most, the one with the sharpest read."""
+
+    def worth(index: int) -> tuple[float, float, int]:
+        step = episode.steps[index]
+        weights = step.read_weights if step.policy_read_weights is None else step.policy_read_weights
+        # With a single written slot every read is sharp.
+        return step.reward, 0.0 if weights is None or index < 2 else float(weights.max()), index
+
+    return max(range(len(episode.steps)), key=worth)
+
+
+def _draw(episodes: list[Episode], heading: str) -> Iterator[Canvas]:
+    for number, episode in enumerate(episodes, start=1):
+        which = f", episode {number} of {len(episodes)}" if len(episodes) > 1 else ""
+        for step in range(len(episode.steps)):
+            yield draw_step(episode, step, heading + which)
+
+
+def _milliseconds(episodes: list[Episode]) -> list[int]:
+    """Return how long each frame stays: a second in a short episode, less in a long one, longer at its end."""
+    each = min(1000, max(80, 30_000 // max(len(episode.steps) for episode in episodes)))
+    return [each if step < len(e.steps) - 1 else each + 1500 for e in episodes for step in range(len(e.steps))]
+
+
+def _write_gif(episodes: list[Episode], path: Path, heading: str) -> None:
+    # One palette for all frames: what stays the same between frames then is the same, and takes no space.
+    durations = _milliseconds(episodes)
+    chosen = set(np.linspace(0, len(durations) - 1, PALETTE_FRAMES).astype(int).tolist())
+    sample = [canvas.small() for i, canvas in enumerate(_draw(episodes, heading)) if i in chosen]
+    width, height = max(image.width for image in sample), max(image.height for image in sample)
+    sheet = Image.new("RGB", (width, height * len(sample)), "white")
+    for index, image in enumerate(sample):
+        sheet.paste(image, (0, index * height))
+    palette = sheet.quantize(255)
+    frames = (
+        canvas.small().quantize(palette=palette, dither=Image.Dither.NONE) for canvas in _draw(episodes, heading)
+    )
+    next(frames).save(path, save_all=True, append_images=frames, duration=durations, loop=0, optimize=False)
+
+
+def _write_mp4(episodes: list[Episode], path: Path, heading: str) -> None:
+    import imageio
+
+    with imageio.get_writer(path, fps=VIDEO_FPS, codec="libx264", macro_block_size=2, quality=8) as writer:
+        for canvas, milliseconds in zip(_draw(episodes, heading), _milliseconds(episodes), strict=True):
+            frame = np.asarray(canvas.small())
+            frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), constant_values=255)
+            for _ in range(max(1, round(milliseconds * VIDEO_FPS / 1000))):
+                writer.append_data(frame)
+
+
+def _write_png(episodes: list[Episode], path: Path, heading: str) -> None:
+    best = max(episodes, key=lambda episode: episode.steps[telling_step(episode)].reward)
+    save_picture(draw_step(best, telling_step(best), heading), path)
+
+
+def _write_html(episodes: list[Episode], path: Path, heading: str) -> None:
+    durations = _milliseconds(episodes)
+    frames = []
+    for canvas in _draw(episodes, heading):
+        image = canvas.image if len(durations) <= SHARP_FRAMES else canvas.small()
+        data = io.BytesIO()
+        image.quantize(128).save(data, "PNG", optimize=False)
+        frames.append(base64.b64encode(data.getvalue()).decode())
+    page = PAGE.replace("HEADING", escape(heading)).replace("DURATIONS", json.dumps(durations))
+    path.write_text(page.replace("FRAMES", json.dumps(frames)), encoding="utf-8")
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>HEADING</title>
+<style>
+  body { margin: 24px auto; max-width: 1040px; padding: 0 16px; font: 14px "DejaVu Sans", system-ui, sans-serif;
+         color: #1d2430; background: #fff; }
+  img { width: 100%; display: block; }
+  div { display: flex; gap: 14px; align-items: center; padding: 12px 2%; }
+  button { font: inherit; width: 84px; padding: 6px; border: 1px solid #aab2bd; border-radius: 6px; background: #f7f8fa;
+           cursor: pointer; }
+  input { flex: 1; accent-color: #d9682b; }
+  output { min-width: 70px; text-align: right; color: #6b7482; }
+</style>
+<img id="frame" alt="HEADING">
+<div>
+  <button id="play">Pause</button>
+  <input id="slider" type="range" min="0" value="0" aria-label="step">
+  <output id="where"></output>
+</div>
+<p style="color: #6b7482; padding: 0 2%">Space plays and pauses; the arrow keys go step by step.</p>
+<script>
+  const frames = FRAMES, durations = DURATIONS;
+  const [image, play, slider, where] = ["frame", "play", "slider", "where"].map(id => document.getElementById(id));
+  let at = 0, timer = null;
+  slider.max = frames.length - 1;
+  function show(index) {
+    at = (index + frames.length) % frames.length;
+    image.src = "data:image/png;base64," + frames[at];
+    slider.value = at;
+    where.textContent = (at + 1) + " / " + frames.length;
+  }
+  function next() { timer = setTimeout(() => { show(at + 1); next(); }, durations[at]); }
+  function pause() { clearTimeout(timer); timer = null; play.textContent = "Play"; }
+  function toggle() { if (timer) pause(); else { play.textContent = "Pause"; next(); } }
+  play.onclick = toggle;
+  slider.oninput = () => { pause(); show(+slider.value); };
+  document.onkeydown = event => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) { pause(); show(at + step); event.preventDefault(); }
+    if (event.key === " ") { toggle(); event.preventDefault(); }
+  };
+  show(0); next();
+</script>
+</html>
+"""
