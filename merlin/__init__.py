@@ -16,6 +16,8 @@ _PUBLIC = {
     "merlin.agents.merlin": ("Merlin", "MerlinConfig"),
     "merlin.agents.rl_lstm": ("RLLSTM", "RLLSTMConfig"),
     "merlin.agents.rl_mem": ("RLMem", "RLMemConfig"),
+    "merlin.analysis.curves": ("plot_learning_curve",),
+    "merlin.analysis.watching": ("watch",),
     "merlin.config": ("override",),
     "merlin.errors": ("MerlinError",),
     "merlin.memory": ("MemoryState", "Reader"),

@@ -94,7 +94,7 @@ def _new_config(options: argparse.Namespace) -> "RunConfig":
 
     for assignment in options.set:
         if assignment.startswith(_CHOOSE_THE_PRESET):
-            options.fail(f"{assignment} would come after the settings that it chooses: give TASK, --agent or --env-kwargs")
+            options.fail(f"{assignment} would come after what it chooses: use TASK, --agent or --env-kwargs")
     try:
         config = preset(options.agent or "merlin", options.task or DEFAULT_TASK, options.env_kwargs)
         flags = {name: getattr(options, name) for name in ("seed", "steps", "num_envs", "device", "vectorization")}
@@ -110,8 +110,8 @@ def _resumed_config(options: argparse.Namespace) -> "RunConfig":
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:
         options.fail(
-            f"--resume continues a run as it began, so only --steps, --max-seconds, --wandb and --set training.* may be "
-            f"changed, but {', '.join(given)} came: leave that out"
+            f"--resume continues a run as it began, so only --steps, --max-seconds, --wandb and --set training.* may "
+            f"change, but {', '.join(given)} came: leave that out"
         )
     from dataclasses import replace
 
@@ -185,18 +185,26 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    if options.out is not None and options.out.suffix not in (".gif", ".mp4", ".html"):
-        options.fail(f"--out must end in .gif, .mp4 or .html, but is {options.out}: choose one of them")
+    if options.out is not None and options.out.suffix not in (".gif", ".mp4", ".html", ".png"):
+        options.fail(f"--out must end in .gif, .mp4, .html or .png, but is {options.out}: choose one of them")
     from merlin.analysis.watching import watch
 
-    print(watch(options.run_dir, options.out, options.episodes, options.seed))
+    path = watch(
+        options.run_dir,
+        options.out,
+        episodes=options.episodes,
+        seed=options.seed,
+        which=options.checkpoint,
+        greedy=options.greedy,
+    )
+    print(path)
     return 0
 
 
 def _tasks(_: argparse.Namespace) -> int:
     # By its name, as gymnasium loads it: nothing else of this package knows of it.
     _print_table([(name, task.summary) for name, task in import_module("tasks").TASKS.items()])
-    print("Any other gymnasium id works too, such as MiniGrid-MemoryS7-v0, or module:Id, which imports the module first.")
+    print("Any other gymnasium id works too, such as MiniGrid-MemoryS7-v0, or module:Id, which imports its module.")
     return 0
 
 
@@ -216,11 +224,11 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help tells more).\n")
+        self.exit(2, f"{self.prog}: {message.rstrip('.')} ({self.prog} --help tells more).\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
+    parser = _Parser("merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, function: Callable, summary: str, **more: Any) -> Callable:
@@ -255,11 +263,11 @@ def _parser() -> argparse.ArgumentParser:
         "task and agent and what it is, and exit")  # fmt: skip
     add("--run-dir", metavar="DIR", type=Path, help="where the run's files go "
         "(default: runs/TASK-AGENT-seedS-DATE-TIME)")  # fmt: skip
-    add("--resume", metavar="DIR", type=Path, help="continue the run in this directory exactly where its last checkpoint "
-        "was taken; needs nothing else")  # fmt: skip
+    add("--resume", metavar="DIR", type=Path, help="continue the run in this directory exactly where its last "
+        "checkpoint was taken; needs nothing else")  # fmt: skip
     add("--max-seconds", metavar="S", type=_seconds, default=math.inf, help="stop after this long, with a checkpoint")
-    add("--wandb", choices=("auto", "online", "offline", "disabled"), default="auto", help="Weights & Biases; auto, the "
-        "default, goes online if you are logged in")  # fmt: skip
+    add("--wandb", choices=("auto", "online", "offline", "disabled"), default="auto", help="Weights & Biases; auto, "
+        "the default, goes online if you are logged in")  # fmt: skip
 
     add = command("evaluate", _evaluate, "play held-out episodes with a trained agent and print its score")
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
@@ -273,8 +281,11 @@ def _parser() -> argparse.ArgumentParser:
     add = command("watch", _watch, "record episodes of a trained agent: what it sees, believes, expects and recalls")
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
     add("--episodes", metavar="N", type=_whole_number(1), default=1, help="how many (default: 1)")
-    add("--seed", metavar="S", type=_seed, help="chooses the episodes (default: the run's seed)")
-    add("--out", metavar="FILE", type=Path, help="a .gif, .mp4 or .html file (default: in the run directory)")
+    add("--seed", metavar="S", type=_seed, default=0, help="another seed shows other episodes (default: 0)")
+    add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
+    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
+    add("--out", metavar="FILE", type=Path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
+        "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
 
     command("tasks", _tasks, "list the tasks of this package")
     command("agents", _agents, "list the agents")
@@ -283,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:
     """Return a parser of whole numbers, which may be written 1e6 or 1_000_000."""
+    bounds = f"of at least {minimum}" if maximum == 2**62 else f"from {minimum} to {maximum}"
 
     def parse(text: str) -> int:
         try:
@@ -291,7 +303,7 @@ def _whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:
         except (ValueError, OverflowError):
             whole, number = minimum, math.nan
         if whole != number or not minimum <= whole <= maximum:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} to {maximum}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}, got {text!r}")
         return whole
 
     return parse

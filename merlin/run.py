@@ -8,6 +8,7 @@
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -101,9 +102,16 @@ def start(config: RunConfig, run_dir: Path) -> None:
         raise MerlinError(
             f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
         )
+    write_config(config, run_dir)
+
+
+def write_config(config: RunConfig, run_dir: Path) -> None:
+    """Write the configuration, under another name first, so that a kill leaves the old one or the new one."""
+    temporary = run_dir / ".config.json"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.json").write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, run_dir / "config.json")
     except OSError as error:
         raise MerlinError(f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir.") from error
 
@@ -136,6 +144,7 @@ def train(
             _, rest = checkpoint.load_latest(run_dir, agent)
             trainer.load_state_dict(rest["trainer"])
             before = rest["wall_seconds"]
+            write_config(config, run_dir)  # steps and training.* may have changed, and the next resume starts from them
         else:
             start(config, run_dir)
         with Reporter(run_dir, config.steps, trainer.env_steps, stream) as reporter:

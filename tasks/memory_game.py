@@ -63,6 +63,7 @@ class MemoryGame(TensorVectorEnv):
         observation_space = spaces.Dict(card_space | {"position": spaces.Discrete(self.num_cards + 1)})
         super().__init__(num_envs, observation_space, spaces.Discrete(self.num_cards), device, render_mode)
         self.glyphs = torch.from_numpy(make_glyphs(pairs, glyph_seed)).to(self.device)
+        self.scores = scores(pairs)
         self._start()
 
     def _start(self) -> None:
@@ -92,7 +93,7 @@ class MemoryGame(TensorVectorEnv):
         is_match = (card == self.card) & (position != self.position) & (card != 0)
         self.shown_as.scatter_(1, face, (card * ~is_match)[:, None])
         reward = is_match.to(torch.float32)
-        self.num_found = self.num_found + reward
+        self.num_found += reward
         self.card, self.position = card, position
         self.num_flips = self.num_flips + 1
 

@@ -77,6 +77,7 @@ class TMaze(TensorVectorEnv):
         self.next_nodes = node + (is_forward & ~is_junction)
         self.ends = is_junction & ~is_forward
         self.rewards = (is_cued & self.ends).float().masked_fill(is_junction == is_forward, BUMP_REWARD)
+        self.scores = scores(length)
         self._start()
 
     def _draw_starts(self) -> Int[Tensor, " B"]:

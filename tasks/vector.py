@@ -19,6 +19,8 @@ class TensorVectorEnv(VectorEnv):
     where an episode ended and NaN elsewhere. What `step` returns is never written again. There is no Python loop over
     environments and no host synchronisation in `step`.
 
+    `scores` holds the exact expected returns of reference policies.
+
     A task defines `_start()` (begin an episode everywhere), `_observe()`, `step()`, `draw(index)`, and names the
     tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended.
     """
@@ -32,6 +34,7 @@ class TensorVectorEnv(VectorEnv):
     can_truncate = False
     autoreset = True
     state_names: tuple[str, ...] = ()
+    scores: dict[str, float]
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ def test_override_changes_nothing_else_and_later_assignments_win():
     [
         ("model.kl_costs=1", "there is no setting 'model.kl_costs': did you mean 'model.kl_cost'?"),
         ("kl_cost=1", "there is no setting 'kl_cost': did you mean 'model.kl_cost'?"),
+        ("model.shape=1,2", "there is no setting 'model.shape': did you mean 'shape'?"),
         ("memorysize=1", "there is no setting 'memorysize': did you mean 'model.memory_size'?"),
         ("training.learning_rate=1", "there is no setting 'training.learning_rate': did you mean 'learning_rate'?"),
         ("task.name=1", "there is no setting 'task.name': did you mean 'task'?"),
@@ -141,6 +142,7 @@ def test_a_field_without_a_class_in_its_annotation_takes_the_one_given():
         ({"zzz": 1}, "the configuration has the unknown setting 'zzz': remove it"),
         ({"task": 3}, "task must be str, got 3"),
         ({"learning_rate": True}, "learning_rate must be float, got True"),
+        ({"model": {**to_dict(RUN)["model"], "memory_size": True}}, "model.memory_size must be int, got True"),
         ({"model": 3}, "model must be Model, got 3"),
         ({"model": {**to_dict(RUN)["model"], "read": "x"}}, "model.read must be 'softmax' | 'top-k', got 'x'"),
         ({"shape": [1]}, "shape must be tuple[int, float], got [1]"),

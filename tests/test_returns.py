@@ -24,6 +24,9 @@ def window() -> dict[str, torch.Tensor]:
 
 def test_advantages_equal_the_sum_of_discounted_td_errors():
     w, value, gae_lambda = window(), randn(T, B, seed=2), 0.8
+    # What follows a row that ends nothing is the next row, and worth its value.
+    following = torch.cat([value[1:], w["next_value"][-1:]])
+    w["next_value"] = torch.where(w["is_end"], w["next_value"], following)
     ours = generalized_advantages(value=value, gae_lambda=gae_lambda, **w)
     td_errors = w["reward"] + w["discount"] * w["next_value"] - value
     for b in range(B):

@@ -74,7 +74,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the observation that the latent stands for, or None if the agent has no decoder."""
         return None
 
-    def warnings(self, metrics: dict[str, float]) -> dict[str, str]:
+    def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Return what a user should be told about a report's metrics: a plain sentence with its remedy, by a key."""
         return {}
 

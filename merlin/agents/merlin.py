@@ -254,7 +254,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """Return the observation that the latent stands for, entry by entry in the observation's units."""
         return self.decoder.mode(self.decoder(latent))
 
-    def warnings(self, metrics: dict[str, float]) -> dict[str, str]:
+    def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Tell of a collapsed posterior: next to no nats beyond the prior, and observations decoded no better than by chance."""
         kl, chance, explained = (metrics[name] for name in ("kl_nats", "observation_nats", "observation_explained"))
         if kl > 0.05 * chance or explained > 0.5:

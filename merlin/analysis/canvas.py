@@ -9,25 +9,27 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from merlin.errors import MerlinError
 
 SCALE = 2
 INK, GREY, FAINT, LINE, EMPTY = "#1d2430", "#6b7482", "#aab2bd", "#d8dde4", "#f1f3f6"
 BLUE, ORANGE, GREEN, RED = "#2463a8", "#d9682b", "#2c8c57", "#c43d3d"
 # Of categories; the first is often "nothing". Dark enough for white letters, except the first.
-CATEGORIES = ("#c6ccd5", "#3a78b8", "#db7c28", "#3d9863", "#b9486a", "#7e61ad", "#94684c", "#3498a6", "#8c8a2c", "#5c6672")
+CATEGORIES = ("#c6ccd5", "#3a78b8", "#db7c28", "#3d9863", "#b9486a", "#7e61ad", "#94684c", "#3498a6", "#8c8a2c")
 
 Number = int | float
 
 
 def category_colour(value: int) -> str:
-    """Return the colour of a category, the same wherever it is drawn; after the tenth they come again."""
+    """Return the colour of a category, the same wherever it is drawn; after the ninth they come again."""
     return CATEGORIES[value] if value < len(CATEGORIES) else CATEGORIES[1 + (value - 1) % (len(CATEGORIES) - 1)]
 
 
 def mix(colour: str, share: Number, ground: str = "#ffffff") -> str:
     """Return `share` of a colour on a ground, share from 0 to 1."""
-    parts = zip(_rgb(colour), _rgb(ground), strict=True)
+    parts = zip(ImageColor.getrgb(colour), ImageColor.getrgb(ground), strict=True)
     return "#" + "".join(f"{round(share * top + (1 - share) * bottom):02x}" for top, bottom in parts)
 
 
@@ -73,19 +75,18 @@ class Canvas:
         """Draw a rectangle, its outline inside it."""
         left, top, right, bottom = (round(side * SCALE) for side in (x, y, x + width, y + height))
         corners = (left, top, max(right - 1, left), max(bottom - 1, top))
-        radius = min(radius, width / 2, height / 2)
+        radius = radius if min(width, height) >= 14 else 0  # of a small box nobody sees it, and it takes time
         self.pen.rounded_rectangle(corners, radius * SCALE, fill, outline, round(line * SCALE) if outline else 0)
 
     def hatched(self, x: Number, y: Number, width: Number, height: Number) -> None:
         """Draw a place that holds nothing."""
         self.box(x, y, width, height, EMPTY, radius=2)
-        if min(width, height) < 10:
+        if min(width, height) < 16:
             return
         step, bottom = 7, y + height
         for start in np.arange(x - height + step, x + width, step):
-            first, last = max(start, x), min(start + height, x + width)
-            ends = [(first * SCALE, (bottom - (first - start)) * SCALE), (last * SCALE, (bottom - (last - start)) * SCALE)]
-            self.pen.line(ends, "#e0e4ea", SCALE)
+            ends = max(start, x), min(start + height, x + width)
+            self.pen.line([(end * SCALE, (bottom - end + start) * SCALE) for end in ends], "#e0e4ea", SCALE)
 
     def line(self, points: Sequence[tuple[Number, Number]], colour: str, width: Number = 1) -> None:
         """Draw straight lines from point to point."""
@@ -100,38 +101,41 @@ class Canvas:
         corners = [(x, y), (x - 0.6 * size, y + size), (x + 0.6 * size, y + size)]
         self.pen.polygon([(a * SCALE, b * SCALE) for a, b in corners], colour)
 
-    def picture(self, x: Number, y: Number, width: Number, height: Number, pixels: np.ndarray) -> tuple[float, float]:
-        """Draw a picture [Y, X, 3] as large as it fits, its top in the middle; return its width and height."""
+    def picture(
+        self, x: Number, y: Number, width: Number, height: Number, pixels: np.ndarray, centred: bool = False
+    ) -> None:
+        """Draw a picture [Y, X, 3] as large as it fits, to the left or centred."""
         rows, columns = pixels.shape[:2]
         factor = min(width * SCALE / columns, height * SCALE / rows)
-        if factor > 1:
-            factor = int(factor)  # square pixels, all of one size
+        how = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+        if factor >= 3:
+            factor, how = int(factor), Image.Resampling.NEAREST  # square pixels, all of one size
         size = max(1, round(columns * factor)), max(1, round(rows * factor))
-        image = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BOX)
-        left = x + (width - size[0] / SCALE) / 2
-        self.image.paste(image, (round(left * SCALE), round(y * SCALE)))
-        return size[0] / SCALE, size[1] / SCALE
+        left = x + (width - size[0] / SCALE) / 2 if centred else x
+        self.image.paste(Image.fromarray(pixels).resize(size, how), (round(left * SCALE), round(y * SCALE)))
 
     def strip(self, x: Number, y: Number, width: Number, height: Number, colours: Sequence[str]) -> None:
         """Draw colours side by side, as when there are too many for boxes."""
-        pixels = np.array([[_rgb(colour) for colour in colours]], np.uint8)
+        pixels = np.array([[ImageColor.getrgb(colour) for colour in colours]], np.uint8)
         size = round(width * SCALE), round(height * SCALE)
         # Boxes that are averaged, rather than pixels left out, where there are more colours than pixels.
         how = Image.Resampling.NEAREST if len(colours) <= size[0] else Image.Resampling.BOX
         self.image.paste(Image.fromarray(pixels).resize(size, how), (round(x * SCALE), round(y * SCALE)))
 
+    def save(self, path: Path) -> None:
+        """Write the sheet as a picture, at `SCALE` pixels a point.
+
+        Raises:
+            MerlinError: The file cannot be written.
+        """
+        try:
+            self.image.save(path)
+        except OSError as error:
+            raise MerlinError(f"{path} must be writable, but {error}: choose another file.") from error
+
     def small(self) -> Image.Image:
         """Return the sheet at one pixel a point, its edges smoothed."""
         return self.image.reduce(SCALE)
-
-
-def fraction_colour(share: Number) -> str:
-    """Return black or white: what is legible on `share` of a strong colour."""
-    return "#ffffff" if share > 0.55 else INK
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 @lru_cache

@@ -18,8 +18,8 @@ from merlin.training.environment import Environment
 class Step(NamedTuple):
     """One observation and what the agent made of it. Entries that an agent lacks are None.
 
-    `policy` holds probabilities [A]; for a Box, of each of its n numbers the mean, the standard deviation and the action
-    [3, n], in half ranges from the middle. `reward` is what `action` earned. The reads are of the memory before this
+    `policy` holds probabilities [A]; for a Box of n numbers their means, their standard deviations and the action
+    [3, n], in half ranges from the middle. `reward` is what `action` earned. What is read is the memory before this
     step's write into `slot`.
     """
 
@@ -54,7 +54,7 @@ class Episode(NamedTuple):
         """Return in words what was done in a step."""
         action = self.steps[step].action
         if isinstance(self.action_space, spaces.Box):
-            return "action " + " ".join(f"{x:.2f}" for x in action.reshape(-1)[:4]) + (" …" if action.size > 4 else "")
+            return "action " + " ".join(f"{x:.2f}" for x in action.reshape(-1)[:4]).replace("-", "−")
         if self.action_names is not None:
             return self.action_names[int(action) - int(self.action_space.start)]
         return "action " + " ".join(map(str, action.reshape(-1)))

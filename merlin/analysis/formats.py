@@ -14,12 +14,11 @@ from PIL import Image
 from merlin.analysis.canvas import Canvas
 from merlin.analysis.episodes import Episode
 from merlin.analysis.frames import draw_step
-from merlin.analysis.memory_maps import save_picture
 from merlin.errors import MerlinError
 
 SHARP_FRAMES = 60  # a page of at most so many has two pixels a point
 VIDEO_FPS = 10
-PALETTE_FRAMES = 8  # from which a GIF's colours are chosen
+PALETTE_FRAMES = 4  # from which the colours of all are chosen
 
 Writer = Callable[[list[Episode], Path, str], None]
 
@@ -63,11 +62,31 @@ def telling_step(episode: Episode) -> int:
     return max(range(len(episode.steps)), key=worth)
 
 
-def _draw(episodes: list[Episode], heading: str) -> Iterator[Canvas]:
+def _draw(episodes: list[Episode], heading: str, chosen: set[int] | None = None) -> Iterator[Canvas]:
+    """Yield the pictures of all steps of all episodes, or of the chosen ones."""
+    index = 0
     for number, episode in enumerate(episodes, start=1):
         which = f", episode {number} of {len(episodes)}" if len(episodes) > 1 else ""
         for step in range(len(episode.steps)):
-            yield draw_step(episode, step, heading + which)
+            if chosen is None or index in chosen:
+                yield draw_step(episode, step, heading + which)
+            index += 1
+
+
+def _palette(episodes: list[Episode], heading: str) -> Image.Image:
+    """Return an image whose palette serves all frames.
+
+    What stays the same from frame to frame then has the same colour, and takes no space; and choosing colours takes ten
+    times as long as using them.
+    """
+    num_frames = sum(len(episode.steps) for episode in episodes)
+    chosen = set(np.linspace(0, num_frames - 1, PALETTE_FRAMES).astype(int).tolist())
+    frames = [np.asarray(canvas.small())[::2] for canvas in _draw(episodes, heading, chosen)]
+    palette = Image.fromarray(np.concatenate(frames)).quantize(256)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.sum(1).argmax()] = 255  # choosing by the median greys the white of the page
+    palette.putpalette(colours.flatten().tolist())
+    return palette
 
 
 def _milliseconds(episodes: list[Episode]) -> list[int]:
@@ -77,18 +96,9 @@ def _milliseconds(episodes: list[Episode]) -> list[int]:
 
 
 def _write_gif(episodes: list[Episode], path: Path, heading: str) -> None:
-    # One palette for all frames: what stays the same between frames then is the same, and takes no space.
+    palette = _palette(episodes, heading)
+    frames = (canvas.small().quantize(palette=palette, dither=Image.Dither.NONE) for canvas in _draw(episodes, heading))
     durations = _milliseconds(episodes)
-    chosen = set(np.linspace(0, len(durations) - 1, PALETTE_FRAMES).astype(int).tolist())
-    sample = [canvas.small() for i, canvas in enumerate(_draw(episodes, heading)) if i in chosen]
-    width, height = max(image.width for image in sample), max(image.height for image in sample)
-    sheet = Image.new("RGB", (width, height * len(sample)), "white")
-    for index, image in enumerate(sample):
-        sheet.paste(image, (0, index * height))
-    palette = sheet.quantize(255)
-    frames = (
-        canvas.small().quantize(palette=palette, dither=Image.Dither.NONE) for canvas in _draw(episodes, heading)
-    )
     next(frames).save(path, save_all=True, append_images=frames, duration=durations, loop=0, optimize=False)
 
 
@@ -105,16 +115,16 @@ def _write_mp4(episodes: list[Episode], path: Path, heading: str) -> None:
 
 def _write_png(episodes: list[Episode], path: Path, heading: str) -> None:
     best = max(episodes, key=lambda episode: episode.steps[telling_step(episode)].reward)
-    save_picture(draw_step(best, telling_step(best), heading), path)
+    draw_step(best, telling_step(best), heading).save(path)
 
 
 def _write_html(episodes: list[Episode], path: Path, heading: str) -> None:
-    durations = _milliseconds(episodes)
+    palette, durations = _palette(episodes, heading), _milliseconds(episodes)
     frames = []
     for canvas in _draw(episodes, heading):
         image = canvas.image if len(durations) <= SHARP_FRAMES else canvas.small()
         data = io.BytesIO()
-        image.quantize(128).save(data, "PNG", optimize=False)
+        image.quantize(palette=palette, dither=Image.Dither.NONE).save(data, "PNG")
         frames.append(base64.b64encode(data.getvalue()).decode())
     page = PAGE.replace("HEADING", escape(heading)).replace("DURATIONS", json.dumps(durations))
     path.write_text(page.replace("FRAMES", json.dumps(frames)), encoding="utf-8")

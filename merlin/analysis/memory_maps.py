@@ -4,16 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
-from merlin.analysis.canvas import BLUE, EMPTY, FAINT, GREY, INK, LINE, ORANGE, Canvas, mix
+from merlin.analysis.canvas import BLUE, EMPTY, FAINT, GREEN, GREY, INK, LINE, ORANGE, RED, Canvas, Number, mix
 from merlin.analysis.episodes import Episode, Step
-from merlin.analysis.observations import draw_entry, draw_word, in_words, is_picture, is_word, label
+from merlin.analysis.observations import coloured_entry, draw_entry, draw_word, in_words, is_picture, is_word, label
 from merlin.errors import MerlinError
 from merlin.networks.spaces import kind
 
 POLICY, PREDICTOR = "#6a3d9a", BLUE
 LABELS, ROW, HEAD = 108, 25, 30  # room for the names of rows; heights of a row and of the headline
 MOST_SLOTS = 64  # of a larger memory only the slots that the episode writes are drawn
-WIDEST, NARROWEST = 64, 9  # a slot, in points; narrower ones are drawn as strips
+WIDEST, NARROWEST = 90, 9  # a slot, in points; narrower ones are drawn as strips
+DIFFUSE = 0.25  # a read of which no slot has more
 MOST_ENTRIES, MOST_NUMBERS = 3, 8  # that are shown of what a slot holds
 
 
@@ -36,12 +37,12 @@ def num_shown_slots(episode: Episode) -> int:
     return min(memory_size, max(MOST_SLOTS // 2, 1 + max(step.slot for step in episode.steps)))
 
 
-def height_of_memory(episode: Episode) -> int:
+def height_of_memory(episode: Episode) -> Number:
     """Return how high `draw_memory` draws."""
     return HEAD + _height_of_contents(episode) + 6 + ROW * len(read_rows(episode.steps[0])) + 34
 
 
-def draw_memory(canvas: Canvas, x: float, y: float, width: float, episode: Episode, step: int) -> None:
+def draw_memory(canvas: Canvas, x: Number, y: Number, width: Number, episode: Episode, step: int) -> None:
     """Draw what each slot holds, how much each key reads from it, and which one is written."""
     now, held, count = episode.steps[step], episode.held(step), num_shown_slots(episode)
     rows = read_rows(now)
@@ -95,7 +96,7 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
         contents = top - 6 - (_height_of_contents(episode, cell) if cell >= 16 else 0)
         canvas.text(x + panel / 2, contents - 10, f"{name} reads", 11, bold=True, anchor="mm")
         if cell >= 16:
-            _draw_contents(canvas, None, contents, cell, episode, last, None, x_slots=x)
+            _draw_contents(canvas, 42 if k == 0 and wordy else None, contents, cell, episode, last, None, x_slots=x)
     for index, step in enumerate(episode.steps):
         y, held = top + index * line, episode.held(index)
         if wordy:
@@ -103,33 +104,26 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
             seen = in_words(episode.spaces, step.observation)
             canvas.text(42, y + line / 2, f"{seen} → {episode.action_name(index)}", 9.5, width=story - 52)
             if step.reward:
-                canvas.box(24 + story - 9, y + line / 2 - 3, 6, 6, "#2c8c57" if step.reward > 0 else "#c43d3d", radius=3)
+                canvas.box(24 + story - 9, y + line / 2 - 3, 6, 6, GREEN if step.reward > 0 else RED, radius=3)
         elif index == 0 or index == num_steps - 1:
             canvas.text(24, y + line / 2, str(index + 1), 9.5, GREY)
         for k, (_, colour, weights) in enumerate(read_rows(step)):
             x = 24 + story + k * (panel + gap)
-            _draw_weights(canvas, x, y, cell, line - (1.5 if line > 8 else 0), colour, weights[:count], held, percent=False)
+            height = line - (1.5 if line > 8 else 0)
+            _draw_weights(canvas, x, y, cell, height, colour, weights[:count], held, percent=False)
             if step.slot < count and cell >= NARROWEST:
                 canvas.box(x + step.slot * cell, y, cell - 1.5, line - 1.5, outline=ORANGE, line=1.25, radius=2)
     y = top + line * num_steps + 20
     x = 24 + story
-    for fill, outline, words in (
-        (mix(POLICY, 0.85), None, "read, the darker the more"),
-        (EMPTY, ORANGE, "written"),
-        (EMPTY, None, "empty"),
+    for fill, outline, radius, words in (
+        (mix(POLICY, 0.85), None, 2, "read, the darker the more"),
+        (EMPTY, ORANGE, 2, "written"),
+        (EMPTY, None, 2, "empty"),
+        (GREEN, None, 6, "rewarded"),
     ):
-        canvas.box(x, y - 6, 12, 12, fill, outline, 1.25, 2)
+        canvas.box(x, y - 6, 12, 12, fill, outline, 1.25, radius)
         x += 18 + canvas.text(x + 18, y, words, 9.5, GREY) + 18
-    save_picture(canvas, path)
-
-
-def save_picture(canvas: Canvas, path: Path) -> None:
-    """Write the sheet as a PNG, of 128 colours where it has no photographs."""
-    image = canvas.image.quantize(128) if len(canvas.image.getcolors(1 << 24)) < 2000 else canvas.image
-    try:
-        image.save(path, optimize=True)
-    except OSError as error:
-        raise MerlinError(f"{path} must be writable, but {error}: choose another file.") from error
+    canvas.save(path)
 
 
 def _sentence(episode: Episode, step: int, held: dict[int, int]) -> str:
@@ -142,6 +136,8 @@ def _sentence(episode: Episode, step: int, held: dict[int, int]) -> str:
         return f"{name} reads empty slots"
     seen = in_words(episode.spaces, episode.steps[held[slot]].observation)
     what = f"step {held[slot] + 1}" + (f", when it saw {seen}" if seen else "")
+    if weights[slot] < DIFFUSE and len(held) > 1:
+        return f"{name} reads no slot much: at most {100 * weights[slot]:.0f}%, from {what}"
     return f"{name} reads most from {what}: {100 * weights[slot]:.0f}%"
 
 
@@ -155,25 +151,26 @@ def _shown_entries(episode: Episode) -> list[str]:
     return small[:MOST_ENTRIES]
 
 
-def _heights(episode: Episode, cell: float) -> dict[str, float]:
+def _heights(episode: Episode, cell: Number) -> dict[str, Number]:
     spaces = {name: episode.spaces[name] for name in _shown_entries(episode)}
     return {name: min(cell, 44) + 2 if is_picture(space) else 21 for name, space in spaces.items()}
 
 
-def _height_of_contents(episode: Episode, cell: float | None = None) -> float:
+def _height_of_contents(episode: Episode, cell: Number | None = None) -> Number:
     if cell is None:
         cell = min(WIDEST, (912 - LABELS) / num_shown_slots(episode))
     return sum(_heights(episode, cell).values()) if cell >= NARROWEST else 0
 
 
-def _draw_contents(canvas, x, y, cell, episode, held, written, x_slots=None) -> float:
+def _draw_contents(canvas, x, y, cell, episode, held, written, x_slots=None) -> Number:
     """Draw what was seen when each slot was written, in a row for each entry; return where the next row begins."""
     if cell < NARROWEST:
         return y
     begin, x_slots = y, x + LABELS if x_slots is None else x_slots
+    coloured = coloured_entry(episode.spaces)
     for name, height in _heights(episode, cell).items():
         if x is not None:
-            canvas.text(x, y + height / 2 - 1, label(name) or "holds", 10.5, GREY, width=LABELS - 8)
+            canvas.text(x, y + height / 2 - 1, label(name) or "holds", 10.5, GREY, width=LABELS - 24)
         for slot in range(num_shown_slots(episode)):
             place = x_slots + slot * cell
             if slot not in held:
@@ -181,9 +178,10 @@ def _draw_contents(canvas, x, y, cell, episode, held, written, x_slots=None) -> 
                 continue
             space, value = episode.spaces[name], episode.steps[held[slot]].observation[name]
             if is_word(space):
-                draw_word(canvas, place, y, cell - 2, height - 2, space, value, min(10.5, 0.55 * cell))
+                size = min(10.5, 0.55 * cell)
+                draw_word(canvas, place, y, cell - 2, height - 2, space, int(value), name == coloured, size)
             else:
-                draw_entry(canvas, place, y, cell - 2, height - 2, space, value)
+                draw_entry(canvas, place, y, cell - 2, height - 2, space, value, is_centred=True)
         y += height
     if written is not None and written < num_shown_slots(episode):
         canvas.box(x_slots + written * cell - 2, begin - 2, cell + 2, y - begin + 2, outline=ORANGE, line=1.5, radius=4)
@@ -193,7 +191,7 @@ def _draw_contents(canvas, x, y, cell, episode, held, written, x_slots=None) -> 
 def _draw_weights(canvas, x, y, cell, height, colour, weights, held, percent=True) -> None:
     """Draw a key's weights as cells, darker where it reads more; slots that hold nothing are hatched."""
     if cell < NARROWEST:
-        shades = [mix(colour, float(w)) if slot in held else EMPTY for slot, w in enumerate(weights)]
+        shades = [_shade(colour, float(w)) if slot in held else EMPTY for slot, w in enumerate(weights)]
         canvas.strip(x, y, cell * len(weights), height, shades)
         return
     for slot, weight in enumerate(weights):
@@ -201,7 +199,12 @@ def _draw_weights(canvas, x, y, cell, height, colour, weights, held, percent=Tru
         if slot not in held and share < 0.005:
             canvas.hatched(place, y, cell - 2, height)
             continue
-        canvas.box(place, y, cell - 2, height, mix(colour, share, "#fafbfc"), mix(FAINT, 0.5), 0.5, 2)
+        canvas.box(place, y, cell - 2, height, _shade(colour, share), mix(FAINT, 0.5), 0.5, 2)
         if percent and cell >= 24 and share >= 0.005:
-            shade = "#ffffff" if share > 0.5 else INK if share > 0.1 else GREY
-            canvas.text(place + cell / 2 - 1, y + height / 2, f"{100 * share:.0f}", 9.5, shade, "mm", bold=share > 0.5)
+            ink = "#ffffff" if share > 0.4 else INK if share > 0.1 else GREY
+            canvas.text(place + cell / 2 - 1, y + height / 2, f"{100 * share:.0f}", 9.5, ink, "mm", bold=share > 0.4)
+
+
+def _shade(colour: str, weight: Number) -> str:
+    """Return the colour of a weight: by its root, or reads spread over many slots would be white."""
+    return mix(colour, weight**0.6, "#fafbfc")

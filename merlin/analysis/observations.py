@@ -1,14 +1,19 @@
-"""Observations drawn entry by entry: categories as words, pictures and grids as pictures, vectors as bars, texts as texts."""
+"""Observations drawn entry by entry: categories as numbers on colours, grids as pictures, vectors as bars."""
+
+import textwrap
+from functools import lru_cache
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from PIL import ImageColor
 
-from merlin.analysis.canvas import BLUE, EMPTY, FAINT, GREY, INK, LINE, RED, Canvas, category_colour, mix
+from merlin.analysis.canvas import BLUE, EMPTY, FAINT, GREY, INK, RED, Canvas, Number, category_colour, mix
 from merlin.networks.categories import sizes_and_starts
 from merlin.networks.spaces import ROOT, kind
 
 MINIGRID_SIZES = (11, 6, 4)  # object, colour, state
+NEUTRAL = "#e6eaf0"
 MOST_NUMBERS = 32  # of a vector that are drawn as bars
 
 
@@ -52,21 +57,26 @@ def height_of(space: gymnasium.Space) -> int:
 
 def draw_entry(
     canvas: Canvas,
-    x: float,
-    y: float,
-    width: float,
-    height: float,
+    x: Number,
+    y: Number,
+    width: Number,
+    height: Number,
     space: gymnasium.Space,
     value: np.ndarray,
     truth: np.ndarray | None = None,
+    is_coloured: bool = True,
+    is_centred: bool = False,
 ) -> None:
-    """Draw an entry into a box; with the `truth` given, mark what differs from it."""
+    """Draw an entry into a box, pictures at its left or centred.
+
+    Args:
+        truth: What differs from it is marked.
+        is_coloured: Single categories have colours, by which the eye finds equal ones. One entry should have them.
+    """
     if is_picture(space):
-        pixels = as_picture(space, value)
-        drawn = canvas.picture(x, y, width, height, pixels)
-        canvas.box(x + (width - drawn[0]) / 2, y, *drawn, outline=LINE, line=0.5)
+        canvas.picture(x, y, width, height, as_picture(space, value), is_centred)
     elif kind(space) == "category":
-        _draw_categories(canvas, x, y, width, space, value, truth)
+        _draw_categories(canvas, x, y, width, space, value, truth, is_coloured)
     elif kind(space) == "text":
         _draw_text(canvas, x, y, width, space, value, truth)
     else:
@@ -74,19 +84,33 @@ def draw_entry(
 
 
 def draw_word(
-    canvas: Canvas, x: float, y: float, width: float, height: float, space: spaces.Discrete, value: int, size: float = 11
+    canvas: Canvas,
+    x: Number,
+    y: Number,
+    width: Number,
+    height: Number,
+    space: spaces.Discrete,
+    value: int,
+    is_coloured: bool,
+    size: Number = 11,
 ) -> None:
-    """Draw one category as its number on its colour."""
+    """Draw one category as its number, on its colour or on grey."""
     index = int(value) - int(space.start)
-    canvas.box(x, y, width, height, category_colour(index), radius=3)
-    canvas.text(x + width / 2, y + height / 2, str(int(value)), size, INK if index == 0 else "#ffffff", "mm", bold=True)
+    is_dark = is_coloured and index > 0
+    canvas.box(x, y, width, height, category_colour(index) if is_coloured else NEUTRAL, radius=3)
+    canvas.text(x + width / 2, y + height / 2, str(int(value)), size, "#ffffff" if is_dark else INK, "mm", bold=True)
 
 
-def _draw_categories(canvas, x, y, width, space, value, truth) -> None:
+def coloured_entry(entries: dict[str, gymnasium.Space]) -> str | None:
+    """Return the entry whose categories have colours: the first, if it is one category."""
+    name, space = next(iter(entries.items()))
+    return name if is_word(space) else None
+
+
+def _draw_categories(canvas, x, y, width, space, value, truth, is_coloured) -> None:
     if is_word(space):
-        draw_word(canvas, x, y, width, 22, space, int(value))
-        wrong = truth is not None and value != truth
-        if wrong:
+        draw_word(canvas, x, y, width, 22, space, int(value), is_coloured)
+        if truth is not None and value != truth:
             canvas.box(x - 2, y - 2, width + 4, 26, outline=RED, line=1.5, radius=4)
         return
     values, (_, starts) = value.reshape(-1), sizes_and_starts(space)
@@ -109,8 +133,7 @@ def _draw_text(canvas, x, y, width, space, value, truth) -> None:
     words = [space.vocabulary[token] for token in tokens[:end]]
     joined = ("" if all(len(word) == 1 for word in words) else " ").join(words)
     colour = RED if truth is not None and (value != truth).any() else INK
-    per_line = max(8, int(width / 5.6))
-    lines = [joined[start : start + per_line] for start in range(0, len(joined), per_line)] or ["(empty)"]
+    lines = textwrap.wrap(joined, max(8, int(width / 5.9))) or ["(empty)"]
     for i, line in enumerate(lines[:3]):
         canvas.text(x, y + 7 + 13 * i, line + ("…" if i == 2 and len(lines) > 3 else ""), 9.5, colour, width=width)
 
@@ -130,7 +153,8 @@ def _draw_vector(canvas, x, y, width, height, space, value) -> None:
     cell = width / len(shares)
     for i, share in enumerate(shares):
         bar = half * abs(share)
-        canvas.box(x + i * cell + 1, middle - (bar if share > 0 else 0), cell - 2, max(bar, 0.5), BLUE if share >= 0 else RED)
+        top = middle - bar if share > 0 else middle
+        canvas.box(x + i * cell + 1, top, cell - 2, max(bar, 0.5), BLUE if share >= 0 else RED)
     canvas.line([(x, middle), (x + width, middle)], FAINT, 0.5)
     if len(shares) <= 2:
         canvas.text(x + width / 2, y + 8, "  ".join(f"{n:.2f}" for n in numbers), 8.5, GREY, "mm", width=width)
@@ -138,14 +162,15 @@ def _draw_vector(canvas, x, y, width, height, space, value) -> None:
 
 def _symbols(space: spaces.MultiDiscrete, value: np.ndarray) -> np.ndarray:
     if tuple(space.nvec[0, 0]) == MINIGRID_SIZES:
-        return _minigrid(value)
-    colours = np.array([[int(category_colour(i)[k : k + 2], 16) for k in (1, 3, 5)] for i in range(int(space.nvec.max()))])
-    return colours[value[..., 0] - space.start[..., 0]].astype(np.uint8)
+        return _minigrid(value.astype(np.uint8).tobytes(), value.shape)
+    colours = [ImageColor.getrgb(category_colour(index)) for index in range(int(space.nvec.max()))]
+    return np.array(colours, np.uint8)[value[..., 0] - space.start[..., 0]]
 
 
-def _minigrid(value: np.ndarray) -> np.ndarray:
+@lru_cache(maxsize=1024)  # what a slot holds is drawn at every step
+def _minigrid(view: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Return a view of MiniGrid as MiniGrid draws it: columns first, the agent in the middle of the last row."""
     from minigrid.core.grid import Grid
 
-    grid, visible = Grid.decode(value.astype(np.uint8))
-    return grid.render(16, (value.shape[0] // 2, value.shape[1] - 1), 3, visible)
+    grid, visible = Grid.decode(np.frombuffer(view, np.uint8).reshape(shape))
+    return grid.render(16, (shape[0] // 2, shape[1] - 1), 3, visible)

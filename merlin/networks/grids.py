@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from merlin.networks.categories import Categories
 from merlin.networks.entries import EntryDecoder, count, num_steps
-from merlin.networks.images import Bottleneck, halvings
+from merlin.networks.images import Bottleneck, stages
 
 
 class GridEncoder(nn.Module):
@@ -19,11 +19,11 @@ class GridEncoder(nn.Module):
     def __init__(self, space: MultiDiscrete, features: int, channels: int):
         super().__init__()
         self.categories = cell_categories(space)
-        sizes = halvings(space.shape[:2])
+        plan = stages(space.shape[:2])
         # a product with one-hots: so few categories make it several times faster than gathering, and its gradient too
         self.embedding = nn.Linear(self.categories.num_columns, channels, bias=False)
-        self.convolutions = nn.Sequential(*(Bottleneck(channels, channels, 2) for _ in sizes[1:]))
-        rows, columns = sizes[-1]
+        self.convolutions = nn.Sequential(*(Bottleneck(channels, channels, 2) for stage in plan if stage.stride == 2))
+        rows, columns = plan[-1].reduced_size
         for _ in range(2):
             kernel = (min(3, rows), min(3, columns))
             self.convolutions.extend([nn.Conv2d(channels, channels, kernel), nn.ReLU()])

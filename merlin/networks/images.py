@@ -1,6 +1,7 @@
 """Pictures: residual convolutions, sized to the picture, and their mirror image."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,28 @@ SMALL = 8  # rows and columns that need no further halving
 LIKELIHOODS = ("bernoulli", "gaussian")
 
 
+class Stage(NamedTuple):
+    """What one block of an encoder does to the rows and columns; the decoder's block undoes it."""
+
+    stride: int
+    size: tuple[int, int]
+    reduced_size: tuple[int, int]
+
+
+def stages(size: tuple[int, int]) -> list[Stage]:
+    """Return two stages, strides 2 and 1, for each halving from a size to at most 8: 64, 32, 16, 8.
+
+    A 64x64 picture has the paper's strides 2, 1, 2, 1, 2, 1 (Wayne et al. 2018, Methods); smaller ones have fewer, and
+    one of at most 8x8 has two stages of stride 1.
+    """
+    plan = []
+    while max(size) > SMALL:
+        half = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+        plan += [Stage(2, size, half), Stage(1, half, half)]
+        size = half
+    return plan or [Stage(1, size, size)] * 2
+
+
 class Bottleneck(nn.Module):
     """A residual block without normalisation, which halves the picture (stride 2) or keeps its size (stride 1).
 
@@ -27,7 +50,7 @@ class Bottleneck(nn.Module):
         self.narrow = nn.Sequential(nn.Conv2d(in_channels, middle, 1), nn.ReLU()) if in_channels > middle else None
         self.across = nn.Conv2d(min(in_channels, middle), middle, 3, stride, padding=1)
         self.widen = nn.Conv2d(middle, channels, 1)
-        # pooled, not strided: a strided 1x1 convolution looks at a quarter of the pixels
+        # pooled: a 1x1 convolution of stride 2 skips three pixels in four, and its gradient crashes torch 2.13 on a CPU
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.skip = nn.Conv2d(in_channels, channels, 1)
 
@@ -37,52 +60,43 @@ class Bottleneck(nn.Module):
 
 
 class UpBottleneck(nn.Module):
-    """The mirror of Bottleneck: doubles the picture to `size`, or keeps it."""
+    """The mirror of Bottleneck: brings a picture from the reduced size of a stage back to the size before."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, in_size: tuple[int, int], size: tuple[int, int]):
+    def __init__(self, in_channels: int, channels: int, stage: Stage):
         super().__init__()
         middle = in_channels // 2
-        padding = tuple(target - (stride * (source - 1) + 1) for source, target in zip(in_size, size, strict=True))
+        stride = stage.stride
+        smallest = (
+            stride * (side - 1) + 1 for side in stage.reduced_size
+        )  # of the sizes that would shrink to this one
+        padding = tuple(side - least for side, least in zip(stage.size, smallest, strict=True))
         self.narrow = nn.Conv2d(in_channels, middle, 1)
         self.across = nn.ConvTranspose2d(middle, min(channels, middle), 3, stride, padding=1, output_padding=padding)
         self.widen = nn.Sequential(nn.ReLU(), nn.Conv2d(middle, channels, 1)) if channels > middle else None
         self.skip = nn.Conv2d(in_channels, channels, 1)
-        self.grow = nn.Upsample(size) if stride > 1 else nn.Identity()
+        self.grow = nn.Upsample(stage.size) if stride > 1 else nn.Identity()
 
     def forward(self, picture: Float[Tensor, "M C Y X"]) -> Float[Tensor, "M D Y2 X2"]:
         across = self.across(F.relu(self.narrow(F.relu(picture))))
         return (across if self.widen is None else self.widen(across)) + self.grow(self.skip(picture))
 
 
-def halvings(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the sizes a picture goes through, from its own to one of at most 8: 64, 32, 16, 8."""
-    sizes = [size]
-    while max(sizes[-1]) > SMALL:
-        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
-    return sizes
-
-
 class ImageEncoder(nn.Module):
-    """Two blocks for each halving, strides 2 and 1, then a linear layer and tanh.
-
-    A 64x64 picture thus has the paper's six blocks of strides 2, 1, 2, 1, 2, 1 (Wayne et al. 2018, Methods); smaller
-    pictures have fewer, and one of at most 8x8 has two blocks of stride 1.
-    """
+    """A residual block for each stage, then a linear layer and tanh."""
 
     def __init__(self, space: Box, features: int, channels: int):
         super().__init__()
         self.pixels = Pixels(space)
-        sizes = halvings(self.pixels.size)
-        strides = [2, 1] * (len(sizes) - 1) or [1, 1]
-        widths = [self.pixels.channels] + [channels] * len(strides)
-        blocks = nn.Sequential(*map(Bottleneck, widths[:-1], widths[1:], strides))
+        plan = stages(self.pixels.size)
+        widths = [self.pixels.channels] + [channels] * len(plan)
+        blocks = nn.Sequential(*map(Bottleneck, widths[:-1], widths[1:], (stage.stride for stage in plan)))
         self.blocks = blocks.to(memory_format=torch.channels_last)  # as pictures come; a third faster on a CPU
-        self.linear = nn.Linear(channels * sizes[-1][0] * sizes[-1][1], features)
+        self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         pixels = self.pixels(value)
-        features = self.blocks(pixels.reshape(-1, *pixels.shape[-3:]).movedim(-1, 1))
+        features = F.relu(self.blocks(pixels.reshape(-1, *pixels.shape[-3:]).movedim(-1, 1)))
         return torch.tanh(self.linear(features.movedim(1, -1).flatten(1))).reshape(*pixels.shape[:-3], -1)
 
 
@@ -99,18 +113,13 @@ class ImageDecoder(EntryDecoder):
             raise MerlinError(f"image_likelihood must be one of {', '.join(LIKELIHOODS)}; '{likelihood}' is not.")
         self.pixels = Pixels(space)
         self.is_bernoulli = likelihood == "bernoulli"
-        sizes = halvings(self.pixels.size)[::-1]
-        strides = [1, 2] * (len(sizes) - 1) or [1, 1]
-        block_sizes = [size for size in sizes for _ in range(2)][: len(strides) + 1]
-        block_sizes = block_sizes if len(sizes) > 1 else [sizes[0]] * 3
-        widths = [channels] * len(strides) + [self.pixels.channels]
-        self.first_shape = (*sizes[0], channels)
+        plan = stages(self.pixels.size)[::-1]
+        widths = [channels] * len(plan) + [self.pixels.channels]
+        self.first_shape = (*plan[0].reduced_size, channels)
         self.linear = nn.Sequential(
-            nn.Linear(input_size, features),
-            nn.Tanh(),
-            nn.Linear(features, channels * sizes[0][0] * sizes[0][1]),
+            nn.Linear(input_size, features), nn.Tanh(), nn.Linear(features, math.prod(self.first_shape))
         )
-        blocks = map(UpBottleneck, widths[:-1], widths[1:], strides, block_sizes[:-1], block_sizes[1:])
+        blocks = map(UpBottleneck, widths[:-1], widths[1:], plan)
         self.blocks = nn.Sequential(*blocks).to(memory_format=torch.channels_last)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
@@ -159,7 +168,7 @@ class Pixels(nn.Module):
     def forward(self, value: Tensor) -> Float[Tensor, "*batch Y X C"]:
         pixels = value.unsqueeze(-1) if self.is_grey else value
         if (self.low, self.range) != (0.0, 1.0):
-            pixels = (pixels.float() - self.low) * (1 / self.range)
+            pixels = (pixels.float() - self.low) / self.range
         # a float beyond its bounds would make the Bernoulli's loss unbounded below
         return pixels.float().clamp(0.0, 1.0) if self.dtype.is_floating_point else pixels.float()
 

@@ -5,7 +5,6 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from torch import Tensor
 
 from merlin.errors import MerlinError
 
@@ -41,7 +40,7 @@ def flatten_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
     return leaves
 
 
-def flatten_observation(observation: Any) -> dict[str, Tensor]:
+def flatten_observation(observation: Any) -> dict[str, Any]:
     """Return the entries of an observation under the names of `flatten_space`; a flat dict comes back as it is."""
     return dict(_leaves(observation, ""))
 

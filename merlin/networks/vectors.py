@@ -52,6 +52,7 @@ class VectorDecoder(EntryDecoder):
     def __init__(self, space: Box, input_size: int):
         super().__init__(space)
         self.scale = VectorScale(space)
+        self.low, self.high = float(space.low.min()), float(space.high.max())
         self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         self.linear = nn.Linear(input_size, self.scale.size)
 
@@ -66,7 +67,7 @@ class VectorDecoder(EntryDecoder):
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         mean = unflatten_entry(parameters * self.scale.scale, self.shape)
-        return mean if self.dtype.is_floating_point else mean.round().to(self.dtype)
+        return mean if self.dtype.is_floating_point else mean.round().clamp(self.low, self.high).to(self.dtype)
 
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
         return 0.5 * self.scale(value).reshape(-1, self.scale.size).var(0, correction=0).sum()

@@ -97,6 +97,20 @@ def load_latest(run_dir: Path, agent: nn.Module) -> tuple[int, dict[str, Any]]:
     return _step(last), rest
 
 
+def read_best(run_dir: Path) -> Best | None:
+    """Return when the best weights were saved and how they scored, without loading them; None where there are none."""
+    path = Path(run_dir) / "checkpoints" / "best.safetensors"
+    if not path.exists():
+        return None
+    instead = f"delete {path} to go on without it"
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+        return Best(int(metadata["step"]), float(metadata["score"]))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise MerlinError(_unreadable(path, "weights with their step and score", instead)) from error
+
+
 def load_best(run_dir: Path, agent: nn.Module) -> Best | None:
     """Load the best weights into `agent`; return their step and score, or None where there are none."""
     path = Path(run_dir) / "checkpoints" / "best.safetensors"

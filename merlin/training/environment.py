@@ -96,6 +96,11 @@ class Environment:
         self._is_last = self._no
         self._failures = failures
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
+        return getattr(self.vector_env.unwrapped, "scores", {})
+
     def reset(self, seed: int) -> Timestep:
         """Begin an episode everywhere; environment i is seeded with seed + i."""
         observation, _ = self._ask("reset", self.vector_env.reset, seed=seed)
@@ -190,9 +195,11 @@ class Environment:
             return f"{reason} (environment {index})", RuntimeError(f"in the worker of environment {index}:\n{trace}")
         if isinstance(error, EOFError | OSError):
             processes = self.vector_env.unwrapped.processes
-            multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2)
-            for index, code in enumerate(process.exitcode for process in processes):
-                if code is not None:
+            closed = multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2)
+            for index, process in enumerate(processes):
+                if process.sentinel in closed:
+                    process.join(2)  # a dying process closes its files a moment before it has an exit code
+                    code = process.exitcode or 0
                     how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
                     return f"the worker process of environment {index} {how}", error
         return describe(error), error

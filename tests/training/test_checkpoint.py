@@ -121,10 +121,17 @@ def test_a_state_of_another_shape_is_named(plain, sentence):
 
 def test_only_the_last_few_are_kept_and_the_best_stays(tmp_path):
     save_best(tmp_path, 1, 0.1, Agent())
-    for step in (1, 2, 30, 4_000_000_000_000):
+    for step in (1, 2, 900_000_000_000, 1_000_000_000_000):  # the last has a digit more
         save(tmp_path, step, Agent(), {}, keep=2)
-    assert names(tmp_path) == ["best.safetensors", "step-000000000030", "step-4000000000000"]
-    assert load_latest(tmp_path, Agent())[0] == 4_000_000_000_000
+    assert names(tmp_path) == ["best.safetensors", "step-1000000000000", "step-900000000000"]
+    assert load_latest(tmp_path, Agent())[0] == 1_000_000_000_000
+
+
+def test_an_old_checkpoint_is_never_seen_half_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: (path / "trainer.pt").unlink())
+    for step in (1, 2):
+        save(tmp_path, step, Agent(), {}, keep=1)
+    assert [path.name for path in steps(tmp_path)] == ["step-000000000002"]
 
 
 def test_saving_a_step_again_leaves_it(tmp_path):

@@ -54,6 +54,7 @@ def test_a_terminal_gets_a_bar_that_notes_do_not_break(tmp_path):
         reporter.report(metrics(500, episode_return_mean=1.5))
         reporter.note("hello")
     shown = stream.getvalue()
+    assert " 25% |" in shown, "the bar starts where the run resumes"
     assert " 50% |" in shown and "500/1.00k" in shown and "return  1.50" in shown
     assert "\rhello\n" in shown.replace(" ", ""), "the bar is cleared before the line is written"
 

@@ -1,0 +1,45 @@
+"""Play one episode with a trained agent and write what it saw, recalled, expected and did.
+
+    python examples/watch_an_episode.py RUN_DIR [OUT.gif|.mp4|.html|.png]
+    python examples/watch_an_episode.py                  trains a tiny agent first, which has hardly learned anything
+
+`merlin watch RUN_DIR` does the same; here are the parts, for pictures of one's own.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from merlin.analysis.episodes import record_episode
+from merlin.analysis.formats import save_episodes
+from merlin.presets import preset
+from merlin.run import build_environment, load_agent, load_config, train
+
+
+def main(run_dir: Path | None = None, out: Path = Path("episode.gif"), steps: int = 20_000) -> Path:
+    if run_dir is None:
+        run_dir = Path(tempfile.mkdtemp()) / "run"
+        train(dataclasses.replace(preset("merlin"), steps=steps), run_dir)
+
+    config = load_config(run_dir)
+    with build_environment(config, num_envs=1, render_mode="rgb_array") as environment:
+        agent = load_agent(run_dir, environment, config)
+        generator = torch.Generator(environment.device).manual_seed(0)
+        episode = record_episode(agent, environment, seed=0, generator=generator, max_steps=200)
+
+    for index, step in enumerate(episode.steps):
+        line = f"step {index + 1}: value {step.value:5.2f}, {episode.action_name(index)}, reward {step.reward:g}"
+        if step.policy_read_weights is not None and index > 0:
+            slot = int(step.policy_read_weights.argmax())
+            line += f"; the policy reads most from slot {slot}, written at step {episode.held(index).get(slot, 0) + 1}"
+        print(line)
+    save_episodes([episode], out, f"{config.agent} on {config.task}")
+    print(f"{out} shows it")
+    return out
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:3]))

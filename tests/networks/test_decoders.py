@@ -1,0 +1,229 @@
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+
+from merlin.errors import MerlinError
+from merlin.networks.decoders import Decoder, DecoderConfig
+from merlin.networks.spaces import Tokens, flatten_space, kind
+from merlin.networks.texts import is_said
+
+from .conftest import SPACES
+
+LATENT_SIZE = 11
+SMALL = DecoderConfig(image_features=16, image_channels=8, grid_features=16)
+
+
+def decoder_of(space: gymnasium.Space, **config) -> Decoder:
+    return Decoder({"x": space}, LATENT_SIZE, DecoderConfig(**{**vars(SMALL), **config}))
+
+
+def test_leading_dimensions_do_not_matter(space, values_of):
+    decoder, latent = decoder_of(space), torch.randn(2, 3, LATENT_SIZE)
+    observation = {"x": values_of(space, 2, 3)}
+    flat_observation = {"x": observation["x"].flatten(0, 1)}
+    parameters, flat_parameters = decoder(latent), decoder(latent.flatten(0, 1))
+    for answer in (decoder.nats, decoder.accuracy):
+        whole, flat = answer(parameters, observation)["x"], answer(flat_parameters, flat_observation)["x"]
+        assert whole.shape == (2, 3) and whole.dtype == torch.float32
+        torch.testing.assert_close(whole.flatten(), flat, rtol=1e-4, atol=1e-4)
+        one = answer(decoder(latent[1, 2]), {"x": observation["x"][1, 2]})["x"]
+        torch.testing.assert_close(one, flat[5], rtol=1e-4, atol=1e-4)
+    assert decoder.floor_nats(observation)["x"].shape == (2, 3)
+    torch.testing.assert_close(decoder.chance_nats(observation), decoder.chance_nats(flat_observation))
+
+
+def test_mode_is_an_observation(name, space, values_of):
+    decoder = decoder_of(space)
+    with torch.no_grad():
+        mode = decoder.mode(decoder(torch.randn(2, 3, LATENT_SIZE)))["x"]
+    assert mode.shape == (2, 3, *space.shape)
+    if kind(space) != "vector" or name == "vector_integer":
+        assert all(space.contains(value.numpy().astype(space.dtype)) for value in mode.flatten(0, 1))
+
+
+def test_overfits_a_tiny_batch_in_every_kind(space, values_of):
+    """The nats fall to their floor, the accuracy rises to 1, and the mode is the observation."""
+    is_image = kind(space) == "image"
+    decoder = decoder_of(space, image_features=64, image_channels=32)
+    latent, values = 2 * torch.randn(4, LATENT_SIZE), values_of(space, 4)
+    if is_image:  # black and white: grey noise takes long to learn to the last nat
+        low, high = float(space.low.min()), float(space.high.max())
+        values = torch.where(values > (low + high) / 2, high, low).to(values.dtype)
+    observation = {"x": values}
+    floor = decoder.floor_nats(observation)["x"].mean()
+    optimizer = torch.optim.Adam(decoder.parameters(), 5e-3 if is_image else 5e-2)
+    excesses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        parameters = decoder(latent)
+        loss = decoder.nats(parameters, observation)["x"].mean()
+        loss.backward()
+        optimizer.step()
+        excesses.append((loss - floor).item())
+    assert -1e-3 < excesses[-1] < 0.02 * excesses[0]
+    assert decoder.accuracy(parameters, observation)["x"].mean() > 0.95
+    if kind(space) in ("category", "symbols"):
+        assert torch.equal(decoder.mode(parameters)["x"], values)
+    elif kind(space) == "text":
+        assert torch.equal(decoder.mode(parameters)["x"], values * is_said(values))
+    else:
+        scale = 1 if np.isinf(space.high).any() else float(space.high.max() - space.low.min())
+        torch.testing.assert_close(
+            decoder.mode(parameters)["x"].double() / scale, values / scale, atol=0.1, rtol=0, check_dtype=False
+        )
+
+
+@pytest.mark.parametrize("space", [Discrete(4, start=3), MultiDiscrete([3, 2, 4], start=[0, 5, 1]), MultiBinary(3)])
+def test_categories_equal_torch_distributions(space, values_of):
+    decoder, values = decoder_of(space), values_of(space, 5, 2)
+    parameters = decoder(torch.randn(5, 2, LATENT_SIZE))
+    if isinstance(space, Discrete):
+        sizes, zero_based = [space.n], (values - int(space.start)).unsqueeze(-1)
+    elif isinstance(space, MultiBinary):
+        sizes, zero_based = [2] * 3, values
+    else:
+        sizes, zero_based = space.nvec.tolist(), values - torch.as_tensor(space.start)
+    parts = [Categorical(logits=logits) for logits in parameters["x"].split(sizes, dim=-1)]
+    nats = -sum(part.log_prob(zero_based[..., i]) for i, part in enumerate(parts))
+    right = sum((part.logits.argmax(-1) == zero_based[..., i]).float() for i, part in enumerate(parts)) / len(parts)
+    torch.testing.assert_close(decoder.nats(parameters, {"x": values})["x"], nats)
+    torch.testing.assert_close(decoder.accuracy(parameters, {"x": values})["x"], right)
+
+
+def test_symbols_equal_torch_distributions_cell_by_cell(values_of):
+    space = MultiDiscrete(np.tile([4, 3, 2], (2, 3, 1)))
+    decoder, values = decoder_of(space), values_of(space, 5)
+    parameters = decoder(torch.randn(5, LATENT_SIZE))
+    nats, right = torch.zeros(5), torch.zeros(5)
+    cells = parameters["x"].reshape(5, 2, 3, 9)
+    for y, x in np.ndindex(2, 3):
+        for channel, logits in enumerate(cells[:, y, x].split([4, 3, 2], dim=-1)):
+            nats -= Categorical(logits=logits).log_prob(values[:, y, x, channel])
+            right += (logits.argmax(-1) == values[:, y, x, channel]).float() / 18
+    torch.testing.assert_close(decoder.nats(parameters, {"x": values})["x"], nats)
+    torch.testing.assert_close(decoder.accuracy(parameters, {"x": values})["x"], right)
+
+
+def test_vectors_are_gaussians_of_variance_one(values_of):
+    space = Box(-1, 1, (3,))
+    decoder, values = decoder_of(space), values_of(space, 5)
+    parameters = decoder(torch.randn(5, LATENT_SIZE))
+    expected = -Normal(parameters["x"], 1).log_prob(values).sum(-1) - 1.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(decoder.nats(parameters, {"x": values})["x"], expected)
+    right = ((parameters["x"] - values).abs() < 0.1).float().mean(-1)
+    torch.testing.assert_close(decoder.accuracy(parameters, {"x": values})["x"], right)
+
+
+def test_grey_pixels_under_a_bernoulli_have_a_floor(values_of):
+    space = Box(0, 255, (5, 6, 2), np.uint8)
+    decoder, values = decoder_of(space), values_of(space, 4)
+    parameters = decoder(torch.randn(4, LATENT_SIZE))
+    pixels = values.flatten(1) / 255
+    floor = Bernoulli(probs=pixels).entropy().sum(-1)
+    divergence = kl_divergence(Bernoulli(probs=pixels), Bernoulli(logits=parameters["x"])).sum(-1)
+    torch.testing.assert_close(decoder.floor_nats({"x": values})["x"], floor, rtol=1e-4, atol=1e-4)
+    excess = decoder.nats(parameters, {"x": values})["x"] - floor
+    torch.testing.assert_close(excess, divergence, rtol=1e-3, atol=1e-3)
+
+
+def test_gaussian_pixels(values_of):
+    space = Box(0, 255, (5, 6, 2), np.uint8)
+    decoder, values = decoder_of(space, image_likelihood="gaussian"), values_of(space, 4)
+    parameters = decoder(torch.randn(4, LATENT_SIZE))
+    expected = 0.5 * (values.flatten(1) / 255 - parameters["x"]).square().sum(-1)
+    torch.testing.assert_close(decoder.nats(parameters, {"x": values})["x"], expected)
+    assert not decoder.floor_nats({"x": values})["x"].any()
+    with pytest.raises(MerlinError, match="must be one of bernoulli, gaussian; 'laplace' is not"):
+        decoder_of(space, image_likelihood="laplace")
+
+
+def test_text_counts_tokens_and_the_first_padding_only():
+    space = Tokens(("", "a", "b"), 4)
+    decoder = decoder_of(space)
+    values = torch.tensor([[1, 2, 0, 0], [1, 2, 0, 2], [0, 0, 0, 0], [2, 1, 2, 1]])
+    parameters = {"x": torch.randn(4, 12)}
+    log_probs = parameters["x"].reshape(4, 4, 3).log_softmax(-1)
+    nats, accuracy = torch.zeros(4), torch.zeros(4)
+    for row, length in enumerate([3, 3, 1, 4]):
+        for position in range(length):
+            token = values[row, position]
+            nats[row] -= log_probs[row, position, token]
+            accuracy[row] += (log_probs[row, position].argmax() == token) / length
+    torch.testing.assert_close(decoder.nats(parameters, {"x": values})["x"], nats)
+    torch.testing.assert_close(decoder.accuracy(parameters, {"x": values})["x"], accuracy)
+    mode = decoder.mode({"x": 9 * torch.nn.functional.one_hot(values, 3).flatten(1).float()})["x"]
+    assert mode.tolist() == [[1, 2, 0, 0], [1, 2, 0, 0], [0, 0, 0, 0], [2, 1, 2, 1]]
+
+
+def test_chance_is_the_entropy_of_uniform_categories():
+    k = 5
+    values = torch.arange(3 * k).reshape(k, 3) % k
+    chance = decoder_of(Discrete(k)).chance_nats({"x": values})["x"]
+    assert chance.item() == pytest.approx(math.log(k), rel=1e-5)
+    assert decoder_of(Discrete(k)).chance_nats({"x": values * 0})["x"] == 0
+    both = torch.stack([values % 2, values], -1)
+    chance = decoder_of(MultiDiscrete([2, k])).chance_nats({"x": both})["x"].item()
+    p = (both[..., 0] == 0).float().mean().item()
+    assert chance == pytest.approx(math.log(k) - p * math.log(p) - (1 - p) * math.log(1 - p), rel=1e-5)
+
+
+def test_no_constant_guess_is_better_than_chance(space, values_of):
+    """Chance plus floor is the minimum over constant parameters, found here by gradient descent."""
+    values = values_of(space, 3, 2)
+    decoder = decoder_of(space)
+    observation = {"x": values}
+    guess = torch.zeros(decoder(torch.zeros(LATENT_SIZE))["x"].shape, requires_grad=True)
+    optimizer = torch.optim.Adam([guess], 0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = decoder.nats({"x": guess.expand(3, 2, -1)}, observation)["x"].mean()
+        loss.backward()
+        optimizer.step()
+    chance = decoder.chance_nats(observation)["x"] + decoder.floor_nats(observation)["x"].mean()
+    torch.testing.assert_close(loss.detach(), chance, rtol=1e-2, atol=2e-2)
+    assert loss > chance - 1e-3 * chance.abs() - 1e-4
+
+
+def test_the_latent_gets_a_gradient(space, values_of):
+    latent = torch.randn(2, LATENT_SIZE, requires_grad=True)
+    decoder = decoder_of(space)
+    decoder.nats(decoder(latent), {"x": values_of(space, 2)})["x"].sum().backward()
+    assert latent.grad.isfinite().all() and latent.grad.any(-1).all()
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_small_entries_are_linear_in_the_latent():
+    for name in ("discrete", "multi_discrete", "vector", "text"):
+        decoder = decoder_of(SPACES[name][1])
+        zero, one, two = (decoder(torch.full((LATENT_SIZE,), scale))["x"] for scale in (0.0, 1.0, 2.0))
+        torch.testing.assert_close(two - one, one - zero)
+
+
+def test_entries_keep_their_names_and_do_not_mix(values_of):
+    spaces = flatten_space(Dict(b=Discrete(3), a=Dict(v=Box(-1, 1, (2,)))))
+    decoder = Decoder(spaces, LATENT_SIZE, SMALL)
+    observation = {name: values_of(space, 4) for name, space in spaces.items()}
+    parameters = decoder(torch.randn(4, LATENT_SIZE))
+    nats = decoder.nats(parameters, observation)
+    assert set(nats) == set(parameters) == set(decoder.mode(parameters)) == {"a.v", "b"}
+    changed = decoder.nats(parameters, observation | {"b": (observation["b"] + 1) % 3})
+    assert torch.equal(changed["a.v"], nats["a.v"]) and not torch.equal(changed["b"], nats["b"])
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 5, 3), (7, 7, 3), (28, 28, 1), (64, 64, 3), (96, 96, 3), (84, 84), (5, 70, 4)], ids=str
+)
+def test_images_of_any_size(shape):
+    space = Box(0, 255, shape, np.uint8)
+    decoder = decoder_of(space)
+    parameters = decoder(torch.randn(2, LATENT_SIZE))
+    observation = {"x": torch.randint(0, 256, (2, *shape), dtype=torch.uint8)}
+    assert parameters["x"].shape == (2, math.prod(shape))
+    assert decoder.mode(parameters)["x"].shape == observation["x"].shape
+    decoder.nats(parameters, observation)["x"].sum().backward()

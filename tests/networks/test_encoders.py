@@ -1,0 +1,134 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+
+from merlin.errors import MerlinError
+from merlin.networks.encoders import Encoder, EncoderConfig
+from merlin.networks.images import stages
+from merlin.networks.spaces import Tokens, flatten_space
+from merlin.networks.texts import TextEncoder
+
+SMALL = EncoderConfig(image_features=9, image_channels=12, grid_features=8, grid_channels=6, text_features=7)
+
+
+def encoder_of(space: gymnasium.Space) -> Encoder:
+    return Encoder({"x": space}, SMALL)
+
+
+def test_leading_dimensions_do_not_matter(space, values_of):
+    values = values_of(space, 2, 3)
+    encoder = encoder_of(space)
+    encoding = encoder({"x": values})
+    assert encoding.shape == (2, 3, encoder.output_size) and encoding.dtype == torch.float32
+    flat = encoder({"x": values.flatten(0, 1)})
+    torch.testing.assert_close(encoding.flatten(0, 1), flat, rtol=1e-4, atol=1e-5)
+    for index in range(6):
+        alone = encoder({"x": values.flatten(0, 1)[index]})
+        torch.testing.assert_close(alone, flat[index], rtol=1e-4, atol=1e-5)
+
+
+def test_different_values_have_different_encodings_and_every_parameter_learns(space, values_of):
+    encoder = encoder_of(space)
+    encoding = encoder({"x": values_of(space, 16)})
+    assert encoding.std(0).max() > 1e-3
+    if list(encoder.parameters()):
+        encoding.square().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Discrete(4, start=-1),
+        Discrete(2000),
+        MultiDiscrete([3, 2, 4], start=[0, 5, 1]),
+        MultiBinary(3),
+        MultiDiscrete([4]),
+    ],
+)
+def test_categories_are_one_hot(space, values_of):
+    values = values_of(space, 3, 2)
+    if isinstance(space, Discrete):
+        sizes, starts = [space.n], [space.start]
+    elif isinstance(space, MultiBinary):
+        sizes, starts = [2] * 3, [0] * 3
+    else:
+        sizes, starts = space.nvec, space.start
+    encoding = encoder_of(space)({"x": values}).numpy()
+    for row in np.ndindex(3, 2):
+        entries = np.atleast_1d(values[row].numpy())
+        expected = np.concatenate([np.eye(k)[v - s] for k, v, s in zip(sizes, entries, starts, strict=True)])
+        np.testing.assert_array_equal(encoding[row], expected)
+
+
+def test_vectors_are_divided_by_bounds_above_one():
+    space = Box(np.array([-8, -0.5, -np.inf, -3e38, 0]), np.array([2, 0.5, np.inf, 3e38, 200]), dtype=np.float64)
+    encoding = encoder_of(space)({"x": torch.tensor([4.0, 0.25, 7.0, 9.0, 50.0])})
+    torch.testing.assert_close(encoding, torch.tensor([0.5, 0.25, 7.0, 9.0, 0.25]))
+
+
+def test_entries_are_concatenated_in_order(values_of):
+    spaces = flatten_space(Dict(b=Discrete(3), a=Dict(v=Box(-1, 1, (2,)))))
+    observation = {name: values_of(space, 4) for name, space in spaces.items()}
+    encoder = Encoder(spaces, SMALL)
+    expected = torch.cat([encoder_of(space)({"x": observation[name]}) for name, space in spaces.items()], dim=-1)
+    torch.testing.assert_close(encoder(observation), expected)
+    assert encoder.output_size == 5
+
+
+def test_an_image_of_the_papers_size_has_its_strides():
+    assert [stage.stride for stage in stages((64, 64))] == [2, 1, 2, 1, 2, 1]
+    assert stages((64, 64))[-1].reduced_size == (8, 8)
+    assert [stage.stride for stage in stages((7, 7))] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 5, 3), (7, 7, 3), (28, 28, 1), (64, 64, 3), (96, 96, 3), (84, 84), (5, 70, 4)], ids=str
+)
+def test_images_of_any_size_by_their_bounds(shape):
+    picture = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+    byte, real = encoder_of(Box(0, 255, shape, np.uint8)), encoder_of(Box(-1.0, 3.0, shape))
+    real.load_state_dict(byte.state_dict())
+    encoding = byte({"x": picture})
+    assert encoding.shape == (2, 9)
+    torch.testing.assert_close(real({"x": picture / 255 * 4 - 1}), encoding, rtol=1e-4, atol=1e-5)
+
+
+def test_every_cell_of_a_grid_is_seen(values_of):
+    space = MultiDiscrete(np.tile([4, 3], (8, 3, 1)))
+    encoder, values = encoder_of(space), values_of(space, 1)
+    encoding = encoder({"x": values})
+    for index in np.ndindex(space.shape):
+        changed = values.clone()
+        changed[(0, *index)] = (changed[(0, *index)] + 1) % int(space.nvec[index])
+        assert not torch.equal(encoder({"x": changed}), encoding), index
+
+
+def test_a_text_ends_at_its_first_padding():
+    encoder = TextEncoder(Tokens(("", "a", "b", "c"), 5), 7)
+    text = torch.tensor([[1, 3, 0, 0, 0], [1, 3, 0, 2, 1], [1, 3, 2, 0, 0], [3, 1, 0, 0, 0], [0, 1, 2, 3, 1]])
+    encoding = encoder(text)
+    torch.testing.assert_close(encoding[0], encoding[1])
+    assert not torch.allclose(encoding[0], encoding[2]) and not torch.allclose(encoding[0], encoding[3])
+    assert not encoding[4].any()
+    output, _ = encoder.gru(encoder.embedding(text[:1, :2]))
+    torch.testing.assert_close(encoding[0], output[0, -1])
+
+
+def test_equal_texts_are_encoded_once(monkeypatch):
+    encoder = TextEncoder(Tokens(("", "a", "b"), 4), 7)
+    rows = []
+    encoder.gru.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    text = torch.tensor([[1, 2, 0, 0], [2, 1, 1, 0]])
+    window = text.repeat(5, 3, 1)
+    encoding = encoder(window)
+    assert rows == [2]
+    torch.testing.assert_close(encoding, encoder(text).repeat(5, 3, 1))
+
+
+def test_unsupported_entries_are_refused():
+    with pytest.raises(MerlinError, match="entry 'x' is a Text"):
+        encoder_of(gymnasium.spaces.Text(4))

@@ -1,0 +1,133 @@
+"""The rollout: its rows line up as `merlin.unroll` draws them, in every autoreset mode, and truncation bootstraps."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from merlin.agents import AGENTS
+from merlin.networks.recurrent import map_state
+from merlin.training.environment import Environment
+from merlin.training.rollout import Rollout
+from tests.agents.helpers import tensors
+
+B, T, DISCOUNT = 3, 24, 0.9
+
+
+class Counting(gymnasium.Env):
+    """Shows how many steps were taken; episode e lasts 2 + (e + start) % 4 steps and is truncated every other time.
+
+    The reward of a step is its number, so that a row out of line shows.
+    """
+
+    observation_space = spaces.Box(0, 100, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, start: int = 0):
+        self.episode = start - 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.count = self.episode + 1, 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.count += 1
+        over = self.count == 2 + self.episode % 4
+        truncated = over and self.episode % 2 == 1
+        return self._observe(), float(self.count), over and not truncated, truncated, {}
+
+    def _observe(self):
+        return np.array([self.count, self.episode], np.float32)
+
+
+def collect(mode: AutoresetMode, name: str = "merlin"):
+    """Return an agent, a window of it in `mode`, the state it began with and the episodes that ended."""
+    vector = SyncVectorEnv([lambda i=i: Counting(i) for i in range(B)], autoreset_mode=mode)
+    environment = Environment(vector)
+    torch.manual_seed(0)
+    config = AGENTS[name].config_class(
+        hidden_size=8, **({} if name == "rl-lstm" else {"latent_size": 4, "memory_size": 6})
+    )
+    agent = AGENTS[name].agent_class(environment.spaces, environment.action_space, config)
+    rollout = Rollout(agent, environment, DISCOUNT, torch.Generator().manual_seed(0), seed=0)
+    window = rollout.collect(T)
+    environment.close()
+    return agent, rollout, *window
+
+
+def test_rows_line_up():
+    _, _, unroll, _, episodes = collect(AutoresetMode.SAME_STEP)
+    count, episode = unroll.observation["observation"].unbind(-1)
+    assert torch.equal(unroll.is_first, count == 0)
+    assert torch.equal(unroll.reward, count + 1)  # the reward of the action that the row's observation led to
+    assert torch.equal(unroll.previous_reward, count)  # and that of the row before, 0 at a start
+    length = 2 + episode % 4
+    assert torch.equal(unroll.is_end, count + 1 == length)
+    terminated = unroll.is_end & (episode % 2 == 0)
+    assert torch.equal(unroll.discount, torch.where(terminated, 0.0, DISCOUNT))
+    assert unroll.is_valid.all() and terminated.any() and (unroll.is_end & ~terminated).any()
+    lengths = length[unroll.is_end]
+    assert torch.equal(episodes.lengths, lengths)
+    assert torch.equal(episodes.returns, lengths * (lengths + 1) / 2)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_truncation_bootstraps_from_the_final_observation_on_the_episodes_own_state(name):
+    agent, rollout, unroll, state, _ = collect(AutoresetMode.SAME_STEP, name)
+    count, episode = unroll.observation["observation"].unbind(-1)
+    truncated = unroll.is_end & (episode % 2 == 1)
+    assert truncated.any()
+    if name == "merlin":  # the latent of the final observation is a sample: judge by its noise-free neighbourhood
+        agent.posterior_network[1][-1].bias.data[4:] = -60
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for t in range(T):
+        row = {"observation": unroll.observation["observation"][t]}
+        before = state
+        output, state = agent.step(row, state, unroll.is_first[t], unroll.previous_reward[t], generator=generator)
+        del before
+        final = {"observation": row["observation"] + torch.tensor([1.0, 0.0])}
+        # Follow the action that was taken, not the one drawn here.
+        state = follow(agent, state, output, unroll, t)
+        last, _ = agent.step(final, state, torch.zeros(B, dtype=torch.bool), unroll.reward[t], generator=generator)
+        values.append(last.value)
+    if name != "merlin":
+        torch.testing.assert_close(unroll.next_value[truncated], torch.stack(values)[truncated])
+    following = ~unroll.is_end[:-1]
+    assert torch.equal(unroll.next_value[:-1][following], unroll.value[1:][following])
+
+
+def follow(agent, state, output, unroll, t):
+    """Return the state with the previous action replaced by the one that was taken."""
+    return state._replace(previous_action=agent.actions.encode(unroll.action[t]))
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
+def test_every_autoreset_mode_gives_the_same_training_data(mode):
+    """Row by row, the rows that count are those of same-step autoreset, in the same order in each environment."""
+    _, _, same, _, _ = collect(AutoresetMode.SAME_STEP)
+    _, _, other, _, _ = collect(mode)
+    assert other.is_valid.all() == (mode is not AutoresetMode.NEXT_STEP)
+    fields = ("is_first", "previous_reward", "reward", "discount", "is_end")
+    for b in range(B):
+        rows = other.is_valid[:, b]
+        count = int(rows.sum())
+        assert torch.equal(
+            other.observation["observation"][rows, b], same.observation["observation"][:count, b]
+        )
+        for field in fields:
+            assert torch.equal(getattr(other, field)[rows, b], getattr(same, field)[:count, b]), field
+
+
+def test_windows_carry_the_state():
+    """Two windows are one: the second begins with the state that the first ended with, on the row after its last."""
+    _, rollout, unroll, _, _ = collect(AutoresetMode.SAME_STEP)
+    carried = map_state(torch.clone, rollout.state.agent_state)
+    following = rollout.state.timestep.observation["observation"].clone()
+    rollout.environment.step = lambda action: rollout.state.timestep  # the environments are closed by now
+    next_unroll, state, _ = rollout.collect(1)
+    assert torch.equal(next_unroll.observation["observation"][0], following)
+    assert all(torch.equal(x, y) for x, y in zip(tensors(state), tensors(carried), strict=True))

@@ -1,0 +1,159 @@
+"""Training: exact resume, determinism, schedules, and bad input that must not reach the weights."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from merlin.agents import AGENTS
+from merlin.errors import MerlinError
+from merlin.presets import RunConfig, preset
+from merlin.run import build_agent, build_environment, load_config, train
+from merlin.training import checkpoint
+from merlin.training.trainer import Trainer
+
+
+def tiny(agent: str = "merlin", steps: int = 8 * 4 * 6, **training) -> RunConfig:
+    config = preset(agent)
+    sizes = {"latent_size": 4, "hidden_size": 8, "policy_hidden_size": 8, "head_size": 8}
+    model = replace(config.model, **{name: size for name, size in sizes.items() if hasattr(config.model, name)})
+    training = replace(config.training, unroll_length=4, **training)
+    return replace(config, num_envs=8, steps=steps, model=model, training=training, device="cpu")
+
+
+def weights(agent) -> list[torch.Tensor]:
+    return [x.clone() for x in agent.state_dict().values()]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("training", [{}, {"passes": 2, "minibatches": 2, "final_learning_rate_fraction": 0.1}])
+def test_resume_is_bit_for_bit_an_uninterrupted_run(tmp_path, name, training):
+    config = tiny(name, **training)
+    whole = tmp_path / "whole"
+    train(config, whole)
+
+    halves = tmp_path / "halves"
+    stopped = [0]
+
+    def stop_after_three(self):
+        stopped[0] += 1
+        return original(self) if stopped[0] <= 3 else pytest.fail("trained on after the stop")
+
+    original = Trainer.update
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
+        for _ in range(3):
+            stop_after_three(trainer)
+        from merlin.run import start
+
+        start(config, halves)
+        checkpoint.save(halves, trainer.env_steps, agent, {"trainer": trainer.state_dict(), "wall_seconds": 1.0})
+    train(load_config(halves), halves, resume=True)
+
+    finals = []
+    for directory in (whole, halves):
+        with build_environment(config) as environment:
+            agent = build_agent(config, environment)
+            _, rest = checkpoint.load_latest(directory, agent)
+            finals.append((weights(agent), rest["trainer"]))
+    (first, first_rest), (second, second_rest) = finals
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+    assert torch.equal(first_rest["generator"], second_rest["generator"])
+    assert first_rest["env_steps"] == second_rest["env_steps"] == config.steps
+
+
+def test_a_seed_gives_one_run_and_another_seed_another(tmp_path):
+    rows = []
+    for index, seed in enumerate((1, 1, 2)):
+        directory = tmp_path / str(index)
+        train(replace(tiny(), seed=seed), directory)
+        clock = ("wall_seconds", "env_steps_per_second", "rollout_seconds", "learning_seconds")
+        lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        rows.append([{k: v for k, v in line.items() if k not in clock} for line in lines])
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_metrics_have_their_names_and_units(tmp_path):
+    train(tiny(), tmp_path / "run")
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {
+        "env_steps", "wall_seconds", "env_steps_per_second", "episode_return_mean", "episode_return_std", "episodes",
+        "kl_nats", "kl_cost", "card_nats", "card_accuracy", "position_nats", "action_accuracy", "entropy_nats",
+    } <= row.keys()  # fmt: skip
+    assert row["env_steps"] == 8 * 4 * 6
+
+
+def test_max_seconds_ends_a_run_as_finished_with_a_checkpoint(tmp_path):
+    summary = train(tiny(steps=10**9), tmp_path / "run", max_seconds=1.0)
+    assert not summary.interrupted and 0 < summary.env_steps < 10**9
+    assert checkpoint.steps(tmp_path / "run")
+
+
+def test_learning_rates_and_entropy_follow_their_schedules():
+    config = tiny(final_learning_rate_fraction=0.0, learning_rate=1e-2, policy_learning_rate=1e-3)
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=64, seed=1)
+        rates = []
+        for _ in range(2):
+            trainer.update()
+            rates.append([trainer.optimizers[name].param_groups[0]["lr"] for name in ("predictor", "policy")])
+    assert rates[0] == [1e-2, 1e-3] and rates[1] == pytest.approx([5e-3, 5e-4])
+
+
+def test_a_reward_that_is_not_finite_stops_before_it_is_learnt_from():
+    config = tiny()
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=64, seed=1)
+        before, collect = weights(agent), trainer.rollout.collect
+
+        def poisoned(length):
+            unroll, state, episodes = collect(length)
+            unroll.reward[2, 3] = torch.nan
+            return unroll, state, episodes
+
+        trainer.rollout.collect = poisoned
+        with pytest.raises(MerlinError, match="Rewards must be finite"):
+            trainer.update()
+    assert all(torch.equal(x, y) for x, y in zip(before, weights(agent), strict=True))
+
+
+def test_gradients_that_are_not_finite_stop_before_the_step():
+    config = tiny()
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=64, seed=1)
+        trainer.update()
+        with torch.no_grad():
+            agent.value_head[2].bias.fill_(1e30)
+        before = weights(agent)
+        with pytest.raises(MerlinError, match="Gradients must be finite"):
+            trainer.update()
+    changed = [not torch.equal(x, y) for x, y in zip(before, weights(agent), strict=True)]
+    assert sum(changed) <= 1  # the running entropy of the observations, which is no weight
+
+
+def test_more_minibatches_than_environments_are_refused():
+    config = tiny(minibatches=9)
+    with build_environment(config) as environment, pytest.raises(MerlinError, match="minibatches"):
+        Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
+
+
+def test_minibatches_of_one_pass_have_the_gradient_of_the_whole():
+    """Their mean is it, since every environment counts the same."""
+    config = tiny()
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment).eval()
+        trainer = Trainer(agent, environment, replace(config.training, minibatches=2), total_steps=64, seed=1)
+        unroll, state, _ = trainer.rollout.collect(4)
+        agent.observation_nats.fill_(1.0)
+        agent.losses(unroll, state)[0].total.backward()
+        whole = [p.grad.clone() for p in agent.parameters()]
+        agent.zero_grad()
+        for part, part_state in trainer._minibatches(unroll, state):
+            (agent.losses(part, part_state)[0].total / 2).backward()
+    for x, p in zip(whole, agent.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, x, atol=1e-6, rtol=1e-4)
