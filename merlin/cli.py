@@ -1,4 +1,7 @@
-"""The command line: parse, build, call. Whatever is slow to import is imported by the command that needs it."""
+"""The command line: build, call, and say what came of it.
+
+Whatever is slow to import is imported by the command that needs it, so that --help is instant.
+"""
 
 import argparse
 import json
@@ -8,11 +11,11 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
+from merlin.arguments import parse_arguments
 from merlin.errors import MerlinError
 
 if TYPE_CHECKING:
@@ -20,13 +23,6 @@ if TYPE_CHECKING:
     from merlin.run import Summary
 
 _CHOOSE_THE_PRESET = ("task", "agent", "env_kwargs")
-_EXAMPLES = """\
-examples:
-  merlin train                                      MERLIN on the memory game: learns within minutes
-  merlin train MiniGrid-MemoryS7-v0 --agent rl-lstm --steps 2e6
-  merlin train --env-kwargs '{"pairs": 4}' --set model.memory_size=12 training.learning_rate=1e-3
-  merlin train --resume runs/MemoryGame-v0-merlin-seed1-20260101-120000
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
         SystemExit: With status 2 for bad usage, with 0 after --help.
     """
-    options = _parser().parse_args(arguments)
+    commands = {"train": _train, "evaluate": _evaluate, "watch": _watch, "tasks": _tasks, "agents": _agents}
+    options = parse_arguments(arguments)
     try:
-        status = options.command(options)
+        status = commands[options.command](options)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -166,7 +163,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         result = evaluate(
             agent, environment, episodes=options.episodes, seed=seed + HELD_OUT_SEED, greedy=options.greedy
         )
-        scores = environment.scores or {}
+        scores = environment.scores
     if options.json:
         print(json.dumps(result))
         return 0
@@ -220,114 +217,3 @@ def _print_table(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"  {name:<{width}}  {text}")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message.rstrip('.')} ({self.prog} --help tells more).\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(name: str, function: Callable, summary: str, **more: Any) -> Callable:
-        added = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False, **more
-        )
-        added.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-        added.set_defaults(command=function, fail=added.error)
-        return added.add_argument
-
-    add = command(
-        "train",
-        _train,
-        "train an agent, or continue training one",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
-        "(default: merlin/MemoryGame-v0)")  # fmt: skip
-    add("--agent", metavar="NAME", help="merlin, rl-lstm or rl-mem (default: merlin)")
-    add("--steps", metavar="N", type=_whole_number(1), help="environment steps in all, such as 1e6 (default: 1e6)")
-    add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together "
-        "(default: 128 for tasks on tensors, 32 for others)")  # fmt: skip
-    add("--seed", metavar="S", type=_seed, help="of weights, environments and every random choice (default: 1)")
-    add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
-    add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")
-    add("--vectorization", choices=("sync", "async"), help="whether environments that are not tensors are stepped in "
-        "this process or in one process each (default: sync)")  # fmt: skip
-    add("--set", metavar="path=value", nargs="+", action="extend", default=[], help="change settings of the agent "
-        "(model.*) and of training (training.*); see --help-settings")  # fmt: skip
-    add("--help-settings", action="store_true", help="list every setting of --set, with its type, its value for this "
-        "task and agent and what it is, and exit")  # fmt: skip
-    add("--run-dir", metavar="DIR", type=Path, help="where the run's files go "
-        "(default: runs/TASK-AGENT-seedS-DATE-TIME)")  # fmt: skip
-    add("--resume", metavar="DIR", type=Path, help="continue the run in this directory exactly where its last "
-        "checkpoint was taken; needs nothing else")  # fmt: skip
-    add("--max-seconds", metavar="S", type=_seconds, default=math.inf, help="stop after this long, with a checkpoint")
-    add("--wandb", choices=("auto", "online", "offline", "disabled"), default="auto", help="Weights & Biases; auto, "
-        "the default, goes online if you are logged in")  # fmt: skip
-
-    add = command("evaluate", _evaluate, "play held-out episodes with a trained agent and print its score")
-    add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
-    add("--episodes", metavar="N", type=_whole_number(1), default=100, help="how many (default: 100)")
-    add("--seed", metavar="S", type=_seed, help="chooses the held-out episodes (default: the run's seed)")
-    add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
-    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
-    add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together (default: the run's)")
-    add("--json", action="store_true", help="print one JSON object and nothing else")
-
-    add = command("watch", _watch, "record episodes of a trained agent: what it sees, believes, expects and recalls")
-    add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
-    add("--episodes", metavar="N", type=_whole_number(1), default=1, help="how many (default: 1)")
-    add("--seed", metavar="S", type=_seed, default=0, help="another seed shows other episodes (default: 0)")
-    add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
-    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
-    add("--out", metavar="FILE", type=Path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
-        "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
-
-    command("tasks", _tasks, "list the tasks of this package")
-    command("agents", _agents, "list the agents")
-    return parser
-
-
-def _whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:
-    """Return a parser of whole numbers, which may be written 1e6 or 1_000_000."""
-    bounds = f"of at least {minimum}" if maximum == 2**62 else f"from {minimum} to {maximum}"
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text) if text.strip("+-_0123456789") == "" else float(text)
-            whole = int(number)
-        except (ValueError, OverflowError):
-            whole, number = minimum, math.nan
-        if whole != number or not minimum <= whole <= maximum:
-            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}, got {text!r}")
-        return whole
-
-    return parse
-
-
-def _seed(text: str) -> int:
-    return _whole_number(0, 2**31 - 1)(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds > 0:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
-    return seconds
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"""must be a JSON object such as '{{"pairs": 4}}', got {text!r}""")
-    return value

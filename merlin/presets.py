@@ -38,6 +38,11 @@ class RunConfig:
     training: TrainingConfig
     """The training's configuration."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
+
 
 def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str, Any] | None = None) -> RunConfig:
     """Return the configuration that an agent is trained with on a task unless told otherwise.

@@ -238,8 +238,9 @@ class _Session:
             checkpoint.save_best(self.run_dir, self.trainer.env_steps, score, self.trainer.agent)
         self.reporter.report(metrics)
         self.tracker.log(metrics, self.trainer.env_steps)
-        for key, sentence in self.trainer.agent.warnings(metrics).items():
-            self.reporter.warn_once(key, sentence)
+        if self.trainer.env_steps >= 0.1 * self.config.steps:  # before, an agent has not had the time
+            for key, sentence in self.trainer.agent.warnings(metrics).items():
+                self.reporter.warn_once(key, sentence)
         self._clear()
 
     def _evaluate(self) -> dict[str, Any]:

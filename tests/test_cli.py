@@ -60,7 +60,8 @@ def test_help_is_instant():
     assert not {"torch", "numpy", "gymnasium", "matplotlib"} & set(re.findall(r"'(\w+)'", process.stdout))
 
 
-def test_help_tells_the_defaults_that_are_used(merlin):
+def test_help_tells_the_defaults_that_are_used(merlin, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # a narrow page would break words at their hyphens
     status, out, _ = merlin("train", "--help")
     out = " ".join(out.split())
     assert status == 0 and f"(default: {DEFAULT_TASK})" in out and ", ".join([*AGENTS][:2]) in out

@@ -84,7 +84,9 @@ def _palette(episodes: list[Episode], heading: str) -> Image.Image:
     frames = [np.asarray(canvas.small())[::2] for canvas in _draw(episodes, heading, chosen)]
     palette = Image.fromarray(np.concatenate(frames)).quantize(256)
     colours = np.array(palette.getpalette()).reshape(-1, 3)
-    colours[colours.sum(1).argmax()] = 255  # choosing by the median greys the white of the page
+    # Choosing by the median greys the white of the page; and Pillow, which looks colours up in steps of 4, finds the
+    # wrong neighbour of white unless it has none.
+    colours[(colours > 244).all(1)] = 255
     palette.putpalette(colours.flatten().tolist())
     return palette
 

@@ -104,7 +104,7 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
             seen = in_words(episode.spaces, step.observation)
             canvas.text(42, y + line / 2, f"{seen} → {episode.action_name(index)}", 9.5, width=story - 52)
             if step.reward:
-                canvas.box(24 + story - 9, y + line / 2 - 3, 6, 6, GREEN if step.reward > 0 else RED, radius=3)
+                canvas.disc(24 + story - 8, y + line / 2, 3, GREEN if step.reward > 0 else RED)
         elif index == 0 or index == num_steps - 1:
             canvas.text(24, y + line / 2, str(index + 1), 9.5, GREY)
         for k, (_, colour, weights) in enumerate(read_rows(step)):
@@ -115,13 +115,16 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
                 canvas.box(x + step.slot * cell, y, cell - 1.5, line - 1.5, outline=ORANGE, line=1.25, radius=2)
     y = top + line * num_steps + 20
     x = 24 + story
-    for fill, outline, radius, words in (
-        (mix(POLICY, 0.85), None, 2, "read, the darker the more"),
-        (EMPTY, ORANGE, 2, "written"),
-        (EMPTY, None, 2, "empty"),
-        (GREEN, None, 6, "rewarded"),
+    for fill, outline, words in (
+        (mix(POLICY, 0.85), None, "read, the darker the more"),
+        (EMPTY, ORANGE, "written"),
+        (EMPTY, None, "empty"),
+        (GREEN, None, "rewarded"),
     ):
-        canvas.box(x, y - 6, 12, 12, fill, outline, 1.25, radius)
+        if fill == GREEN:
+            canvas.disc(x + 7, y, 3, fill)
+        else:
+            canvas.box(x, y - 6, 12, 12, fill, outline, 1.25)
         x += 18 + canvas.text(x + 18, y, words, 9.5, GREY) + 18
     canvas.save(path)
 

@@ -43,7 +43,8 @@ class Reporter:
             raise self._failure(error) from error
         self._bar = None
         if self._stream.isatty():
-            shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt}{postfix}, {elapsed} left {remaining}"
+            # Scores last: where the terminal is narrow, they are what is cut.
+            shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
             self._bar = tqdm(
                 total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=True, unit=" steps",
                 unit_scale=True, bar_format=shape,

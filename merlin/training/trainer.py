@@ -1,6 +1,5 @@
 """The training loop: collect a window, learn from it, report, save."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -51,6 +50,11 @@ class TrainingConfig:
     """Episodes of each of them."""
     num_threads: int = 1
     """PyTorch's threads on the CPU; small networks run fastest on one."""
+
+    def __post_init__(self) -> None:
+        for name in ("unroll_length", "passes", "minibatches", "num_threads", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
 
 
 class Trainer:

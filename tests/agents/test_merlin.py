@@ -29,10 +29,14 @@ def moved(gradient: torch.Tensor | None) -> bool:
     return gradient is not None and bool((gradient != 0).any())
 
 
+def set_config(agent, **values):
+    agent.config = agent.predictor.config = replace(agent.config, **values)
+
+
 def with_costs(agent, **costs):
     """Set configuration values, and switch off the losses that are not named."""
     off = {f"{kind}_cost": 0.0 for kind in ("image", "symbols", "vector", "category", "text", "action", "reward", "kl")}
-    agent.config = replace(agent.config, **{**off, "return_cost": 0.0, "entropy_cost": 0.0, **costs})
+    set_config(agent, **{**off, "return_cost": 0.0, "entropy_cost": 0.0, **costs})
     return agent
 
 
@@ -40,8 +44,8 @@ def test_every_step_equals_the_reference():
     """12 steps on 5 slots: the memory fills, and slots are used again."""
     agent = make_agent("merlin")
     unroll, _, _, outputs = act(agent, no_resets())
-    weights = {name: x.detach().double().numpy() for name, x in agent.named_parameters()}
-    encodings = agent.encoder(unroll.observation).detach().double().numpy()
+    weights = {name.removeprefix("predictor."): x.detach().double().numpy() for name, x in agent.named_parameters()}
+    encodings = agent.predictor.encoder(unroll.observation).detach().double().numpy()
     for b in range(B):
         expected = reference.Merlin(
             weights, latent=6, hidden=7, layers=2, policy_hidden=9, slots=5, keys=2,
@@ -61,12 +65,12 @@ def test_latent_of_a_step_is_in_no_read_of_that_step_and_in_those_of_the_next():
     reads = []
     for scale in (1.0, 100.0):
         latent = torch.full((B, 6), scale)
-        middle, _ = agent._recall_for_policy(latent, state)
-        after, weights = agent._predict(latent, torch.zeros(B, 4), middle)
-        assert (after.read_words == 0).all() and (middle.policy_read_words == 0).all() and (weights == 0).all()
+        middle, _ = agent._recall(latent, state)
+        after, weights = agent._advance(latent, torch.zeros(B, 4), middle)
+        assert (after.predictor.read_words == 0).all() and (middle.policy_read_words == 0).all() and (weights == 0).all()
         nothing = torch.zeros(B, 6)
-        later, _ = agent._predict(nothing, torch.zeros(B, 4), agent._recall_for_policy(nothing, after)[0])
-        reads.append(later.read_words)
+        later, _ = agent._advance(nothing, torch.zeros(B, 4), agent._recall(nothing, after)[0])
+        reads.append(later.predictor.read_words)
     torch.testing.assert_close(reads[1][:, :6], 100 * reads[0][:, :6])  # one slot, read whole: its word, not its trace
 
 
@@ -80,7 +84,7 @@ def test_policy_loss_reaches_the_policy_alone():
 def test_predictor_losses_never_reach_the_policy():
     agent = make_agent("merlin")
     unroll, initial, _, _ = act(agent, no_resets())
-    agent.config = replace(agent.config, entropy_cost=0.0)
+    set_config(agent, entropy_cost=0.0)
     constant = unroll._replace(reward=torch.zeros(T, B), value=torch.zeros(T, B), next_value=torch.zeros(T, B))
     grads = gradients(agent, agent.losses(constant, initial)[0].total)  # no advantage, no entropy: no policy loss
     assert not any(moved(gradient) for name, gradient in grads.items() if name.startswith("policy."))
@@ -92,22 +96,22 @@ def test_return_loss_reaches_the_encoder_unless_switched_off(allowed):
     agent = with_costs(make_agent("merlin"), return_cost=1.0, return_gradient_to_latent=allowed)
     unroll, initial, _, _ = act(agent, no_resets())
     grads = gradients(agent, agent.losses(unroll, initial)[0].total)
-    assert moved(grads["value_head.0.weight"]) and moved(grads["advantage_head.0.weight"])
-    assert moved(grads["posterior_input.weight"]) == allowed
+    assert moved(grads["predictor.value_head.0.weight"]) and moved(grads["predictor.advantage_head.0.weight"])
+    assert moved(grads["predictor.posterior_input.weight"]) == allowed
 
 
 def test_policy_gradient_reaches_the_latent_only_when_let():
     agent = with_costs(make_agent("merlin"), policy_gradient_to_latent=True)
     unroll, initial, _, _ = act(agent, no_resets())
-    assert moved(gradients(agent, agent.losses(unroll, initial)[0].total)["posterior_input.weight"])
+    assert moved(gradients(agent, agent.losses(unroll, initial)[0].total)["predictor.posterior_input.weight"])
 
 
 def test_no_gradient_reaches_a_latent_through_a_memory_slot():
     agent = make_agent("merlin")
     latent = torch.randn(B, 6, requires_grad=True)
     state = agent.initial_state(B)
-    after, _ = agent._predict(latent, torch.zeros(B, 4), state)
-    assert not after.memory.memory.requires_grad and not after.memory.usage.requires_grad
+    after, _ = agent._advance(latent, torch.zeros(B, 4), state)
+    assert not after.predictor.memory.memory.requires_grad and not after.predictor.memory.usage.requires_grad
 
 
 def test_action_value_gradient_stops_at_the_state_value():
@@ -115,12 +119,12 @@ def test_action_value_gradient_stops_at_the_state_value():
     agent = with_costs(make_agent("merlin"), return_cost=1.0, return_gradient_to_latent=False)
     unroll, initial, _, _ = act(agent, no_resets())
     agent.losses(unroll, initial)[0].total.backward()
-    before = agent.value_head[2].weight.grad.clone()
+    before = agent.predictor.value_head[2].weight.grad.clone()
     with torch.no_grad():
-        agent.advantage_head[2].bias.add_(5.0)
+        agent.predictor.advantage_head[2].bias.add_(5.0)
     agent.zero_grad()
     agent.losses(unroll, initial)[0].total.backward()
-    torch.testing.assert_close(agent.value_head[2].weight.grad, before)
+    torch.testing.assert_close(agent.predictor.value_head[2].weight.grad, before)
 
 
 def test_kl_cost_follows_the_entropy_of_the_observations():
@@ -128,18 +132,18 @@ def test_kl_cost_follows_the_entropy_of_the_observations():
     unroll, initial, _, _ = act(agent, no_resets())
     reference_nats = agent.config.kl_reference_nats
     cost = agent.losses(unroll, initial)[0].metrics["kl_cost"]
-    nats = agent.observation_nats
+    nats = agent.predictor.observation_nats
     assert cost == pytest.approx(float(nats) / reference_nats) and 0 < nats < 4
-    agent.observation_nats.fill_(1e5)
+    agent.predictor.observation_nats.fill_(1e5)
     assert agent.eval().losses(unroll, initial)[0].metrics["kl_cost"] == 1
-    agent.config = replace(agent.config, kl_cost=0.25)
+    set_config(agent, kl_cost=0.25)
     assert agent.losses(unroll, initial)[0].metrics["kl_cost"] == 0.25
 
 
 def test_free_nats_cost_nothing():
     agent = with_costs(make_agent("merlin"), kl_cost=1.0, free_nats=1e4)
     unroll, initial, _, _ = act(agent, no_resets())
-    assert not moved(gradients(agent, agent.losses(unroll, initial)[0].total)["prior_network.0.weight"])
+    assert not moved(gradients(agent, agent.losses(unroll, initial)[0].total)["predictor.prior_network.0.weight"])
 
 
 def test_a_collapsed_posterior_is_told_with_its_remedy():
@@ -169,9 +173,9 @@ def test_reconstruction_has_the_form_of_the_observation():
 def test_posterior_equals_prior_when_the_correction_is_zero():
     agent = make_agent("merlin")
     with torch.no_grad():
-        for parameter in agent.posterior_network[1][-1].parameters():
+        for parameter in agent.predictor.posterior_network[1][-1].parameters():
             parameter.zero_()
     state = map_state(lambda x: x + 1 if x.is_floating_point() else x, agent.initial_state(B))
-    thought = agent._perceive(torch.randn(B, 12), torch.randn(B, 6), state)
+    thought = agent.predictor.perceive(torch.randn(B, 12), torch.randn(B, 6), state.predictor)
     assert isinstance(thought.prior, DiagonalGaussian)
     assert all(torch.equal(x, y) for x, y in zip(thought.prior, thought.posterior, strict=True))

@@ -9,11 +9,12 @@ from merlin.analysis.curves import load, plot_learning_curve
 from merlin.errors import MerlinError
 
 
-def write_run(run_dir, reports=40, slope=1.0):
+def write_run(run_dir, reports=200, slope=1.0):
+    noise = np.random.default_rng(0).normal(scale=0.1, size=reports + 1)
     run_dir.mkdir()
     with open(run_dir / "metrics.jsonl", "w") as file:
         for i in range(1, reports + 1):
-            mean = None if i == 1 else slope * i / reports
+            mean = None if i == 1 else slope * i / reports + noise[i]
             row = {"env_steps": 1000 * i, "wall_seconds": 0.5 * i, "episode_return_mean": mean}
             file.write(json.dumps(row) + "\n")
     return run_dir
@@ -54,5 +55,6 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
 def test_a_run_without_a_finished_episode_is_drawn(tmp_path):
     run = write_run(tmp_path / "run", reports=1)
     plot_learning_curve([run], tmp_path / "one.png")
+    plot_learning_curve([run, run], tmp_path / "two.png")
     plot_learning_curve([run, write_run(tmp_path / "longer")], tmp_path / "two.png")
     assert (tmp_path / "one.png").exists() and (tmp_path / "two.png").exists()

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import re
+import time
 
 import gymnasium
 import numpy as np
@@ -273,7 +274,6 @@ def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space):
 
 def test_drawing_a_step_is_fast(episode):
     draw_step(episode, 0)
-    import time
 
     begin = time.process_time()
     for step in range(9):

@@ -128,7 +128,7 @@ def test_gradients_that_are_not_finite_stop_before_the_step():
         trainer = Trainer(agent, environment, config.training, total_steps=64, seed=1)
         trainer.update()
         with torch.no_grad():
-            agent.value_head[2].bias.fill_(1e30)
+            agent.predictor.value_head[2].bias.fill_(1e30)
         before = weights(agent)
         with pytest.raises(MerlinError, match="Gradients must be finite"):
             trainer.update()
@@ -149,7 +149,7 @@ def test_minibatches_of_one_pass_have_the_gradient_of_the_whole():
         agent = build_agent(config, environment).eval()
         trainer = Trainer(agent, environment, replace(config.training, minibatches=2), total_steps=64, seed=1)
         unroll, state, _ = trainer.rollout.collect(4)
-        agent.observation_nats.fill_(1.0)
+        agent.predictor.observation_nats.fill_(1.0)
         agent.losses(unroll, state)[0].total.backward()
         whole = [p.grad.clone() for p in agent.parameters()]
         agent.zero_grad()

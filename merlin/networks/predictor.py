@@ -1,0 +1,250 @@
+"""MERLIN's memory-based predictor: half of the agent, and a module for agents of one's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from gymnasium import Space
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from merlin import memory as memories
+from merlin.latents import DiagonalGaussian, kl_nats
+from merlin.losses import masked_mean
+from merlin.memory import MemoryState, Reader
+from merlin.networks.actions import ActionDistribution
+from merlin.networks.decoders import Decoder, DecoderConfig
+from merlin.networks.encoders import Encoder, EncoderConfig
+from merlin.networks.heads import mlp
+from merlin.networks.recurrent import LSTM, LSTMState
+from merlin.networks.spaces import kind
+from merlin.unroll import Unroll
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig:
+    """Sizes, costs and switches of the predictor. The sizes given here are the paper's."""
+
+    latent_size: int = 200
+    """Z, entries of the state variable."""
+    hidden_size: int = 256
+    """H, units of each LSTM layer of the predictor."""
+    num_layers: int = 2
+    """LSTM layers of the predictor."""
+    memory_size: int = 1350
+    """N, slots."""
+    num_read_keys: int = 3
+    """K, read keys of the predictor."""
+    retroactive_discount: float | None = 0.96
+    """g of the retroactive half of the memory; none leaves it out."""
+    mask_unwritten: bool = True
+    """Keep slots that were never written from being read."""
+    top_k: int | None = None
+    """Read only this many slots for each key; none reads all."""
+    kl_cost: float | None = None
+    """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
+    kl_reference_nats: float = 350.0
+    """Nats of observation from which on the automatic KL weight is the paper's 1."""
+    free_nats: float = 0.0
+    """KL below this many nats per step costs nothing."""
+    image_cost: float = 1.0
+    """Weight of the reconstruction of images."""
+    symbols_cost: float = 1.0
+    """Weight of the reconstruction of symbolic grids."""
+    vector_cost: float = 1.0
+    """Weight of the reconstruction of vectors."""
+    category_cost: float = 1.0
+    """Weight of the reconstruction of categories."""
+    text_cost: float = 1.0
+    """Weight of the reconstruction of texts."""
+    action_cost: float = 1.0
+    """Weight of the reconstruction of the previous action."""
+    reward_cost: float = 1.0
+    """Weight of the reconstruction of the previous reward."""
+    return_cost: float = 1.0
+    """Weight of the prediction of the return."""
+    return_gradient_to_latent: bool = True
+    """Let the return loss shape the latent, as the paper does."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+class PredictorState(NamedTuple):
+    """What the predictor carries from step to step: h, c; m; M and its weights."""
+
+    lstm: LSTMState
+    read_words: Float[Tensor, "B KW"]
+    memory: MemoryState
+
+
+class Thought(NamedTuple):
+    """What the predictor makes of one observation, before the agent acts."""
+
+    prior: DiagonalGaussian
+    posterior: DiagonalGaussian
+    latent: Float[Tensor, "*batch Z"]
+
+
+class Predictor(nn.Module):
+    """Infers a latent from each observation, remembers it, and predicts all it can from it.
+
+        prior      = prior_network(h, m)
+        posterior  = prior + posterior_network(e, h, m, prior)          e encodes o_t, a_{t−1}, r_{t−1}
+        z          ~ posterior
+        h, c       = lstm([z, a, m]);   m, w = read(M, keys(h))
+        M          = write(M, sg(z), w)
+
+    Wayne et al. 2018, arXiv:1803.10760, Algorithm 1; the equations stand whole in `merlin.agents.merlin.Merlin`.
+    One step is `encode`, `perceive`, then, once the action is chosen, `advance`.
+    """
+
+    def __init__(self, spaces: dict[str, Space], actions: ActionDistribution, config: PredictorConfig) -> None:
+        super().__init__()
+        self.spaces, self.actions, self.config = spaces, actions, config
+        latent_size, action_size = config.latent_size, actions.encoding_size
+        self.word_size = latent_size * (1 if config.retroactive_discount is None else 2)
+        words_size = config.num_read_keys * self.word_size
+        context_size = config.num_layers * config.hidden_size + words_size
+
+        self.encoder = Encoder(spaces, config.encoder)
+        self.prior_network = mlp(context_size, (2 * latent_size, 2 * latent_size), 2 * latent_size)
+        # The first layer of the posterior network, split: what depends on the observation alone, and the rest.
+        self.posterior_input = nn.Linear(self.encoder.output_size + action_size + 1, 2 * latent_size, bias=False)
+        self.posterior_context = nn.Linear(context_size + 2 * latent_size, 2 * latent_size)
+        self.posterior_network = nn.Sequential(nn.Tanh(), mlp(2 * latent_size, (2 * latent_size,), 2 * latent_size))
+        self.lstm = LSTM(latent_size + action_size + words_size, config.hidden_size, config.num_layers)
+        self.reader = Reader(self.lstm.output_size, self.word_size, config.num_read_keys)
+        self.value_head = mlp(latent_size + actions.num_parameters, (200,), 1)
+        self.advantage_head = mlp(latent_size + action_size, (50,), 1)
+        self.decoder = Decoder(spaces, latent_size, config.decoder)
+        self.action_decoder = nn.Linear(latent_size, action_size)
+        self.reward_decoder = nn.Linear(latent_size, 1)
+        self.register_buffer("observation_nats", torch.tensor(0.0))
+
+    def initial_state(self, batch_size: int) -> PredictorState:
+        """Return zeros: nothing seen, nothing remembered."""
+        config, zeros = self.config, self.observation_nats.new_zeros
+        return PredictorState(
+            self.lstm.initial_state(batch_size),
+            zeros(batch_size, config.num_read_keys * self.word_size),
+            memories.initial_state(batch_size, config.memory_size, self.word_size, device=self.observation_nats.device),
+        )
+
+    def encode(
+        self,
+        observation: dict[str, Tensor],
+        previous_action: Float[Tensor, "*batch E"],
+        previous_reward: Float[Tensor, "*batch"],
+    ) -> Float[Tensor, "*batch C"]:
+        """Return what the posterior network makes of the observation before it knows the context.
+
+        Args:
+            previous_action: As `ActionDistribution.encode` gives it; zeros where an episode starts.
+            previous_reward: 0 where an episode starts.
+        """
+        encoding = torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
+        return self.posterior_input(encoding)
+
+    def perceive(self, code: Float[Tensor, "B C"], noise: Float[Tensor, "B Z"], state: PredictorState) -> Thought:
+        """Return prior, posterior and a sample of it, made with standard normal `noise`."""
+        context = torch.cat([state.lstm.hidden, state.read_words], -1)
+        prior = self.prior_network(context)
+        correction = self.posterior_network(code + self.posterior_context(torch.cat([context, prior], -1)))
+        posterior = DiagonalGaussian(*(prior + correction).chunk(2, -1))
+        return Thought(DiagonalGaussian(*prior.chunk(2, -1)), posterior, posterior.sample(noise))
+
+    def advance(
+        self, latent: Float[Tensor, "B Z"], action: Float[Tensor, "B E"], state: PredictorState
+    ) -> tuple[PredictorState, Float[Tensor, "B K N"]]:
+        """Return the state after recurrence, read and write, and the read weights. `action` is encoded."""
+        lstm = self.lstm.step(torch.cat([latent, action, state.read_words], -1), state.lstm)
+        words, weights = self.read(self.reader, lstm.hidden, state.memory)
+        memory = memories.write(state.memory, latent.detach(), weights.detach(), self.config.retroactive_discount)
+        return PredictorState(lstm, words, memory), weights
+
+    def read(
+        self, reader: Reader, hidden: Float[Tensor, "B H"], memory: MemoryState
+    ) -> tuple[Float[Tensor, "B KW"], Float[Tensor, "B K N"]]:
+        """Return what `reader` finds in the memory, which stays as it is, and its read weights."""
+        readable = memories.written(memory) if self.config.mask_unwritten else None
+        words, weights = memories.read(memory.memory, *reader(hidden), readable, self.config.top_k)
+        return words.flatten(1), weights
+
+    def value(
+        self, latent: Float[Tensor, "*batch Z"], policy_parameters: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return V, which sees the policy but teaches it nothing."""
+        policy = self.actions.log_probs(policy_parameters).detach()
+        return self.value_head(torch.cat([latent, policy], -1)).squeeze(-1)
+
+    def loss(
+        self,
+        thoughts: Thought,
+        unroll: Unroll,
+        policy_parameters: Float[Tensor, "T B A"],
+        actions: Float[Tensor, "T B E"],
+        returns: Float[Tensor, "T B"],
+    ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"], dict[str, Tensor]]:
+        """Return the predictor's loss, V, and what to report.
+
+        Args:
+            thoughts: Those of all rows of the window.
+            actions: Those taken, encoded.
+            returns: R, the window's bootstrapped returns.
+        """
+        config, latent = self.config, thoughts.latent
+
+        def mean(x: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
+            return masked_mean(x, unroll.is_valid)
+
+        judged = latent if config.return_gradient_to_latent else latent.detach()
+        value = self.value(judged, policy_parameters)
+        advantage = self.advantage_head(torch.cat([judged, actions], -1)).squeeze(-1)
+        return_loss = 0.5 * ((returns - value).square() + (returns - value.detach() - advantage).square())
+
+        kl_cost = self._kl_cost(unroll)
+        reconstruction, metrics = self._reconstruction(latent, unroll, mean)
+        kl = kl_nats(thoughts.posterior, thoughts.prior)
+        total = reconstruction + config.return_cost * return_loss + kl_cost * (kl - config.free_nats).clamp(min=0)
+        metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
+        return total, value, metrics
+
+    def _reconstruction(
+        self, latent: Float[Tensor, "T B Z"], unroll: Unroll, mean: Callable[[Tensor], Tensor]
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Tensor]]:
+        """Return the weighted reconstruction loss in nats, and each entry's nats and accuracy."""
+        config = self.config
+        decoded = self.decoder(latent)
+        nats = self.decoder.nats(decoded, unroll.observation)
+        total = sum(getattr(config, f"{kind(self.spaces[name])}_cost") * x for name, x in nats.items())
+        with torch.no_grad():
+            floor = self.decoder.floor_nats(unroll.observation)
+            accuracy = self.decoder.accuracy(decoded, unroll.observation)
+            excess = sum(mean(x - floor[name]) for name, x in nats.items())
+            metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
+            metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
+            metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
+
+        if config.action_cost and unroll.action.shape[0] > 1:
+            # Where an episode starts there is no previous action; the window's first row knows it only as an encoding.
+            parameters, previous = self.action_decoder(latent[1:]), unroll.action[:-1]
+            known = unroll.is_valid[1:] & ~unroll.is_first[1:]
+            action_nats = self.actions.reconstruction_nats(parameters, previous)
+            total = torch.cat([total[:1], total[1:] + config.action_cost * action_nats.masked_fill(~known, 0)])
+            metrics["action_nats"] = masked_mean(action_nats, known)
+            metrics["action_accuracy"] = masked_mean(self.actions.reconstruction_accuracy(parameters, previous), known)
+        if config.reward_cost:
+            reward_nats = 0.5 * (self.reward_decoder(latent).squeeze(-1) - unroll.previous_reward).square()
+            total = total + config.reward_cost * reward_nats
+            metrics["reward_nats"] = mean(reward_nats)
+        return total, metrics
+
+    def _kl_cost(self, unroll: Unroll) -> Float[Tensor, ""]:
+        """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
+        if self.training:
+            rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
+            self.observation_nats.lerp_(sum(self.decoder.chance_nats(unroll.observation).values()), rate)
+        if self.config.kl_cost is not None:
+            return torch.as_tensor(self.config.kl_cost)
+        return (self.observation_nats / self.config.kl_reference_nats).clamp(1e-3, 1.0)
