@@ -14,7 +14,7 @@ class DiagonalGaussian(NamedTuple):
     log_variance: Float[Tensor, "*batch Z"]
 
     def sample(self, noise: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch Z"]:
-        """Return mean + standard deviation · noise: a sample when the noise is standard normal, the mode when it is 0."""
+        """Return mean + standard deviation · noise: a sample if the noise is standard normal, the mode if it is 0."""
         return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise)
 
 

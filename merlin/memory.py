@@ -1,6 +1,6 @@
 """Content-addressed memory with least-used writes and a retroactive half, usable on its own.
 
-Nothing here knows of agents, rewards or episodes. State is a value: functions take a `MemoryState` and return a new one.
+Nothing here knows of agents, rewards or episodes. State is a value: functions take a `MemoryState` and return another.
 One step of an agent that reads and then writes (Wayne et al. 2018, arXiv:1803.10760, Algorithm 1):
 
     state = reset(state, is_first)                                  zero the rows of the batch whose episode begins
@@ -124,13 +124,13 @@ def write(
 
         usage               += Σₖ read_weights[k]
         slot                 = num_written if num_written < N else argmin(usage), the last slot written excepted
-        retroactive_weights  = g · retroactive_weights + (1 − g) · write_weights        (write_weights of the last write)
+        retroactive_weights  = g · retroactive_weights + (1 − g) · write_weights       (write_weights of the last write)
         write_weights        = onehot(slot)
         memory               = memory + write_weights ⊗ [word, 0] + retroactive_weights ⊗ [0, word]
 
     so that while no slot is used twice the trace of slot i is (1 − g) Σ_{t>i} g^(t−i−1) word_t.
-    Wayne et al. 2018, arXiv:1803.10760, Eq 5 and Algorithm 1. Ours, where the paper is silent: a slot that is used again
-    is erased first, with its trace, and its usage becomes one read more than the average slot's.
+    Wayne et al. 2018, arXiv:1803.10760, Eq 5 and Algorithm 1. Ours, where the paper is silent: a slot that is used
+    again is erased first, with its trace, and its usage becomes one read more than the average slot's.
 
     Args:
         retroactive_discount: g, in [0, 1). None leaves the retroactive half out; a slot is then as wide as a word.

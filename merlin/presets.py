@@ -63,7 +63,9 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         "gae_lambda": 0.9,
         "entropy_cost": 0.02,
         "return_cost": 0.5,
-        "encoder": EncoderConfig(image_features=128, image_channels=16, grid_features=64, grid_channels=16, text_features=16),
+        "encoder": EncoderConfig(
+            image_features=128, image_channels=16, grid_features=64, grid_channels=16, text_features=16
+        ),
         "decoder": DecoderConfig(image_features=128, image_channels=16, grid_features=64),
     }
     training: dict[str, Any] = {"unroll_length": 16, "learning_rate": 2e-3}

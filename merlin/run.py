@@ -79,9 +79,13 @@ def load_config(run_dir: Path) -> RunConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MerlinError(f"A run directory holds a config.json, but {run_dir} has none: give one that train made.") from error
+        raise MerlinError(
+            f"A run directory holds a config.json, but {run_dir} has none: give one that train made."
+        ) from error
     except (OSError, ValueError) as error:
-        raise MerlinError(f"{path} must hold a run's configuration, but cannot be read: restore it or train anew.") from error
+        raise MerlinError(
+            f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
+        ) from error
     name = values.get("agent") if isinstance(values, dict) else None
     if name not in AGENTS:
         raise MerlinError(f"{path} must name one of the agents {', '.join(AGENTS)}, but names {name!r}: restore it.")
@@ -113,7 +117,9 @@ def write_config(config: RunConfig, run_dir: Path) -> None:
         temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, run_dir / "config.json")
     except OSError as error:
-        raise MerlinError(f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir.") from error
+        raise MerlinError(
+            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+        ) from error
 
 
 def train(

@@ -4,11 +4,11 @@ Time, drawn once:
 
     row           0      1      2      3  (next episode)
     observation   o0     o1     o2     o0'
-    is_first      1      0      0      1        recurrent state and memory are zeroed BEFORE a row with is_first is consumed
+    is_first      1      0      0      1        recurrent state and memory are zeroed BEFORE a row with is_first is seen
     action        a0     a1     a2     a0'      chosen on seeing the row
     reward        r0     r1     r2     r0'      earned by this row's action
-    discount      g      g      0|g    g        0 after termination; g after truncation, which bootstraps from its final
-                                                observation
+    discount      g      g      0|g    g        0 after termination; g after truncation, which bootstraps from
+                                                its final observation
     next_value    V1     V2     -|Vf   ...      value of what the action led to: the next row, or the final observation
     is_end        0      0      1      0        the episode ended with this row's action, in either way
 
@@ -25,8 +25,8 @@ class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
     `previous_reward` is the reward of the row before, 0 where an episode starts. `noise` is what the latent was sampled
-    with while acting, so that learning computes the same numbers. `is_valid` is false in rows whose action the environment
-    ignored (gymnasium's next-step autoreset); they count in no loss.
+    with while acting, so that learning computes the same numbers. `is_valid` is false in rows whose action the
+    environment ignored (gymnasium's next-step autoreset); they count in no loss.
     """
 
     observation: dict[str, Tensor]

@@ -20,8 +20,9 @@ MODULES = {
 
 _PURE = ["merlin.errors", "merlin.unroll", "merlin.returns", "merlin.losses"]
 _PARTS = [*_PURE, "merlin.memory", "merlin.latents", "merlin.networks"]
-_TRAINING = [*_PARTS, "merlin.config", "merlin.agents.agent", "merlin.training"]
-_AGENT = [*_PARTS, "merlin.agents.agent", "merlin.agents.actor_critic"]
+_AGENTS_PARTS = [*_PARTS, "merlin.predictor"]
+_TRAINING = [*_AGENTS_PARTS, "merlin.config", "merlin.agents.agent", "merlin.training"]
+_AGENT = [*_AGENTS_PARTS, "merlin.agents.agent", "merlin.agents.actor_critic"]
 _RUN = [*_TRAINING, "merlin.agents", "merlin.presets"]
 MAY_IMPORT = {
     "merlin.errors": [],
@@ -33,7 +34,8 @@ MAY_IMPORT = {
     "merlin.losses": _PURE,
     "merlin.networks": ["merlin.errors", "merlin.networks"],
     "merlin.agents": _AGENT,
-    "merlin.agents.__init__": [*_PARTS, "merlin.agents"],
+    "merlin.predictor": _PARTS,
+    "merlin.agents.__init__": [*_AGENTS_PARTS, "merlin.agents"],
     "merlin.training": _TRAINING,
     "merlin.presets": [*_TRAINING, "merlin.agents"],
     "merlin.run": [*_RUN, "merlin.analysis"],

@@ -44,7 +44,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
     groups = ("agent",)
 
     def _build(self, spaces: dict[str, Space], core_input_size: int, feature_size: int) -> None:
-        """Make the parts, for a core that reads e and `core_input_size` numbers more, and gives e and `feature_size` more."""
+        """Make the parts, for a core that reads e and `core_input_size` numbers, and gives e, h and `feature_size`."""
         config = self.config
         self.encoder = Encoder(spaces, config.encoder)
         self.encoding_size = self.encoder.output_size + self.actions.encoding_size + 1
@@ -78,7 +78,8 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         state = reset_state(state, is_first)
         if reward is None:
             reward = torch.zeros_like(is_first, dtype=state.previous_action.dtype)
-        encoding = self._encode(flatten_observation(observation), state.previous_action, reward.masked_fill(is_first, 0))
+        previous_reward = reward.masked_fill(is_first, 0)
+        encoding = self._encode(flatten_observation(observation), state.previous_action, previous_reward)
         features, state, weights = self._step(encoding, state)
         parameters = self.policy_head(features)
         action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)

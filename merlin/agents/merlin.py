@@ -12,9 +12,9 @@ from merlin.agents.agent import Agent
 from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 from merlin.memory import Reader
 from merlin.networks.heads import mlp
-from merlin.networks.predictor import Predictor, PredictorConfig, PredictorState
 from merlin.networks.recurrent import LSTM, LSTMState, map_state, reset_state
 from merlin.networks.spaces import flatten_observation
+from merlin.predictor import Predictor, PredictorConfig, PredictorState
 from merlin.unroll import Losses, StepOutput, Unroll
 
 
@@ -56,11 +56,11 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     Differences from the paper:
 
-    1. The KL weight defaults to min(1, observation nats / `kl_reference_nats`), where the observation's nats are measured:
-       how much better than the best constant guess a perfect reconstruction would be. The paper's weight of 1 stands against
-       thousands of nats of pixels; against a few nats of symbols it collapses the posterior onto the prior.
-    2. Slots that were never written cannot be read (`mask_unwritten`), a re-used slot is erased first, and the retroactive
-       discount is separate from the return's. The paper is silent or cannot mean otherwise.
+    1. The KL weight defaults to min(1, observation nats / `kl_reference_nats`), where the observation's nats are
+       measured: how much better than the best constant guess a perfect reconstruction would be. The paper's weight of 1
+       stands against thousands of nats of pixels; against a few nats of symbols it collapses the posterior.
+    2. Slots that were never written cannot be read (`mask_unwritten`), a re-used slot is erased first, and the
+       retroactive discount is separate from the return's. The paper is silent or cannot mean otherwise.
     3. Losses are averaged over the steps of a window rather than summed; Adam does not notice.
     4. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly.
     5. The previous action is decoded in every row of a window but the first.
@@ -170,8 +170,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if kl > 0.05 * chance or explained > 0.5:
             return {}
         return {
-            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} nats of "
-            f"observation explained), so that the memory holds nothing: lower the weight of the KL divergence, "
+            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} "
+            f"nats of observation explained), so that the memory holds nothing: lower the weight of the KL divergence, "
             f"as with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
 

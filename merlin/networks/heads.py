@@ -5,7 +5,7 @@ from torch import nn
 
 
 def mlp(input_size: int, hidden_sizes: tuple[int, ...], output_size: int, output_scale: float = 1.0) -> nn.Sequential:
-    """Return tanh layers of `hidden_sizes`, then a linear one whose initial weights are multiplied by `output_scale`."""
+    """Return tanh layers of `hidden_sizes`, then a linear one, its initial weights multiplied by `output_scale`."""
     layers: list[nn.Module] = []
     for size in hidden_sizes:
         layers += [nn.Linear(input_size, size), nn.Tanh()]

@@ -13,7 +13,9 @@ HELD_OUT_SEED = 1_000_000_007
 
 
 @torch.no_grad()
-def evaluate(agent: Agent, environment: Environment, *, episodes: int, seed: int, greedy: bool = False) -> dict[str, Any]:
+def evaluate(
+    agent: Agent, environment: Environment, *, episodes: int, seed: int, greedy: bool = False
+) -> dict[str, Any]:
     """Return the mean, spread and length of `episodes` episodes, and the success rate where the task defines success.
 
     Every environment plays the same number of episodes, one more for the first ones if need be, so that short episodes
@@ -39,7 +41,7 @@ def evaluate(agent: Agent, environment: Environment, *, episodes: int, seed: int
         timestep = environment.step(output.action)
         running, length = running + timestep.reward, length + acting
         ended = (timestep.terminated | timestep.truncated) & (wanted > 0)
-        env_steps += int((acting & ((wanted > 0))).sum())
+        env_steps += int((acting & (wanted > 0)).sum())
         returns += running[ended].tolist()
         lengths += length[ended].tolist()
         successes += timestep.success[ended].tolist()

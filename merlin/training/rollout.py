@@ -49,7 +49,7 @@ class Rollout:
 
     @torch.no_grad()
     def collect(self, unroll_length: int) -> tuple[Unroll, Any, Episodes]:
-        """Return a window of `unroll_length` steps, the agent's state that it starts from, and the episodes that ended."""
+        """Return a window of `unroll_length` steps, the state that it starts from, and the episodes that ended."""
         timestep, agent_state, episode_return, episode_length = self.state
         initial_state = agent_state
         rows, ended = [], []

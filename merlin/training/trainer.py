@@ -103,7 +103,7 @@ class Trainer:
     def _check(self, unroll: Unroll) -> None:
         if not unroll.reward.isfinite().all():
             raise MerlinError(
-                f"Rewards must be finite, but {self.environment.task} returned one that is not: correct the environment."
+                f"Rewards must be finite, but {self.environment.task} returned one that is not: correct the task."
             )
         for name, x in unroll.observation.items():
             if x.is_floating_point() and not x.isfinite().all():

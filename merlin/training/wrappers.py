@@ -32,7 +32,8 @@ View = Callable[[Any], Any]
 class AgentView(gymnasium.Wrapper):
     """One environment as the batch and the agent need it.
 
-    Texts become `Tokens`, MiniGrid's symbolic view becomes a MultiDiscrete [Y, X, 3] of object, colour and state, and
+    Texts become `Tokens`, a MiniGrid mission that never changes is left out, MiniGrid's symbolic view becomes a
+    MultiDiscrete [Y, X, 3] of object, colour and state, and
     of all infos only `is_success` at an episode's end is passed on (MiniGrid: whether the goal was reached).
     """
 
@@ -83,12 +84,12 @@ def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.
         missions = [_words(space.mission_func(*filling)) for filling in fillings]
         return _tokenise(sorted({word for words in missions for word in words}), max(map(len, missions)), _words)
     if isinstance(space, spaces.Dict):
-        views = {key: _view_of(entry, symbols) for key, entry in space.spaces.items()}
+        views = {key: _view_of(entry, symbols) for key, entry in space.spaces.items() if not _says_one_thing(entry)}
         changed = {key: view for key, (_, view) in views.items() if view is not None}
         seen = spaces.Dict({key: entry for key, (entry, _) in views.items()})
-        if not changed:
+        if not changed and len(seen) == len(space):
             return seen, None
-        return seen, lambda entries: {**entries, **{key: view(entries[key]) for key, view in changed.items()}}
+        return seen, lambda entries: {key: view(entries[key]) if view else entries[key] for key, (_, view) in views.items()}
     if isinstance(space, spaces.Tuple):
         views = [_view_of(entry, symbols) for entry in space.spaces]
         seen = spaces.Tuple([entry for entry, _ in views])
@@ -96,6 +97,11 @@ def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.
             return seen, None
         return seen, lambda entries: tuple(v(x) if v else x for (_, v), x in zip(views, entries, strict=True))
     return space, None
+
+
+def _says_one_thing(space: spaces.Space) -> bool:
+    """Return whether a MiniGrid mission is always the same: a sentence that tells nothing, and costs time to encode."""
+    return hasattr(space, "mission_func") and not space.ordered_placeholders and type(space).__name__ == "MissionSpace"
 
 
 def _words(mission: str) -> list[str]:

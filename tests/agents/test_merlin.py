@@ -44,7 +44,8 @@ def test_every_step_equals_the_reference():
     """12 steps on 5 slots: the memory fills, and slots are used again."""
     agent = make_agent("merlin")
     unroll, _, _, outputs = act(agent, no_resets())
-    weights = {name.removeprefix("predictor."): x.detach().double().numpy() for name, x in agent.named_parameters()}
+    parameters = agent.named_parameters()
+    weights = {name.removeprefix("predictor."): x.detach().double().numpy() for name, x in parameters}
     encodings = agent.predictor.encoder(unroll.observation).detach().double().numpy()
     for b in range(B):
         expected = reference.Merlin(
@@ -67,7 +68,7 @@ def test_latent_of_a_step_is_in_no_read_of_that_step_and_in_those_of_the_next():
         latent = torch.full((B, 6), scale)
         middle, _ = agent._recall(latent, state)
         after, weights = agent._advance(latent, torch.zeros(B, 4), middle)
-        assert (after.predictor.read_words == 0).all() and (middle.policy_read_words == 0).all() and (weights == 0).all()
+        assert all((x == 0).all() for x in (after.predictor.read_words, middle.policy_read_words, weights))
         nothing = torch.zeros(B, 6)
         later, _ = agent._advance(nothing, torch.zeros(B, 4), agent._recall(nothing, after)[0])
         reads.append(later.predictor.read_words)

@@ -227,3 +227,12 @@ def test_images_of_any_size(shape):
     assert parameters["x"].shape == (2, math.prod(shape))
     assert decoder.mode(parameters)["x"].shape == observation["x"].shape
     decoder.nats(parameters, observation)["x"].sum().backward()
+
+
+def test_channels_of_a_decoded_image_are_last():
+    decoder = decoder_of(Box(0, 255, (5, 6, 3), np.uint8))
+    with torch.no_grad():
+        decoder.entries[0].blocks[-1].skip.bias.copy_(torch.tensor([-50.0, 0.0, 50.0]))
+        mode = decoder.mode(decoder(torch.randn(2, LATENT_SIZE)))["x"]
+    assert (mode[..., 0] == 0).all() and (mode[..., 2] == 255).all()
+    assert ((mode[..., 1] > 20) & (mode[..., 1] < 235)).all()

@@ -329,7 +329,7 @@ def test_texts_become_tokens_and_boxes_are_clipped(vectorization):
 
 
 @pytest.mark.parametrize("view", [7, 3])
-def test_minigrid_is_symbols_tokens_and_success(view):
+def test_minigrid_is_symbols(view):
     env_kwargs = {} if view == 7 else {"agent_view_size": 3}
     with make_environment("MiniGrid-MemoryS7-v0", 2, env_kwargs=env_kwargs) as environment:
         image = environment.spaces["image"]
@@ -339,8 +339,7 @@ def test_minigrid_is_symbols_tokens_and_success(view):
         observation = environment.reset(5).observation
         assert observation["image"][1].tolist() == expected["image"].tolist()
         assert observation["direction"][1] == expected["direction"]
-        mission = environment.spaces["mission"]
-        assert " ".join(mission.vocabulary[index] for index in observation["mission"][1]) == expected["mission"]
+        assert environment.spaces.keys() == {"direction", "image"}  # the mission is always the same
 
 
 def test_the_words_of_missions_are_those_of_all_missions():

@@ -78,7 +78,7 @@ def test_rows_line_up():
 def test_truncation_bootstraps_from_the_final_observation_on_the_episodes_own_state(name, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))  # latents at their means
     agent, _, unroll, state, _ = collect(AutoresetMode.SAME_STEP, name)
-    count, episode = unroll.observation["observation"].unbind(-1)
+    episode = unroll.observation["observation"][..., 1]
     truncated = unroll.is_end & (episode % 2 == 1)
     assert truncated.any()
     for t in range(T):
@@ -115,7 +115,7 @@ def test_every_autoreset_mode_gives_the_same_training_data(mode):
 
 def test_windows_carry_the_state():
     """Two windows are one: the second begins with the state that the first ended with, on the row after its last."""
-    _, rollout, unroll, _, _ = collect(AutoresetMode.SAME_STEP)
+    _, rollout, _, _, _ = collect(AutoresetMode.SAME_STEP)
     carried = map_state(torch.clone, rollout.state.agent_state)
     following = rollout.state.timestep.observation["observation"].clone()
     rollout.environment.step = lambda action: rollout.state.timestep  # the environments are closed by now
