@@ -76,9 +76,7 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     elif name.startswith("merlin/TMaze"):
         model |= {"memory_size": min(env_kwargs.get("length", 10) + 16, 1350)}
     else:
-        # Environments that step one by one in Python: fewer of them, and more learning from each window.
-        run |= {"num_envs": 32}
-        training |= {"unroll_length": 32, "passes": 2, "minibatches": 2, "learning_rate": 1e-3}
+        training |= {"unroll_length": 32, "learning_rate": 1e-3}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(

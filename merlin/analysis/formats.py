@@ -51,15 +51,8 @@ def find_writer(path: Path) -> Writer:
 
 
 def telling_step(episode: Episode) -> int:
-    """Return the step that shows most: of those that earned most, the one with the sharpest read."""
-
-    def worth(index: int) -> tuple[float, float, int]:
-        step = episode.steps[index]
-        weights = step.read_weights if step.policy_read_weights is None else step.policy_read_weights
-        # With a single written slot every read is sharp.
-        return step.reward, 0.0 if weights is None or index < 2 else float(weights.max()), index
-
-    return max(range(len(episode.steps)), key=worth)
+    """Return the step that shows most: the last of those that earned most, when there is most to remember."""
+    return max(range(len(episode.steps)), key=lambda index: (episode.steps[index].reward, index))
 
 
 def _draw(episodes: list[Episode], heading: str, chosen: set[int] | None = None) -> Iterator[Canvas]:

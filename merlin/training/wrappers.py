@@ -85,11 +85,11 @@ def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.
         return _tokenise(sorted({word for words in missions for word in words}), max(map(len, missions)), _words)
     if isinstance(space, spaces.Dict):
         views = {key: _view_of(entry, symbols) for key, entry in space.spaces.items() if not _says_one_thing(entry)}
-        changed = {key: view for key, (_, view) in views.items() if view is not None}
         seen = spaces.Dict({key: entry for key, (entry, _) in views.items()})
-        if not changed and len(seen) == len(space):
+        if all(view is None for _, view in views.values()) and len(seen) == len(space):
             return seen, None
-        return seen, lambda entries: {key: view(entries[key]) if view else entries[key] for key, (_, view) in views.items()}
+        items = tuple(views.items())
+        return seen, lambda entries: {key: view(entries[key]) if view else entries[key] for key, (_, view) in items}
     if isinstance(space, spaces.Tuple):
         views = [_view_of(entry, symbols) for entry in space.spaces]
         seen = spaces.Tuple([entry for entry, _ in views])

@@ -189,8 +189,9 @@ def test_the_picture_marks_the_slot_written_now_and_the_slot_read_most(episode):
     assert int(np.argmax(purple)) == 2 and int(np.argmax(orange)) == 5
 
 
-def test_the_telling_step_is_a_rewarded_one(episode):
-    steps = [step._replace(reward=float(i == 4)) for i, step in enumerate(episode.steps)]
+def test_the_telling_step_is_the_last_of_the_most_rewarded(episode):
+    rewards = [0.0, 1.0, 0.0, 0.0, 1.0, 0.5, 0.0, -1.0, 0.0]
+    steps = [step._replace(reward=reward) for step, reward in zip(episode.steps, rewards, strict=True)]
     assert telling_step(episode._replace(steps=steps)) == 4
 
 

@@ -27,7 +27,7 @@ SPACES: dict[str, tuple[str, gymnasium.Space]] = {
     "image_smallest": ("image", Box(0, 255, (5, 5, 1), np.uint8)),
     "image_game": ("image", Box(0, 255, (7, 6, 3), np.uint8)),
     "image_grey": ("image", Box(-1.0, 3.0, (12, 17))),
-    "image_odd": ("image", Box(0, 255, (19, 10, 3), np.uint8)),
+    "image_odd": ("image", Box(10, 250, (19, 10, 3), np.uint8)),
     "symbols": ("symbols", MultiDiscrete(np.tile([4, 3, 2], (6, 5, 1)))),
     "symbols_start": ("symbols", MultiDiscrete(np.tile([3, 2], (3, 4, 1)), start=np.tile([2, 1], (3, 4, 1)))),
     "symbols_large": ("symbols", MultiDiscrete(np.tile([4, 3], (9, 17, 1)))),

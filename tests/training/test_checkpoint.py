@@ -18,6 +18,7 @@ from merlin.training.checkpoint import (
     load_best,
     load_latest,
     load_weights,
+    read_best,
     save,
     save_best,
     steps,
@@ -141,13 +142,17 @@ def test_saving_a_step_again_leaves_it(tmp_path):
 
 
 def test_the_best_is_replaced_and_read_with_its_score(tmp_path):
-    assert load_best(tmp_path, Agent()) is None
+    assert load_best(tmp_path, Agent()) is None and read_best(tmp_path) is None
     agent, other = Agent(), Agent()
     save_best(tmp_path, 10, 0.1, Agent())
     save_best(tmp_path, 20, 1 / 3, agent)
-    assert load_best(tmp_path, other) == (20, 1 / 3)
+    assert load_best(tmp_path, other) == read_best(tmp_path) == (20, 1 / 3)
     assert equal(agent.state_dict(), other.state_dict())
     assert names(tmp_path) == ["best.safetensors"]
+    (tmp_path / "checkpoints/best.safetensors").write_bytes(b"cut")
+    for read in (read_best, lambda run_dir: load_best(run_dir, Agent())):
+        with pytest.raises(MerlinError, match=r"missing, truncated or of another kind: delete .*best\.safetensors to"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["agent.safetensors", "trainer.pt"])
