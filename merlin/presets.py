@@ -72,7 +72,10 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     name = task.rpartition(":")[2]
     if name.startswith("merlin/MemoryGame"):
         # An episode is 3·pairs flips, each written to a slot of its own.
-        model |= {"memory_size": 3 * env_kwargs.get("pairs", 3)}
+        pairs = env_kwargs.get("pairs", 3)
+        run |= {"steps": 1_000_000 if pairs <= 3 else 4_000_000 if pairs == 4 else 20_000_000}
+        model |= {"memory_size": 3 * pairs}
+        training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
     elif name.startswith("merlin/TMaze"):
         model |= {"memory_size": min(env_kwargs.get("length", 10) + 16, 1350)}
     else:

@@ -170,8 +170,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if kl > 0.05 * chance or explained > 0.5:
             return {}
         return {
-            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} "
-            f"nats of observation explained), so that the memory holds nothing: lower the KL weight, "
+            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} nats "
+            f"of observation explained), so that the memory holds nothing: lower the KL weight, "
             f"as with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
 
