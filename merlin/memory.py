@@ -100,18 +100,19 @@ def read(
     """
     # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
     inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
-    similarity = torch.einsum("bkw,bnw->bkn", unit(keys), memory) * inverse_norms.unsqueeze(1)
+    similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
     logits = strengths.unsqueeze(-1) * similarity
     if readable is not None:
-        logits = logits.masked_fill(~readable.unsqueeze(1), torch.finfo(logits.dtype).min)
+        unreadable = ~readable.unsqueeze(1)
+        logits = logits.masked_fill(unreadable, torch.finfo(logits.dtype).min)
     if top_k is not None and top_k < memory.shape[1]:
         best, slots = logits.topk(top_k, dim=-1)
         weights = torch.zeros_like(logits).scatter(-1, slots, torch.softmax(best, dim=-1))
     else:
         weights = torch.softmax(logits, dim=-1)
     if readable is not None:
-        weights = weights * readable.unsqueeze(1)  # a softmax over nothing is uniform
-    return Read(torch.einsum("bkn,bnw->bkw", weights, memory), weights)
+        weights = weights.masked_fill(unreadable, 0)  # a softmax over nothing is uniform
+    return Read(weights @ memory, weights)
 
 
 def write(
