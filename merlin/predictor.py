@@ -184,6 +184,7 @@ class Predictor(nn.Module):
         unroll: Unroll,
         policy_parameters: Float[Tensor, "T B A"],
         actions: Float[Tensor, "T B E"],
+        previous_actions: Float[Tensor, "T B E"],
         returns: Float[Tensor, "T B"],
     ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"], dict[str, Tensor]]:
         """Return the predictor's loss, V, and what to report.
@@ -191,6 +192,7 @@ class Predictor(nn.Module):
         Args:
             thoughts: Those of all rows of the window.
             actions: Those taken, encoded.
+            previous_actions: Those of the rows before, encoded; zeros where an episode starts.
             returns: R, the window's bootstrapped returns.
         """
         config, latent = self.config, thoughts.latent
@@ -204,14 +206,18 @@ class Predictor(nn.Module):
         return_loss = 0.5 * ((returns - value).square() + (returns - value.detach() - advantage).square())
 
         kl_cost = self._kl_cost(unroll)
-        reconstruction, metrics = self._reconstruction(latent, unroll, mean)
+        reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
         kl = kl_nats(thoughts.posterior, thoughts.prior)
         total = reconstruction + config.return_cost * return_loss + kl_cost * (kl - config.free_nats).clamp(min=0)
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
     def _reconstruction(
-        self, latent: Float[Tensor, "T B Z"], unroll: Unroll, mean: Callable[[Tensor], Tensor]
+        self,
+        latent: Float[Tensor, "T B Z"],
+        previous_actions: Float[Tensor, "T B E"],
+        unroll: Unroll,
+        mean: Callable[[Tensor], Tensor],
     ) -> tuple[Float[Tensor, "T B"], dict[str, Tensor]]:
         """Return the weighted reconstruction loss in nats, and each entry's nats and accuracy."""
         config = self.config
@@ -226,14 +232,13 @@ class Predictor(nn.Module):
             metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
             metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
 
-        if config.action_cost and unroll.action.shape[0] > 1:
-            # Where an episode starts there is no previous action; the window's first row knows it only as an encoding.
-            parameters, previous = self.action_decoder(latent[1:]), unroll.action[:-1]
-            known = unroll.is_valid[1:] & ~unroll.is_first[1:]
-            action_nats = self.actions.reconstruction_nats(parameters, previous)
-            total = torch.cat([total[:1], total[1:] + config.action_cost * action_nats.masked_fill(~known, 0)])
+        if config.action_cost:
+            parameters, known = self.action_decoder(latent), unroll.is_valid & ~unroll.is_first
+            action_nats = self.actions.reconstruction_nats(parameters, previous_actions).masked_fill(unroll.is_first, 0)
+            total = total + config.action_cost * action_nats
             metrics["action_nats"] = masked_mean(action_nats, known)
-            metrics["action_accuracy"] = masked_mean(self.actions.reconstruction_accuracy(parameters, previous), known)
+            accuracy = self.actions.reconstruction_accuracy(parameters, previous_actions)
+            metrics["action_accuracy"] = masked_mean(accuracy, known)
         if config.reward_cost:
             reward_nats = 0.5 * (self.reward_decoder(latent).squeeze(-1) - unroll.previous_reward).square()
             total = total + config.reward_cost * reward_nats
@@ -244,7 +249,8 @@ class Predictor(nn.Module):
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
-            self.observation_nats.lerp_(sum(self.decoder.chance_nats(unroll.observation).values()), rate)
+            valid = {name: x[unroll.is_valid] for name, x in unroll.observation.items()}
+            self.observation_nats.lerp_(sum(self.decoder.chance_nats(valid).values()), rate)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats / self.config.kl_reference_nats).clamp(1e-3, 1.0)

@@ -77,9 +77,16 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         model |= {"memory_size": 3 * pairs}
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
     elif name.startswith("merlin/TMaze"):
-        model |= {"memory_size": min(env_kwargs.get("length", 10) + 16, 1350)}
+        # One decision an episode is all that needs memory: the longer the corridor, the more steps for as many of them.
+        length = env_kwargs.get("length", 10)
+        run |= {"steps": 300_000 + 20_000 * length}
+        model |= {"memory_size": min(length + 16, 64), "normalize_advantages": True}
+        training |= {"unroll_length": 32}
     else:
-        training |= {"unroll_length": 32, "learning_rate": 1e-3}
+        # Environments that step one by one in Python: more learning from each window of fewer environments.
+        run |= {"num_envs": 64}
+        model |= {"normalize_advantages": True}
+        training |= {"unroll_length": 32, "passes": 2, "minibatches": 2, "learning_rate": 1e-3}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(

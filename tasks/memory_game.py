@@ -64,6 +64,7 @@ class MemoryGame(TensorVectorEnv):
         super().__init__(num_envs, observation_space, spaces.Discrete(self.num_cards), device, render_mode)
         self.glyphs = torch.from_numpy(make_glyphs(pairs, glyph_seed)).to(self.device)
         self.scores = scores(pairs)
+        self.action_names = tuple(f"flip {position}" for position in range(1, self.num_cards + 1))
         self._start()
 
     def _start(self) -> None:
@@ -108,17 +109,17 @@ class MemoryGame(TensorVectorEnv):
         return self._observe(), reward, terminated, torch.zeros_like(terminated), info
 
     def draw(self, index: int) -> np.ndarray:
-        """Return the cards on the table: grey face down, black removed, the one just flipped with its face."""
+        """Return the cards on the table: grey face down, gone once removed, the one just flipped with its face."""
         columns = math.ceil(math.sqrt(self.num_cards))
         size = GLYPH_SIZE + 4
-        picture = np.zeros((math.ceil(self.num_cards / columns) * size, columns * size, 3), np.uint8)
+        picture = np.full((math.ceil(self.num_cards / columns) * size, columns * size, 3), 235, np.uint8)
         for position in range(self.num_cards):
             top, left = position // columns * size + 2, position % columns * size + 2
             card = picture[top : top + GLYPH_SIZE, left : left + GLYPH_SIZE]
             if position + 1 == self.position[index] and self.card[index] > 0:
                 card[:] = np.maximum(self.glyphs[self.card[index]].cpu().numpy(), 40)
             elif self.shown_as[index, self.faces[index, position]] > 0:
-                card[:] = 120
+                card[:] = 150
         return picture
 
 

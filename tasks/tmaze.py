@@ -78,6 +78,7 @@ class TMaze(TensorVectorEnv):
         self.ends = is_junction & ~is_forward
         self.rewards = (is_cued & self.ends).float().masked_fill(is_junction == is_forward, BUMP_REWARD)
         self.scores = scores(length)
+        self.action_names = ("forward", "left", "right")
         self._start()
 
     def _draw_starts(self) -> Int[Tensor, " B"]:

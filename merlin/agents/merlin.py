@@ -63,7 +63,6 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        retroactive discount is separate from the return's. The paper is silent or cannot mean otherwise.
     3. Losses are averaged over the steps of a window rather than summed; Adam does not notice.
     4. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly.
-    5. The previous action is decoded in every row of a window but the first.
     """
 
     groups = ("predictor", "policy")
@@ -155,7 +154,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         entropy = self.actions.entropy(parameters)
         actor = policy_loss(log_prob, unroll.log_prob, advantages, config.clip_ratio)
         actor = actor - config.entropy_cost * entropy_scale * entropy
-        predictor, value, metrics = self.predictor.loss(thoughts, unroll, parameters, actions, returns)
+        predictor, value, metrics = self.predictor.loss(
+            thoughts, unroll, parameters, actions, previous_actions, returns
+        )
         metrics |= self._actor_critic_metrics(unroll, log_prob, entropy, value, returns)
         total = masked_mean(actor, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
         return Losses(total, {name: x.detach() for name, x in metrics.items()}), map_state(Tensor.detach, state)
@@ -170,9 +171,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if kl > 0.05 * chance or explained > 0.5:
             return {}
         return {
-            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} nats "
-            f"of observation explained), so that the memory holds nothing: lower the KL weight, "
-            f"as with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
+            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} "
+            f"nats of observation explained), so the memory holds nothing: lower the KL weight "
+            f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
 
     def _recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B 1 N"]]:

@@ -74,12 +74,16 @@ class ActionDistribution(nn.Module, ABC):
         """Return the policy as the value network sees it: all log-probabilities; for a Box the parameters."""
 
     @abstractmethod
-    def reconstruction_nats(self, decoded: Float[Tensor, "*batch E"], action: Tensor) -> Float[Tensor, "*batch"]:
-        """Return the loss of a decoder of past actions: cross-entropy, or half the squared error of the encoding."""
+    def reconstruction_nats(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return the loss of a decoder of encoded actions: cross-entropy, or half the squared error."""
 
     @abstractmethod
-    def reconstruction_accuracy(self, decoded: Float[Tensor, "*batch E"], action: Tensor) -> Float[Tensor, "*batch"]:
-        """Return the fraction of an action that such a decoder gets right, in [0, 1]."""
+    def reconstruction_accuracy(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return the fraction of an encoded action that such a decoder gets right, in [0, 1]."""
 
 
 class CategoricalActions(ActionDistribution):
@@ -113,11 +117,15 @@ class CategoricalActions(ActionDistribution):
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         return self.categories.normalise(parameters)
 
-    def reconstruction_nats(self, decoded: Float[Tensor, "*batch E"], action: Tensor) -> Float[Tensor, "*batch"]:
-        return -self.log_prob(decoded, action)
+    def reconstruction_nats(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        return -(code * self.log_probs(decoded)).sum(-1)
 
-    def reconstruction_accuracy(self, decoded: Float[Tensor, "*batch E"], action: Tensor) -> Float[Tensor, "*batch"]:
-        return self.categories.accuracy(decoded, action)
+    def reconstruction_accuracy(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        return self.categories.accuracy(decoded, self.mode(code))
 
 
 class GaussianActions(ActionDistribution):
@@ -172,8 +180,12 @@ class GaussianActions(ActionDistribution):
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         return parameters
 
-    def reconstruction_nats(self, decoded: Float[Tensor, "*batch E"], action: Tensor) -> Float[Tensor, "*batch"]:
-        return 0.5 * (self.encode(action) - decoded).square().sum(-1)
+    def reconstruction_nats(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        return 0.5 * (code - decoded).square().sum(-1)
 
-    def reconstruction_accuracy(self, decoded: Float[Tensor, "*batch E"], action: Tensor) -> Float[Tensor, "*batch"]:
-        return ((self.encode(action) - decoded).abs() < CLOSE).float().mean(-1)
+    def reconstruction_accuracy(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        return ((code - decoded).abs() < CLOSE).float().mean(-1)

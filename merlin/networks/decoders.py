@@ -1,6 +1,7 @@
 """The decoder: from the latent, the distribution of every entry of the observation."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import gymnasium
 from jaxtyping import Float
@@ -17,16 +18,16 @@ from merlin.networks.vectors import VectorDecoder
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes, and how pixels are distributed. Categories, vectors and texts are decoded linearly and have no size.
-
-    Attributes:
-        image_likelihood: `bernoulli`, on pixels in [0, 1], or `gaussian` of variance 1.
-    """
+    """Sizes, and how pixels are distributed. Categories, vectors and texts are decoded linearly and have no size."""
 
     image_features: int = 500
+    """Width of the layer that an image is decoded from."""
     image_channels: int = 32
-    image_likelihood: str = "bernoulli"
+    """Channels of an image's transposed convolutions."""
+    image_likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """How pixels, scaled to [0, 1], are distributed: bernoulli, or gaussian with variance 1."""
     grid_features: int = 200
+    """Width of the layer that a symbolic grid is decoded from."""
 
 
 class Decoder(nn.Module):

@@ -20,10 +20,15 @@ class EncoderConfig:
     """Sizes. Categories are one-hot and vectors are passed on, so that they have none."""
 
     image_features: int = 500
+    """Width of an image's encoding."""
     image_channels: int = 32
+    """Channels of an image's convolutions."""
     grid_features: int = 200
+    """Width of a symbolic grid's encoding."""
     grid_channels: int = 32
+    """Channels of a symbolic grid's embeddings and convolution."""
     text_features: int = 64
+    """Width of a text's encoding."""
 
 
 class Encoder(nn.Module):

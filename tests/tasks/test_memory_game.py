@@ -40,7 +40,7 @@ def test_picture_of_the_table():
     env = rigged([1, 1, 2, 2])
     flips(env, [0, 1, 2])
     corners = env.draw(0)[[2, 2, 34, 34], [2, 34, 2, 34], 0]  # removed, removed, face shown, face down
-    assert corners[0] == corners[1] == 0 and corners[2] in (40, 255) and corners[3] == 120
+    assert corners[0] == corners[1] == 235 and corners[2] in (40, 255) and corners[3] == 150
 
 
 def test_episode_has_exactly_three_flips_per_pair():
