@@ -73,7 +73,7 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     if name.startswith("merlin/MemoryGame"):
         # An episode is 3·pairs flips, each written to a slot of its own.
         pairs = env_kwargs.get("pairs", 3)
-        run |= {"steps": 1_000_000 if pairs <= 3 else 4_000_000 if pairs == 4 else 20_000_000}
+        run |= {"steps": 2_000_000 if pairs <= 3 else 4_000_000 if pairs == 4 else 20_000_000}
         model |= {"memory_size": 3 * pairs}
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
     elif name.startswith("merlin/TMaze"):
