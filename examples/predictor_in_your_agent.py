@@ -1,5 +1,4 @@
 """MERLIN's predictor in somebody else's actor-critic: it makes latents and memories of observations to act on.
-
 The policy and its loss are an advantage actor-critic of one's own: python examples/predictor_in_your_agent.py [UPDATES]
 """
 
@@ -21,42 +20,39 @@ def main(updates: int = 300) -> float:
     torch.manual_seed(0)
     env = make_environment("merlin/TMaze-v0", ENVS, env_kwargs={"length": 3})
     actions = make_action_distribution(env.action_space)
-    sizes = PredictorConfig(latent_size=LATENT, hidden_size=32, memory_size=16, num_read_keys=1)
-    predictor = Predictor(env.spaces, actions, sizes)
-    policy = mlp(LATENT + 2 * LATENT, (64,), actions.num_parameters)
+    predictor = Predictor(env.spaces, actions, PredictorConfig(latent_size=LATENT, hidden_size=32, memory_size=16))
+    policy = mlp(LATENT + 3 * 2 * LATENT, (64,), actions.num_parameters)
     optimizer = torch.optim.Adam([*predictor.parameters(), *policy.parameters()], lr=3e-3)
     state, now, taken = predictor.initial_state(ENVS), env.reset(seed=0), torch.zeros(ENVS, actions.encoding_size)
     for update in range(updates):
-        rows, thoughts, successes, state = [], [], [], map_state(torch.Tensor.detach, state)
+        rows, thoughts, state = [], [], map_state(torch.Tensor.detach, state)
         for _ in range(STEPS):
             state, previous = reset_state(state, now.is_first), taken.masked_fill(now.is_first.unsqueeze(1), 0)
             reward = now.reward.masked_fill(now.is_first, 0)
-            noise, code = torch.randn(ENVS, LATENT), predictor.encode(now.observation, previous, reward)
-            thought = predictor.perceive(code, noise, state)
+            code = predictor.encode(now.observation, previous, reward)
+            thought = predictor.perceive(code, torch.randn(ENVS, LATENT), state)
             logits = policy(torch.cat([thought.latent, state.read_words], -1).detach())
             action = actions.sample(logits)
             taken, value = actions.encode(action), predictor.value(thought.latent, logits).detach()
-            state, _ = predictor.advance(thought.latent, taken, state)
-            after = env.step(action)
+            after, (state, _) = env.step(action), predictor.advance(thought.latent, taken, state)
             rows.append((now.observation["observation"], now.is_first, reward, action, actions.log_prob(logits, action),
                          after.reward, DISCOUNT * ~after.terminated, value, after.terminated | after.truncated,
-                         ~now.is_last, logits, taken, previous))  # fmt: skip
-            thoughts, successes, now = [*thoughts, thought], [*successes, after.success], after
-        *columns, logits, taken_rows, previous_rows = map(torch.stack, zip(*rows, strict=True))
-        seen, is_first, previous_reward, action, log_prob, reward, discount, value, is_end, is_valid = columns
-        next_value = torch.cat([value[1:], value[-1:]])  # a window's edge taken for its neighbour: rough, and short
+                         ~now.is_last, logits, taken, previous, after.success))  # fmt: skip
+            thoughts, now = [*thoughts, thought], after
+        columns = tuple(map(torch.stack, zip(*rows, strict=True)))
+        seen, is_first, previous_reward, action, log_prob, reward, discount, value, is_end, is_valid = columns[:10]
+        next_value = torch.cat([value[1:], value[-1:]])  # rough at the window's edge
         unroll = Unroll({"observation": seen}, is_first, previous_reward, action, log_prob.detach(), reward, discount,
                         value, next_value, is_end, is_valid, None)  # fmt: skip
         returns = n_step_returns(reward, discount, next_value, is_end)
-        thoughts = map_state(lambda *steps: torch.stack(steps), *thoughts)
-        prediction, _, metrics = predictor.loss(thoughts, unroll, logits, taken_rows, previous_rows, returns)
+        whole = map_state(lambda *steps: torch.stack(steps), *thoughts)
+        prediction, _, metrics = predictor.loss(whole, unroll, *columns[10:13], returns)
         optimizer.zero_grad()
-        (prediction - (returns - value) * log_prob - 0.02 * actions.entropy(logits)).mean().backward()
+        (prediction - (returns - value) * log_prob - 0.02 * actions.entropy(columns[10])).mean().backward()
         optimizer.step()
-        success = torch.stack(successes).nanmean().item()
         if update % 50 == 0 or update == updates - 1:
-            print(f"update {update:4d}  KL {metrics['kl_nats']:.1f} nats  right {success:.2f} of the time; chance 0.50")
-    return success
+            print(f"update {update:4d}  KL {metrics['kl_nats']:.1f} nats  success {columns[13].nanmean():.2f}; chance 0.50")
+    return columns[13].nanmean().item()
 
 
 if __name__ == "__main__":

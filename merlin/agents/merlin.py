@@ -171,8 +171,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if kl > 0.05 * chance or explained > 0.5:
             return {}
         return {
-            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of {chance:.2f} "
-            f"nats of observation explained), so the memory holds nothing: lower the KL weight "
+            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of "
+            f"{chance:.2f} nats of observation explained), so the memory holds nothing: lower the KL weight "
             f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
 

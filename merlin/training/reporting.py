@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -59,8 +60,7 @@ class Reporter:
         except OSError as error:
             raise self._failure(error) from error
         if self._bar is None:
-            tqdm.write(_line(metrics, self._total_steps), file=self._stream)
-            self._stream.flush()
+            self.note(_line(metrics, self._total_steps))
         else:
             self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
             self._bar.update(metrics["env_steps"] - self._bar.n)
@@ -68,8 +68,10 @@ class Reporter:
 
     def note(self, message: str) -> None:
         """Print one line without breaking the bar; any thread may call this."""
-        tqdm.write(message, file=self._stream)
-        self._stream.flush()
+        # Whoever read the pipe may have left, as `head` does: the run has its files and goes on.
+        with suppress(BrokenPipeError):
+            tqdm.write(message, file=self._stream)
+            self._stream.flush()
 
     def warn_once(self, key: str, message: str) -> None:
         """Print a warning, only the first time for each key."""

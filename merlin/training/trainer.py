@@ -82,7 +82,9 @@ class Trainer:
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
         rates = {"policy": config.policy_learning_rate}
         self.optimizers = {
-            name: torch.optim.Adam(parameters, lr=rates.get(name) or config.learning_rate, eps=config.adam_epsilon, fused=True)
+            name: torch.optim.Adam(
+                parameters, lr=rates.get(name) or config.learning_rate, eps=config.adam_epsilon, fused=True
+            )
             for name, parameters in agent.parameter_groups().items()
         }
         self._base_rates = {name: x.param_groups[0]["lr"] for name, x in self.optimizers.items()}
