@@ -15,31 +15,39 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 GAME, MINIGRID = "merlin/MemoryGame-v0", "MiniGrid-MemoryS7-v0"
-LARGE = {"hidden_size": 256}
-SETUPS: dict[str, dict] = {
-    "rl-lstm small, game, 128 envs": {"agent": "rl-lstm", "task": GAME, "num_envs": 128},
-    "rl-mem small, game, 128 envs": {"agent": "rl-mem", "task": GAME, "num_envs": 128},
-    "merlin small, game, 128 envs": {"agent": "merlin", "task": GAME, "num_envs": 128},
-    "merlin small, game, 512 envs": {"agent": "merlin", "task": GAME, "num_envs": 512},
-    "rl-lstm 256 x 1, game, 64 envs": {"agent": "rl-lstm", "task": GAME, "num_envs": 64, "model": LARGE | {"num_layers": 1}},
-    "rl-lstm 256 x 1, game, 1,024 envs": {
-        "agent": "rl-lstm", "task": GAME, "num_envs": 1024, "model": LARGE | {"num_layers": 1}
-    },
-    "rl-lstm 256 x 2, game, 64 envs": {"agent": "rl-lstm", "task": GAME, "num_envs": 64, "model": LARGE},
-    "RecurrentPPO 256, game, 16 envs": {"agent": "RecurrentPPO", "task": GAME, "num_envs": 16},
-    "rl-lstm small, MiniGrid, 64 envs": {"agent": "rl-lstm", "task": MINIGRID, "num_envs": 64},
-    "rl-mem small, MiniGrid, 64 envs": {"agent": "rl-mem", "task": MINIGRID, "num_envs": 64},
-    "merlin small, MiniGrid, 64 envs": {"agent": "merlin", "task": MINIGRID, "num_envs": 64},
-    "rl-lstm 256 x 1, MiniGrid, 16 envs": {
-        "agent": "rl-lstm", "task": MINIGRID, "num_envs": 16, "model": LARGE | {"num_layers": 1}
-    },
-    "RecurrentPPO 256, MiniGrid, 16 envs": {"agent": "RecurrentPPO", "task": MINIGRID, "num_envs": 16},
-}  # fmt: skip
+ONE_LAYER = {"hidden_size": 256, "num_layers": 1}
 
 
-def measure_ours(setup: dict, seconds: float, threads: int) -> dict[str, float]:
+class Setup(NamedTuple):
+    """Who learns what, on how many environments, with which of its preset's sizes changed."""
+
+    agent: str
+    task: str
+    num_envs: int
+    model: dict[str, int] = {}  # noqa: RUF012 (never changed)
+
+
+SETUPS = {
+    "rl-lstm small, game, 128 envs": Setup("rl-lstm", GAME, 128),
+    "rl-mem small, game, 128 envs": Setup("rl-mem", GAME, 128),
+    "merlin small, game, 128 envs": Setup("merlin", GAME, 128),
+    "merlin small, game, 512 envs": Setup("merlin", GAME, 512),
+    "rl-lstm 256 x 1, game, 64 envs": Setup("rl-lstm", GAME, 64, ONE_LAYER),
+    "rl-lstm 256 x 1, game, 1,024 envs": Setup("rl-lstm", GAME, 1024, ONE_LAYER),
+    "rl-lstm 256 x 2, game, 64 envs": Setup("rl-lstm", GAME, 64, {"hidden_size": 256}),
+    "RecurrentPPO 256, game, 16 envs": Setup("RecurrentPPO", GAME, 16),
+    "rl-lstm small, MiniGrid, 64 envs": Setup("rl-lstm", MINIGRID, 64),
+    "rl-mem small, MiniGrid, 64 envs": Setup("rl-mem", MINIGRID, 64),
+    "merlin small, MiniGrid, 64 envs": Setup("merlin", MINIGRID, 64),
+    "rl-lstm 256 x 1, MiniGrid, 16 envs": Setup("rl-lstm", MINIGRID, 16, ONE_LAYER),
+    "RecurrentPPO 256, MiniGrid, 16 envs": Setup("RecurrentPPO", MINIGRID, 16),
+}
+
+
+def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
     """Train for some seconds after a warm-up; return steps per second and where the time went."""
     import torch
 
@@ -48,8 +56,8 @@ def measure_ours(setup: dict, seconds: float, threads: int) -> dict[str, float]:
     from merlin.training.trainer import Trainer
 
     torch.set_num_threads(threads)
-    config = replace(preset(setup["agent"], setup["task"]), num_envs=setup["num_envs"], device="cpu")
-    config = replace(config, model=replace(config.model, **setup.get("model", {})))
+    config = replace(preset(setup.agent, setup.task), num_envs=setup.num_envs, device="cpu")
+    config = replace(config, model=replace(config.model, **setup.model))
     stepping = [0.0]
     with build_environment(config) as environment:
         trainer = Trainer(
@@ -78,7 +86,7 @@ def measure_ours(setup: dict, seconds: float, threads: int) -> dict[str, float]:
         }
 
 
-def measure_recurrent_ppo(setup: dict, seconds: float, threads: int) -> dict[str, float]:
+def measure_recurrent_ppo(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
     """Train RecurrentPPO with its defaults, an LSTM of 256, on the flattened observation."""
     import gymnasium
     import torch
@@ -90,14 +98,14 @@ def measure_recurrent_ppo(setup: dict, seconds: float, threads: int) -> dict[str
     torch.set_num_threads(threads)
 
     def make():
-        if setup["task"] == MINIGRID:
+        if setup.task == MINIGRID:
             from minigrid.wrappers import ImgObsWrapper
 
             return gymnasium.wrappers.FlattenObservation(ImgObsWrapper(gymnasium.make(MINIGRID)))
-        return gymnasium.wrappers.FlattenObservation(gymnasium.make(setup["task"]))
+        return gymnasium.wrappers.FlattenObservation(gymnasium.make(setup.task))
 
-    model = RecurrentPPO("MlpLstmPolicy", make_vec_env(make, setup["num_envs"]), device="cpu")
-    window = model.n_steps * setup["num_envs"]
+    model = RecurrentPPO("MlpLstmPolicy", make_vec_env(make, setup.num_envs), device="cpu")
+    window = model.n_steps * setup.num_envs
     model.learn(window)
     begin, windows = time.perf_counter(), 0
     while windows == 0 or time.perf_counter() - begin < seconds:
@@ -116,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         setup = SETUPS[options.one]
-        measure = measure_recurrent_ppo if setup["agent"] == "RecurrentPPO" else measure_ours
+        measure = measure_recurrent_ppo if setup.agent == "RecurrentPPO" else measure_ours
         result = measure(setup, options.seconds, options.threads)
         result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(result))
@@ -137,10 +145,8 @@ def main() -> None:
         middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         rates = [row["steps_per_second"] for row in rows]
         shares = " ".join(f"{key} {middle[key]:4.0%}" for key in ("environment", "acting", "learning") if key in middle)
-        print(
-            f"{name:38} {middle['steps_per_second']:>9,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})  {shares}  "
-            f"peak {middle['peak_megabytes']:,.0f} MB"
-        )
+        rate = f"{middle['steps_per_second']:>9,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})"
+        print(f"{name:38} {rate}  {shares}  peak {middle['peak_megabytes']:,.0f} MB")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main(updates: int = 300) -> float:
         (prediction - (returns - value) * log_prob - 0.02 * actions.entropy(columns[10])).mean().backward()
         optimizer.step()
         if update % 50 == 0 or update == updates - 1:
-            print(f"update {update:4d}  KL {metrics['kl_nats']:.1f} nats  success {columns[13].nanmean():.2f}; chance 0.50")
+            print(f"update {update:4d}  KL {metrics['kl_nats']:.1f}  success {columns[13].nanmean():.2f}; chance 0.50")
     return columns[13].nanmean().item()
 
 

@@ -79,9 +79,9 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     elif name.startswith("merlin/TMaze"):
         # One decision an episode is all that needs memory: the longer the corridor, the more steps for as many of them.
         length = env_kwargs.get("length", 10)
-        run |= {"steps": 300_000 + 20_000 * length}
+        run |= {"num_envs": 64, "steps": 300_000 + 10_000 * length}
         model |= {"memory_size": min(length + 16, 64), "normalize_advantages": True}
-        training |= {"unroll_length": 32}
+        training |= {"learning_rate": 3e-3}
     else:
         # Environments that step one by one in Python: more learning from each window of fewer environments.
         run |= {"num_envs": 64}
