@@ -129,7 +129,9 @@ def main() -> None:
         result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(result))
         return
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads")
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads"
+    )
     results: dict[str, list[dict[str, float]]] = {name: [] for name in SETUPS if options.only in name}
     for _ in range(options.rounds):
         for name in results:
@@ -144,7 +146,8 @@ def main() -> None:
             continue
         middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         rates = [row["steps_per_second"] for row in rows]
-        shares = " ".join(f"{key} {middle[key]:4.0%}" for key in ("environment", "acting", "learning") if key in middle)
+        parts = ("environment", "acting", "learning")
+        shares = " ".join(f"{key} {middle[key]:4.0%}" for key in parts if key in middle)
         rate = f"{middle['steps_per_second']:>9,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})"
         print(f"{name:38} {rate}  {shares}  peak {middle['peak_megabytes']:,.0f} MB")
 

@@ -17,6 +17,7 @@ SYMBOLS, BATCH, WORD = 5, 256, 32
 
 class Agent(nn.Module):
     """Writes each symbol beside the one before it; reads by the symbol that it is asked about."""
+
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(2 * SYMBOLS, WORD)

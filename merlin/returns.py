@@ -19,7 +19,7 @@ def n_step_returns(
 ) -> Float[Tensor, "T B"]:
     """Return the window's returns, bootstrapped where it or an episode is cut.
 
-        R[t] = reward[t] + discount[t] · (next_value[t] if t ends the episode or the window else R[t+1])
+    R[t] = reward[t] + discount[t] · (next_value[t] if t ends the episode or the window else R[t+1])
     """
     return lambda_returns(reward, discount, next_value, is_end, 1.0)
 

@@ -1,9 +1,9 @@
 """A run as a function: from a configuration to a trained agent and a run directory.
 
-    RUN_DIR/config.json           the whole configuration; enough to rebuild the agent
-            metrics.jsonl         one object per report
-            checkpoints/          the last few and the best
-            learning_curve.png    written at the end
+RUN_DIR/config.json           the whole configuration; enough to rebuild the agent
+        metrics.jsonl         one object per report
+        checkpoints/          the last few and the best
+        learning_curve.png    written at the end
 """
 
 import json
@@ -161,9 +161,7 @@ def train(
             code = 1
             try:
                 with _interrupts() as interrupted:
-                    trainer.run(
-                        session.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds
-                    )
+                    trainer.run(session.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
                 session.save()
                 session.draw()
                 code = 130 if interrupted else 0
@@ -252,9 +250,7 @@ class _Session:
     def _evaluate(self) -> dict[str, Any]:
         episodes = self.config.training.evaluation_episodes
         with build_environment(self.config, min(self.config.num_envs, episodes)) as environment:
-            return evaluate(
-                self.trainer.agent, environment, episodes=episodes, seed=self.config.seed + HELD_OUT_SEED
-            )
+            return evaluate(self.trainer.agent, environment, episodes=episodes, seed=self.config.seed + HELD_OUT_SEED)
 
     def save(self) -> None:
         """Write a checkpoint."""

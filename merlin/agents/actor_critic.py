@@ -37,8 +37,8 @@ class RecurrentConfig(ActorCriticConfig):
 class ActorCritic(Agent[Config, State], Generic[Config, State]):
     """Encoder, recurrent core, policy and value on the core's features; every gradient reaches every parameter.
 
-        e       = [encoder(o_t), a_{t−1}, r_{t−1}]
-        loss    = −advantage · log π(a) − entropy_cost · entropy + return_cost · ½ (R − V)²
+    e       = [encoder(o_t), a_{t−1}, r_{t−1}]
+    loss    = −advantage · log π(a) − entropy_cost · entropy + return_cost · ½ (R − V)²
     """
 
     groups = ("agent",)

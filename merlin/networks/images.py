@@ -9,11 +9,9 @@ from gymnasium.spaces import Box
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin.errors import MerlinError
 from merlin.networks.entries import CLOSE, EntryDecoder
 
 SMALL = 8  # rows and columns that need no further halving
-LIKELIHOODS = ("bernoulli", "gaussian")
 
 
 class Stage(NamedTuple):
@@ -109,8 +107,6 @@ class ImageDecoder(EntryDecoder):
 
     def __init__(self, space: Box, input_size: int, features: int, channels: int, likelihood: str):
         super().__init__(space)
-        if likelihood not in LIKELIHOODS:
-            raise MerlinError(f"image_likelihood must be one of {', '.join(LIKELIHOODS)}; '{likelihood}' is not.")
         self.pixels = Pixels(space)
         self.is_bernoulli = likelihood == "bernoulli"
         plan = stages(self.pixels.size)[::-1]

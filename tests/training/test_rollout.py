@@ -106,9 +106,7 @@ def test_every_autoreset_mode_gives_the_same_training_data(mode):
     for b in range(B):
         rows = other.is_valid[:, b]
         count = int(rows.sum())
-        assert torch.equal(
-            other.observation["observation"][rows, b], same.observation["observation"][:count, b]
-        )
+        assert torch.equal(other.observation["observation"][rows, b], same.observation["observation"][:count, b])
         for field in fields:
             assert torch.equal(getattr(other, field)[rows, b], getattr(same, field)[:count, b]), field
 
