@@ -1,7 +1,7 @@
 """The memory in an agent of one's own: `merlin.memory` and PyTorch, nothing else of the package.
 
-A REINFORCE agent sees five symbols in random order, then one of them again, and must name the one that came right
-after it. A guess earns 1/5. It takes some seconds: python examples/memory_alone.py [UPDATES]
+A REINFORCE agent sees five symbols in random order, then one of them again, and must name the one that came right after
+it. A guess earns 1/5. It takes some seconds: python examples/memory_alone.py [UPDATES]
 """
 
 import sys
@@ -31,9 +31,8 @@ class Agent(nn.Module):
         for symbol in F.one_hot(symbols, SYMBOLS).float():
             state = memories.write(state, self.embed(torch.cat([before, symbol], -1)), nothing_read)
             before = symbol
-        keys, strengths = self.reader(F.one_hot(question, SYMBOLS).float())
-        words, _ = memories.read(state.memory, keys, strengths, memories.written(state))
-        return self.policy(words[:, 0])
+        query = self.reader(F.one_hot(question, SYMBOLS).float())  # keys and their strengths
+        return self.policy(memories.read(state.memory, *query, memories.written(state)).words[:, 0])
 
 
 def main(updates: int = 400) -> float:
@@ -47,9 +46,9 @@ def main(updates: int = 400) -> float:
         policy = torch.distributions.Categorical(logits=agent(symbols, question))
         action = policy.sample()
         reward = (action == answer).float()
-        loss = -(policy.log_prob(action) * (reward - reward.mean())).mean() - 0.01 * policy.entropy().mean()
+        loss = -policy.log_prob(action) * (reward - reward.mean()) - 0.01 * policy.entropy()
         optimizer.zero_grad()
-        loss.backward()
+        loss.mean().backward()
         optimizer.step()
         if update % 50 == 0 or update == updates - 1:
             print(f"update {update:4d}  right {reward.mean():.2f} of the time; a guess 0.20")

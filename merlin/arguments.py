@@ -46,9 +46,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
         "(default: merlin/MemoryGame-v0)")  # fmt: skip
     add("--agent", metavar="NAME", help="merlin, rl-lstm or rl-mem (default: merlin)")
-    add("--steps", metavar="N", type=_whole_number(1), help="environment steps in all, such as 1e6 (default: 1e6)")
+    add("--steps", metavar="N", type=_whole_number(1), help="environment steps in all, such as 1e6 "
+        "(default: by task; 2e6 for the default one)")  # fmt: skip
     add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together "
-        "(default: 128 for tasks on tensors, 32 for others)")  # fmt: skip
+        "(default: by task; 128 for the default one)")  # fmt: skip
     add("--seed", metavar="S", type=_seed, help="of weights, environments and every random choice (default: 1)")
     add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
     add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")
