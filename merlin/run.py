@@ -267,6 +267,13 @@ class _Session:
         path = self.run_dir / "learning_curve.png"
         plot_learning_curve([self.run_dir], path, self.trainer.environment.scores)
         self.tracker.log_media(path, "learning_curve")
+        if self.tracker.is_on:
+            from merlin.analysis.watching import watch
+
+            try:
+                self.tracker.log_media(watch(self.run_dir, note=self.reporter.note), "episode")
+            except Exception as error:  # a picture for wandb is no reason to lose a finished run
+                self.reporter.note(f"wandb gets no episode: {error}")
 
 
 @contextmanager

@@ -83,6 +83,11 @@ class Tracker:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is logged at all."""
+        return self._process is not None
+
     def log(self, metrics: Mapping[str, int | float], step: int) -> None:
         """Log metrics at this many environment steps."""
         self._send({"metrics": {**metrics, "env_steps": step}})
