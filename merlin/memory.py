@@ -13,6 +13,7 @@ A slot holds `[word, trace]`: the word as written, and the discounted sum of the
 Axes: B batch, K read keys, N slots, W width of a slot, Z width of what is written (W = 2Z with the retroactive half).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -160,13 +161,19 @@ def write(
 
 
 class Reader(nn.Module):
-    """Turns a hidden state into K read keys and their strengths."""
+    """Turns a hidden state into K read keys and their strengths.
 
-    def __init__(self, input_size: int, word_size: int, num_read_keys: int) -> None:
+    Args:
+        strength: What the strengths start near, above 0. At ln N a perfect match weighs as much as all else together.
+    """
+
+    def __init__(self, input_size: int, word_size: int, num_read_keys: int, strength: float = math.log(2)) -> None:
         super().__init__()
         self.num_read_keys = num_read_keys
         self.word_size = word_size
         self.project = nn.Linear(input_size, num_read_keys * (word_size + 1))
+        with torch.no_grad():
+            self.project.bias[-num_read_keys:] += math.log(math.expm1(strength))
 
     def forward(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K"]]:
         """Return keys and strengths = softplus(·), which are positive."""

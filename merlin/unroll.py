@@ -53,7 +53,7 @@ class StepOutput(NamedTuple):
     noise: Float[Tensor, "B Z"] | None = None
     latent: Float[Tensor, "B Z"] | None = None
     read_weights: Float[Tensor, "B K N"] | None = None
-    policy_read_weights: Float[Tensor, "B 1 N"] | None = None
+    policy_read_weights: Float[Tensor, "B K N"] | None = None
 
 
 class Losses(NamedTuple):

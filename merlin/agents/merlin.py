@@ -1,5 +1,6 @@
 """MERLIN: a memory-based predictor and a read-only policy. Wayne et al. 2018, arXiv:1803.10760."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +24,11 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """The predictor's configuration, that of learning from advantages, and the policy's own. Sizes are the paper's."""
 
     policy_hidden_size: int = 256
-    """Units of the policy's LSTM; it has one layer and one read key."""
+    """Units of the policy's LSTM, which has one layer."""
+    policy_num_read_keys: int = 1
+    """Read keys of the policy."""
+    policy_read_strength: float | None = None
+    """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
 
@@ -33,7 +38,7 @@ class MerlinState(NamedTuple):
 
     predictor: PredictorState
     policy: LSTMState
-    policy_read_words: Float[Tensor, "B W"]
+    policy_read_words: Float[Tensor, "B KW"]
     previous_action: Float[Tensor, "B E"]
 
 
@@ -71,11 +76,15 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         super().__init__(spaces, action_space, config)
         self.predictor = Predictor(spaces, self.actions, config)
         word_size, hidden_size = self.predictor.word_size, config.policy_hidden_size
-        head_input_size = config.latent_size + hidden_size + word_size
+        num_keys, strength = config.policy_num_read_keys, config.policy_read_strength
+        if strength is None:
+            strength = math.log(max(config.memory_size, 2))
+        words_size = num_keys * word_size
+        head_input_size = config.latent_size + hidden_size + words_size
         self.policy = nn.ModuleDict(
             {
-                "lstm": LSTM(config.latent_size + word_size, hidden_size, 1),
-                "reader": Reader(hidden_size, word_size, 1),
+                "lstm": LSTM(config.latent_size + words_size, hidden_size, 1),
+                "reader": Reader(hidden_size, word_size, num_keys, strength),
                 "head": mlp(head_input_size, (200,), self.actions.num_parameters, 0.1),
             }
         )
@@ -91,7 +100,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         return MerlinState(
             predictor,
             policy,
-            zeros(batch_size, self.predictor.word_size),
+            zeros(batch_size, self.config.policy_num_read_keys * self.predictor.word_size),
             zeros(batch_size, self.actions.encoding_size),
         )
 
@@ -176,7 +185,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
 
-    def _recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B 1 N"]]:
+    def _recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K N"]]:
         """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
         seen = self._for_policy(latent)
         lstm = self.policy["lstm"].step(torch.cat([seen, state.policy_read_words], -1), state.policy)
@@ -196,6 +205,6 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         self,
         latent: Float[Tensor, "*batch Z"],
         hidden: Float[Tensor, "*batch H"],
-        read_words: Float[Tensor, "*batch W"],
+        read_words: Float[Tensor, "*batch KW"],
     ) -> Float[Tensor, "*batch A"]:
         return self.policy["head"](torch.cat([self._for_policy(latent), hidden, read_words], -1))

@@ -31,7 +31,7 @@ class Step(NamedTuple):
     action: np.ndarray
     reward: float
     read_weights: np.ndarray | None  # [K, N]
-    policy_read_weights: np.ndarray | None  # [N]
+    policy_read_weights: np.ndarray | None  # [K, N]
     slot: int | None
     picture: np.ndarray | None  # the task, as it draws itself [Y, X, 3]
 
@@ -99,7 +99,7 @@ def record_episode(
                 reward=timestep.reward.item(),
                 read_weights=None if output.read_weights is None else _first_row(output.read_weights),
                 policy_read_weights=(
-                    None if output.policy_read_weights is None else _first_row(output.policy_read_weights)[0]
+                    None if output.policy_read_weights is None else _first_row(output.policy_read_weights)
                 ),
                 slot=None if memory is None else int(memory.write_weights[0].argmax()),
                 picture=None if picture is None else np.array(picture),

@@ -22,7 +22,9 @@ def read_rows(step: Step) -> list[tuple[str, str, np.ndarray]]:
     """Return (name, colour, weights over slots) of each read key of a step, the policy's first."""
     rows = []
     if step.policy_read_weights is not None:
-        rows.append(("policy", POLICY, step.policy_read_weights))
+        many = len(step.policy_read_weights) > 1
+        for k, weights in enumerate(step.policy_read_weights):
+            rows.append((f"policy {k + 1}" if many else "policy", POLICY, weights))
     if step.read_weights is not None:
         whose = "predictor" if rows else "key"
         rows += [(f"{whose} {k + 1}", PREDICTOR, weights) for k, weights in enumerate(step.read_weights)]

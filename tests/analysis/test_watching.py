@@ -77,8 +77,8 @@ def test_an_episode_says_what_was_read_and_written(episode):
     for index, step in enumerate(episode.steps):
         assert step.slot == index, "an empty slot after another"
         assert episode.held(index) == {slot: slot for slot in range(index)}
-        assert step.read_weights.shape == (3, 9) and step.policy_read_weights.shape == (9,)
-        for weights in (*step.read_weights, step.policy_read_weights):
+        assert step.read_weights.shape == (3, 9) and step.policy_read_weights.shape == (1, 9)
+        for weights in (*step.read_weights, *step.policy_read_weights):
             np.testing.assert_allclose(weights.sum(), float(index > 0), atol=1e-5)
             assert (weights[index:] == 0).all(), "the memory is read before it is written"
         np.testing.assert_allclose(step.policy.sum(), 1, atol=1e-5)
@@ -178,8 +178,8 @@ def colour_share(image, colour, box):
 
 def test_the_picture_marks_the_slot_written_now_and_the_slot_read_most(episode):
     step = episode.steps[5]
-    sharp = np.zeros(9, np.float32)
-    sharp[2] = 1
+    sharp = np.zeros((1, 9), np.float32)
+    sharp[0, 2] = 1
     looked = episode._replace(steps=[*episode.steps[:5], step._replace(policy_read_weights=sharp), *episode.steps[6:]])
     canvas = draw_step(looked, 5)
     columns = [(132 + 89 * slot, 132 + 89 * (slot + 1)) for slot in range(9)]
