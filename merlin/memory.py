@@ -147,7 +147,7 @@ def write(
     usage = torch.where((write_weights > 0) & is_full.unsqueeze(1), renewed, usage)
     if retroactive_discount is None:
         row, retroactive_weights = word, state.retroactive_weights
-        memory = state.memory
+        memory = state.memory.clone()
     else:
         row = F.pad(word, (0, word_size - word.shape[1]))
         trace = state.retroactive_weights.lerp(state.write_weights, 1 - retroactive_discount)
@@ -156,7 +156,7 @@ def write(
         memory = torch.addcmul(
             state.memory.view(batch_size, memory_size, 2, -1), halves.unsqueeze(-1), word[:, None, None]
         ).view(batch_size, memory_size, word_size)
-    memory = memory.scatter(1, slot.unsqueeze(-1).expand(-1, -1, word_size), row.unsqueeze(1))
+    memory.scatter_(1, slot.unsqueeze(-1).expand(-1, -1, word_size), row.unsqueeze(1))
     return MemoryState(memory, usage, write_weights, retroactive_weights, state.num_written + 1)
 
 

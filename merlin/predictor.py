@@ -42,6 +42,9 @@ class PredictorConfig:
     """Keep slots that were never written from being read."""
     top_k: int | None = None
     """Read only this many slots for each key; none reads all."""
+    posterior_scale: float = 6.0
+    """First weights of the posterior's mean, against PyTorch's usual ones. At 1 a latent starts as noise with next to no
+    signal, and decoders take long to find it; at 6 both are of about one size."""
     kl_cost: float | None = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
     kl_reference_nats: float = 350.0
@@ -113,6 +116,8 @@ class Predictor(nn.Module):
         self.posterior_input = nn.Linear(self.encoder.output_size + action_size + 1, 2 * latent_size, bias=False)
         self.posterior_context = nn.Linear(context_size + 2 * latent_size, 2 * latent_size)
         self.posterior_network = nn.Sequential(nn.Tanh(), mlp(2 * latent_size, (2 * latent_size,), 2 * latent_size))
+        with torch.no_grad():
+            self.posterior_network[-1][-1].weight[:latent_size].mul_(config.posterior_scale)
         self.lstm = LSTM(latent_size + action_size + words_size, config.hidden_size, config.num_layers)
         self.reader = Reader(self.lstm.output_size, self.word_size, config.num_read_keys)
         self.value_head = mlp(latent_size + actions.num_parameters, (200,), 1)

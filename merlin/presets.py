@@ -58,6 +58,7 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         "latent_size": 32,
         "hidden_size": 64,
         "policy_hidden_size": 64,
+        "policy_num_read_keys": 3,
         "memory_size": 64,
         "discount_factor": 0.96,
         "gae_lambda": 0.9,
@@ -77,11 +78,12 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         model |= {"memory_size": 3 * pairs}
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
     elif name.startswith("merlin/TMaze"):
-        # One decision an episode is all that needs memory: the longer the corridor, the more steps for as many of them.
+        # One decision an episode is all that needs memory: the longer the corridor, the more environments for as many
+        # of them in a window. Bumps cost 0.1, so that the entropy that explores the junction needs plain advantages.
         length = env_kwargs.get("length", 10)
-        run |= {"num_envs": 64, "steps": 300_000 + 10_000 * length}
-        model |= {"memory_size": min(length + 16, 64), "normalize_advantages": True}
-        training |= {"learning_rate": 3e-3}
+        run |= {"num_envs": 64 * max(1, round(length / 50)), "steps": 400_000 + 120 * length**2}
+        model |= {"memory_size": min(length + 16, 64)}
+        training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3}
     else:
         # Environments that step one by one in Python: more learning from each window of fewer environments.
         run |= {"num_envs": 64}
