@@ -43,12 +43,12 @@ class PredictorConfig:
     top_k: int | None = None
     """Read only this many slots for each key; none reads all."""
     posterior_scale: float = 6.0
-    """First weights of the posterior's mean, against PyTorch's usual ones. At 1 a latent starts as noise with next to no
-    signal, and decoders take long to find it; at 6 both are of about one size."""
+    """First weights of the posterior's mean, in PyTorch's usual ones. At 1 a latent starts as noise with next to no
+    signal, which decoders take long to find; at 6 both are of about one size."""
     kl_cost: float | None = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
-    kl_reference_nats: float = 350.0
-    """Nats of observation from which on the automatic KL weight is the paper's 1."""
+    kl_reference_nats: float = 8500.0
+    """Nats of observation at which the automatic KL weight is 1: those of the pixels of the paper, whose weight is 1."""
     free_nats: float = 0.0
     """KL below this many nats per step costs nothing."""
     image_cost: float = 1.0
@@ -258,4 +258,4 @@ class Predictor(nn.Module):
             self.observation_nats.lerp_(sum(self.decoder.chance_nats(valid).values()), rate)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
-        return (self.observation_nats / self.config.kl_reference_nats).clamp(1e-3, 1.0)
+        return (self.observation_nats / self.config.kl_reference_nats).clamp(5e-4, 1.0)

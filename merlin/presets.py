@@ -74,16 +74,16 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     if name.startswith("merlin/MemoryGame"):
         # An episode is 3·pairs flips, each written to a slot of its own.
         pairs = env_kwargs.get("pairs", 3)
-        run |= {"steps": 2_000_000 if pairs <= 3 else 4_000_000 if pairs == 4 else 20_000_000}
+        run |= {"steps": 1_000_000 if pairs <= 3 else 2_000_000 if pairs == 4 else 10_000_000}
         model |= {"memory_size": 3 * pairs}
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
     elif name.startswith("merlin/TMaze"):
         # One decision an episode is all that needs memory: the longer the corridor, the more environments for as many
-        # of them in a window. Bumps cost 0.1, so that the entropy that explores the junction needs plain advantages.
+        # of them in a window, and entropy so that walking is not learnt so well that nobody turns at the junction.
         length = env_kwargs.get("length", 10)
         run |= {"num_envs": 64 * max(1, round(length / 50)), "steps": 400_000 + 120 * length**2}
-        model |= {"memory_size": min(length + 16, 64)}
-        training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3}
+        model |= {"memory_size": min(length + 16, 64), "entropy_cost": 0.04}
+        training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3, "final_entropy_fraction": 0.1}
     else:
         # Environments that step one by one in Python: more learning from each window of fewer environments.
         run |= {"num_envs": 64}

@@ -96,13 +96,13 @@ def lstm(weights, name, x, hidden, cell):
 class Merlin:
     """One environment's MERLIN, step by step as section by section of the paper's Algorithm 1."""
 
-    def __init__(self, weights, *, latent, hidden, layers, policy_hidden, slots, keys, discount, actions):
-        self.weights, self.keys_count, self.actions = weights, keys, actions
+    def __init__(self, weights, *, latent, hidden, layers, policy_hidden, slots, keys, policy_keys, discount, actions):
+        self.weights, self.keys_count, self.policy_keys, self.actions = weights, keys, policy_keys, actions
         self.latent, self.word = latent, 2 * latent
         self.h, self.c = [np.zeros(hidden)] * layers, [np.zeros(hidden)] * layers
         self.m = np.zeros(keys * self.word)
         self.policy_h, self.policy_c = [np.zeros(policy_hidden)], [np.zeros(policy_hidden)]
-        self.policy_m = np.zeros(self.word)
+        self.policy_m = np.zeros(policy_keys * self.word)
         self.memory = Memory(slots, latent, discount)
         self.last_action = np.zeros(actions)
 
@@ -119,7 +119,7 @@ class Merlin:
 
         x = np.concatenate([z, self.policy_m])
         self.policy_h, self.policy_c = lstm(weights, "policy.lstm", x, self.policy_h, self.policy_c)
-        self.policy_m, policy_weights = self._read("policy.reader", self.policy_h[0], 1)
+        self.policy_m, policy_weights = self._read("policy.reader", self.policy_h[0], self.policy_keys)
         logits = mlp(weights, "policy.head", np.concatenate([z, self.policy_h[0], self.policy_m]))
         log_probs = logits - np.log(np.exp(logits).sum())
         value = mlp(weights, "value_head", np.concatenate([z, log_probs]))[0]

@@ -49,7 +49,7 @@ def test_every_step_equals_the_reference():
     encodings = agent.predictor.encoder(unroll.observation).detach().double().numpy()
     for b in range(B):
         expected = reference.Merlin(
-            weights, latent=6, hidden=7, layers=2, policy_hidden=9, slots=5, keys=2,
+            weights, latent=6, hidden=7, layers=2, policy_hidden=9, slots=5, keys=2, policy_keys=3,
             discount=agent.config.retroactive_discount, actions=4,
         )  # fmt: skip
         for t in range(T):
