@@ -48,7 +48,7 @@ class PredictorConfig:
     kl_cost: float | None = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
     kl_reference_nats: float = 8500.0
-    """Nats of observation at which the automatic KL weight is 1: those of the pixels of the paper, whose weight is 1."""
+    """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper."""
     free_nats: float = 0.0
     """KL below this many nats per step costs nothing."""
     image_cost: float = 1.0

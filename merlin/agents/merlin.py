@@ -61,13 +61,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     Differences from the paper:
 
-    1. The KL weight defaults to min(1, observation nats / `kl_reference_nats`), where the observation's nats are
-       measured: how much better than the best constant guess a perfect reconstruction would be. The paper's weight of 1
-       stands against thousands of nats of pixels; against a few nats of symbols it collapses the posterior.
+    1. The KL weight defaults to observation nats / `kl_reference_nats`, from 0.0005 to 1, where the observation's nats
+       are measured: how much better than the best constant guess a perfect reconstruction would be. The paper's weight
+       of 1 stands against thousands of nats of pixels; against a few nats of symbols it collapses the posterior, and
+       a weight well short of that still makes latents so noisy that the policy cannot tell slots apart.
     2. Slots that were never written cannot be read (`mask_unwritten`), a re-used slot is erased first, and the
        retroactive discount is separate from the return's. The paper is silent or cannot mean otherwise.
     3. Losses are averaged over the steps of a window rather than summed; Adam does not notice.
-    4. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly.
+    4. The posterior's means start larger (`posterior_scale`) and the policy's reads sharper (`policy_read_strength`)
+       than PyTorch's initial weights would have them.
+    5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly.
     """
 
     groups = ("predictor", "policy")
