@@ -43,8 +43,8 @@ class PredictorConfig:
     top_k: int | None = None
     """Read only this many slots for each key; none reads all."""
     posterior_scale: float = 6.0
-    """First weights of the posterior's mean, in PyTorch's usual ones. At 1 a latent starts as noise with next to no
-    signal, which decoders take long to find; at 6 both are of about one size."""
+    """First weights of the posterior's mean, in PyTorch's usual ones. At 1 a latent starts with some fifteen times more
+    noise than signal, which decoders take long to find; at 6 with two or three times more."""
     kl_cost: float | None = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
     kl_reference_nats: float = 8500.0

@@ -182,10 +182,12 @@ def test_strength_zero_reads_the_mean_and_a_great_one_the_nearest():
     torch.testing.assert_close(memories.read(memory, keys, zeros + 1e4).words, memory)
 
 
-def test_functions_leave_their_input_state_alone():
+@pytest.mark.parametrize("discount", [DISCOUNT, None])
+def test_functions_leave_their_input_state_alone(discount):
     state = run(2 * N)[0][-1]
     before = [x.clone() for x in state]
-    memories.write(state, randn(B, Z), torch.zeros(B, K, N, dtype=torch.float64), DISCOUNT)
+    word = randn(B, Z if discount else W)
+    memories.write(state, word, torch.zeros(B, K, N, dtype=torch.float64), discount)
     memories.reset(state, torch.tensor([True, False, True]))
     assert all(torch.equal(x, y) for x, y in zip(before, state, strict=True))
 
@@ -193,3 +195,9 @@ def test_functions_leave_their_input_state_alone():
 def test_reader_gives_positive_strengths_and_keys_of_their_shape():
     keys, strengths = Reader(7, W, K)(100 * torch.randn(B, 7))
     assert keys.shape == (B, K, W) and strengths.shape == (B, K) and (strengths >= 0).all()
+
+
+@pytest.mark.parametrize("strength", [0.1, math.log(2), 7.0])
+def test_reader_starts_near_its_strength(strength):
+    _, strengths = Reader(7, W, K, strength)(torch.zeros(B, 7))
+    assert ((strengths - strength).abs() < 0.4).all()  # the bias of a linear layer is below 1/√7

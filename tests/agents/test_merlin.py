@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
+from merlin.agents import AGENTS
 from merlin.latents import DiagonalGaussian
 from merlin.networks.recurrent import map_state
+from merlin.presets import preset
 from tests import reference
 from tests.agents.helpers import SPACES, act, make_agent, random_observation
 
@@ -180,3 +183,15 @@ def test_posterior_equals_prior_when_the_correction_is_zero():
     thought = agent.predictor.perceive(torch.randn(B, 12), torch.randn(B, 6), state.predictor)
     assert isinstance(thought.prior, DiagonalGaussian)
     assert all(torch.equal(x, y) for x, y in zip(thought.prior, thought.posterior, strict=True))
+
+
+def test_first_latents_are_not_all_noise_at_the_default_scale():
+    """The spread of the posterior's means over observations, against its own deviation."""
+    signals = []
+    for scale in (1.0, preset().model.posterior_scale):
+        agent = AGENTS["merlin"].agent_class(SPACES, spaces.Discrete(4), replace(preset().model, posterior_scale=scale))
+        encoded = agent.predictor.encode(random_observation(256), torch.zeros(256, 4), torch.zeros(256))
+        state = agent.predictor.initial_state(256)
+        posterior = agent.predictor.perceive(encoded, torch.zeros(256, agent.config.latent_size), state).posterior
+        signals.append((posterior.mean.std(0) / torch.exp(posterior.log_variance / 2).mean(0)).mean().item())
+    assert signals[0] < 0.1 < 0.3 < signals[1]

@@ -1,0 +1,174 @@
+"""Environments that do what real ones do, registered as test/...-v0, and batches of them."""
+
+import multiprocessing
+import os
+import time
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+
+class Episodes(gymnasium.Env):
+    """Episodes of 1 to 5 steps that end either way. The observation tells the episode and the step."""
+
+    observation_space = spaces.Dict(
+        {"clock": spaces.Box(-1, 100, (2,), np.float64), "inner": spaces.Tuple([spaces.Discrete(5, start=2)])}
+    )
+    action_space = spaces.Discrete(3, start=-1)
+
+    def __init__(self, shares_buffer=False):
+        self.clock = np.full(2, -1.0)
+        self.shares_buffer = shares_buffer
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.length = int(self.np_random.integers(1, 6))
+        self.ends_by_truncation = bool(self.np_random.integers(2))
+        self.clock[:] = self.clock[0] + 1, 0
+        return self._observe(), {"noise": {"deep": None}}
+
+    def _observe(self):
+        clock = self.clock if self.shares_buffer else self.clock.copy()
+        return {"clock": clock, "inner": (2 + self.length % 5,)}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.clock[1] += 1
+        is_end = self.clock[1] == self.length
+        info = {"is_success": bool(action == 1), "noise": {"deep": object()}}
+        return (
+            self._observe(),
+            float(10 * self.clock[1] + action),
+            is_end and not self.ends_by_truncation,
+            is_end and self.ends_by_truncation,
+            info,
+        )
+
+
+class TensorBatch(VectorEnv):
+    """A batch of tensors, made from one of numpy arrays."""
+
+    def __init__(self, numpy_env):
+        self.numpy_env = numpy_env
+        self.metadata = {"autoreset_mode": numpy_env.metadata["autoreset_mode"], "tensors": True}
+        for name in ("num_envs", "single_observation_space", "single_action_space"):
+            setattr(self, name, getattr(numpy_env, name))
+
+    def _tensors(self, observation):
+        return {
+            "clock": torch.tensor(observation["clock"]),
+            "inner": tuple(torch.tensor(entry) for entry in observation["inner"]),
+        }
+
+    def reset(self, *, seed=None, options=None):
+        if options:
+            options = {"reset_mask": options["reset_mask"].numpy()}
+        observation, _ = self.numpy_env.reset(seed=seed, options=options)
+        return self._tensors(observation), {}
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = self.numpy_env.step(actions.numpy())
+        done = terminated | truncated
+        success = np.where(done, info.get("final_info", info).get("is_success", 0.0), np.nan)
+        tensor_info = {"is_success": torch.tensor(success, dtype=torch.float32)}
+        if "final_obs" in info:
+            rows = [row if row is not None else self.single_observation_space.sample() for row in info["final_obs"]]
+            final = {
+                "clock": np.stack([row["clock"] for row in rows]),
+                "inner": [np.stack([r["inner"][0] for r in rows])],
+            }
+            tensor_info |= {"final_obs": self._tensors(final), "_final_obs": torch.tensor(done)}
+        flags = torch.tensor(terminated), torch.tensor(truncated)
+        return self._tensors(observation), torch.tensor(reward, dtype=torch.float32), *flags, tensor_info
+
+
+class Misbehaving(gymnasium.Env):
+    """Does, at its third step or when asked, what environments should not."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(0, 1, (3,), np.float32)
+
+    def __init__(self, misdeed="none", when="step", action_space=None, observation_space=None):
+        self.misdeed, self.when, self.num_steps = misdeed, when, 0
+        self.action_space = action_space or self.action_space
+        self.observation_space = observation_space or self.observation_space
+        in_worker = multiprocessing.parent_process() is not None
+        if when == "constructor" or (when == "constructor in a worker" and in_worker):
+            self.misbehave()
+
+    def misbehave(self):
+        if self.misdeed == "raise":
+            raise ZeroDivisionError("the moon is full")
+        if self.misdeed == "raise what cannot be pickled":
+            raise type("LocalError", (Exception,), {})("held", lambda: None)
+        if self.misdeed == "exit":
+            os._exit(7)
+        if self.misdeed == "sleep":
+            time.sleep(100)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.when == "reset":
+            self.misbehave()
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.num_steps += 1
+        if self.num_steps == 3 and self.when == "step":
+            self.misbehave()
+        reward = np.nan if self.misdeed == "nan" and self.num_steps == 3 else 0.5
+        threads = np.full(3, torch.get_num_threads() / 100, np.float32)
+        return threads, reward, False, False, {}
+
+
+class Speaker(gymnasium.Env):
+    """Says something; draws pictures; hears actions in a Box."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's own form)
+    observation_space = spaces.Dict(
+        {"said": spaces.Text(6, charset="abc xyz"), "heard": spaces.Box(-9, 9, (2, 2), np.float64)}
+    )
+    action_space = spaces.Box(np.array([[-1, -2], [-3, -4]]), 5, (2, 2), np.float64)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"said": "bay", "heard": np.zeros((2, 2))}, {}
+
+    def step(self, action):
+        assert action.dtype == np.float64
+        return {"said": "", "heard": action}, 0.0, False, False, {}
+
+    def render(self):
+        return np.full((4, 5, 3), 7, np.uint8)
+
+
+def picture_minigrid(**kwargs):
+    from minigrid.envs import EmptyEnv
+    from minigrid.wrappers import RGBImgPartialObsWrapper
+
+    return RGBImgPartialObsWrapper(EmptyEnv(size=5, **kwargs), tile_size=1)
+
+
+for name, entry_point in {
+    "Episodes": Episodes,
+    "Misbehaving": Misbehaving,
+    "Speaker": Speaker,
+    "PictureMiniGrid": picture_minigrid,
+}.items():
+    gymnasium.register(f"test/{name}-v0", entry_point=entry_point)
+
+
+def episodes(mode, vectorization="sync", num_envs=3):
+    return gymnasium.make_vec(
+        "test/Episodes-v0",
+        num_envs=num_envs,
+        vectorization_mode=vectorization,
+        vector_kwargs={"autoreset_mode": mode},
+        disable_env_checker=True,
+    )
