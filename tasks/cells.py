@@ -1,0 +1,128 @@
+"""What a cell of a grid world can hold, as one small number, and what acting on it brings: MiniGrid's rules as tables.
+
+A cell is an object with a colour and a state, as MiniGrid encodes them; a box also has what is inside it, which is not
+seen. `code` numbers them. Everything here is a table over these numbers, made once.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int32, UInt8
+from torch import Tensor
+
+OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
+COLOURS = ("red", "green", "blue", "purple", "yellow", "grey")
+OPEN, CLOSED, LOCKED = range(3)
+LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
+NUM_ACTIONS = 7
+
+
+class Cell(NamedTuple):
+    """One thing that a cell can hold."""
+
+    kind: str
+    colour: str = "red"
+    state: int = OPEN
+    content: "Cell | None" = None
+
+
+def _all_cells() -> list[Cell]:
+    small = [Cell(kind, colour) for kind in ("key", "ball") for colour in COLOURS]
+    return [
+        Cell("unseen"),
+        Cell("empty"),
+        *(Cell("wall", colour) for colour in COLOURS),
+        *(Cell("floor", colour) for colour in COLOURS),
+        *(Cell("door", colour, state) for colour in COLOURS for state in (OPEN, CLOSED, LOCKED)),
+        *small,
+        *(Cell("box", colour, OPEN, content) for colour in COLOURS for content in (None, *small)),
+        *(Cell("goal", colour) for colour in COLOURS),
+        Cell("lava"),
+    ]
+
+
+CELLS = tuple(_all_cells())
+_CODES = {cell: code for code, cell in enumerate(CELLS)}
+UNSEEN, EMPTY = 0, 1
+
+
+def code(kind: str, colour: str = "grey", state: int = OPEN, content: Cell | None = None) -> int:
+    """Return the number of a cell. Empty cells and lava have no colour of their own.
+
+    Raises:
+        ValueError: There is no such cell.
+    """
+    if kind in ("unseen", "empty", "lava"):
+        colour = "red"
+    cell = Cell(kind, colour, state, content)
+    if cell not in _CODES:
+        raise ValueError(f"a cell holds one of {', '.join(OBJECTS[1:-1])} in one of {', '.join(COLOURS)}, not {cell}.")
+    return _CODES[cell]
+
+
+WALL, GOAL, LAVA = code("wall"), code("goal", "green"), code("lava")
+
+
+def appearances() -> UInt8[np.ndarray, "codes 3"]:
+    """Return (object, colour, state) of each cell, as MiniGrid shows it."""
+    rows = [(OBJECTS.index(cell.kind), COLOURS.index(cell.colour), cell.state) for cell in CELLS]
+    return np.array(rows, np.uint8)
+
+
+def packed_appearances() -> Int32[Tensor, "codes"]:
+    """Return the same with the three bytes of each cell, and a fourth, in one number: a lookup then moves one entry."""
+    rows = np.zeros((len(CELLS), 4), np.uint8)
+    rows[:, :3] = appearances()
+    return torch.from_numpy(rows.view(np.int32)[:, 0].copy())
+
+
+def can_see_behind(cell: Cell) -> bool:
+    """Return whether the view goes on behind the cell."""
+    return cell.kind != "wall" and not (cell.kind == "door" and cell.state != OPEN)
+
+
+def can_enter(cell: Cell) -> bool:
+    """Return whether the agent may walk onto the cell."""
+    return cell.kind in ("empty", "floor", "goal", "lava") or (cell.kind == "door" and cell.state == OPEN)
+
+
+class Act(NamedTuple):
+    """What an action on the cell ahead leads to."""
+
+    ahead: int
+    carried: int
+    moves: bool = False
+    reaches_goal: bool = False
+    dies: bool = False
+
+
+def act(action: int, ahead: int, carried: int) -> Act:
+    """Return what `action` leads to with the cell `ahead` and `carried` (or `EMPTY`) in hand."""
+    cell, hand = CELLS[ahead], CELLS[carried]
+    if action == FORWARD and can_enter(cell):
+        return Act(ahead, carried, True, cell.kind == "goal", cell.kind == "lava")
+    if action == PICKUP and cell.kind in ("key", "ball", "box") and carried == EMPTY:
+        return Act(EMPTY, ahead)
+    if action == DROP and ahead == EMPTY and carried != EMPTY:
+        return Act(carried, EMPTY)
+    if action == TOGGLE and cell.kind == "box":
+        return Act(EMPTY if cell.content is None else _CODES[cell.content], carried)
+    if action == TOGGLE and cell.kind == "door":
+        if cell.state != LOCKED:
+            return Act(_CODES[cell._replace(state=CLOSED if cell.state == OPEN else OPEN)], carried)
+        if hand.kind == "key" and hand.colour == cell.colour:
+            return Act(_CODES[cell._replace(state=OPEN)], carried)
+    return Act(ahead, carried)
+
+
+def outcomes() -> Int[Tensor, "actions carried ahead"]:
+    """Return `act` for everything: ahead + 256 · carried + 65536 · (moves + 2 · reaches_goal + 4 · dies)."""
+    table = np.zeros((NUM_ACTIONS, len(CELLS), len(CELLS)), np.int64)
+    for action in range(NUM_ACTIONS):
+        for carried in range(len(CELLS)):
+            for ahead in range(len(CELLS)):
+                result = act(action, ahead, carried)
+                flags = result.moves + 2 * result.reaches_goal + 4 * result.dies
+                table[action, carried, ahead] = result.ahead + 256 * result.carried + 65536 * flags
+    return torch.from_numpy(table)
