@@ -12,7 +12,7 @@ from merlin.networks.spaces import kind
 
 POLICY, PREDICTOR = "#6a3d9a", BLUE
 LABELS, ROW, HEAD = 108, 25, 30  # room for the names of rows; heights of a row and of the headline
-MOST_SLOTS = 64  # of a larger memory only the slots that the episode writes are drawn
+FEWEST_SLOTS = 8  # that are drawn; of more only those that the episode writes
 WIDEST, NARROWEST = 90, 9  # a slot, in points; narrower ones are drawn as strips
 DIFFUSE = 0.25  # a read of which no slot has more
 MOST_ENTRIES, MOST_NUMBERS = 3, 8  # that are shown of what a slot holds
@@ -34,9 +34,7 @@ def read_rows(step: Step) -> list[tuple[str, str, np.ndarray]]:
 def num_shown_slots(episode: Episode) -> int:
     """Return how many slots are worth drawing."""
     memory_size = read_rows(episode.steps[0])[0][2].shape[0]
-    if memory_size <= MOST_SLOTS:
-        return memory_size
-    return min(memory_size, max(MOST_SLOTS // 2, 1 + max(step.slot for step in episode.steps)))
+    return min(memory_size, max(FEWEST_SLOTS, 1 + max(step.slot for step in episode.steps)))
 
 
 def height_of_memory(episode: Episode) -> Number:

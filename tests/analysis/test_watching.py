@@ -77,7 +77,7 @@ def test_an_episode_says_what_was_read_and_written(episode):
     for index, step in enumerate(episode.steps):
         assert step.slot == index, "an empty slot after another"
         assert episode.held(index) == {slot: slot for slot in range(index)}
-        assert step.read_weights.shape == (3, 9) and step.policy_read_weights.shape == (1, 9)
+        assert step.read_weights.shape == (3, 9) and step.policy_read_weights.shape == (3, 9)
         for weights in (*step.read_weights, *step.policy_read_weights):
             np.testing.assert_allclose(weights.sum(), float(index > 0), atol=1e-5)
             assert (weights[index:] == 0).all(), "the memory is read before it is written"
@@ -268,9 +268,11 @@ def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space):
     vector_env = gymnasium.vector.SyncVectorEnv(make, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
     with Environment(vector_env) as environment:
         agent = build_agent(config, environment).eval()
-        episode = record_episode(agent, environment, 0, torch.Generator().manual_seed(0), max_steps=4)
-    assert not episode.is_complete and episode.steps[0].picture is None and num_shown_slots(episode) == 32
-    assert draw_step(episode, 3).image.width == 960 * SCALE
+        episode = record_episode(agent, environment, 0, torch.Generator().manual_seed(0), max_steps=95)
+    assert not episode.is_complete and episode.steps[0].picture is None
+    for steps, shown in ((episode.steps[:4], 8), (episode.steps, 95)):  # slots as cells, and as strips
+        part = episode._replace(steps=steps)
+        assert num_shown_slots(part) == shown and draw_step(part, 3).image.width == 960 * SCALE
 
 
 def test_drawing_a_step_is_fast(episode):
