@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "(default: merlin/MemoryGame-v0)")  # fmt: skip
     add("--agent", metavar="NAME", help="merlin, rl-lstm or rl-mem (default: merlin)")
     add("--steps", metavar="N", type=_whole_number(1), help="environment steps in all, such as 1e6 "
-        "(default: by task; 2e6 for the default one)")  # fmt: skip
+        "(default: by task; 1e6 for the default one)")  # fmt: skip
     add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together "
         "(default: by task; 128 for the default one)")  # fmt: skip
     add("--seed", metavar="S", type=_seed, help="of weights, environments and every random choice (default: 1)")
