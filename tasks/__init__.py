@@ -34,6 +34,12 @@ TASKS = {
         "SingleTMaze",
         "see a cue at the start, walk a corridor of `length` steps, turn to the cued side at the junction",
     ),
+    "merlin/Memory-v0": Task(
+        "tasks.hallway",
+        "Hallway",
+        "SingleHallway",
+        "MiniGrid's Memory: see an object, walk a hallway, go to the same object at its end",
+    ),
 }
 
 

@@ -1,14 +1,19 @@
 """What a cell of a grid world can hold, as one small number, and what acting on it brings: MiniGrid's rules as tables.
 
-A cell is an object with a colour and a state, as MiniGrid encodes them; a box also has what is inside it, which is not
+A cell is an object with a colour and a state, as MiniGrid encodes them; a box also has the key inside it, which is not
 seen. `code` numbers them. Everything here is a table over these numbers, made once.
+
+Grids hold cells packed into an int32, so that one lookup brings what is seen and what it means:
+
+    bits   0-7     8-15    16-23  24-30  31
+           object  colour  state  code   hides what lies behind it
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int32, Int64, UInt8
 from torch import Tensor
 
 OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
@@ -28,15 +33,16 @@ class Cell(NamedTuple):
 
 
 def _all_cells() -> list[Cell]:
-    small = [Cell(kind, colour) for kind in ("key", "ball") for colour in COLOURS]
+    keys = [Cell("key", colour) for colour in COLOURS]
     return [
         Cell("unseen"),
         Cell("empty"),
         *(Cell("wall", colour) for colour in COLOURS),
         *(Cell("floor", colour) for colour in COLOURS),
         *(Cell("door", colour, state) for colour in COLOURS for state in (OPEN, CLOSED, LOCKED)),
-        *small,
-        *(Cell("box", colour, OPEN, content) for colour in COLOURS for content in (None, *small)),
+        *keys,
+        *(Cell("ball", colour) for colour in COLOURS),
+        *(Cell("box", colour, OPEN, content) for colour in COLOURS for content in (None, *keys)),
         *(Cell("goal", colour) for colour in COLOURS),
         Cell("lava"),
     ]
@@ -70,11 +76,16 @@ def appearances() -> UInt8[np.ndarray, "codes 3"]:
     return np.array(rows, np.uint8)
 
 
-def packed_appearances() -> Int32[Tensor, "codes"]:
-    """Return the same with the three bytes of each cell, and a fourth, in one number: a lookup then moves one entry."""
-    rows = np.zeros((len(CELLS), 4), np.uint8)
-    rows[:, :3] = appearances()
-    return torch.from_numpy(rows.view(np.int32)[:, 0].copy())
+def packed() -> Int32[Tensor, "codes"]:
+    """Return each cell as grids hold it."""
+    seen = appearances().astype(np.int64) @ [1, 1 << 8, 1 << 16]
+    hides = [not can_see_behind(cell) for cell in CELLS]
+    return torch.from_numpy((seen + (np.arange(len(CELLS)) << 24) + (np.array(hides) << 31)).astype(np.int32))
+
+
+def code_of(cells: Int32[Tensor, "*cells"]) -> Int32[Tensor, "*cells"]:
+    """Return the codes of packed cells."""
+    return cells >> 24 & 127
 
 
 def can_see_behind(cell: Cell) -> bool:
@@ -116,13 +127,20 @@ def act(action: int, ahead: int, carried: int) -> Act:
     return Act(ahead, carried)
 
 
-def outcomes() -> Int[Tensor, "actions carried ahead"]:
-    """Return `act` for everything: ahead + 256 · carried + 65536 · (moves + 2 · reaches_goal + 4 · dies)."""
+def outcomes() -> Int64[Tensor, "actions carried ahead"]:
+    """Return `act` for every action and every code carried and ahead, packed.
+
+    The low half is the cell ahead, packed; the high half is the code carried + 256 · (moves + 2 · reaches_goal +
+    4 · dies).
+    """
+    cells = packed().tolist()
     table = np.zeros((NUM_ACTIONS, len(CELLS), len(CELLS)), np.int64)
     for action in range(NUM_ACTIONS):
         for carried in range(len(CELLS)):
             for ahead in range(len(CELLS)):
                 result = act(action, ahead, carried)
                 flags = result.moves + 2 * result.reaches_goal + 4 * result.dies
-                table[action, carried, ahead] = result.ahead + 256 * result.carried + 65536 * flags
+                table[action, carried, ahead] = (result.carried + 256 * flags << 32) + (
+                    cells[result.ahead] & 0xFFFFFFFF
+                )
     return torch.from_numpy(table)

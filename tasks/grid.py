@@ -4,39 +4,57 @@ A task draws layouts (`_generate`) and says what ends an episode and what it ear
 sight and the restart of episodes are here.
 """
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from jaxtyping import Bool, Float, Int, UInt8
+from gymnasium import Space, spaces
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
 from tasks import cells
+from tasks.layouts import Layout, StartPool
 from tasks.sight import Sight, view_offsets
 from tasks.vector import TensorVectorEnv
 
 ACTION_NAMES = ("left", "right", "forward", "pick up", "drop", "toggle", "done")
 
 
-class Layout(NamedTuple):
-    """How episodes start. `extra` holds what else the task must know of each, by name."""
-
-    cells: UInt8[Tensor, "L H W"]
-    x: Int[Tensor, "L"]
-    y: Int[Tensor, "L"]
-    direction: Int[Tensor, "L"]
-    extra: dict[str, Tensor]
-
-
 class Moves(NamedTuple):
     """What the actions just taken did, before the episodes that end start anew."""
 
+    action: Int[Tensor, "B"]
     position: Int[Tensor, "B"]
-    ahead: UInt8[Tensor, "B"]  # what was in the cell ahead
-    carried: Int[Tensor, "B"]  # what is in hand now
-    reaches_goal: Bool[Tensor, "B"]
-    dies: Bool[Tensor, "B"]
+    front: Int[Tensor, "B"]
+    """The position that the agent faced when it acted."""
+    ahead: Int[Tensor, "B"]
+    """The code of what was there."""
+    carried: Int[Tensor, "B"]
+    """The code of what is in hand now."""
+    outcome: Int[Tensor, "B"]
+    """See `tasks.cells.outcomes`: its high half."""
+
+    @property
+    def reaches_goal(self) -> Bool[Tensor, "B"]:
+        """Whether the agent walked onto a goal."""
+        return (self.outcome & 512) > 0
+
+    @property
+    def dies(self) -> Bool[Tensor, "B"]:
+        """Whether the agent walked into lava."""
+        return (self.outcome & 1024) > 0
+
+
+class Verdict(NamedTuple):
+    """What the moves are worth to the task."""
+
+    reward: Float[Tensor, "B"]
+    terminated: Bool[Tensor, "B"]
+    is_success: Bool[Tensor, "B"]
+    """Of the episode, read where it ends."""
+    info: dict[str, Tensor] = {}  # noqa: RUF012
+    """More entries of `info`, [B] each."""
 
 
 class GridWorld(TensorVectorEnv):
@@ -46,7 +64,8 @@ class GridWorld(TensorVectorEnv):
     and `direction`, 0 right, 1 down, 2 left, 3 up. Actions are MiniGrid's: 0 turn left, 1 turn right, 2 forward,
     3 pick up, 4 drop, 5 toggle, 6 done.
 
-    A subclass sets `extra_names` to the names of its layouts' `extra`; they become attributes [B].
+    A task draws layouts in `_generate` and may override `_judge`, `_outcomes` and `_look`. It sets `extra_names` to
+    the names of its layouts' `extra`; they become attributes [B, ...].
 
     Args:
         max_steps: After which an episode is truncated.
@@ -76,122 +95,187 @@ class GridWorld(TensorVectorEnv):
             raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
         self.height, self.width, self.max_steps, self.view_size = height, width, max_steps, agent_view_size
         self.state_names = ("cells", "position", "direction", "carried", "num_steps", *self.extra_names)
-        image = spaces.MultiDiscrete(np.tile([11, 6, 4], (agent_view_size, agent_view_size, 1)))
-        space = spaces.Dict({"direction": spaces.Discrete(4), "image": image})
-        super().__init__(num_envs, space, spaces.Discrete(cells.NUM_ACTIONS), device, render_mode)
+        super().__init__(num_envs, self._space(), spaces.Discrete(cells.NUM_ACTIONS), device, render_mode)
 
-        # The grid lies inside a frame of walls as wide as the view, so that no view leaves it.
+        # The grid lies inside a frame of walls as wide as the view reaches, so that no view leaves it. Rows share the
+        # frame between them: what leaves one to the left is in the frame on the right of the row before.
         self.frame = agent_view_size - 1
-        self.stride = width + 2 * self.frame
-        self.area = self.stride * (height + 2 * self.frame)
-        self.offsets = view_offsets(agent_view_size, self.stride).to(self.device)
+        self.stride = width + self.frame
+        self.area = self.stride * (height + 2 * self.frame) + 2 * self.frame
+        self.offsets = view_offsets(agent_view_size, self.stride).to(torch.int32).to(self.device)
         self.forward = torch.tensor([1, self.stride, -1, -self.stride], device=self.device)
         self.turns = torch.tensor([3, 1, 0, 0, 0, 0, 0], device=self.device)
-        self.appearances = cells.packed_appearances().to(self.device)
+        self.packed = cells.packed().to(self.device)
         self.outcomes = self._outcomes().flatten().to(self.device)
+        self.agent_cell = agent_view_size * (agent_view_size - 1) + agent_view_size // 2
         self.bases = torch.arange(num_envs, device=self.device) * self.area
-        see_behind = torch.tensor([float(cells.can_see_behind(cell)) for cell in cells.CELLS], device=self.device)
-        self.sight = None if see_through_walls else Sight(agent_view_size, see_behind)
-        self.agent_cell = (agent_view_size // 2) * agent_view_size + agent_view_size - 1
+        self.sight = None if see_through_walls else Sight(agent_view_size, self.device)
         steps = np.arange(max_steps + 1)
         self.rewards = torch.tensor(1 - 0.9 * (steps / max_steps), dtype=torch.float32, device=self.device)
+        self.pool = StartPool(self._draw_starts, max(64, num_envs), torch.Generator(self.device))
+        self.syncs = self.device.type == "cpu"  # asking the device how many episodes ended costs nothing
         self._start()
+
+    def _space(self) -> Space:
+        """Return the space of one observation."""
+        image = spaces.MultiDiscrete(np.tile([11, 6, 4], (self.view_size, self.view_size, 1)), dtype=np.uint8)
+        return spaces.Dict({"direction": spaces.Discrete(4), "image": image})
 
     def _outcomes(self) -> Int[Tensor, "actions carried ahead"]:
         """Return what actions lead to; a task may exchange some."""
         return cells.outcomes()
 
-    def _generate(self, count: int) -> Layout:
-        """Draw `count` layouts with `self.generator`."""
-        raise NotImplementedError
+    @abstractmethod
+    def _generate(self, count: int, generator: torch.Generator) -> Layout:
+        """Draw `count` layouts."""
 
-    def _judge(self, moves: Moves) -> tuple[Bool[Tensor, "B"], Bool[Tensor, "B"]]:
-        """Return where the task is solved, which earns 1 − 0.9 · steps / max_steps, and where it has failed."""
-        return moves.reaches_goal, moves.dies
+    def _judge(self, moves: Moves) -> Verdict:
+        """Return what the moves are worth; it may also move things.
+
+        Unless overridden, reaching a goal earns 1 − 0.9 · steps / max_steps and ends the episode, as lava does.
+        """
+        return self.solved_or_failed(moves.reaches_goal, moves.dies)
+
+    def solved_or_failed(self, solved: Bool[Tensor, "B"], failed: Bool[Tensor, "B"]) -> Verdict:
+        """Return MiniGrid's verdict: both end the episode, and a solution earns 1 − 0.9 · steps / max_steps."""
+        return Verdict(torch.where(solved, self.rewards[self.num_steps], 0.0), solved | failed, solved)
 
     def place(self, x: Int[Tensor, "*L"], y: Int[Tensor, "*L"]) -> Int[Tensor, "*L"]:
         """Return the position, as states hold it, of a cell of the grid."""
         return (y + self.frame) * self.stride + x + self.frame
 
-    def set_layout(self, layout: Layout, rows: Int[Tensor, "L"] | None = None) -> None:
-        """Start episodes in these environments, or everywhere, from these layouts."""
-        if rows is None:
-            rows = torch.arange(self.num_envs, device=self.device)
-        inside = slice(self.frame, self.frame + self.height), slice(self.frame, self.frame + self.width)
-        grid = self.cells.view(self.num_envs, -1, self.stride)
-        grid[rows, inside[0], inside[1]] = layout.cells
-        starts = {"position": self.place(layout.x, layout.y), "direction": layout.direction, **layout.extra}
-        for name, values in starts.items():
-            getattr(self, name)[rows] = values
-        self.carried[rows] = cells.EMPTY
-        self.num_steps[rows] = 0
+    def coordinates(self, position: Int[Tensor, "*L"]) -> tuple[Int[Tensor, "*L"], Int[Tensor, "*L"]]:
+        """Return x and y of a position: the inverse of `place`."""
+        inside = position - self.frame * (self.stride + 1)
+        return inside % self.stride, inside // self.stride
+
+    def grid(self) -> Int32[Tensor, "B H W"]:
+        """Return the packed cells without their frame, as a view of the state."""
+        start = self.frame * (self.stride + 1)
+        inside = self.cells[:, start : start + self.height * self.stride]
+        return inside.view(self.num_envs, self.height, self.stride)[..., : self.width]
+
+    def set_layout(self, layout: Layout) -> None:
+        """Start an episode in every environment from these layouts."""
+        for name, values in self._starts(layout).items():
+            setattr(self, name, values)
+
+    def _starts(self, layout: Layout) -> dict[str, Tensor]:
+        """Return the state that layouts begin with."""
+        count = len(layout.x)
+        x, y = torch.meshgrid(torch.arange(self.width), torch.arange(self.height), indexing="xy")
+        framed = self.packed[cells.WALL].repeat(count, self.area)
+        codes = self.packed.index_select(0, layout.cells.flatten().int()).view(count, -1)
+        framed[:, self.place(x, y).flatten().to(self.device)] = codes
+        zeros = torch.zeros_like(layout.direction)
+        return {
+            "cells": framed,
+            "position": self.place(layout.x, layout.y),
+            "direction": layout.direction,
+            "carried": zeros + cells.EMPTY,
+            "num_steps": zeros,
+            **layout.extra,
+        }
+
+    def _draw_starts(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the state that `count` new episodes begin with, and what is seen there."""
+        state = self._starts(self._generate(count, generator))
+        return state | {f"seen {name}": x for name, x in self._look(state).items()}
 
     def _start(self) -> None:
-        batch, device = self.num_envs, self.device
-        self.cells = torch.full((batch * self.area,), cells.WALL, dtype=torch.uint8, device=device)
-        for name in self.state_names[1:]:
-            setattr(self, name, torch.zeros(batch, dtype=torch.int64, device=device))
-        self.carried += cells.EMPTY
-        self.set_layout(self._generate(batch))
+        self.pool.seed(int(torch.randint(2**62, (), generator=self.generator, device=self.device)))
+        starts = self.pool.take(self.num_envs)
+        for name in self.state_names:
+            setattr(self, name, starts[name].clone())
 
-    def _observe(self, rows: Int[Tensor, "L"] | None = None) -> dict[str, Tensor]:
-        state = self.bases, self.position, self.direction, self.carried
-        bases, position, direction, carried = state if rows is None else (x[rows] for x in state)
+    def state_dict(self) -> dict[str, Tensor]:
+        drawn_from, progress = self.pool.state()
+        return super().state_dict() | {"layout_generator": drawn_from, "layout_progress": progress}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        missing = {"layout_generator", "layout_progress"} - state.keys()
+        if missing:
+            raise ValueError(f"the state must hold {', '.join(sorted(missing))}, but holds {', '.join(state)}.")
+        super().load_state_dict({name: x for name, x in state.items() if not name.startswith("layout_")})
+        self.pool.load(state["layout_generator"], state["layout_progress"])
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.state_names}
+
+    def _look(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is seen in these states, [L, ...] by name, with the image still packed, [L, V · V].
+
+        A task that shows more adds it here and to `_space`.
+        """
+        grids, direction = state["cells"], state["direction"]
+        count = len(grids)
+        bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
         view = self.offsets.index_select(0, direction)
-        view += (bases + position).unsqueeze(1)
-        codes = self.cells.take(view).to(torch.int32)
-        visible = None if self.sight is None else self.sight(codes)
-        codes[:, self.agent_cell] = carried.to(torch.int32)
-        if visible is not None:
-            codes *= visible.flatten(1)
-        image = self.appearances.index_select(0, codes.flatten())
-        image = image.view(torch.uint8).view(-1, self.view_size, self.view_size, 4)[..., :3]
-        return {"direction": direction.clone(), "image": image}
+        view += (bases + state["position"]).to(torch.int32).unsqueeze(1)
+        image = grids.view(-1).index_select(0, view.view(-1)).view(view.shape)
+        if self.sight is not None:
+            image &= self.sight(image)
+        image[:, self.agent_cell] = self.packed.index_select(0, state["carried"])
+        return {"direction": direction, "image": image}
 
-    def step(
-        self, actions: Any
+    def _show(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the observation as its space describes it."""
+        image = seen["image"].view(torch.uint8).view(-1, self.view_size, self.view_size, 4)
+        return seen | {"image": image.transpose(1, 2)[..., :3]}
+
+    def _observe(self) -> dict[str, Tensor]:
+        return self._show(self._look(self._state()))
+
+    def _step(
+        self, actions: Int[Tensor, " B"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
-        actions = self._actions(actions)
         front = self.position + self.forward.index_select(0, self.direction)
         places = self.bases + front
-        ahead = self.cells.index_select(0, places)
-        count = len(cells.CELLS)
-        try:
-            outcome = self.outcomes.index_select(0, (actions * count + self.carried) * count + ahead)
-        except IndexError as error:
-            raise ValueError(
-                f"an action must be from 0 to {cells.NUM_ACTIONS - 1}, but {actions.min()} to {actions.max()} came: "
-                f"take those of the action space."
-            ) from error
-        self.cells.index_copy_(0, places, (outcome & 255).to(torch.uint8))
-        self.carried = outcome >> 8 & 255
-        self.position = torch.where((outcome & 1 << 16) > 0, front, self.position)
+        flat = self.cells.view(-1)
+        ahead, count = cells.code_of(flat.index_select(0, places)), len(cells.CELLS)
+        outcome = self.outcomes.index_select(0, (actions * count + self.carried) * count + ahead)
+        flat.index_copy_(0, places, outcome.view(torch.int32)[::2])
+        outcome >>= 32
+        self.carried = outcome & 255
+        self.position = torch.where((outcome & 256) > 0, front, self.position)
         self.direction = self.direction + self.turns.index_select(0, actions) & 3
         self.num_steps = self.num_steps + 1
-        moves = Moves(self.position, ahead, self.carried, (outcome & 2 << 16) > 0, (outcome & 4 << 16) > 0)
-        solved, failed = self._judge(moves)
-        terminated = solved | failed
+        verdict = self._judge(Moves(actions, self.position, front, ahead, self.carried, outcome))
         truncated = self.num_steps >= self.max_steps
-        reward = torch.where(solved, self.rewards[self.num_steps], 0.0)
-        is_end = terminated | truncated
-        success = torch.where(is_end, solved.to(torch.float32), torch.nan)
-        rows = is_end.nonzero().squeeze(1)
-        if rows.shape[0] == 0 or not self.autoreset:
-            observation = final_observation = self._observe()
+        is_end = verdict.terminated | truncated
+        seen, final = self._restart(is_end)
+        info = {
+            "is_success": torch.where(is_end, verdict.is_success.to(torch.float32), torch.nan),
+            "final_obs": self._show(final),
+            "_final_obs": is_end,
+        }
+        return self._show(seen), verdict.reward, verdict.terminated, truncated, info | verdict.info
+
+    def _restart(self, is_end: Bool[Tensor, "B"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Start the episodes that end anew; return what is seen then, and what was seen before."""
+        final = self._look(self._state())
+        if not self.autoreset:
+            return final, final
+        if self.syncs:
+            rows = is_end.nonzero().squeeze(1)
+            if len(rows) == 0:
+                return final, final
+            starts = self.pool.take(len(rows))
+            self.cells.index_copy_(0, rows, starts["cells"])
+            replace = lambda old, new: old.index_copy(0, rows, new)  # noqa: E731
         else:
-            ending = self._observe(rows)
-            self.set_layout(self._generate(rows.shape[0]), rows)
-            observation = self._observe()
-            final_observation = {name: x.index_copy(0, rows, ending[name]) for name, x in observation.items()}
-        info = {"is_success": success, "final_obs": final_observation, "_final_obs": is_end}
-        return observation, reward, terminated, truncated, info
+            starts = self.pool.take_where(is_end)
+            replace = lambda old, new: torch.where(is_end.view(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
+            self.cells = replace(self.cells, starts["cells"])
+        for name in self.state_names[1:]:  # a new tensor: what was returned is never written again
+            setattr(self, name, replace(getattr(self, name), starts[name]))
+        return {name: replace(x, starts[f"seen {name}"]) for name, x in final.items()}, final
 
     def draw(self, index: int) -> np.ndarray:
         """Return the grid from above with MiniGrid's own pictures, what the agent faces in a lighter shade."""
         from minigrid.core.grid import Grid
 
-        inside = slice(self.frame, -self.frame)
-        codes = self.cells.view(self.num_envs, -1, self.stride)[index, inside, inside].cpu().numpy()
+        codes = cells.code_of(self.grid()[index]).cpu().numpy()
         grid, _ = Grid.decode(cells.appearances()[codes].transpose(1, 0, 2))
-        y, x = divmod(int(self.position[index]), self.stride)
-        return grid.render(16, (x - self.frame, y - self.frame), int(self.direction[index]))
+        x, y = self.coordinates(self.position[index])
+        return grid.render(16, (int(x), int(y)), int(self.direction[index]))

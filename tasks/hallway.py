@@ -1,11 +1,12 @@
 """MiniGrid's Memory tasks as batches of tensors: see an object, walk a hallway, go to the same object at its end."""
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from tasks import cells
-from tasks.grid import GridWorld, Layout, Moves
+from tasks.grid import GridWorld, Moves, Verdict
+from tasks.layouts import Layout
 from tasks.single import SingleEnv
 
 
@@ -51,9 +52,9 @@ class Hallway(GridWorld):
         table[cells.PICKUP] = table[cells.TOGGLE]  # nothing is ever carried
         return table
 
-    def _generate(self, count: int) -> Layout:
+    def _generate(self, count: int, generator: torch.Generator) -> Layout:
         def draw(low: int | Tensor, high: int | Tensor) -> Int[Tensor, "L"]:
-            uniform = torch.rand(count, dtype=torch.float64, device=self.device, generator=self.generator)
+            uniform = torch.rand(count, dtype=torch.float64, device=self.device, generator=generator)
             return (low + uniform * (high - low)).to(torch.int64)
 
         size, middle = self.width, self.height // 2
@@ -78,8 +79,8 @@ class Hallway(GridWorld):
         start = draw(1, end + 1)
         return Layout(grid, start, torch.full_like(start, middle), torch.zeros_like(start), targets)
 
-    def _judge(self, moves: Moves) -> tuple[Bool[Tensor, "B"], Bool[Tensor, "B"]]:
-        return moves.position == self.target, moves.position == self.decoy
+    def _judge(self, moves: Moves) -> Verdict:
+        return self.solved_or_failed(moves.position == self.target, moves.position == self.decoy)
 
 
 class SingleHallway(SingleEnv):

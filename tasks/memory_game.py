@@ -84,10 +84,9 @@ class MemoryGame(TensorVectorEnv):
         card = {"card": self.card} if self.view == "symbolic" else {"picture": self.glyphs.index_select(0, self.card)}
         return card | {"position": self.position}
 
-    def step(
-        self, actions: Any
+    def _step(
+        self, actions: Int[Tensor, " B"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
-        actions = self._actions(actions)
         face = self.faces.gather(1, actions[:, None])
         card = self.shown_as.gather(1, face)[:, 0]
         position = actions + 1

@@ -41,5 +41,5 @@ class SingleEnv(gymnasium.Env):
 
 def _first_row(tree: Any) -> Any:
     if isinstance(tree, torch.Tensor):
-        return tree.cpu().numpy()[0]
+        return tree[:1].cpu().contiguous().numpy()[0]
     return {name: _first_row(branch) for name, branch in tree.items()}

@@ -91,10 +91,10 @@ class TMaze(TensorVectorEnv):
     def _observe(self) -> Tensor:
         return self.views.index_select(0, self.node)
 
-    def step(
-        self, actions: Any
+    def _step(
+        self, actions: Int[Tensor, " B"]
     ) -> tuple[Tensor, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
-        outcome = self.outcomes[self.node, self._actions(actions)]  # refuses an action that does not exist
+        outcome = self.outcomes[self.node].gather(1, actions.unsqueeze(1)).squeeze(1)
         self.node = self.next_nodes.index_select(0, outcome)
         self.num_steps = self.num_steps + 1
         reward = self.rewards.index_select(0, outcome)
@@ -109,6 +109,9 @@ class TMaze(TensorVectorEnv):
         success = torch.where(is_end, reward.clamp(min=0), torch.nan)
         info = {"is_success": success, "final_obs": final_observation, "_final_obs": is_end}
         return observation, reward, terminated, truncated, info
+
+    def shows_cue(self) -> Bool[Tensor, " B"]:
+        return self.node % (self.length + 1) == 0
 
     def draw(self, index: int) -> np.ndarray:
         """Return the maze from above, the start at the bottom in the colour of its cue (left blue, right orange)."""

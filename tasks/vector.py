@@ -1,17 +1,19 @@
 """What the batched tasks share: spaces, seeding, exact state, rendering."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import Space
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Integer
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
-class TensorVectorEnv(VectorEnv):
+class TensorVectorEnv(VectorEnv, ABC):
     """A batch of environments whose observations, rewards and flags are torch tensors on one device.
 
     The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
@@ -21,7 +23,7 @@ class TensorVectorEnv(VectorEnv):
 
     `scores` holds the exact expected returns of reference policies.
 
-    A task defines `_start()` (begin an episode everywhere), `_observe()`, `step()`, `draw(index)`, and names the
+    A task defines `_start()` (begin an episode everywhere), `_observe()`, `_step()`, `draw(index)`, and names the
     tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended.
     """
 
@@ -57,13 +59,45 @@ class TensorVectorEnv(VectorEnv):
         self.action_space = batch_space(action_space, num_envs)
         self.generator = torch.Generator(self.device)
         self.generator.seed()
+        self._is_reset = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self.generator.manual_seed(seed)
         self._start()
+        self._is_reset = True
         return self._observe(), {}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        """Return observation, reward, terminated, truncated and info once these actions, [B], were taken.
+
+        Raises:
+            ValueError: An action is not in the action space; nothing has changed then.
+            gymnasium.error.ResetNeeded: `reset` was never called.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("an environment that was closed cannot be stepped: make a new one.")
+        if not self._is_reset:
+            raise ResetNeeded("an environment must be reset before its first step: call reset().")
+        actions = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
+        if actions.shape != (self.num_envs,):
+            raise ValueError(
+                f"actions must have shape ({self.num_envs},), but have {tuple(actions.shape)}: give one to each."
+            )
+        try:
+            return self._step(actions)
+        except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
+            count = int(self.single_action_space.n)
+            if actions.min() < 0 or actions.max() >= count:
+                raise ValueError(
+                    f"an action must be from 0 to {count - 1}, but {int(actions.min())} to {int(actions.max())} came: "
+                    "take those of the action space."
+                ) from error
+            raise
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of everything that the future depends on."""
@@ -83,6 +117,7 @@ class TensorVectorEnv(VectorEnv):
                     f"{name} must have shape {tuple(current[name].shape)}, but has {tuple(value.shape)}: "
                     "load the state into a task with the settings that it came from."
                 )
+        self._is_reset = True
         self.generator.set_state(state["generator"].cpu())
         for name in self.state_names:
             setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
@@ -91,15 +126,24 @@ class TensorVectorEnv(VectorEnv):
         """Return one picture uint8 [Y, X, 3] per environment, or None without render_mode="rgb_array"."""
         return None if self.render_mode is None else tuple(self.draw(index) for index in range(self.num_envs))
 
-    def _actions(self, actions: Any) -> Integer[Tensor, " B"]:
-        return torch.as_tensor(actions, dtype=torch.int64, device=self.device)
-
+    @abstractmethod
     def _start(self) -> None:
-        raise NotImplementedError
+        """Begin an episode in every environment."""
 
+    @abstractmethod
     def _observe(self) -> Any:
-        raise NotImplementedError
+        """Return what is seen now."""
 
+    @abstractmethod
+    def _step(
+        self, actions: Int64[Tensor, " B"]
+    ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        """Do what `step` says; an impossible action fails in a lookup, before anything is changed."""
+
+    def shows_cue(self) -> Bool[Tensor, " B"]:
+        """Return where the present observation shows what must be remembered; everywhere unless a task knows better."""
+        return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+
+    @abstractmethod
     def draw(self, index: int) -> np.ndarray:
         """Return a picture of one environment as uint8 [Y, X, 3]."""
-        raise NotImplementedError

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tasks import cells
-from tasks.grid import Layout
 from tasks.hallway import Hallway
+from tasks.layouts import Layout
 from tasks.sight import Sight, spread
 
 
@@ -57,6 +57,7 @@ def test_hallways_are_minigrids(task_id, size, random_length, view_size):
     envs = [gymnasium.make(f"MiniGrid-Memory{task_id}-v0", agent_view_size=view_size).unwrapped for _ in range(8)]
     task = Hallway(8, size, random_length, agent_view_size=view_size)
     task.autoreset = False
+    task.reset()
     for i, env in enumerate(envs):
         env.reset(seed=i)
     targets = {name: places(task, [getattr(env, f"{of}_pos") for env in envs])
@@ -84,8 +85,7 @@ def test_hallways_are_drawn_as_minigrid_draws_them(size, random_length):
         theirs.append(layout_of([env]))
     theirs = counted(Layout(*(torch.cat(column) for column in zip(*(x[:4] for x in theirs), strict=True)), {}))
     task = Hallway(1, size, random_length)
-    task.reset(seed=0)
-    ours = counted(task._generate(count))
+    ours = counted(task._generate(count, torch.Generator().manual_seed(0)))
     assert {grid for grid, *_ in ours} == {grid for grid, *_ in theirs}
     for key in ours | theirs:
         one, other = ours.get(key, 0), theirs.get(key, 0)
@@ -95,9 +95,9 @@ def test_hallways_are_drawn_as_minigrid_draws_them(size, random_length):
 @pytest.mark.parametrize("view_size", [3, 5, 7, 9])
 def test_sight_by_table_is_sight_by_cell(view_size):
     torch.manual_seed(0)
-    sight = Sight(view_size, torch.tensor([0.0, 1.0]))
-    codes = (torch.rand(500, view_size, view_size) < 0.6).int()
-    assert torch.equal(sight(codes.flatten(1)).bool(), sight._by_cell(codes > 0))
+    through = torch.rand(500, view_size, view_size) < 0.6
+    visible = Sight(view_size)(torch.where(through, 1, -1).int().flatten(1))
+    assert torch.equal(visible, -Sight(view_size)._by_cell(through).flatten(1).int())
 
 
 def test_sight_spreads_along_a_row_and_ahead_of_it():
@@ -124,6 +124,7 @@ def test_an_episode_that_ends_starts_anew_and_shows_how_it_ended():
 
 def test_an_action_that_does_not_exist_is_one_sentence():
     task = Hallway(2)
+    task.reset()
     for action in (7, -1):
         with pytest.raises(ValueError, match=f"an action must be from 0 to 6, but .*{action}"):
             task.step(torch.tensor([0, action]))

@@ -11,6 +11,7 @@ from tasks.memory_game import MemoryGame, Memoryless, Oracle, random_score, scor
 
 def rigged(faces, **kwargs):
     env = MemoryGame(num_envs=1, pairs=len(faces) // 2, **kwargs)
+    env.reset()
     env.faces = torch.tensor([faces])
     return env
 

@@ -16,6 +16,7 @@ def walk(env, actions):
 def rigged(cue, **kwargs):
     """Return a maze of length 2 with a given cue: 0 left, 1 right."""
     env = TMaze(num_envs=1, length=2, **kwargs)
+    env.reset()
     env.node = torch.tensor([3 * cue])
     return env
 
