@@ -40,6 +40,18 @@ TASKS = {
         "SingleHallway",
         "MiniGrid's Memory: see an object, walk a hallway, go to the same object at its end",
     ),
+    "merlin/RepeatPrevious-v0": Task(
+        "tasks.repeat",
+        "RepeatPrevious",
+        "SingleRepeatPrevious",
+        "name the symbol that was shown `k` steps ago, at every step",
+    ),
+    "merlin/Playback-v0": Task(
+        "tasks.playback",
+        "Playback",
+        "SinglePlayback",
+        "see a sequence of `length` symbols, then name them in the same order",
+    ),
 }
 
 

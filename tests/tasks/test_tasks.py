@@ -22,6 +22,9 @@ CASES = [
     ("merlin/TMaze-v0", {"length": 1, "view": "egocentric"}),
     ("merlin/Memory-v0", {"max_steps": 12}),
     ("merlin/Memory-v0", {"size": 9, "random_length": True, "agent_view_size": 3, "max_steps": 12}),
+    ("merlin/RepeatPrevious-v0", {"k": 2, "length": 6, "num_symbols": 3}),
+    ("merlin/Playback-v0", {"length": 3}),
+    ("merlin/Playback-v0", {"length": 2, "num_symbols": 2, "reverse": True}),
 ]
 every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
 
