@@ -65,7 +65,8 @@ class GridWorld(TensorVectorEnv):
     3 pick up, 4 drop, 5 toggle, 6 done.
 
     A task draws layouts in `_generate` and may override `_judge`, `_outcomes` and `_look`. It sets `extra_names` to
-    the names of its layouts' `extra`; they become attributes [B, ...].
+    the names of its layouts' `extra`; they become attributes [B, ...]. Where there is nothing to handle, it sets
+    `num_actions` to 3: left, right, forward.
 
     Args:
         max_steps: After which an episode is truncated.
@@ -74,7 +75,7 @@ class GridWorld(TensorVectorEnv):
     """
 
     can_truncate = True
-    action_names = ACTION_NAMES
+    num_actions = cells.NUM_ACTIONS
     extra_names: tuple[str, ...] = ()
 
     def __init__(
@@ -95,7 +96,8 @@ class GridWorld(TensorVectorEnv):
             raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
         self.height, self.width, self.max_steps, self.view_size = height, width, max_steps, agent_view_size
         self.state_names = ("cells", "position", "direction", "carried", "num_steps", *self.extra_names)
-        super().__init__(num_envs, self._space(), spaces.Discrete(cells.NUM_ACTIONS), device, render_mode)
+        self.action_names = ACTION_NAMES[: self.num_actions]
+        super().__init__(num_envs, self._space(), spaces.Discrete(self.num_actions), device, render_mode)
 
         # The grid lies inside a frame of walls as wide as the view reaches, so that no view leaves it. Rows share the
         # frame between them: what leaves one to the left is in the frame on the right of the row before.
@@ -106,7 +108,7 @@ class GridWorld(TensorVectorEnv):
         self.forward = torch.tensor([1, self.stride, -1, -self.stride], device=self.device)
         self.turns = torch.tensor([3, 1, 0, 0, 0, 0, 0], device=self.device)
         self.packed = cells.packed().to(self.device)
-        self.outcomes = self._outcomes().flatten().to(self.device)
+        self.outcomes = self._outcomes()[: self.num_actions].flatten().to(self.device)
         self.agent_cell = agent_view_size * (agent_view_size - 1) + agent_view_size // 2
         self.bases = torch.arange(num_envs, device=self.device) * self.area
         self.sight = None if see_through_walls else Sight(agent_view_size, self.device)
