@@ -52,6 +52,12 @@ TASKS = {
         "SinglePlayback",
         "see a sequence of `length` symbols, then name them in the same order",
     ),
+    "merlin/VisuomotorMapping-v0": Task(
+        "tasks.visuomotor",
+        "VisuomotorMapping",
+        "SingleVisuomotorMapping",
+        "learn from reward which response belongs to each picture; the mapping is new in every episode",
+    ),
 }
 
 

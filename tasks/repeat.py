@@ -6,7 +6,7 @@
 
 After POPGym's RepeatPrevious (Morad et al. 2023, arXiv:2303.01859), with these differences: the symbols are independent
 draws, not cards of a deck that runs out, so that only memory can help; a right answer earns 1 and a wrong one 0, where
-POPGym scales the return of an episode to −1..1.
+POPGym scales the return of an episode to −1..1; its k counts the present card too, so that its k = 4 is k = 3 here.
 """
 
 import torch

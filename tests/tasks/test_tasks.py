@@ -25,6 +25,8 @@ CASES = [
     ("merlin/RepeatPrevious-v0", {"k": 2, "length": 6, "num_symbols": 3}),
     ("merlin/Playback-v0", {"length": 3}),
     ("merlin/Playback-v0", {"length": 2, "num_symbols": 2, "reverse": True}),
+    ("merlin/VisuomotorMapping-v0", {"trials": 10, "responses": 2}),
+    ("merlin/VisuomotorMapping-v0", {"view": "picture", "pictures": 3, "responses": 3, "trials": 8, "glyph_seed": 3}),
 ]
 every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
 
