@@ -58,6 +58,42 @@ TASKS = {
         "SingleVisuomotorMapping",
         "learn from reward which response belongs to each picture; the mapping is new in every episode",
     ),
+    "merlin/RewardValuation-v0": Task(
+        "tasks.reward_valuation",
+        "RewardValuation",
+        "SingleRewardValuation",
+        "taste balls to learn which colours are good in this episode, then eat only those",
+    ),
+    "merlin/TransientInstruction-v0": Task(
+        "tasks.instruction",
+        "TransientInstruction",
+        "SingleTransientInstruction",
+        "read an instruction that is gone a step later, then go to the object that it named",
+    ),
+    "merlin/Maze-v0": Task(
+        "tasks.maze",
+        "Maze",
+        "SingleMaze",
+        "find the goal of a perfect maze, new in each episode",
+    ),
+    "merlin/GoalMaze-v0": Task(
+        "tasks.goal_maze",
+        "GoalMaze",
+        "SingleGoalMaze",
+        "find the goal of a new maze, or of many rooms, and find back to it from elsewhere, until the time is up",
+    ),
+    "merlin/WaterMaze-v0": Task(
+        "tasks.water_maze",
+        "WaterMaze",
+        "SingleWaterMaze",
+        "find the hidden platform of each of `num_rooms` pools, and find back to it from elsewhere",
+    ),
+    "merlin/LatentLearning-v0": Task(
+        "tasks.latent_learning",
+        "LatentLearning",
+        "SingleLatentLearning",
+        "explore a T-maze, see the colours of its arms; then one colour is worth 1: go to its arm",
+    ),
 }
 
 

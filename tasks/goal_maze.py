@@ -90,7 +90,7 @@ class GoalMaze(Returning):
         x, y = draw_places(is_allowed, 1, generator)
         grid[rows, y, x] = cells.GOAL
         is_allowed[rows, y, x] = False
-        x, y, direction, extra = self.itinerary(is_allowed, generator)
+        x, y, direction, extra = self.draw_itinerary(is_allowed, generator)
         if self.rooms_per_side > 1:
             number = self.max_steps + 1 if self.moving_doors else 1
             plan = torch.randint(2**60, (count, number), generator=generator, device=self.device)
@@ -133,10 +133,10 @@ class Oracle(Planner):
 
 
 class Memoryless(Reactive):
-    """Walks to the goal when it sees it, otherwise along the wall to its right, or, between rooms, at times straight on."""
+    """Walks to a goal in view, otherwise along the wall to its right, and at times straight on."""
 
     def __init__(self, env: GoalMaze):
-        super().__init__(env, wander=0.0 if env.rooms_per_side == 1 else 0.3)
+        super().__init__(env, wander=0.1 if env.rooms_per_side == 1 else 0.2)
 
 
 def scores(**settings) -> dict[str, float]:

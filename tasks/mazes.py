@@ -93,11 +93,11 @@ class Rooms(NamedTuple):
 def rooms(count: int, per_side: int, size: int, generator: torch.Generator) -> Rooms:
     """Return square mazes of per_side² square rooms with nothing but walls between them.
 
-    A room has a floor of one colour and a ball away from its walls; no two rooms of a maze have the same pair of colours.
+    A room has a floor of one colour and a ball away from its walls; no two rooms of a maze have the same two colours.
 
     Args:
         per_side: 2 to 6.
-        size: Cells along each side, one more than a multiple of `per_side`, with at least 3 cells inside a room's walls.
+        size: Cells along each side, 1 more than a multiple of `per_side`; rooms have at least 3 cells between walls.
     """
     device = generator.device
 

@@ -64,7 +64,7 @@ class Planner:
     """Walks a shortest way to the target, knowing the whole grid: it reads the environment's state.
 
     Args:
-        find_targets: Returns the cells to reach, [B, H, W].
+        find_targets: Returns the cells to reach, [B, H, W]; what lies there may be in the way and is walked into.
     """
 
     def __init__(self, env: GridWorld, find_targets: Callable[[], Bool[Tensor, "B H W"]]):
@@ -76,8 +76,8 @@ class Planner:
 
     def distances(self) -> Float[Tensor, "B 4 H W"]:
         """Return `distances` to the present targets."""
-        is_free = self.can_enter[cells.code_of(self.env.grid()).long()]
-        known = torch.stack([is_free, self.find_targets()])
+        is_free, is_target = self.can_enter[cells.code_of(self.env.grid()).long()], self.find_targets()
+        known = torch.stack([is_free | is_target, is_target])
         changes = torch.ones_like(known) if self.known is None else known != self.known
         is_new = changes.any(0).flatten(1).any(1)
         if is_new.any():

@@ -1,7 +1,7 @@
 """Tasks whose goal is reached again and again: the agent is put elsewhere each time, and the goal stays."""
 
 import torch
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from tasks.grid import GridWorld, Verdict
@@ -15,14 +15,14 @@ class Returning(GridWorld):
     `reached_goal`, `steps_to_goal` (since the sub-episode began, NaN unless the goal was reached just now) and
     `sub_episode` (that the step belongs to, from 0).
 
-    Where each sub-episode begins is drawn with the layout: see `itinerary`. Actions: 0 turn left, 1 turn right,
+    Where each sub-episode begins is drawn with the layout: see `draw_itinerary`. Actions: 0 turn left, 1 turn right,
     2 forward.
     """
 
     num_actions = 3
     extra_names = ("itinerary", "sub_episode", "sub_episode_steps")
 
-    def itinerary(
+    def draw_itinerary(
         self, is_allowed: Bool[Tensor, "L H W"], generator: torch.Generator
     ) -> tuple[Int64[Tensor, "L"], Int64[Tensor, "L"], Int64[Tensor, "L"], dict[str, Tensor]]:
         """Return x, y and direction of the first start, and the state that holds those of all sub-episodes."""

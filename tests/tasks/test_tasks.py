@@ -27,6 +27,17 @@ CASES = [
     ("merlin/Playback-v0", {"length": 2, "num_symbols": 2, "reverse": True}),
     ("merlin/VisuomotorMapping-v0", {"trials": 10, "responses": 2}),
     ("merlin/VisuomotorMapping-v0", {"view": "picture", "pictures": 3, "responses": 3, "trials": 8, "glyph_seed": 3}),
+    ("merlin/RewardValuation-v0", {"size": 5, "objects": 4, "max_steps": 12, "agent_view_size": 3}),
+    ("merlin/TransientInstruction-v0", {"max_steps": 15}),
+    ("merlin/TransientInstruction-v0", {"size": 6, "objects": 2, "instruction_steps": 3, "max_steps": 11}),
+    ("merlin/Maze-v0", {"size": 5, "max_steps": 12}),
+    ("merlin/Maze-v0", {"size": 9, "agent_view_size": 3, "max_steps": 12}),
+    ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 20}),
+    ("merlin/GoalMaze-v0", {"size": 9, "rooms_per_side": 2, "moving_doors": True, "max_steps": 20}),
+    ("merlin/WaterMaze-v0", {"room_size": 3, "max_steps": 20}),
+    ("merlin/WaterMaze-v0", {"num_rooms": 1, "room_size": 4, "agent_view_size": 3, "max_steps": 12}),
+    ("merlin/LatentLearning-v0", {"stem_length": 1, "arm_length": 1, "explore_steps": 6, "return_steps": 12}),
+    ("merlin/LatentLearning-v0", {"stem_length": 2, "explore_steps": 8, "return_steps": 8, "agent_view_size": 3}),
 ]
 every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
 
