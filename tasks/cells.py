@@ -9,6 +9,7 @@ Grids hold cells packed into an int32, so that one lookup brings what is seen an
            object  colour  state  code   hides what lies behind it
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -133,6 +134,12 @@ def outcomes() -> Int64[Tensor, "actions carried ahead"]:
     The low half is the cell ahead, packed; the high half is the code carried + 256 · (moves + 2 · reaches_goal +
     4 · dies).
     """
+    return _outcomes().clone()
+
+
+@lru_cache
+def _outcomes() -> Int64[Tensor, "actions carried ahead"]:
+    """Return `outcomes`, computed once."""
     cells = packed().tolist()
     table = np.zeros((NUM_ACTIONS, len(CELLS), len(CELLS)), np.int64)
     for action in range(NUM_ACTIONS):
