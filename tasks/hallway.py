@@ -1,13 +1,20 @@
 """MiniGrid's Memory tasks as batches of tensors: see an object, walk a hallway, go to the same object at its end."""
 
+from functools import cached_property, lru_cache
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tasks import cells
 from tasks.grid import GridWorld, Moves, Verdict
 from tasks.layouts import Layout
+from tasks.planned import EPISODES, first_returns
 from tasks.single import SingleEnv
+from tasks.staged_plans import Planner, Stage
+
+
+BLIND = 0.15  # how often `Memoryless` goes on without having looked back
 
 
 class Hallway(GridWorld):
@@ -82,6 +89,84 @@ class Hallway(GridWorld):
     def _judge(self, moves: Moves) -> Verdict:
         return self.solved_or_failed(moves.position == self.target, moves.position == self.decoy)
 
+    def stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        """Return what is to be done: go to the right end."""
+        x, y = self.coordinates(self.target[rows])
+        is_target = torch.zeros_like(codes, dtype=torch.bool)
+        is_target[torch.arange(len(rows), device=self.device), y, x] = True
+        return [Stage(cells.FORWARD, is_target)]
+
+    def shows_cue(self) -> Bool[Tensor, " B"]:
+        """Return where the object in the room of the start is in view."""
+        image = self._look(self._state())["image"]
+        places = self.offsets[self.direction] + self.position.unsqueeze(1)
+        cue = (self.height // 2 - 1 + self.frame) * self.stride + 1 + self.frame
+        return ((places == cue) & (image != 0)).any(1)
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        return scores(self.width, self.random_length, self.max_steps, self.view_size)
+
 
 class SingleHallway(SingleEnv):
     batched = Hallway
+
+
+Oracle = Planner
+
+
+class Memoryless:
+    """A policy without memory; the best there is where the cue cannot be seen from the junction.
+
+    There it turns left, which is right half the time. Where `looks_back` says so, it instead turns right twice to look
+    at the cue and the two ends at once, and goes left or right of them: it must then face down again, which looks as
+    before, so that it goes on from there by chance, `BLIND` times of 1, and looks back otherwise.
+    """
+
+    def __init__(self, env: Hallway, seed: int = 0):
+        self.view, self.looks_back = env.view_size, looks_back(env.width, env.random_length, env.view_size)
+        self.generator = torch.Generator(env.device).manual_seed(seed)
+
+    def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
+        things, direction, middle = observation["image"][..., 0], observation["direction"], self.view // 2
+        is_wall = things[:, middle, -2] == cells.OBJECTS.index("wall")
+        at_junction = (direction == 0) & is_wall
+        if not self.looks_back:
+            return torch.where(at_junction, cells.LEFT, cells.FORWARD)
+        is_hasty = torch.rand(len(direction), device=direction.device, generator=self.generator) < BLIND
+        cue = things[:, middle + 1, :-2].amax(1)  # keys and balls have higher numbers than walls; the ends lie farther
+        back = torch.where(cue == things[:, middle + 2, -1], cells.RIGHT, cells.LEFT)
+        actions = torch.where(at_junction, cells.RIGHT, cells.FORWARD)
+        actions = torch.where((direction == 1) & ~is_hasty, cells.RIGHT, actions)
+        return torch.where(direction == 2, back, actions)
+
+
+def looks_back(size: int, random_length: bool, agent_view_size: int) -> bool:
+    """Return whether the cue can be in view from the junction, so that the task can be solved without memory."""
+    return agent_view_size > (4 if random_length else size - 3)
+
+
+@lru_cache
+def scores(
+    size: int = 7, random_length: bool = False, max_steps: int | None = None, agent_view_size: int = 7, **_
+) -> dict[str, float]:
+    """Return the expected returns of random, memoryless and perfect play.
+
+    The oracle's is exact, over all starts and lengths: it knows the cue and walks straight to the same object, a bound
+    for an agent that may have to look first. Where the junction is out of sight of the cue (see `looks_back`), what is
+    seen there and how one comes there do not depend on it: no memoryless policy earns more than half of the oracle's,
+    which is exact, too. Elsewhere, as in this task's and MiniGrid's S7 with a view of 7, the memoryless score is that of
+    a policy that looks back, averaged like random play over 1,000 episodes from seed 0; others may earn more.
+    """
+    most = 5 * size**2 if max_steps is None else max_steps
+    ends = range(4, size - 2) if random_length else [size - 3]
+    walks = [[end + 3 - start for start in range(1, end + 1)] for end in ends]
+    means = [sum(1 - 0.9 * steps / most for steps in walk if steps <= most) / len(walk) for walk in walks]
+    oracle = sum(means) / len(means)
+    env = Hallway(EPISODES["random"], size, random_length, max_steps, agent_view_size)
+    generator = torch.Generator().manual_seed(0)
+    returns = first_returns(env, lambda _: torch.randint(7, (env.num_envs,), generator=generator))
+    memoryless = oracle / 2
+    if looks_back(size, random_length, agent_view_size):
+        memoryless = float(first_returns(env, Memoryless(env)).mean())
+    return {"random": float(returns.mean()), "memoryless": memoryless, "oracle": oracle}

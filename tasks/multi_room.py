@@ -116,7 +116,7 @@ class MultiRoom(PlannedTask):
                 return chosen
         raise ValueError(
             f"{self.max_num_rooms} rooms of up to {self.max_room_size} cells must fit into {self.height} x "
-            f"{self.width} cells, but {ROUNDS} times {ATTEMPTS} attempts found no place: ask for fewer, or a larger grid."
+            f"{self.width} cells, but {ROUNDS * ATTEMPTS} attempts found no place: ask for fewer, or a larger grid."
         )
 
     def _try_chains(self, num_rooms: Int[Tensor, "L"], generator: torch.Generator) -> tuple[Rooms, Bool[Tensor, "L"]]:

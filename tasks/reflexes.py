@@ -35,12 +35,13 @@ REACH_GOAL = Rule((*NOTHING, *KEYS, *BALLS, *BOXES), cells.FORWARD, (cells.GOAL,
 class Reflexes:
     """A function of the present observation and of chance, which `env.rules` make.
 
-    The first rule whose thing is in view counts: the agent goes there on a shortest way through what is in view.
-    Where none counts, or there is no way, it goes on (3 times of 4) or turns, opens what is closed, and shuns lava.
+    The first rule whose thing is in view counts: the agent goes there on a shortest way through what is in view. Where
+    none counts, where there is no way, and 1 time of 8, it wanders: on (3 times of 4) or turning. It opens closed doors
+    that it comes upon and shuns lava.
     """
 
     def __init__(self, env: GridWorld, seed: int = 0):
-        self.env = env
+        self.view = env.view_size
         self.generator = torch.Generator(env.device).manual_seed(seed)
         self.codes = _codes_by_appearance().to(env.device)
         sets = [(rule.hand, rule.things, rule.shown or range(len(cells.CELLS))) for rule in env.rules]
@@ -49,36 +50,29 @@ class Reflexes:
         self.actions = torch.tensor([rule.action for rule in env.rules], device=env.device)
 
     def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
-        view, middle = self.env.view_size, self.env.view_size // 2
+        view, middle = self.view, self.view // 2
         kind, colour, state = observation["image"].transpose(1, 2).long().unbind(-1)
         seen = self.codes[kind, colour, state]  # by row and column of the view; the agent looks up
-        hand = seen[:, -1, middle]
-        applies, faced = [], []
+        hand, front = seen[:, -1, middle].clone(), seen[:, -2, middle]
+        seen[:, -1, middle] = cells.UNSEEN
+        faced, applies = [], []
         for hands, things, shown in self.sets:
-            is_thing = things[seen]
-            is_thing[:, -1, middle] = False
-            faced.append(is_thing)
-            applies.append(hands[hand] & is_thing.flatten(1).any(1) & shown[seen].flatten(1).any(1))
+            faced.append(things[seen])
+            applies.append(hands[hand] & faced[-1].flatten(1).any(1) & shown[seen].flatten(1).any(1))
         applies = torch.stack(applies, 1)
         rule = applies.to(torch.uint8).argmax(1)  # the first that applies
-        ahead = seen[:, -2, middle]
-        choice = self._wander(ahead)
-        rows = applies.any(1).nonzero().squeeze(1)
+
+        draws = torch.rand(3, len(hand), device=hand.device, generator=self.generator)
+        either = torch.where(draws[0] < 0.5, cells.LEFT, cells.RIGHT)
+        choice = torch.where(self.open[front] & (draws[1] < 0.75), cells.FORWARD, either)
+        rows = (applies.any(1) & (draws[2] > 0.125)).nonzero().squeeze(1)
         wanted = torch.stack(faced, 1)[rows, rule[rows]]
-        seen[:, -1, middle] = cells.EMPTY
         framed = [torch.nn.functional.pad(x, (1, 1, 1, 1)) for x in (seen[rows], wanted)]  # unseen: no way leads there
-        made = plan(framed[0], [Stage(cells.FORWARD, framed[1])])
+        made = plan(framed[0], [Stage(cells.FORWARD, framed[1])], most_steps=2 * view)
         here = (slice(None), 0, 3, view, middle + 1)
         choice[rows] = torch.where(made.steps[here].isinf(), choice[rows], made.choices[here].long())
-        is_closed = self.closed_doors[ahead] & (choice == cells.FORWARD)
+        is_closed = self.closed_doors[front] & (choice == cells.FORWARD)
         return torch.where(choice == ACT, self.actions[rule], choice.masked_fill(is_closed, cells.TOGGLE))
-
-    def _wander(self, ahead: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        draws = torch.rand(len(ahead), device=ahead.device, generator=self.generator)
-        is_open = self.open[ahead]
-        turn = torch.where(draws < 0.125, cells.LEFT, cells.RIGHT)
-        either = torch.where(draws < 0.5, cells.LEFT, cells.RIGHT)
-        return torch.where(is_open, torch.where(draws < 0.25, turn, cells.FORWARD), either)
 
 
 CLOSED_DOORS = tuple(cells.code("door", colour, cells.CLOSED) for colour in cells.COLOURS)

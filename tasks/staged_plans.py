@@ -46,10 +46,13 @@ def _costs() -> list[float]:
     return [1.0 if f else 2.0 if c else torch.inf for f, c in zip(free, closed, strict=True)]
 
 
-def plan(codes: Int[Tensor, "L H W"], stages: list[Stage], first: int = 0) -> Plan:
+def plan(codes: Int[Tensor, "L H W"], stages: list[Stage], first: int = 0, most_steps: int = 1_000_000) -> Plan:
     """Return shortest plans that go through the stages in order, from stage `first` on.
 
     A stage that drops something may do so only where the way goes on with a turn: what is dropped is not in the way.
+
+    Args:
+        most_steps: Find no ways that take longer, in a stage.
     """
     cost = torch.tensor(_costs(), device=codes.device)[codes.long()]
     costs = []
@@ -64,7 +67,7 @@ def plan(codes: Int[Tensor, "L H W"], stages: list[Stage], first: int = 0) -> Pl
             turned = torch.minimum(value.roll(1, 1), value.roll(-1, 1))
             done = done.masked_fill(turned >= value, torch.inf)
         entering, value = cost.unsqueeze(1), done
-        while True:
+        for _ in range(most_steps):
             turned = 1 + torch.minimum(value.roll(1, 1), value.roll(-1, 1))
             better = torch.minimum(torch.minimum(value, turned), ahead(value + entering))
             if torch.equal(better, value):
