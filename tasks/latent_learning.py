@@ -72,6 +72,7 @@ class LatentLearning(GridWorld):
             device=device,
             render_mode=render_mode,
         )
+        self.floor = self.place(*self._places())
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -97,17 +98,16 @@ class LatentLearning(GridWorld):
         return Layout(grid, *start.T, {"colours": colours, "valued_arm": valued_arm})
 
     def _judge(self, moves: Moves) -> Verdict:
-        places = self.place(*self._places())
-        is_end = (moves.position.unsqueeze(1) == places[:2]) & (self.num_steps > self.explore_steps).unsqueeze(1)
+        is_end = (moves.position.unsqueeze(1) == self.floor[:2]) & (self.num_steps > self.explore_steps).unsqueeze(1)
         is_right = is_end.gather(1, self.valued_arm.unsqueeze(1)).squeeze(1)
-        self._turn_to_the_second_phase(self.num_steps == self.explore_steps, places)
+        self._begin_second_phase(self.num_steps == self.explore_steps)
         return Verdict(is_right.float(), is_end.any(1), is_right)
 
-    def _turn_to_the_second_phase(self, turns: Bool[Tensor, "B"], places: Int[Tensor, "F"]) -> None:
+    def _begin_second_phase(self, begins: Bool[Tensor, "B"]) -> None:
         valued = self.packed[self.colours.gather(1, self.valued_arm.unsqueeze(1)).long()]
-        self.cells[:, places] = torch.where(turns.unsqueeze(1), valued, self.cells[:, places])
-        self.position = torch.where(turns, places[2], self.position)
-        self.direction = torch.where(turns, UP, self.direction)
+        self.cells[:, self.floor] = torch.where(begins.unsqueeze(1), valued, self.cells[:, self.floor])
+        self.position = torch.where(begins, self.floor[2], self.position)
+        self.direction = torch.where(begins, UP, self.direction)
 
     def shows_cue(self) -> Bool[Tensor, "B"]:
         """Return where the end of an arm is in view during the first phase."""

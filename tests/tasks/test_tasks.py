@@ -31,7 +31,7 @@ CASES = [
     ("merlin/TransientInstruction-v0", {"max_steps": 15}),
     ("merlin/TransientInstruction-v0", {"size": 6, "objects": 2, "instruction_steps": 3, "max_steps": 11}),
     ("merlin/Maze-v0", {"size": 5, "max_steps": 12}),
-    ("merlin/Maze-v0", {"size": 9, "agent_view_size": 3, "max_steps": 12}),
+    ("merlin/Maze-v0", {"size": 11, "agent_view_size": 3, "max_steps": 13}),
     ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 20}),
     ("merlin/GoalMaze-v0", {"size": 9, "rooms_per_side": 2, "moving_doors": True, "max_steps": 20}),
     ("merlin/WaterMaze-v0", {"room_size": 3, "max_steps": 20}),
