@@ -14,7 +14,7 @@ LEFT, RIGHT, FORWARD = range(3)
 
 
 def rigged(platform=(3, 1), **settings):
-    """Return one pool of 3 x 3 cells; sub-episodes begin at the upper left, the lower left, the middle, looking right."""
+    """Return one pool of 3 x 3 cells; one looks right from its upper left, then its lower left, then its middle."""
     env = WaterMaze(1, num_rooms=1, room_size=3, **settings)
     env.autoreset = False
     env.reset(seed=0)
@@ -107,7 +107,7 @@ def test_oracle_arrives_as_often_as_shortest_ways_allow():
     assert torch.equal(returns.long(), arrivals) and torch.equal(success == 1, arrivals >= 2)
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_rooms": 1, "room_size": 4, "max_steps": 60}])
+@pytest.mark.parametrize("settings", [{"max_steps": 50}, {"num_rooms": 1, "room_size": 4, "max_steps": 30}])
 def test_policies_earn_their_scores(settings):
     env, expected = WaterMaze(256, **settings), scores(**settings)
     for name, make in (("random", random_policy), ("memoryless", Memoryless), ("oracle", Oracle)):
@@ -123,7 +123,7 @@ def test_pictures_show_the_platform():
 
 
 @pytest.mark.parametrize("settings, sentence", [({"num_rooms": 7}, "num_rooms must be from 1 to 6, but is 7"),
-                                                ({"room_size": 2}, "room_size must be at least 3, but is 2")])  # fmt: skip
+                                                ({"room_size": 2}, "room_size must be at least 3, but")])  # fmt: skip
 def test_bad_settings(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         WaterMaze(**settings)
