@@ -80,9 +80,8 @@ class SymbolRecall(TensorVectorEnv):
         return self._observe(), reward, terminated, torch.zeros_like(terminated), info
 
     def shows_cue(self) -> Bool[Tensor, " B"]:
-        step = int(self.num_steps)
-        which = self.shown[step]
-        return torch.full_like(self.nothing, which is not None and which in self.asked[step:], dtype=torch.bool)
+        is_cue = self.shown[int(self.num_steps)] in {*self.asked} - {None}
+        return torch.full_like(self.nothing, is_cue, dtype=torch.bool)
 
     def draw(self, index: int) -> np.ndarray:
         """Return time from left to right: above what is shown, below what is to be named; the future is pale."""

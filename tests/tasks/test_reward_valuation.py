@@ -60,12 +60,11 @@ def test_an_episode_by_hand():
     assert float(info["is_success"]) == 1 and int(info["num_good"]) == 2
 
 
-@pytest.mark.parametrize("is_good, success", [([True, False], 0.0), ([False, True], 1.0)])
-def test_success_is_more_good_than_bad(is_good, success):
-    env = rigged(is_good, [0.0, 0.999, 0.5, 0.5, 0.5])  # eats red, green, green
-    for action in (FORWARD, FORWARD, RIGHT, FORWARD, FORWARD):
-        info = env.step(torch.tensor([action]))[4]
-    assert float(info["is_success"]) == success
+@pytest.mark.parametrize("num_good, num_bad, success", [(2, 1, 1), (1, 0, 1), (1, 1, 0), (3, 2, 0), (0, 0, 0)])
+def test_success_is_more_good_than_bad_and_each_bad_colour_once(num_good, num_bad, success):
+    env = rigged([False, True], [0.5])
+    env.num_good, env.num_bad = torch.tensor([num_good]), torch.tensor([num_bad])
+    assert float(env.step(torch.tensor([LEFT]))[4]["is_success"]) == success
 
 
 def test_a_ball_appears_anywhere_equally_often():
