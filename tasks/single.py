@@ -16,7 +16,7 @@ class SingleEnv(gymnasium.Env):
     """
 
     batched: ClassVar[type[TensorVectorEnv]]
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own form)
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own form)
 
     def __init__(self, render_mode: str | None = None, **kwargs):
         self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
@@ -24,6 +24,11 @@ class SingleEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space
+        self.action_names, self.words = self.batch.action_names, self.batch.words
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return self.batch.scores
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -36,7 +41,11 @@ class SingleEnv(gymnasium.Env):
         return _first_row(observation), float(reward), bool(terminated), bool(truncated), success
 
     def render(self) -> np.ndarray | None:
-        return None if self.render_mode is None else self.batch.draw(0)
+        """Return a picture, or None without render_mode="rgb_array"; "human" shows it in a window as it comes."""
+        return self.batch.draw(0) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        self.batch.close()
 
 
 def _first_row(tree: Any) -> Any:

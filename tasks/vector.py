@@ -12,6 +12,8 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from tasks.window import Window
+
 
 class TensorVectorEnv(VectorEnv, ABC):
     """A batch of environments whose observations, rewards and flags are torch tensors on one device.
@@ -24,18 +26,24 @@ class TensorVectorEnv(VectorEnv, ABC):
     `scores` holds the exact expected returns of reference policies.
 
     A task defines `_start()` (begin an episode everywhere), `_observe()`, `_step()`, `draw(index)`, and names the
-    tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended.
+    tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended. A task
+    that shows words as numbers names them in `words`.
+
+    With render_mode="human", every reset and step shows environment 0 in a window.
     """
 
     metadata = {  # noqa: RUF012 (gymnasium's own form)
         "autoreset_mode": AutoresetMode.SAME_STEP,
         "tensors": True,
-        "render_modes": ["rgb_array"],
+        "render_modes": ["rgb_array", "human"],
         "render_fps": 4,
     }
     can_truncate = False
     autoreset = True
     state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    window: Window | None = None
     scores: dict[str, float]
 
     def __init__(
@@ -49,10 +57,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, but is {num_envs}.")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None or 'rgb_array', but is {render_mode!r}.")
+            raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', but is {render_mode!r}.")
         self.num_envs = num_envs
         self.device = torch.device(device)
         self.render_mode = render_mode
+        self.window = Window(type(self).__name__, self.metadata["render_fps"]) if render_mode == "human" else None
         self.single_observation_space = observation_space
         self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, num_envs)
@@ -67,6 +76,7 @@ class TensorVectorEnv(VectorEnv, ABC):
             self.generator.manual_seed(seed)
         self._start()
         self._is_reset = True
+        self._show_window()
         return self._observe(), {}
 
     def step(
@@ -89,7 +99,7 @@ class TensorVectorEnv(VectorEnv, ABC):
                 f"actions must have shape ({self.num_envs},), but have {tuple(actions.shape)}: give one to each."
             )
         try:
-            return self._step(actions)
+            outcome = self._step(actions)
         except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
             count = int(self.single_action_space.n)
             if actions.min() < 0 or actions.max() >= count:
@@ -98,6 +108,17 @@ class TensorVectorEnv(VectorEnv, ABC):
                     "take those of the action space."
                 ) from error
             raise
+        self._show_window()
+        return outcome
+
+    def _show_window(self) -> None:
+        if self.window is not None:
+            self.window.show(self.draw(0))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window, if there is one; called by `close`."""
+        if self.window is not None:
+            self.window.close()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of everything that the future depends on."""
@@ -124,7 +145,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one picture uint8 [Y, X, 3] per environment, or None without render_mode="rgb_array"."""
-        return None if self.render_mode is None else tuple(self.draw(index) for index in range(self.num_envs))
+        return tuple(map(self.draw, range(self.num_envs))) if self.render_mode == "rgb_array" else None
 
     @abstractmethod
     def _start(self) -> None:

@@ -294,7 +294,7 @@ def test_pictures(task_id, kwargs):
         ("merlin/MemoryGame-v0", {"view": "pixels"}, "view must be 'symbolic' or 'picture'"),
         ("merlin/TMaze-v0", {"length": 0}, "length must be at least 1, but is 0"),
         ("merlin/TMaze-v0", {"view": "picture"}, "view must be 'vector' or 'egocentric'"),
-        ("merlin/TMaze-v0", {"render_mode": "human"}, "render_mode must be None or 'rgb_array'"),
+        ("merlin/TMaze-v0", {"render_mode": "ansi"}, "render_mode must be None, 'rgb_array' or 'human'"),
         ("merlin/TMaze-v0", {"num_envs": 0}, "num_envs must be at least 1"),
     ],
 )
