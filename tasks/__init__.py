@@ -94,6 +94,54 @@ TASKS = {
         "SingleLatentLearning",
         "explore a T-maze, see the colours of its arms; then one colour is worth 1: go to its arm",
     ),
+    "merlin/Empty-v0": Task(
+        "tasks.empty",
+        "Empty",
+        "SingleEmpty",
+        "MiniGrid's Empty: walk to the goal in the corner of a room",
+    ),
+    "merlin/FourRooms-v0": Task(
+        "tasks.four_rooms",
+        "FourRooms",
+        "SingleFourRooms",
+        "MiniGrid's FourRooms: find the goal in one of four rooms that gaps join",
+    ),
+    "merlin/LavaGap-v0": Task(
+        "tasks.lava_gap",
+        "LavaGap",
+        "SingleLavaGap",
+        "MiniGrid's LavaGap: go through the gap in a stripe of lava to the goal",
+    ),
+    "merlin/DoorKey-v0": Task(
+        "tasks.door_key",
+        "DoorKey",
+        "SingleDoorKey",
+        "MiniGrid's DoorKey: take the key, unlock the door, go to the goal",
+    ),
+    "merlin/RedBlueDoors-v0": Task(
+        "tasks.red_blue_doors",
+        "RedBlueDoors",
+        "SingleRedBlueDoors",
+        "MiniGrid's RedBlueDoors: open the red door, then the blue one, which is out of its sight",
+    ),
+    "merlin/MultiRoom-v0": Task(
+        "tasks.multi_room",
+        "MultiRoom",
+        "SingleMultiRoom",
+        "MiniGrid's MultiRoom: open the doors of a chain of rooms up to the goal in the last",
+    ),
+    "merlin/KeyCorridor-v0": Task(
+        "tasks.key_corridor",
+        "KeyCorridor",
+        "SingleKeyCorridor",
+        "MiniGrid's KeyCorridor: find the key in one room, unlock another, pick up what lies there",
+    ),
+    "merlin/ObstructedMaze-v0": Task(
+        "tasks.obstructed_maze",
+        "ObstructedMaze",
+        "SingleObstructedMaze",
+        "MiniGrid's ObstructedMaze: clear the way, unbox the key, unlock the door, pick up the blue ball",
+    ),
 }
 
 

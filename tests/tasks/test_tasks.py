@@ -38,6 +38,14 @@ CASES = [
     ("merlin/WaterMaze-v0", {"num_rooms": 1, "room_size": 4, "agent_view_size": 3, "max_steps": 12}),
     ("merlin/LatentLearning-v0", {"stem_length": 1, "arm_length": 1, "explore_steps": 6, "return_steps": 12}),
     ("merlin/LatentLearning-v0", {"stem_length": 2, "explore_steps": 8, "return_steps": 8, "agent_view_size": 3}),
+    ("merlin/Empty-v0", {"size": 5, "random_start": True, "max_steps": 12}),
+    ("merlin/FourRooms-v0", {"size": 7, "max_steps": 12}),
+    ("merlin/LavaGap-v0", {"obstacle": "wall", "agent_view_size": 5, "max_steps": 12}),
+    ("merlin/DoorKey-v0", {"size": 5, "max_steps": 12}),
+    ("merlin/RedBlueDoors-v0", {"size": 4, "max_steps": 12}),
+    ("merlin/MultiRoom-v0", {"max_num_rooms": 3, "max_room_size": 5, "max_steps": 12}),
+    ("merlin/KeyCorridor-v0", {"num_rows": 2, "room_size": 3, "max_steps": 12}),
+    ("merlin/ObstructedMaze-v0", {"agent_view_size": 3, "max_steps": 12}),
 ]
 every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
 
