@@ -85,6 +85,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--out", metavar="FILE", type=Path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
         "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
 
+    add = command("play", "play a task yourself, from the keyboard")
+    add("task", metavar="TASK", help="a gymnasium id, or module:Id, which imports the module first")
+    add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")
+    add("--seed", metavar="S", type=_seed, help="another seed shows other episodes (default: new ones each time)")
+    add("--view", choices=("agent", "above"), help="what the agent sees, or the picture that the task draws of itself; "
+        "tab changes it (default: agent, or above where that gives nothing away)")  # fmt: skip
+
     command("tasks", "list the tasks of this package")
     command("agents", "list the agents")
     return parser.parse_args(arguments)

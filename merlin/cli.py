@@ -31,7 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     Raises:
         SystemExit: With status 2 for bad usage, with 0 after --help.
     """
-    commands = {"train": _train, "evaluate": _evaluate, "watch": _watch, "tasks": _tasks, "agents": _agents}
+    commands = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "watch": _watch,
+        "play": _play,
+        "tasks": _tasks,
+        "agents": _agents,
+    }
     options = parse_arguments(arguments)
     try:
         status = commands[options.command](options)
@@ -195,6 +202,15 @@ def _watch(options: argparse.Namespace) -> int:
         greedy=options.greedy,
     )
     print(path)
+    return 0
+
+
+def _play(options: argparse.Namespace) -> int:
+    from merlin.analysis.playing import play
+
+    task = import_module("tasks").TASKS.get(options.task)
+    summary = task.summary if task else ""
+    play(options.task, options.env_kwargs, seed=options.seed, view=options.view, summary=summary)
     return 0
 
 

@@ -27,6 +27,9 @@ class ActorCriticConfig:
     """Weight of the return (value) loss."""
     clip_ratio: float = 0.2
     """PPO's clipping range; it acts only when a window is learnt from more than once."""
+    policy_hidden_gain: float | None = None
+    """Start the policy head's tanh layer orthogonal and this large, bent enough to learn what depends on two inputs
+    together, such as a cue and an object; PyTorch's almost linear start unless given."""
     normalize_advantages: bool = False
     """Divide advantages by their standard deviation over the window's batch."""
 

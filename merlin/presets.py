@@ -85,10 +85,19 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         model |= {"memory_size": min(length + 16, 64), "entropy_cost": 0.04}
         training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3, "final_entropy_fraction": 0.1}
     else:
-        # Environments that step one by one in Python: more learning from each window of fewer environments.
+        # Of many steps few matter, and what matters is often a cue and a sight together: many sharp reads to find the
+        # cue with, before anything is earned by it, and entropy so that deciding blindly does not become a habit.
         run |= {"num_envs": 64}
-        model |= {"normalize_advantages": True}
-        training |= {"unroll_length": 32, "passes": 2, "minibatches": 2, "learning_rate": 1e-3}
+        model |= {
+            "normalize_advantages": True,
+            "discount_factor": 0.98,
+            "gae_lambda": 0.95,
+            "entropy_cost": 0.03,
+            "policy_num_read_keys": 8,
+            "policy_read_strength": 10.0,
+            "policy_hidden_gain": 2.0,
+        }
+        training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(

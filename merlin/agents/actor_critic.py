@@ -50,7 +50,8 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         self.encoding_size = self.encoder.output_size + self.actions.encoding_size + 1
         self.lstm = LSTM(self.encoding_size + core_input_size, config.hidden_size, config.num_layers)
         features = self.encoding_size + self.lstm.output_size + feature_size
-        self.policy_head = mlp(features, (config.head_size,), self.actions.num_parameters, 0.1)
+        num_parameters = self.actions.num_parameters
+        self.policy_head = mlp(features, (config.head_size,), num_parameters, 0.1, config.policy_hidden_gain)
         self.value_head = mlp(features, (config.head_size,), 1)
 
     @abstractmethod

@@ -88,7 +88,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             {
                 "lstm": LSTM(config.latent_size + words_size, hidden_size, 1),
                 "reader": Reader(hidden_size, word_size, num_keys, strength),
-                "head": mlp(head_input_size, (200,), self.actions.num_parameters, 0.1),
+                "head": mlp(head_input_size, (200,), self.actions.num_parameters, 0.1, config.policy_hidden_gain),
             }
         )
 

@@ -111,7 +111,7 @@ def record_episode(
         environment.task,
         environment.spaces,
         environment.action_space,
-        _action_names(environment),
+        action_names(_one_task(environment), environment.action_space),
         steps,
         is_complete,
         success,
@@ -134,16 +134,18 @@ def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:
     return _first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
 
 
-def _action_names(environment: Environment) -> Sequence[str] | None:
+def action_names(task: Any, action_space: gymnasium.Space) -> Sequence[str] | None:
     """Return what a task calls its actions: in `action_names`, in an enumeration as MiniGrid's, or not at all."""
-    if not isinstance(environment.action_space, spaces.Discrete):
-        return None
-    vector_env: Any = environment.vector_env.unwrapped
-    task = vector_env.envs[0].unwrapped if hasattr(vector_env, "envs") else vector_env
     names = getattr(task, "action_names", None)
     if names is None and isinstance(getattr(task, "actions", None), EnumMeta):
         names = [action.name for action in task.actions]
-    return names if names is not None and len(names) == environment.action_space.n else None
+    is_whole = names is not None and isinstance(action_space, spaces.Discrete) and len(names) == action_space.n
+    return names if is_whole else None
+
+
+def _one_task(environment: Environment) -> Any:
+    vector_env: Any = environment.vector_env.unwrapped
+    return vector_env.envs[0].unwrapped if hasattr(vector_env, "envs") else vector_env
 
 
 def _first_rows(entries: dict[str, Tensor]) -> dict[str, np.ndarray]:

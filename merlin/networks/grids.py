@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from merlin.networks.categories import Categories
 from merlin.networks.entries import EntryDecoder, count, num_steps
+from merlin.networks.heads import start_at_scale
 from merlin.networks.images import Bottleneck, stages
 
 
@@ -31,6 +32,8 @@ class GridEncoder(nn.Module):
         self.convolutions.to(memory_format=torch.channels_last)
         self.linear = nn.Linear(channels * rows * columns, features)
         self.output_size = features
+        nn.init.normal_(self.embedding.weight, std=len(self.categories.sizes) ** -0.5)
+        start_at_scale(self.convolutions, self.linear)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         grids = self.embedding(self.categories.encode(value.reshape(-1, *value.shape[-3:]))).movedim(-1, 1)

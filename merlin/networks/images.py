@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from merlin.networks.entries import CLOSE, EntryDecoder
+from merlin.networks.heads import start_at_scale
 
 SMALL = 8  # rows and columns that need no further halving
 
@@ -91,6 +92,7 @@ class ImageEncoder(nn.Module):
         self.blocks = blocks.to(memory_format=torch.channels_last)  # as pictures come; a third faster on a CPU
         self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
+        start_at_scale(self.blocks, self.linear)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         pixels = self.pixels(value)

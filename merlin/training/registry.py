@@ -101,6 +101,20 @@ def make_vector_env(
         raise MerlinError(f"{spec.id} cannot be built{settings}: {reason}.") from error
 
 
+def make_env(spec: EnvSpec, env_kwargs: dict[str, Any], render_mode: str | None) -> gymnasium.Env:
+    """Return one environment, which draws itself if it can.
+
+    Raises:
+        MerlinError: The task does not take `env_kwargs`, its construction fails, or there are only batches of it.
+    """
+    drawing = {"render_mode": render_mode} if render_mode in _render_modes(spec) else {}
+    try:
+        return gymnasium.make(spec, disable_env_checker=True, **drawing, **env_kwargs)
+    except Exception as error:
+        settings = f" with {env_kwargs}" if env_kwargs else ""
+        raise MerlinError(f"{spec.id} cannot be built{settings}: {describe(error)}.") from error
+
+
 def _import_quietly(modules: Any) -> None:
     for module in modules:
         try:
