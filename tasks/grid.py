@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
 from tasks import cells
+from tasks.first_person import FirstPerson
 from tasks.layouts import Layout, StartPool
 from tasks.sight import Sight, view_offsets
 from tasks.vector import TensorVectorEnv
@@ -62,16 +63,21 @@ class GridWorld(TensorVectorEnv):
 
     Observation: `image`, what lies ahead as MiniGrid shows it, (object, colour, state) by column and row of the view,
     and `direction`, 0 right, 1 down, 2 left, 3 up. Actions are MiniGrid's: 0 turn left, 1 turn right, 2 forward,
-    3 pick up, 4 drop, 5 toggle, 6 done.
+    3 pick up, 4 drop, 5 toggle, 6 done. With view="first_person", `image` is what the agent sees from where it stands,
+    as a picture: see `FirstPerson`.
 
     A task draws layouts in `_generate` and may override `_judge`, `_outcomes` and `_look`. It sets `extra_names` to
     the names of its layouts' `extra`; they become attributes [B, ...]. Where there is nothing to handle, it sets
-    `num_actions` to 3: left, right, forward.
+    `num_actions` to 3: left, right, forward. Those of the arguments
+    below that it has no use for itself it takes and passes on as `**view`.
 
     Args:
         max_steps: After which an episode is truncated.
         agent_view_size: Cells of the view along each side, odd.
-        see_through_walls: Let nothing hide what lies behind it.
+        see_through_walls: Let nothing hide what lies behind it; in the view "grid" only.
+        view: "grid" or "first_person".
+        picture_size: Pixels along each side of a picture.
+        sight_distance: Cells to where the fog of a picture hides everything.
     """
 
     can_truncate = True
@@ -87,6 +93,9 @@ class GridWorld(TensorVectorEnv):
         max_steps: int,
         agent_view_size: int = 7,
         see_through_walls: bool = False,
+        view: str = "grid",
+        picture_size: int = 64,
+        sight_distance: int = 16,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
     ):
@@ -94,6 +103,9 @@ class GridWorld(TensorVectorEnv):
             raise ValueError(f"agent_view_size must be odd and at least 3, but is {agent_view_size}.")
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
+        if view not in ("grid", "first_person"):
+            raise ValueError(f"view must be 'grid' or 'first_person', but is {view!r}.")
+        self.view, self.picture_size = view, picture_size
         self.height, self.width, self.max_steps, self.view_size = height, width, max_steps, agent_view_size
         self.state_names = ("cells", "position", "direction", "carried", "num_steps", *self.extra_names)
         self.action_names = ACTION_NAMES[: self.num_actions]
@@ -112,6 +124,8 @@ class GridWorld(TensorVectorEnv):
         self.agent_cell = agent_view_size * (agent_view_size - 1) + agent_view_size // 2
         self.bases = torch.arange(num_envs, device=self.device) * self.area
         self.sight = None if see_through_walls else Sight(agent_view_size, self.device)
+        if view == "first_person":
+            self.first_person = FirstPerson(self.stride, picture_size, sight_distance, self.device)
         steps = np.arange(max_steps + 1)
         self.rewards = torch.tensor(1 - 0.9 * (steps / max_steps), dtype=torch.float32, device=self.device)
         self.pool = StartPool(self._draw_starts, max(64, num_envs), torch.Generator(self.device))
@@ -120,6 +134,9 @@ class GridWorld(TensorVectorEnv):
 
     def _space(self) -> Space:
         """Return the space of one observation."""
+        if self.view == "first_person":
+            picture = spaces.Box(0, 255, (self.picture_size, self.picture_size, 3), np.uint8)
+            return spaces.Dict({"direction": spaces.Discrete(4), "image": picture})
         image = spaces.MultiDiscrete(np.tile([11, 6, 4], (self.view_size, self.view_size, 1)), dtype=np.uint8)
         return spaces.Dict({"direction": spaces.Discrete(4), "image": image})
 
@@ -205,11 +222,14 @@ class GridWorld(TensorVectorEnv):
         return {name: getattr(self, name) for name in self.state_names}
 
     def _look(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is seen in these states, [L, ...] by name, with the image still packed, [L, V · V].
+        """Return what is seen in these states, [L, ...] by name, with the image of a grid still packed, [L, V · V].
 
         A task that shows more adds it here and to `_space`.
         """
         grids, direction = state["cells"], state["direction"]
+        if self.view == "first_person":
+            picture = self.first_person(grids, state["position"], direction, state["carried"])
+            return {"direction": direction, "image": picture}
         count = len(grids)
         bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
         view = self.offsets.index_select(0, direction)
@@ -222,8 +242,16 @@ class GridWorld(TensorVectorEnv):
 
     def _show(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the observation as its space describes it."""
+        if self.view == "first_person":
+            return seen
         image = seen["image"].view(torch.uint8).view(-1, self.view_size, self.view_size, 4)
         return seen | {"image": image.transpose(1, 2)[..., :3]}
+
+    def in_view(self) -> tuple[Int[Tensor, "B N"], Int32[Tensor, "B N"]]:
+        """Return the positions of the cells in view, and what is seen in them, packed; 0 where it is hidden."""
+        if self.view == "first_person":
+            return self.first_person.in_view(self.cells, self.position, self.direction)
+        return self.offsets[self.direction] + self.position.unsqueeze(1), self._look(self._state())["image"]
 
     def _observe(self) -> dict[str, Tensor]:
         return self._show(self._look(self._state()))

@@ -13,7 +13,6 @@ from tasks.planned import EPISODES, first_returns
 from tasks.single import SingleEnv
 from tasks.staged_plans import Planner, Stage
 
-
 BLIND = 0.15  # how often `Memoryless` goes on without having looked back
 
 
@@ -27,6 +26,7 @@ class Hallway(GridWorld):
         size: Cells along each side of the grid, odd, at least 7.
         random_length: Draw the length of the hallway for each episode.
         max_steps: 5 · size² unless given.
+        view: The settings of the view; see `GridWorld`.
     """
 
     extra_names = ("target", "decoy")
@@ -40,6 +40,7 @@ class Hallway(GridWorld):
         agent_view_size: int = 7,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         if size < 7 or size % 2 == 0:
             raise ValueError(f"size must be odd and at least 7, but is {size}.")
@@ -52,6 +53,7 @@ class Hallway(GridWorld):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
 
     def _outcomes(self) -> Int[Tensor, "actions carried ahead"]:
@@ -98,8 +100,7 @@ class Hallway(GridWorld):
 
     def shows_cue(self) -> Bool[Tensor, " B"]:
         """Return where the object in the room of the start is in view."""
-        image = self._look(self._state())["image"]
-        places = self.offsets[self.direction] + self.position.unsqueeze(1)
+        places, image = self.in_view()
         cue = (self.height // 2 - 1 + self.frame) * self.stride + 1 + self.frame
         return ((places == cue) & (image != 0)).any(1)
 
@@ -155,7 +156,7 @@ def scores(
     The oracle's is exact, over all starts and lengths: it knows the cue and walks straight to the same object, a bound
     for an agent that may have to look first. Where the junction is out of sight of the cue (see `looks_back`), what is
     seen there and how one comes there do not depend on it: no memoryless policy earns more than half of the oracle's,
-    which is exact, too. Elsewhere, as in this task's and MiniGrid's S7 with a view of 7, the memoryless score is that of
+    which is exact, too. Elsewhere, as in this task and MiniGrid S7 with a view of 7, the memoryless score is that of
     a policy that looks back, averaged like random play over 1,000 episodes from seed 0; others may earn more.
     """
     most = 5 * size**2 if max_steps is None else max_steps

@@ -59,8 +59,7 @@ class RedBlueDoors(PlannedTask):
 
     def shows_cue(self) -> Bool[Tensor, " B"]:
         """Return where the red door is in view."""
-        image = self._look(self._state())["image"]
-        code = cells.code_of(image)
+        code = cells.code_of(self.in_view()[1])
         return ((code == RED) | (code == OPEN_RED)).any(1)
 
 

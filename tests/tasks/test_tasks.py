@@ -21,6 +21,7 @@ CASES = [
     ("merlin/TMaze-v0", {"length": 2}),
     ("merlin/TMaze-v0", {"length": 1, "view": "egocentric"}),
     ("merlin/Memory-v0", {"max_steps": 12}),
+    ("merlin/Memory-v0", {"max_steps": 12, "view": "first_person", "picture_size": 16, "sight_distance": 8}),
     ("merlin/Memory-v0", {"size": 9, "random_length": True, "agent_view_size": 3, "max_steps": 12}),
     ("merlin/RepeatPrevious-v0", {"k": 2, "length": 6, "num_symbols": 3}),
     ("merlin/Playback-v0", {"length": 3}),
