@@ -180,8 +180,8 @@ class _Session:
         self.reporter, self.tracker, self.offset = reporter, tracker, offset
         self.last_return = math.nan
         self.best = -math.inf if (best := checkpoint.read_best(run_dir)) is None else best.score
-        # About a hundred reports: 10,000 steps each for a million.
-        self.report_steps = config.training.report_steps or max(1, config.steps // 100)
+        # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
+        self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
         self.next_report = trainer.env_steps + self.report_steps
         self.next_evaluation = trainer.env_steps + (config.training.evaluation_steps or 0)
         self.saved_at = time.monotonic()

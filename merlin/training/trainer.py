@@ -41,7 +41,7 @@ class TrainingConfig:
     max_grad_norm: float | None = 10.0
     """Gradients of each optimiser are clipped to this norm; none leaves them alone."""
     report_steps: int | None = None
-    """Environment steps between reports; none makes about 100 of the run."""
+    """Environment steps between reports; none makes about 100 of the run, and at most 50,000 steps between two."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints."""
     evaluation_steps: int | None = None
