@@ -14,7 +14,7 @@ from tasks.planning import Planner, Reactive, average_return, random_policy
 from tasks.returning import Returning
 from tasks.single import SingleEnv
 
-SCORE_EPISODES = 256
+SCORE_EPISODES = 128
 OPEN_DOOR, CLOSED_DOOR = (cells.code("door", "grey", state) for state in (cells.OPEN, cells.CLOSED))
 
 
@@ -140,7 +140,7 @@ class Memoryless(Reactive):
 
 
 def scores(**settings) -> dict[str, float]:
-    """Return how often the goal is reached: averages of 256 episodes, those of seed 0.
+    """Return how often the goal is reached: averages of 128 episodes, those of seed 0.
 
     "oracle" knows the maze before it has seen it, a bound that no agent reaches. "memoryless" is no bound: it is a good
     way to search without remembering anything of the maze, see `tasks.planning.Reactive`.

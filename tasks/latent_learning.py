@@ -23,7 +23,6 @@ class LatentLearning(GridWorld):
         # # # # # # # # #
         # a . . . . . b #      a, b: floors of two different colours, at the ends of the arms
         # # # # . # # # #
-              # . #
               # S #            the start; the agent looks up
               # # #
 
@@ -46,10 +45,10 @@ class LatentLearning(GridWorld):
     def __init__(
         self,
         num_envs: int = 1,
-        stem_length: int = 3,
+        stem_length: int = 2,
         arm_length: int = 3,
         explore_steps: int = 20,
-        return_steps: int = 20,
+        return_steps: int = 40,
         agent_view_size: int = 5,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
@@ -164,7 +163,7 @@ class Memoryless:
         return _walk(observation)
 
 
-def scores(stem_length: int = 3, arm_length: int = 3, return_steps: int = 20, **_) -> dict[str, float]:
+def scores(stem_length: int = 2, arm_length: int = 3, return_steps: int = 40, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random, best memoryless and perfect play.
 
     Nothing that is seen in the second phase depends on which arm had the valued colour: without memory an agent earns

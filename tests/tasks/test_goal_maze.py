@@ -145,7 +145,7 @@ def test_oracle_arrives_as_often_as_shortest_ways_allow():
 )
 def test_policies_earn_their_scores(settings):
     settings = settings | {"max_steps": 40}
-    env, expected = GoalMaze(256, **settings), scores(**settings)
+    env, expected = GoalMaze(128, **settings), scores(**settings)
     for name, make in (("random", random_policy), ("memoryless", Memoryless), ("oracle", Oracle)):
         returns, _ = play(env, make(env), seed=5)
         assert_mean(returns / 2**0.5, expected[name] / 2**0.5)  # the score is itself a mean of as many
