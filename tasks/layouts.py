@@ -41,6 +41,7 @@ class StartPool:
     def seed(self, seed: int) -> None:
         """Draw anew from this seed."""
         self.generator.manual_seed(seed)
+        self.drawn_from = self.generator.get_state()
         self.taken = self.count = self.takes = 0
         self.taken_since = None
 
