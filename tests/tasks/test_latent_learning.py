@@ -113,8 +113,8 @@ def test_score_of_random_play_by_hand():
     [
         ({"stem_length": 0}, "stem_length must be at least 1, but is 0"),
         ({"arm_length": 0}, "arm_length must be at least 1"),
-        ({"explore_steps": 6}, "explore_steps must be at least 7, to reach the end of an arm, but is 6"),
-        ({"return_steps": 6}, "return_steps must be at least 7"),
+        ({"explore_steps": 5}, "explore_steps must be at least 6, to reach the end of an arm, but is 5"),
+        ({"return_steps": 5}, "return_steps must be at least 6"),
     ],
 )
 def test_bad_settings(settings, sentence):
