@@ -29,6 +29,9 @@ SUITES: dict[str, list[str]] = {
     "tmaze-200": [MAZE, "--env-kwargs", '{"length": 200}'],
     "minigrid-s7": [S7, "--env-kwargs", '{"agent_view_size": 3}'],
     "minigrid-s13": [S13, "--env-kwargs", '{"agent_view_size": 3}'],
+    # the same tasks, step for step, as batches of tensors
+    "memory-s7": ["merlin/Memory-v0", "--env-kwargs", '{"size": 7, "agent_view_size": 3}'],
+    "memory-s13": ["merlin/Memory-v0", "--env-kwargs", '{"size": 13, "agent_view_size": 3}'],
 }
 COLUMNS = ("suite", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes")
 
