@@ -202,9 +202,13 @@ def test_rows_are_independent(task_id, kwargs):
         actions = policy(None)
         changed = actions.clone()
         changed[2] = step % int(env.single_action_space.n)
-        for one, other in zip(flat(env.step(actions)), flat(twin.step(changed)), strict=True):
+        outcome, changed_outcome = env.step(actions), twin.step(changed)
+        if hasattr(env, "pool") and any(outcome[i][2] != changed_outcome[i][2] for i in (2, 3)):
+            break  # grid worlds hand out starts in the order in which episodes end: from here on, others differ
+        for one, other in zip(flat(outcome), flat(changed_outcome), strict=True):
             keep = torch.arange(5) != 2
             torch.testing.assert_close(one[keep], other[keep], rtol=0, atol=0, equal_nan=True)
+    assert step >= 2
 
 
 @every_case
