@@ -118,7 +118,7 @@ class GoalMaze(Returning):
 
     def shows_cue(self) -> Bool[Tensor, "B"]:
         """Return where the goal is in view."""
-        return (cells.code_of(self._look(self._state())["image"]) == cells.GOAL).any(1)
+        return (cells.code_of(self.in_view()[1]) == cells.GOAL).any(1)
 
 
 class SingleGoalMaze(SingleEnv):

@@ -110,7 +110,7 @@ class LatentLearning(GridWorld):
 
     def shows_cue(self) -> Bool[Tensor, "B"]:
         """Return where the end of an arm is in view during the first phase."""
-        seen = self._look(self._state())["image"] & 255
+        seen = self.in_view()[1] & 255
         return (seen == cells.OBJECTS.index("floor")).any(1) & (self.num_steps < self.explore_steps)
 
 
