@@ -164,6 +164,8 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
         (["evaluate"], "required: RUN_DIR"),
         (["evaluate", "x", "--episodes", "0"], "--episodes: must be a whole number"),
         (["watch", "x", "--out", "film.avi"], "must end in .gif, .mp4, .html or .png"),
+        (["play"], "required: TASK"),
+        (["play", DEFAULT_TASK, "--view", "below"], "--view: invalid choice"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
@@ -181,6 +183,7 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "--resume", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),
+        (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
     ],
 )
@@ -231,6 +234,16 @@ def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
     status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")
     assert status == 0, err
     assert out == f"{tmp_path / 'episode.gif'}\n" and (tmp_path / "episode.gif").stat().st_size > 1000
+
+
+def test_play_reads_keys_from_a_pipe():
+    arguments = ["play", "merlin/MemoryGame-v0", "--env-kwargs", '{"pairs": 2}', "--seed", "1", "--view", "above"]
+    out, err = command(*arguments, stdin=subprocess.PIPE).communicate("?4q", timeout=60)
+    lines = out.splitlines()
+    assert err == "" and [line.partition(":")[0] for line in lines[:2]] == [
+        "episode 1 of merlin/MemoryGame-v0", "merlin/MemoryGame-v0"
+    ]  # fmt: skip
+    assert "find the pairs" in lines[1] and re.fullmatch(r"step 1: flip 4, reward 0; card \d; position 4", lines[3])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,13 +1,15 @@
 """A terminal as a screen and a keyboard: pictures in half-block characters, keys as they are pressed."""
 
+import errno
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOBase
 from itertools import zip_longest
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -59,9 +61,9 @@ def picture_block(picture: UInt8[np.ndarray, "Y X 3"], columns: int, rows: int) 
 
 def tile_block(label: str, text: str, ink: Colour, ground: Colour) -> Block:
     """Return a few words on a coloured tile under their label."""
-    width = max(len(label), len(text) + 2, 9)
-    ends = colours(ink, ground) + " " * width + PLAIN
-    return Block([label.center(width), ends, f"{colours(ink, ground)}{BOLD}{text:^{width}}{PLAIN}", ends], width)
+    width, colour = max(len(label), len(text) + 2, 11), colours(ink, ground)
+    edge = [colour + " " * width + PLAIN] * 2
+    return Block([label.center(width), *edge, f"{colour}{BOLD}{text:^{width}}{PLAIN}", *edge], width)
 
 
 def beside(left: Block, right: Block, gap: int = 2) -> Block:
@@ -75,7 +77,7 @@ def beside(left: Block, right: Block, gap: int = 2) -> Block:
 def pressed_keys(descriptor: int) -> Iterator[str]:
     """Yield keys as they are pressed, until the input ends: characters, up, down, left, right, space, enter, tab."""
     text = ""
-    while chunk := os.read(descriptor, 1024):
+    while chunk := _read(descriptor):
         text += chunk.decode("utf-8", "ignore")
         rest = _UNFINISHED.search(text)
         text, rest = (text[: rest.start()], rest.group()) if rest else (text, "")
@@ -85,8 +87,17 @@ def pressed_keys(descriptor: int) -> Iterator[str]:
         text = rest
 
 
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1024)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""  # the terminal was closed
+
+
 @contextmanager
-def keyboard(descriptor: int, screen: IO[str] | None) -> Iterator[None]:
+def keyboard(descriptor: int, screen: TextIOBase | None) -> Iterator[None]:
     """Let keys come one by one and unseen, where they come from a terminal, and take over its screen.
 
     However this ends, by Ctrl-C or a signal too, the terminal is as it was before.
@@ -137,6 +148,6 @@ def _terminated() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def show(screen: IO[str], lines: list[str]) -> None:
+def show(screen: TextIOBase, lines: list[str]) -> None:
     """Write a whole screen."""
     print("\x1b[H" + "".join(f"{line}{PLAIN}\x1b[K\r\n" for line in lines) + "\x1b[J", end="", file=screen, flush=True)
