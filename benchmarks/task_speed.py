@@ -1,0 +1,190 @@
+"""Measures how many steps per second grid worlds take under random actions, beside MiniGrid and EnvPool's MiniGrid.
+
+    python benchmarks/task_speed.py [--rounds 5] [--seconds 1] [--threads 2] [--task merlin/Memory-v0] [--size 13]
+
+Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
+all of them. Printed: medians and ranges over the rounds. Then, of ours alone: what the grid, the view and the batch cost,
+and the bytes of state of each environment.
+
+MiniGrid is asked for the same task in one process (gymnasium's SyncVectorEnv) and in worker processes (AsyncVectorEnv,
+one worker for each environment up to `--workers`, each holding its share). EnvPool is measured where it is installed.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import cycle
+
+NUM_ACTIONS = 7
+
+
+def ours(num_envs: int, size: int, view: int, device: str, threads: int) -> Callable[[], object]:
+    import torch
+
+    from tasks.hallway import Hallway
+
+    torch.set_num_threads(threads)
+    env = Hallway(num_envs, size, agent_view_size=view, device=device)
+    env.reset(seed=0)
+    actions = cycle(torch.randint(NUM_ACTIONS, (997, num_envs), generator=torch.Generator().manual_seed(0)).to(device))
+    return lambda: env.step(next(actions))
+
+
+def minigrid(num_envs: int, size: int, view: int, workers: int) -> Callable[[], object]:
+    import gymnasium
+    import minigrid  # noqa: F401 (registers MiniGrid's tasks)
+    import numpy as np
+    from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+    from minigrid.wrappers import ImgObsWrapper
+
+    def make() -> gymnasium.Env:
+        return ImgObsWrapper(gymnasium.make(f"MiniGrid-MemoryS{size}-v0", agent_view_size=view))
+
+    if workers:  # each worker steps its share in a loop, and sends one array of views
+
+        def share() -> gymnasium.Env:
+            return _share([make() for _ in range(num_envs // workers)])
+
+        env, batch = AsyncVectorEnv([share] * workers, shared_memory=True), (workers, num_envs // workers)
+    else:
+        env, batch = SyncVectorEnv([make] * num_envs), (num_envs,)
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    actions = cycle([rng.integers(NUM_ACTIONS, size=batch) for _ in range(97)])
+    return lambda: env.step(next(actions))
+
+
+def _share(envs: list):
+    """Return several environments that are stepped one after another as if they were one, restarted where they end."""
+    import gymnasium
+    import numpy as np
+
+    class Share(gymnasium.Env):
+        observation_space = gymnasium.vector.utils.batch_space(envs[0].observation_space, len(envs))
+        action_space = gymnasium.vector.utils.batch_space(envs[0].action_space, len(envs))
+
+        def reset(self, *, seed=None, options=None):
+            return np.stack([env.reset(seed=seed)[0] for env in envs]), {}
+
+        def step(self, action):
+            seen = []
+            for env, one in zip(envs, action, strict=True):
+                observation, _, terminated, truncated, _ = env.step(int(one))
+                seen.append(env.reset()[0] if terminated or truncated else observation)
+            return np.stack(seen), 0.0, False, False, {}
+
+    return Share()
+
+
+def envpool(num_envs: int, size: int) -> Callable[[], object]:
+    import envpool as pool
+    import numpy as np
+
+    env = pool.make(f"MiniGrid-MemoryS{size}-v0", env_type="gymnasium", num_envs=num_envs)
+    env.reset()
+    rng = np.random.default_rng(0)
+    actions = cycle([rng.integers(NUM_ACTIONS, size=num_envs).astype(np.int32) for _ in range(97)])
+    return lambda: env.step(next(actions))
+
+
+def per_second(step: Callable[[], object], num_envs: int, seconds: float) -> float:
+    """Return steps per second after a warm-up."""
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 0.3 * seconds:
+        step()
+    count, begin = 0, time.perf_counter()
+    while (passed := time.perf_counter() - begin) < seconds:
+        step()
+        count += 1
+    return count * num_envs / passed
+
+
+def measure(setup: dict, options: argparse.Namespace) -> float:
+    """Return steps per second of one setup, in this process."""
+    setup = dict(setup)
+    kind, num_envs = setup.pop("kind"), setup["num_envs"]
+    makers = {"ours": ours, "minigrid": minigrid, "envpool": envpool}
+    return per_second(makers[kind](**setup), num_envs, options.seconds)
+
+
+def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the figures of all setups, round after round, each in a process of its own; empty where one failed."""
+    figures: dict[str, list[float]] = {name: [] for name in setups}
+    for _ in range(options.rounds):
+        for name, setup in setups.items():
+            python = options.envpool_python if setup["kind"] == "envpool" else sys.executable
+            command = [python, "-W", "ignore", __file__, "--one", json.dumps(setup)]
+            command += ["--seconds", str(options.seconds)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                figures[name].append(float(done.stdout.split()[-1]))
+    return figures
+
+
+def show(figures: dict[str, list[float]]) -> None:
+    for name, values in figures.items():
+        if values:
+            print(
+                f"{name:44} {statistics.median(values):>12,.0f}  ({min(values):,.0f} to {max(values):,.0f})", flush=True
+            )
+        else:
+            print(f"{name:44} not measured: it is not installed or has no such task", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 4], help="processes of MiniGrid's AsyncVectorEnv")
+    parser.add_argument("--size", type=int, default=13)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--envpool-python", default=sys.executable, help="the interpreter that has EnvPool")
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(measure(options.one, options))
+        return
+
+    def mine(num_envs: int, size: int = options.size, view: int = 7) -> dict:
+        device = {"device": options.device, "threads": options.threads}
+        return {"kind": "ours", "num_envs": num_envs, "size": size, "view": view, **device}
+
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads"
+    )
+    print(f"\nMemoryS{options.size}, view 7 with occlusion, random actions, steps per second:")
+    setups: dict[str, dict] = {}
+    for num_envs in (1, 64, 1024):
+        setups[f"ours, {num_envs} environments"] = mine(num_envs)
+        setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, "size": options.size}
+        theirs = {"kind": "minigrid", "num_envs": num_envs, "size": options.size, "view": 7}
+        setups[f"MiniGrid, {num_envs}, one process"] = {**theirs, "workers": 0}
+        for workers in options.workers:
+            if num_envs >= workers:
+                setups[f"MiniGrid, {num_envs}, {workers} workers"] = {**theirs, "workers": workers}
+    show(alternate(setups, options))
+    print("\nours, as the grid grows (1,024 environments):")
+    show(alternate({f"size {size}": mine(1024, size) for size in (7, 13, 25, 49)}, options))
+    print("\nours, as the view grows (1,024 environments):")
+    show(alternate({f"view {view}": mine(1024, view=view) for view in (3, 5, 7, 9, 11)}, options))
+    print("\nours, as the batch grows:")
+    show(alternate({f"{count} environments": mine(count) for count in (1, 16, 64, 256, 1024, 4096, 16384)}, options))
+
+    from tasks.hallway import Hallway
+
+    print("\nbytes of state per environment, view 7:")
+    for size in (7, 13, 25, 49):
+        env = Hallway(8, size)
+        env.reset(seed=0)
+        held = sum(getattr(env, name).nbytes for name in env.state_names) // env.num_envs
+        print(f"size {size:<39} {held:>12,}")
+
+
+if __name__ == "__main__":
+    main()
