@@ -47,6 +47,7 @@ class GoalMaze(Returning):
         agent_view_size: int = 5,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         if rooms_per_side not in range(1, 7):
             raise ValueError(f"rooms_per_side must be from 1 to 6, but is {rooms_per_side}.")
@@ -72,6 +73,7 @@ class GoalMaze(Returning):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
 
     @cached_property
@@ -145,7 +147,7 @@ def scores(**settings) -> dict[str, float]:
     "oracle" knows the maze before it has seen it, a bound that no agent reaches. "memoryless" is no bound: it is a good
     way to search without remembering anything of the maze, see `tasks.planning.Reactive`.
     """
-    for name in ("num_envs", "device", "render_mode"):
+    for name in ("num_envs", "device", "render_mode", "view", "picture_size", "sight_distance"):
         settings.pop(name, None)
     return dict(_scores(**settings))
 

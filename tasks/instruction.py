@@ -58,6 +58,7 @@ class TransientInstruction(GridWorld):
         agent_view_size: int = 7,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         if size < 6:
             raise ValueError(f"size must be at least 6, but is {size}.")
@@ -85,6 +86,7 @@ class TransientInstruction(GridWorld):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
 
     def _space(self) -> Space:

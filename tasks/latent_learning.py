@@ -52,6 +52,7 @@ class LatentLearning(GridWorld):
         agent_view_size: int = 5,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         for name, value in (("stem_length", stem_length), ("arm_length", arm_length)):
             if value < 1:
@@ -70,6 +71,7 @@ class LatentLearning(GridWorld):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
         self.floor = self.place(*self._places())
 

@@ -36,6 +36,7 @@ class Maze(GridWorld):
         agent_view_size: int = 5,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         if size < 5 or size % 2 == 0:
             raise ValueError(f"size must be odd and at least 5, but is {size}.")
@@ -47,6 +48,7 @@ class Maze(GridWorld):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
 
     @cached_property
@@ -88,7 +90,7 @@ def scores(**settings) -> dict[str, float]:
     "oracle" knows the maze before it has seen it, a bound that no agent reaches. "memoryless" is no bound: it is a good
     way to search without remembering anything of the maze, see `tasks.planning.Reactive`.
     """
-    for name in ("num_envs", "device", "render_mode"):
+    for name in ("num_envs", "device", "render_mode", "view", "picture_size", "sight_distance"):
         settings.pop(name, None)
     return dict(_scores(**settings))
 

@@ -47,6 +47,7 @@ class RewardValuation(GridWorld):
         agent_view_size: int = 7,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         if size < 4:
             raise ValueError(f"size must be at least 4, but is {size}.")
@@ -68,6 +69,7 @@ class RewardValuation(GridWorld):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
 
     @cached_property

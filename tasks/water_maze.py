@@ -44,6 +44,7 @@ class WaterMaze(Returning):
         agent_view_size: int = 5,
         device: str | torch.device = "cpu",
         render_mode: str | None = None,
+        **view,
     ):
         if num_rooms not in range(1, 7):
             raise ValueError(f"num_rooms must be from 1 to 6, but is {num_rooms}.")
@@ -58,6 +59,7 @@ class WaterMaze(Returning):
             agent_view_size=agent_view_size,
             device=device,
             render_mode=render_mode,
+            **view,
         )
 
     @cached_property
@@ -150,7 +152,7 @@ def scores(**settings) -> dict[str, float]:
     "oracle" knows the platforms before it has found them, a bound that no agent reaches. "memoryless" is no bound: it
     is a good way to search that forgets what it has found, see `Memoryless`.
     """
-    for name in ("num_envs", "device", "render_mode"):
+    for name in ("num_envs", "device", "render_mode", "view", "picture_size", "sight_distance"):
         settings.pop(name, None)
     return dict(_scores(**settings))
 

@@ -47,6 +47,8 @@ CASES = [
     ("merlin/MultiRoom-v0", {"max_num_rooms": 3, "max_room_size": 5, "max_steps": 12}),
     ("merlin/KeyCorridor-v0", {"num_rows": 2, "room_size": 3, "max_steps": 12}),
     ("merlin/ObstructedMaze-v0", {"agent_view_size": 3, "max_steps": 12}),
+    ("merlin/WaterMaze-v0", {"max_steps": 20, "view": "first_person", "picture_size": 16}),
+    ("merlin/LatentLearning-v0", {"explore_steps": 8, "return_steps": 8, "view": "first_person", "picture_size": 16}),
 ]
 every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
 
