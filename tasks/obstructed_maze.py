@@ -27,7 +27,7 @@ class ObstructedMaze(PickUpTask):
     Args:
         key_in_box: Hide the key in a grey box (MiniGrid's "h").
         blocked: Put a green ball before the door (MiniGrid's "b").
-        room_size: Cells along each side of a room, walls included, at least 4; MiniGrid's is 6.
+        room_size: Cells along each side of a room, walls included, at least 5; MiniGrid's is 6.
         max_steps: 8 · room_size² unless given.
         world: More arguments of `tasks.grid.GridWorld`.
     """
@@ -50,8 +50,8 @@ class ObstructedMaze(PickUpTask):
         max_steps: int | None = None,
         **world: Any,
     ):
-        if room_size < 4:
-            raise ValueError(f"room_size must be at least 4, but is {room_size}: start, key and ball need a cell each.")
+        if room_size < 5:
+            raise ValueError(f"room_size must be at least 5, but is {room_size}: what is in the way needs a place.")
         self.key_in_box, self.blocked, self.room_size = key_in_box, blocked, room_size
         super().__init__(
             num_envs,

@@ -56,12 +56,12 @@ def plan(codes: Int[Tensor, "L H W"], stages: list[Stage], first: int = 0, most_
     """
     cost = torch.tensor(_costs(), device=codes.device)[codes.long()]
     costs = []
-    for stage in stages:
+    for stage in stages[first:]:
         costs.append(cost)
         cost = cost.masked_fill(stage.faced, 1.0) if stage.clears else cost
     value = torch.zeros(len(codes), 4, *codes.shape[1:], device=codes.device)
     steps, choices = [], []
-    for stage, cost in zip(reversed(stages[first:]), reversed(costs[first:]), strict=True):
+    for stage, cost in zip(reversed(stages[first:]), reversed(costs), strict=True):
         done = torch.where(ahead_of(stage.faced), 1 + value, torch.inf)
         if stage.action == cells.DROP:
             turned = torch.minimum(value.roll(1, 1), value.roll(-1, 1))
@@ -100,7 +100,9 @@ class Planner:
         env = self.env
         is_first = env.num_steps == 0
         self.stage = self.stage.masked_fill(is_first, 0)
-        self._plan((is_first | self.has_dropped).nonzero().squeeze(1))
+        rows = (is_first | self.has_dropped).nonzero().squeeze(1)
+        for stage in self.stage[rows].unique().tolist():
+            self._plan(rows[self.stage[rows] == stage], stage)
         x, y = env.coordinates(env.position)
         rows = torch.arange(env.num_envs, device=env.device)
         choice = self.choices[rows, self.stage, env.direction, y, x].long()
@@ -112,12 +114,11 @@ class Planner:
         self.stage = (self.stage + (choice == ACT)).clamp(max=len(self.actions) - 1)
         return actions
 
-    def _plan(self, rows: Int[Tensor, "R"]) -> None:
-        if len(rows) == 0:
-            return
+    def _plan(self, rows: Int[Tensor, "R"], first: int) -> None:
+        """Plan for these rows, of which the stages before `first` are done: what they cleared is not a way any more."""
         codes = cells.code_of(self.env.grid()[rows])
         stages = self.env.stages(codes, rows)
-        made = plan(codes, stages, int(self.stage[rows].min())).choices
+        made = plan(codes, stages, first).choices
         if self.choices is None:
             self.choices = made.new_zeros(self.env.num_envs, *made.shape[1:])
             self.actions = torch.tensor([stage.action for stage in stages], device=self.env.device)

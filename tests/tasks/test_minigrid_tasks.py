@@ -245,9 +245,17 @@ def test_plans_are_shortest(ours, kwargs, count):
         assert returns[i] == pytest.approx(1 - 0.9 * shortest(one) / task.max_steps)
 
 
-@pytest.mark.parametrize("kwargs", [{"num_rows": 1, "room_size": 3}, {"num_rows": 2, "room_size": 3}])
-def test_key_corridor_plans_are_short(kwargs):
-    task = KeyCorridor(3, **kwargs)
+@pytest.mark.parametrize(
+    "ours, kwargs",
+    [
+        (KeyCorridor, {"num_rows": 1, "room_size": 3}),
+        (KeyCorridor, {"num_rows": 2, "room_size": 3}),
+        (ObstructedMaze, {"blocked": False, "room_size": 5}),
+    ],
+)
+def test_plans_by_sub_goals_are_short(ours, kwargs):
+    """Within three actions of the shortest."""
+    task = ours(3, **kwargs)
     returns = first_returns(task, Planner(task), seed=5)
     task.reset(seed=5)
     for i in range(3):
@@ -259,7 +267,7 @@ SMALL = [
     (Empty, {"size": 5}), (FourRooms, {"size": 7, "max_steps": 40}), (LavaGap, {"size": 5}), (DoorKey, {"size": 5}),
     (RedBlueDoors, {"size": 4, "max_steps": 60}), (MultiRoom, {}),
     (KeyCorridor, {"num_rows": 2, "room_size": 3, "max_steps": 90}),
-    (ObstructedMaze, {"blocked": False, "room_size": 4, "max_steps": 90}),
+    (ObstructedMaze, {"room_size": 5, "max_steps": 90}),
 ]  # fmt: skip
 
 
@@ -281,6 +289,11 @@ def test_memory_is_scored(kwargs):
         returns = first_returns(task, player, seed=1)
         assert abs(returns.mean() - scores[name]) < 5 * returns.std() / 1000**0.5
     assert (scores["memoryless"] == scores["oracle"] / 2) == ("agent_view_size" in kwargs)
+
+
+def test_what_is_dropped_is_never_in_the_way():
+    task = ObstructedMaze(300, max_steps=100)
+    assert (first_returns(task, Planner(task)) > 0).all()
 
 
 def test_the_hallways_cue_is_shown_from_beside_it():
@@ -333,7 +346,7 @@ def test_red_must_be_open_before_blue():
         (KeyCorridor, {"num_rows": 0}, "num_rows must be at least 1, but is 0"),
         (KeyCorridor, {"obj_type": "door"}, "obj_type must be 'ball', 'box' or 'key', but is 'door'"),
         (KeyCorridor, {"room_size": 2}, "room_size must be at least 3, but is 2"),
-        (ObstructedMaze, {"room_size": 3}, "room_size must be at least 4, but is 3"),
+        (ObstructedMaze, {"room_size": 4}, "room_size must be at least 5, but is 4"),
     ],
 )
 def test_settings_that_cannot_be_are_one_sentence(ours, kwargs, sentence):
