@@ -11,6 +11,7 @@ from tasks.cells import CLOSED, LOCKED, OPEN, code
 from tasks.first_person import FirstPerson
 from tasks.hallway import Hallway
 from tasks.perspective import trace
+from tasks.textures import FOG
 
 LEGEND = {
     "#": cells.WALL,
@@ -142,6 +143,33 @@ def test_every_pixel_below_shows_the_floor_that_a_slow_ray_meets():
     assert num_pixels > 500
 
 
+def test_a_thing_shows_in_the_columns_whose_slow_rays_pass_its_middle():
+    rng, size, height, width = np.random.default_rng(1), 64, 9, 12
+    slopes, num_columns = (2 * np.arange(size) + 1 - size) / size, 0
+    draw, packed = FirstPerson(width, size), cells.packed()
+    for _ in range(40):
+        grid = random_scene(rng, height, width)
+        grid[np.isin(grid, [LEGEND[letter] for letter in "koxg"])] = cells.EMPTY
+        x, y, direction = rng.integers(1, width - 1), rng.integers(1, height - 1), rng.integers(4)
+        (dx, dy), ahead = [(1, 0), (0, 1), (-1, 0), (0, -1)][direction], rng.integers(1, 5)
+        aside = rng.integers(-ahead, ahead + 1)
+        column, row = x + ahead * dx - aside * dy, y + ahead * dy + aside * dx
+        if not (0 < column < width - 1 and 0 < row < height - 1 and grid[row, column] == cells.EMPTY):
+            continue
+        depths = np.array([hit(grid, x, y, direction, slope)[0] for slope in slopes])
+        is_clear, off = depths > ahead, abs(ahead * slopes - aside)
+        empty, thing = grid.copy(), grid.copy()
+        thing[row, column] = code("box", "red")
+        scenes = packed[torch.from_numpy(np.stack([empty, thing]))].flatten(1)
+        pictures = draw(scenes, torch.tensor([y * width + x] * 2), torch.tensor([direction] * 2))
+        changed = (pictures[0] != pictures[1]).any(-1).any(0).numpy()
+        half, margin = 0.43 * 0.8, ahead / size  # half a pixel
+        assert changed[is_clear & (off < half - margin)].all()
+        assert not changed[~is_clear | (off > half + margin)].any()
+        num_columns += changed.sum()
+    assert num_columns > 60
+
+
 @pytest.mark.parametrize("distance", [1, 2, 3, 5, 8])
 def test_a_wall_is_as_high_as_its_distance_says(distance):
     """At distance n its face is n − ½ cells away and, seen by 90 degrees, 1 / (2n − 1) of the picture high."""
@@ -232,6 +260,9 @@ def test_fog_hides_everything_at_the_sight_distance():
     far, near, settings = {(6, 3): "R"}, {(4, 3): "R"}, {"picture_size": 16, "sight_distance": 4}
     assert np.array_equal(look(put(ROOM, far), **settings), look(ROOM, **settings))
     assert (look(put(ROOM, near), **settings) != look(ROOM, **settings)).any()
+    pixels = np.array([look(put(ROOM, {(x, 3): "R"}), **settings)[8, 8] for x in (2, 3, 4, 5)])
+    off = abs(pixels - FOG).max(1)
+    assert (np.diff(off) < -20).all() and off[-1] < 40 and off[0] > 130
 
 
 def test_a_batch_is_drawn_as_each_alone():
