@@ -241,7 +241,7 @@ def test_ctrl_c_ends_it_in_a_terminal():
         start_new_session=True, stdin=person.terminal, stdout=person.terminal, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        assert process.communicate(timeout=60)[1].decode() == "merlin: interrupted.\n"
+        assert process.communicate(timeout=200)[1].decode() == "merlin: interrupted.\n"
     finally:
         process.kill()
     assert process.returncode == 130 and termios.tcgetattr(person.terminal) == before
