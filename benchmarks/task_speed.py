@@ -3,8 +3,8 @@
     python benchmarks/task_speed.py [--rounds 5] [--seconds 1] [--threads 2] [--task merlin/Memory-v0] [--size 13]
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
-all of them. Printed: medians and ranges over the rounds. Then, of ours alone: what the grid, the view and the batch cost,
-and the bytes of state of each environment.
+all of them. Printed: medians and ranges over the rounds. Then, of ours alone: what the grid, the view and the batch
+cost, and the bytes of state of each environment.
 
 MiniGrid is asked for the same task in one process (gymnasium's SyncVectorEnv) and in worker processes (AsyncVectorEnv,
 one worker for each environment up to `--workers`, each holding its share). EnvPool is measured where it is installed.
