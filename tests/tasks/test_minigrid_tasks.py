@@ -78,6 +78,7 @@ FAMILIES = {
 }
 ALL = [pytest.param(pair, id=f"{name}-{i}") for name, pairs in FAMILIES.items() for i, pair in enumerate(pairs)]
 PAIRS = [param for param in ALL if not param.id.startswith("Memory")]
+PAIRS.append(pytest.param(rooms(1, 1, 4, width=6, height=6), id="MultiRoom-tight"))
 
 
 def extra_of(pair, task, envs):
@@ -161,10 +162,17 @@ def counts_of(layouts):
     for grid, x, y, direction in zip(*(part.tolist() for part in layouts[:4]), strict=True):
         things = [(cells.CELLS[code], i, j) for j, row in enumerate(grid) for i, code in enumerate(row) if code > 7]
         kinds = sorted((thing.kind, thing.state, thing.content is not None) for thing, *_ in things)
-        counts.update([("agent", x, y), ("direction", direction), ("kinds", tuple(kinds))])
+        counts.update([("agent", x, y), ("x", x), ("y", y), ("direction", direction), ("kinds", tuple(kinds))])
         counts.update([("at", thing.kind, thing.state, i, j) for thing, i, j in things])
         counts.update([("colour", thing) for thing, *_ in things])
         counts.update([("walls", sum(code == cells.WALL for row in grid for code in row))])
+        blocks = [[code in (cells.WALL, cells.LAVA) for code in row] for row in grid]
+        for j in range(1, len(grid) - 1):
+            for i in range(1, len(grid[0]) - 1):
+                if grid[j][i] == cells.EMPTY and (blocks[j - 1][i] and blocks[j + 1][i]):
+                    counts.update([("gap between above and below, x", i), ("gap between above and below, y", j)])
+                if grid[j][i] == cells.EMPTY and (blocks[j][i - 1] and blocks[j][i + 1]):
+                    counts.update([("gap between left and right, x", i), ("gap between left and right, y", j)])
         doors = [thing.colour for thing, *_ in things if thing.kind == "door"]
         counts.update([("equal doors", len(doors) - len(set(doors)))])
         counts.update([("faced", grid[y + (0, 1, 0, -1)[direction]][x + (1, 0, -1, 0)[direction]])])
@@ -175,7 +183,7 @@ def counts_of(layouts):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_layouts_are_drawn_as_minigrid_draws_them(pair):
     """Places, colours, numbers of rooms and doors, and distances are as frequent, to within sampling error."""
-    env, count = pair.theirs(**pair.their_kwargs), 150
+    env, count = pair.theirs(**pair.their_kwargs), 300
     drawn = []
     for seed in range(count):
         env.reset(seed=seed)
@@ -281,14 +289,22 @@ def test_scores_are_of_play_from_seed_0(ours, kwargs):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"agent_view_size": 3}, {"size": 9, "random_length": True, "agent_view_size": 3}, {}]
+    "kwargs, needs_memory",
+    [
+        ({"agent_view_size": 3}, True),
+        ({"size": 9, "agent_view_size": 5}, True),
+        ({}, False),
+        ({"size": 9, "random_length": True, "agent_view_size": 5}, False),
+    ],
 )
-def test_memory_is_scored(kwargs):
-    scores, task = Hallway(**kwargs).scores, Hallway(2000, **kwargs)
+def test_memory_is_scored(kwargs, needs_memory):
+    """Without memory, half of what is possible, unless the cue can be seen from the junction."""
+    scores, task = Hallway(**kwargs).scores, Hallway(1000, **kwargs)
     for name, player in (("oracle", Planner(task)), ("memoryless", HallwayMemoryless(task, seed=1))):
         returns = first_returns(task, player, seed=1)
-        assert abs(returns.mean() - scores[name]) < 5 * returns.std() / 1000**0.5
-    assert (scores["memoryless"] == scores["oracle"] / 2) == ("agent_view_size" in kwargs)
+        assert abs(returns.mean() - scores[name]) < 5 * returns.std() / 500**0.5
+    assert (scores["memoryless"] == scores["oracle"] / 2) == needs_memory
+    assert (scores["memoryless"] > 0.6) != needs_memory
 
 
 def test_what_is_dropped_is_never_in_the_way():
@@ -372,7 +388,9 @@ def test_a_mission_is_the_colour_of_the_object():
 def test_a_missed_box_cannot_be_picked_up_any_more():
     task = KeyCorridor(1, num_rows=1, room_size=3, obj_type="box")
     task.autoreset = False
-    for actions, reward in (([cells.PICKUP], True), ([cells.TOGGLE, cells.PICKUP], False)):
+    for actions, reward in (([cells.PICKUP], True), ([cells.TOGGLE, cells.DROP, cells.PICKUP], False)):
         task.reset(seed=0)
         task.position, task.direction = task.target - 1, torch.tensor([0])
+        if not reward:  # a key that takes its place is not it
+            task.carried = torch.tensor([cells.code("key", "red")])
         assert any(task.step([action])[1] > 0 for action in actions) == reward
