@@ -32,6 +32,10 @@ def test_train_from_python(tmp_path, capsys):
     assert "of 2.00 with perfect memory" in capsys.readouterr().out
 
 
+def test_write_your_own_task(tmp_path):
+    assert 0 <= load("write_your_own_task").main(2_000, str(tmp_path / "run")) <= 1
+
+
 def test_memory_alone_learns_what_a_guess_cannot():
     assert load("memory_alone").main(150) > 0.9
 

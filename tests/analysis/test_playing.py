@@ -235,7 +235,8 @@ def test_ctrl_c_ends_it_in_a_terminal():
     person = Person(b"\x03")
     before = termios.tcgetattr(person.terminal)
     # The program must own the terminal, for Ctrl-C to reach it.
-    own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    own = "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+    own += "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", own, sys.executable, "-m", "merlin", "play", "merlin/TMaze-v0"], cwd=ROOT,
         start_new_session=True, stdin=person.terminal, stdout=person.terminal, stderr=subprocess.PIPE,
