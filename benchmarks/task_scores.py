@@ -30,16 +30,52 @@ SETTINGS: dict[str, list[dict]] = {
 }
 """Which settings of a task are shown; its defaults alone unless told."""
 
+EXACT, AVERAGE = "{:.3f}", "{:.2f}"
+FORMATS = dict.fromkeys(tasks.TASKS, (AVERAGE, "≥ " + AVERAGE, "≤ " + AVERAGE))
+for name in ("MemoryGame", "TMaze", "RepeatPrevious", "Playback", "TransientInstruction", "LatentLearning"):
+    FORMATS[f"merlin/{name}-v0"] = (EXACT, EXACT, EXACT)
+FORMATS |= {
+    "merlin/Memory-v0": (AVERAGE, EXACT, "≤ " + EXACT),
+    "merlin/VisuomotorMapping-v0": (EXACT, "≥ " + EXACT, EXACT),
+    "merlin/RewardValuation-v0": (EXACT, EXACT, AVERAGE),
+    "merlin/KeyCorridor-v0": (AVERAGE, "≥ " + AVERAGE, AVERAGE),
+    "merlin/ObstructedMaze-v0": (AVERAGE, "≥ " + AVERAGE, AVERAGE),
+}
+"""Of the figures of random, memoryless and perfect play; `HEAD` explains them."""
+
+CUES = {
+    "merlin/MemoryGame-v0": "each card, for the step after its flip",
+    "merlin/TMaze-v0": "in the start cell",
+    "merlin/Memory-v0": "while the object beside the start is in view",
+    "merlin/RepeatPrevious-v0": "each symbol, for one step",
+    "merlin/Playback-v0": "in the first half",
+    "merlin/VisuomotorMapping-v0": "the reward of each response",
+    "merlin/RewardValuation-v0": "the reward of a colour's first ball",
+    "merlin/TransientInstruction-v0": "in the first observation",
+    "merlin/GoalMaze-v0": "while the goal is in view",
+    "merlin/WaterMaze-v0": "on a platform that was just found",
+    "merlin/LatentLearning-v0": "while exploring, an arm's end in view",
+    "merlin/RedBlueDoors-v0": "while the red door is in view",
+}
+"""When what must be remembered is shown. In the others there is no cue: where one has been helps."""
+
 HEAD = """# Tasks
 
-What random, memoryless and perfect play earn in an episode. What "memoryless" and "oracle" mean, and whether a figure
-is exact, a bound or an average over a fixed number of episodes from seed 0, says the `scores` of each task's module;
-oracles of mazes know the whole grid, so that no agent that sees a part of it earns quite as much.
+What random, memoryless and perfect play earn in an episode. Figures of three decimals are exact; those of two are
+averages over 100 to 1,000 episodes from seed 0.
+
+- ≥ is of a player without memory that is not proven the best: the best one earns at least this.
+- ≤ is of a player that knows what no agent sees at once, such as the whole grid: no agent earns more.
+
+What "memoryless" means in each task says the `scores` of its module; `tasks.scores(id, **settings)` gives the figures
+of other settings. A cue is what must be remembered; "-" means that there is none: it helps to know where one has been.
 
 Written by `python benchmarks/task_scores.py docs/tasks.md`; a test writes it again and compares.
 
-| id | settings | random | memoryless | oracle | what is asked |
-|---|---|---|---|---|---|
+![Every task from above, and some as an agent sees them](tasks.png)
+
+| id | settings | random | memoryless | oracle | what is asked | when the cue shows |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -49,10 +85,11 @@ def table() -> str:
     for task_id, task in tasks.TASKS.items():
         for index, settings in enumerate(SETTINGS.get(task_id, [{}])):
             scores = tasks.scores(task_id, **settings)
-            figures = " | ".join(f"{scores[name]:.3f}" for name in ("random", "memoryless", "oracle"))
+            figures = [scores[name] for name in ("random", "memoryless", "oracle")]
+            written = [form.format(x) for form, x in zip(FORMATS[task_id], figures, strict=True)]
             shown = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in settings.items()) or "defaults"
-            summary = task.summary if index == 0 else ""
-            rows.append(f"| {f'`{task_id}`' if index == 0 else ''} | {shown} | {figures} | {summary} |")
+            words = (f"`{task_id}`", task.summary, CUES.get(task_id, "-")) if index == 0 else ("", "", "")
+            rows.append(f"| {' | '.join([words[0], shown, *written, *words[1:]])} |")
     return HEAD + "\n".join(rows) + "\n"
 
 
