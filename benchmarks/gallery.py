@@ -17,8 +17,8 @@ SETTINGS = {
     "merlin/RepeatPrevious-v0": {"length": 8},
     "merlin/Playback-v0": {"length": 5},
 }
-FIRST_PERSON = ("merlin/Memory-v0", "merlin/GoalMaze-v0", "merlin/LatentLearning-v0", "merlin/DoorKey-v0")
-FIRST_PERSON += ("merlin/TransientInstruction-v0", "merlin/RewardValuation-v0", "merlin/FourRooms-v0")
+SEEN = ("Memory", "GoalMaze", "WaterMaze", "DoorKey", "TransientInstruction", "RewardValuation", "FourRooms", "LavaGap")
+FIRST_PERSON = [f"merlin/{name}-v0" for name in SEEN]
 SIZE, CAPTION, COLUMNS, GAP = 132, 18, 7, 8
 
 
@@ -31,9 +31,21 @@ def picture(task_id: str, seed: int = 3, **settings) -> np.ndarray:
         observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
             observation, _ = env.reset()
-    shown = observation["image"] if "view" in settings else env.render()
+    shown = observation["image"] if "view" in settings else trimmed(env.render())
     env.close()
     return shown
+
+
+def trimmed(pixels: np.ndarray, tile: int = 16) -> np.ndarray:
+    """Return the part of a grid that holds anything, with a cell around it; other pictures as they are."""
+    height, width = (side // tile for side in pixels.shape[:2])
+    if pixels.shape[:2] != (height * tile, width * tile):
+        return pixels
+    cells = pixels.reshape(height, tile, width, tile, 3).swapaxes(1, 2)
+    is_empty = (cells == cells[0, 0]).all((2, 3, 4))
+    rows, columns = ((~is_empty).any(axis).nonzero()[0] for axis in (1, 0))
+    top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+    return pixels[top * tile : (rows[-1] + 2) * tile, left * tile : (columns[-1] + 2) * tile]
 
 
 def richest(task_id: str) -> np.ndarray:
