@@ -102,18 +102,25 @@ def read(
     # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
     inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
     similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
-    logits = strengths.unsqueeze(-1) * similarity
+    weights = attend(strengths.unsqueeze(-1) * similarity, readable, top_k)
+    return Read(weights @ memory, weights)
+
+
+def attend(
+    logits: Float[Tensor, "B K N"], readable: Bool[Tensor, "B N"] | None = None, top_k: int | None = None
+) -> Float[Tensor, "B K N"]:
+    """Return the softmax over the slots that are readable and, for each key, among its `top_k` best. See `read`."""
     if readable is not None:
         unreadable = ~readable.unsqueeze(1)
         logits = logits.masked_fill(unreadable, torch.finfo(logits.dtype).min)
-    if top_k is not None and top_k < memory.shape[1]:
+    if top_k is not None and top_k < logits.shape[2]:
         best, slots = logits.topk(top_k, dim=-1)
         weights = torch.zeros_like(logits).scatter(-1, slots, torch.softmax(best, dim=-1))
     else:
         weights = torch.softmax(logits, dim=-1)
     if readable is not None:
         weights = weights.masked_fill(unreadable, 0)  # a softmax over nothing is uniform
-    return Read(weights @ memory, weights)
+    return weights
 
 
 def write(
@@ -138,26 +145,45 @@ def write(
         retroactive_discount: g, in [0, 1). None leaves the retroactive half out; a slot is then as wide as a word.
     """
     batch_size, memory_size, word_size = state.memory.shape
-    usage = state.usage + read_weights.sum(1)
-    is_full = state.num_written >= memory_size
-    least_used = usage.masked_fill(state.write_weights > 0, torch.inf).argmin(-1)
-    slot = torch.where(is_full, least_used, state.num_written).unsqueeze(1)
-    write_weights = torch.zeros_like(usage).scatter_(1, slot, 1.0)
-    renewed = usage.mean(-1, keepdim=True) + 1
-    usage = torch.where((write_weights > 0) & is_full.unsqueeze(1), renewed, usage)
+    state, slot = allocate(state, read_weights, retroactive_discount)
+    index = slot.view(-1, 1, 1).expand(-1, 1, word_size)
     if retroactive_discount is None:
-        row, retroactive_weights = word, state.retroactive_weights
-        memory = state.memory.clone()
+        row, memory = word, state.memory.clone()
     else:
-        row = F.pad(word, (0, word_size - word.shape[1]))
-        trace = state.retroactive_weights.lerp(state.write_weights, 1 - retroactive_discount)
-        retroactive_weights = trace.scatter(1, slot, 0.0)
-        halves = torch.stack([torch.zeros_like(trace), retroactive_weights], dim=-1)
+        row, trace = F.pad(word, (0, word_size - word.shape[1])), state.retroactive_weights
+        halves = torch.stack([torch.zeros_like(trace), trace], dim=-1)
         memory = torch.addcmul(
             state.memory.view(batch_size, memory_size, 2, -1), halves.unsqueeze(-1), word[:, None, None]
         ).view(batch_size, memory_size, word_size)
-    memory.scatter_(1, slot.unsqueeze(-1).expand(-1, -1, word_size), row.unsqueeze(1))
-    return MemoryState(memory, usage, write_weights, retroactive_weights, state.num_written + 1)
+    return state._replace(memory=memory.scatter_(1, index, row.unsqueeze(1)))
+
+
+def allocate(
+    state: MemoryState,
+    read_weights: Float[Tensor, "B K N"],
+    retroactive_discount: float | None = None,
+    slot: Int[Tensor, "B"] | None = None,
+) -> tuple[MemoryState, Int[Tensor, "B"]]:
+    """Return the state after a write, all but the memory itself, and the slot written. The equations are `write`'s.
+
+    Args:
+        slot: Write here, as when experience is replayed, rather than where usage says.
+    """
+    memory_size = state.usage.shape[1]
+    usage = state.usage + read_weights.sum(1)
+    is_full = state.num_written >= memory_size
+    if slot is None:
+        least_used = usage.masked_fill(state.write_weights > 0, torch.inf).argmin(-1)
+        slot = torch.where(is_full, least_used, state.num_written)
+    index = slot.unsqueeze(1)
+    write_weights = torch.zeros_like(usage).scatter_(1, index, 1.0)
+    renewed = usage.mean(-1, keepdim=True) + 1
+    usage = torch.where((write_weights > 0) & is_full.unsqueeze(1), renewed, usage)
+    retroactive_weights = state.retroactive_weights
+    if retroactive_discount is not None:
+        retroactive_weights = retroactive_weights.lerp(state.write_weights, 1 - retroactive_discount)
+        retroactive_weights = retroactive_weights.scatter(1, index, 0.0)
+    return MemoryState(state.memory, usage, write_weights, retroactive_weights, state.num_written + 1), slot
 
 
 class Reader(nn.Module):

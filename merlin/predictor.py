@@ -168,6 +168,40 @@ class Predictor(nn.Module):
         memory = memories.write(state.memory, latent.detach(), weights.detach(), self.config.retroactive_discount)
         return PredictorState(lstm, words, memory), weights
 
+    def recurrent_weights(
+        self, actions: Float[Tensor, "T B E"]
+    ) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]], Float[Tensor, "T B G"]]:
+        """Return the predictor's share of `merlin.recurrence.Weights`, its further LSTM layers, and actions' gates."""
+        latent_size, action_size = self.config.latent_size, actions.shape[-1]
+        first, *further = self.lstm.cells
+        context_size = self.prior_network[0].in_features
+        posterior_context, posterior_prior = self.posterior_context.weight.split([context_size, 2 * latent_size], -1)
+        words_start = latent_size + action_size
+        nothing = first.weight_hh.new_zeros(first.weight_hh.shape[0], self.lstm.output_size - self.lstm.hidden_size)
+        gates = torch.cat([first.weight_hh, nothing, first.weight_ih[:, words_start:]], -1)
+        prior, posterior = self.prior_network, self.posterior_network[1]
+        weights = {
+            "context": torch.cat([prior[0].weight, posterior_context, gates]),
+            "context_bias": torch.cat([prior[0].bias, self.posterior_context.bias, gates.new_zeros(gates.shape[0])]),
+            "prior_second": prior[2].weight,
+            "prior_second_bias": prior[2].bias,
+            "prior_last": prior[4].weight,
+            "prior_last_bias": prior[4].bias,
+            "posterior_prior": posterior_prior,
+            "posterior_second": posterior[0].weight,
+            "posterior_second_bias": posterior[0].bias,
+            "posterior_last": posterior[2].weight,
+            "posterior_last_bias": posterior[2].bias,
+            "latent": first.weight_ih[:, :latent_size],
+            "reader": self.reader.project.weight,
+            "reader_bias": self.reader.project.bias,
+        }
+        layers = [
+            (torch.cat([layer.weight_ih, layer.weight_hh], -1), layer.bias_ih + layer.bias_hh) for layer in further
+        ]
+        action_gates = actions @ first.weight_ih[:, latent_size:words_start].T + first.bias_ih + first.bias_hh
+        return weights, layers, action_gates
+
     def read(
         self, reader: Reader, hidden: Float[Tensor, "B H"], memory: MemoryState
     ) -> tuple[Float[Tensor, "B KW"], Float[Tensor, "B K N"]]:

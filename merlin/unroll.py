@@ -17,7 +17,7 @@ Axes: T time, B batch, A action parameters, Z latent, K read keys, N slots.
 
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -25,7 +25,7 @@ class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
     `previous_reward` is the reward of the row before, 0 where an episode starts. `noise` is what the latent was sampled
-    with while acting, so that learning computes the same numbers. `is_valid` is false in rows whose action the
+    with while acting and `slots` is where memory was written, so that learning computes the same numbers. `is_valid` is false in rows whose action the
     environment ignored (gymnasium's next-step autoreset); they count in no loss.
     """
 
@@ -40,7 +40,8 @@ class Unroll(NamedTuple):
     next_value: Float[Tensor, "T B"]
     is_end: Bool[Tensor, "T B"]
     is_valid: Bool[Tensor, "T B"]
-    noise: Float[Tensor, "T B Z"] | None
+    noise: Float[Tensor, "T B Z"] | None = None
+    slots: Int[Tensor, "T B"] | None = None
 
 
 class StepOutput(NamedTuple):
@@ -51,6 +52,7 @@ class StepOutput(NamedTuple):
     value: Float[Tensor, "B"]
     policy_parameters: Float[Tensor, "B A"]
     noise: Float[Tensor, "B Z"] | None = None
+    slots: Int[Tensor, "B"] | None = None
     latent: Float[Tensor, "B Z"] | None = None
     read_weights: Float[Tensor, "B K N"] | None = None
     policy_read_weights: Float[Tensor, "B K N"] | None = None

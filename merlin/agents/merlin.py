@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from merlin.agents.agent import Agent
 from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
+from merlin.latents import DiagonalGaussian
 from merlin.memory import Reader
+from merlin.memory_window import MemoryWindow
 from merlin.networks.heads import mlp
 from merlin.networks.recurrent import LSTM, LSTMState, map_state, reset_state
 from merlin.networks.spaces import flatten_observation
-from merlin.predictor import Predictor, PredictorConfig, PredictorState
+from merlin.predictor import Predictor, PredictorConfig, PredictorState, Thought
+from merlin.recurrence import Carried, Given, Recurred, Weights, recur
 from merlin.unroll import Losses, StepOutput, Unroll
 
 
@@ -138,6 +141,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             value=self.predictor.value(thought.latent, parameters),
             policy_parameters=parameters,
             noise=noise,
+            slots=state.predictor.memory.write_weights.argmax(-1),
             latent=thought.latent,
             read_weights=weights,
             policy_read_weights=policy_weights,
@@ -149,17 +153,13 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         config = self.config
         actions, previous_actions = self._action_codes(unroll, state.previous_action)
         codes = self.predictor.encode(unroll.observation, previous_actions, unroll.previous_reward)
-        thoughts, policy_hiddens, policy_words = [], [], []
-        for t in range(codes.shape[0]):
-            state = reset_state(state, unroll.is_first[t])
-            thought = self.predictor.perceive(codes[t], unroll.noise[t], state.predictor)
-            state, _ = self._recall(thought.latent, state)
-            thoughts.append(thought)
-            policy_hiddens.append(state.policy.hidden)
-            policy_words.append(state.policy_read_words)
-            state, _ = self._advance(thought.latent, actions[t], state)
-        thoughts = map_state(lambda *rows: torch.stack(rows), *thoughts)
-        parameters = self._policy_parameters(thoughts.latent, torch.stack(policy_hiddens), torch.stack(policy_words))
+        recurred, state = self._recur(codes, actions, unroll, state)
+        thoughts = Thought(
+            DiagonalGaussian(*recurred.prior.chunk(2, -1)),
+            DiagonalGaussian(*recurred.posterior.chunk(2, -1)),
+            recurred.latent,
+        )
+        parameters = self._policy_parameters(recurred.latent, recurred.policy_hidden, recurred.policy_words)
 
         advantages, returns = advantages_and_returns(unroll, config)
         log_prob = self.actions.log_prob(parameters, unroll.action)
@@ -171,7 +171,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         )
         metrics |= self._actor_critic_metrics(unroll, log_prob, entropy, value, returns)
         total = masked_mean(actor, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
-        return Losses(total, {name: x.detach() for name, x in metrics.items()}), map_state(Tensor.detach, state)
+        return Losses(total, {name: x.detach() for name, x in metrics.items()}), state
 
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]:
         """Return the observation that the latent stands for, entry by entry in the observation's units."""
@@ -187,6 +187,44 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             f"{chance:.2f} nats of observation explained), so the memory holds nothing: lower the KL weight "
             f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
+
+    def _recur(
+        self, codes: Float[Tensor, "T B C"], actions: Float[Tensor, "T B E"], unroll: Unroll, state: MerlinState
+    ) -> tuple[Recurred, MerlinState]:
+        """Return what `step` computes, for a whole window, and the state after it."""
+        config, predictor, policy = self.config, self.predictor, self.policy
+        memory = MemoryWindow(
+            state.predictor.memory, unroll.is_first, unroll.slots, config.retroactive_discount, config.mask_unwritten
+        )
+        given = Given(
+            memory,
+            unroll.is_first,
+            unroll.noise,
+            config.num_read_keys,
+            config.policy_num_read_keys,
+            config.top_k,
+            config.policy_gradient_to_latent,
+        )
+        carried = Carried(
+            *state.predictor.lstm, state.predictor.read_words, *state.policy, state.policy_read_words
+        )
+        recurrent, layers, action_gates = predictor.recurrent_weights(actions)
+        cell = policy["lstm"].cells[0]
+        recurred = recur(given, codes, action_gates, carried, Weights(
+            **recurrent,
+            policy=torch.cat([cell.weight_ih, cell.weight_hh], -1),
+            policy_bias=cell.bias_ih + cell.bias_hh,
+            policy_reader=policy["reader"].project.weight,
+            policy_reader_bias=policy["reader"].project.bias,
+        ), layers)
+        end = recurred.carried
+        after = MerlinState(
+            PredictorState(LSTMState(end.hidden, end.cell), end.words, memory.final_state(recurred.read_weights)),
+            LSTMState(end.policy_hidden, end.policy_cell),
+            end.policy_words,
+            actions[-1],
+        )
+        return recurred, map_state(Tensor.detach, after)
 
     def _recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K N"]]:
         """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""

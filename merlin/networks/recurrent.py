@@ -88,6 +88,56 @@ class LSTM(nn.Module):
         return output, LSTMState(output[-1].detach(), torch.cat(cells, -1))
 
 
+class CellTape:
+    """What the backward pass of an LSTM layer must know of each step of a window, and that pass, step by step.
+
+    Every gate of every step is a pre-activation in the order input, forget, candidate, output.
+    """
+
+    def __init__(self, like: Tensor, length: int, batch_size: int, hidden_size: int) -> None:
+        self.size = hidden_size
+        self.active = like.new_empty(length, batch_size, 4 * hidden_size)  # the gates after their non-linearities
+        self.entering = like.new_empty(length, batch_size, hidden_size)  # the cell that enters a step, already reset
+        self.squashed = torch.empty_like(self.entering)  # tanh of the new cell
+
+    def forward(
+        self, t: int, gates: Float[Tensor, "B G"], cell: Float[Tensor, "B H"], out: Float[Tensor, "B H"]
+    ) -> Float[Tensor, "B H"]:
+        """Write the layer's output to `out` and return the new cell."""
+        candidate = slice(2 * self.size, 3 * self.size)
+        self.entering[t] = cell
+        torch.sigmoid(gates, out=self.active[t])
+        torch.tanh(gates[:, candidate], out=self.active[t, :, candidate])
+        i, f, g, o = self.active[t].split(self.size, -1)
+        cell = torch.addcmul(f * cell, i, g)
+        torch.tanh(cell, out=self.squashed[t])
+        torch.mul(o, self.squashed[t], out=out)
+        return cell
+
+    def turn(self) -> None:
+        """Before the first step back: everything but the two running gradients is known, one pass over the window."""
+        i, self.forget, g, o = self.active.split(self.size, -1)
+        f = self.forget
+        self.output_to_cell = o * (1 - self.squashed.square())
+        self.factors = torch.cat([g * i * (1 - i), self.entering * f * (1 - f), i * (1 - g.square())], -1)
+        self.factors = self.factors.unflatten(-1, (3, self.size))
+        self.output_factor = self.squashed * o * (1 - o)
+
+    def backward(
+        self,
+        t: int,
+        grad_hidden: Float[Tensor, "B H"],
+        grad_cell: Float[Tensor, "B H"],
+        out: Float[Tensor, "B G"],
+    ) -> Float[Tensor, "B H"]:
+        """Write the gradient of the gates to `out` and return that of the cell that entered."""
+        grad_cell = torch.addcmul(grad_cell, grad_hidden, self.output_to_cell[t])
+        first = out[:, : 3 * self.size].unflatten(-1, (3, self.size))
+        torch.mul(self.factors[t], grad_cell.unsqueeze(1), out=first)
+        torch.mul(grad_hidden, self.output_factor[t], out=out[:, 3 * self.size :])
+        return grad_cell * self.forget[t]
+
+
 class _Unroll(torch.autograd.Function):
     """One LSTM layer over a window, differentiated by hand.
 
@@ -98,49 +148,28 @@ class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gates, weight, hidden, cell, keep):
         length, batch_size, size = gates.shape[0], gates.shape[1], hidden.shape[1]
-        active = torch.empty_like(gates)  # the gates after their non-linearities: input, forget, candidate, output
-        cells = gates.new_empty(length, batch_size, size)  # cells[t] enters step t, already reset
-        hiddens = torch.empty_like(cells)
-        squashed = gates.new_empty(length, batch_size, size)  # tanh of the new cell
-        output = torch.empty_like(squashed)
+        tape = CellTape(gates, length, batch_size, size)
+        hiddens = torch.empty_like(tape.entering)  # those that enter each step
+        output = torch.empty_like(hiddens)
         transposed = weight.T.contiguous()
         for t in range(length):
             torch.mul(hidden, keep[t], out=hiddens[t])
-            torch.mul(cell, keep[t], out=cells[t])
-            total = torch.addmm(gates[t], hiddens[t], transposed)
-            torch.sigmoid(total, out=active[t])
-            torch.tanh(total[:, 2 * size : 3 * size], out=active[t, :, 2 * size : 3 * size])
-            i, f, g, o = active[t].split(size, -1)
-            cell = torch.addcmul(f * cells[t], i, g)
-            torch.tanh(cell, out=squashed[t])
-            hidden = torch.mul(o, squashed[t], out=output[t])
-        ctx.save_for_backward(weight, keep, active, cells, hiddens, squashed)
+            cell = tape.forward(t, torch.addmm(gates[t], hiddens[t], transposed), cell * keep[t], output[t])
+            hidden = output[t]
+        ctx.tape = tape
+        ctx.save_for_backward(weight, keep, hiddens)
         ctx.mark_non_differentiable(cell)
         return output, cell
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output, _):
-        weight, keep, active, cells, hiddens, squashed = ctx.saved_tensors
-        length, size = squashed.shape[0], squashed.shape[2]
-        i, f, g, o = active.split(size, -1)
-        # Everything but the two running gradients is known before the loop: one pass over the window each.
-        output_to_cell = o * (1 - squashed.square())
-        factors = torch.cat([g * i * (1 - i), cells * f * (1 - f), i * (1 - g.square())], -1)
-        output_factor = squashed * o * (1 - o)
-        grad_gates = torch.empty_like(active)
-        grad_hidden = torch.zeros_like(squashed[0])
-        grad_cell = torch.zeros_like(squashed[0])
-        for t in range(length - 1, -1, -1):
-            grad_hidden = grad_hidden + grad_output[t]
-            grad_cell = torch.addcmul(grad_cell, grad_hidden, output_to_cell[t])
-            torch.mul(
-                factors[t].unflatten(-1, (3, size)),
-                grad_cell.unsqueeze(1),
-                out=grad_gates[t, :, : 3 * size].unflatten(-1, (3, size)),
-            )
-            torch.mul(grad_hidden, output_factor[t], out=grad_gates[t, :, 3 * size :])
-            grad_cell = grad_cell * f[t] * keep[t]
+        weight, keep, hiddens = ctx.saved_tensors
+        ctx.tape.turn()
+        grad_gates = torch.empty_like(ctx.tape.active)
+        grad_hidden = grad_cell = torch.zeros_like(hiddens[0])
+        for t in range(hiddens.shape[0] - 1, -1, -1):
+            grad_cell = ctx.tape.backward(t, grad_hidden + grad_output[t], grad_cell, grad_gates[t]) * keep[t]
             grad_hidden = (grad_gates[t] @ weight) * keep[t]
         grad_weight = grad_gates.flatten(0, 1).T @ hiddens.flatten(0, 1)
         return grad_gates, grad_weight, grad_hidden, grad_cell, None

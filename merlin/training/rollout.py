@@ -73,6 +73,7 @@ class Rollout:
                     "is_end": is_end,
                     "is_valid": ~timestep.is_last,
                     "noise": output.noise,
+                    "slots": output.slots,
                 }
             )
             episode_return = episode_return + following.reward

@@ -65,6 +65,7 @@ def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
         is_end=is_end,
         is_valid=torch.ones_like(is_end),
         noise=None if outputs[0].noise is None else stack("noise"),
+        slots=None if outputs[0].slots is None else stack("slots"),
     )
     return unroll, initial, state, outputs
 

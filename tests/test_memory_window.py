@@ -1,0 +1,89 @@
+"""A window's memory, which is never rewritten, against the same memory written step by step."""
+
+import pytest
+import torch
+
+from merlin import memory as memories
+from merlin.memory_window import MemoryWindow
+
+B, N, Z, K, T = 3, 5, 4, 2, 12  # more writes than slots
+SWITCHES = [(0.8, True), (0.8, False), (None, True), (None, False)]
+
+
+def play(discount, mask_unwritten, seed, before=7):
+    """Return a window that follows `before` other steps, and the memory before each of its steps, written plainly."""
+    generator = torch.Generator().manual_seed(seed)
+    random = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    state = memories.initial_state(B, N, Z if discount is None else 2 * Z, dtype=torch.float64)
+    is_first = torch.rand(before + T, B, generator=generator) < 0.15
+    words, reads = random(before + T, B, Z), random(before + T, B, K, N).softmax(-1)
+    states, slots = [], []
+    for t in range(before + T):
+        states.append(memories.reset(state, is_first[t]))
+        state = memories.write(states[t], words[t], reads[t], discount)
+        slots.append(state.write_weights.argmax(-1))
+    initial = states[before - 1]
+    initial = memories.write(initial, words[before - 1], reads[before - 1], discount)
+    window = MemoryWindow(initial, is_first[before:], torch.stack(slots[before:]), discount, mask_unwritten)
+    return window, states[before:], words[before:], reads[before:], state
+
+
+def expand(window, weights, t):
+    """Return weights of slots [B, K, N] as weights of the window's entries."""
+    entries = torch.zeros(*weights.shape[:2], N + t, dtype=weights.dtype)
+    for b in range(B):
+        for slot in range(N):
+            (holders,) = torch.nonzero(window.readable[t][b], as_tuple=True)
+            owner = [e for e in holders.tolist() if (e if e < N else window.slots[e - N, b].item()) == slot]
+            assert len(owner) <= 1, "a slot is one entry"
+            if owner:
+                entries[b, :, owner[0]] = weights[b, :, slot]
+    return entries
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, seed):
+    window, states, words, reads, final = play(discount, mask_unwritten, seed)
+    keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
+    all_weights = []
+    for t in range(T):
+        window.prepare(t)
+        memory = states[t].memory
+        readable = memories.written(states[t]) if mask_unwritten else torch.ones(B, N, dtype=torch.bool)
+        assert torch.equal(window.readable[t].sum(-1), readable.sum(-1))
+        scores = (keys @ memory.mT).masked_fill(~readable.unsqueeze(1), 0)
+        found = window.dots(keys, t).masked_fill(~window.readable[t].unsqueeze(1), 0)
+        torch.testing.assert_close(found, expand(window, scores, t))
+        weights = expand(window, reads[t], t)
+        all_weights.append(weights)
+        plain = reads[t].masked_fill(~readable.unsqueeze(1), 0)
+        torch.testing.assert_close(window.mix(weights, t), plain @ memory)
+        norms = torch.rsqrt(memory.square().sum(-1) + memories.EPSILON).unsqueeze(1)
+        if mask_unwritten:
+            shown = window.inverse_norms[t].unsqueeze(1).masked_fill(~window.readable[t].unsqueeze(1), 0)
+            torch.testing.assert_close(shown, expand(window, norms.masked_fill(~readable.unsqueeze(1), 0), t))
+        window.append(t, words[t])
+    if mask_unwritten and discount:
+        after = window.final_state(all_weights)
+        torch.testing.assert_close(after.memory, final.memory)
+        assert torch.equal(after.num_written, final.num_written)
+        assert torch.equal(after.write_weights, final.write_weights)
+        torch.testing.assert_close(after.retroactive_weights, final.retroactive_weights)
+
+
+@pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten):
+    window, states, words, _, _ = play(discount, mask_unwritten, seed=1)
+    keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
+    ahead = []
+    for t in range(T):
+        window.prepare(t)
+        ahead.append(window.dots(keys, t))
+        window.append(t, words[t])
+    for t in reversed(range(T)):
+        window.undo(t)
+        back = window.dots(keys, t)
+        torch.testing.assert_close(back, ahead[t])
+        weights = torch.randn_like(back)
+        torch.testing.assert_close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
