@@ -14,6 +14,8 @@ at any step.
 Axes: T time, B batch, K read keys, N slots, W width of a slot, Z width of what is written, E = N + t entries.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -21,51 +23,75 @@ from torch import Tensor
 from merlin.memory import EPSILON, MemoryState, allocate, reset
 
 
+class View(NamedTuple):
+    """Which entries can be read at a step, and one over their norms. `kept` is 0 where the first N are empty by now."""
+
+    readable: Bool[Tensor, "B E"]
+    inverse_norms: Float[Tensor, "B E"]
+    kept: Float[Tensor, "B 1 1"] | None
+
+
 class MemoryWindow:
     """The memory at each step of a window, by what was written so far. Reads and writes have no gradient of their own.
 
         for t in range(T):
+            window.enter(t, is_first[t])
             scores  = window.dots(keys, t)              keys · memoryᵀ
             words   = window.mix(weights, t)            weights · memory
-            window.append(t, latent)
+            window.append(t, latent, weights)
 
     `dots` and `mix` are each other's adjoint, so that a backward pass needs nothing else: going back from the last
-    step, it calls `undo(t)` before it asks for those of step t.
+    step, it calls `undo(t)` before it asks for those of step t. A step may be entered again until it is written.
 
     Args:
         state: The memory that the window begins with.
-        is_first: Rows that start an episode; the memory is emptied before they are seen.
-        slots: Where each step writes.
+        length: T, steps that may be written; one more may be entered.
         retroactive_discount: g of the retroactive half; None if there is none.
         mask_unwritten: Keep slots that were never written from being read.
     """
 
     def __init__(
-        self,
-        state: MemoryState,
-        is_first: Bool[Tensor, "T B"],
-        slots: Int[Tensor, "T B"],
-        retroactive_discount: float | None,
-        mask_unwritten: bool = True,
+        self, state: MemoryState, length: int, retroactive_discount: float | None, mask_unwritten: bool = True
     ) -> None:
-        length = is_first.shape[0]
-        self.state, self.is_first, self.slots, self.discount = state, is_first, slots, retroactive_discount
+        self.discount, self.mask_unwritten = retroactive_discount, mask_unwritten
         batch_size, self.memory_size, word_size = state.memory.shape
         self.half = word_size if retroactive_discount is None else word_size // 2
         new = state.memory.new_empty
         self.entries = new(batch_size, self.memory_size + length, word_size)
         self.entries[:, : self.memory_size] = state.memory
-        self.inverse_norms: list[Tensor] = []
-        self._square_norms = state.memory.square().sum(-1)
+        self.square_norms = state.memory.square().sum(-1)
         if retroactive_discount is not None:
             g = retroactive_discount
             self.take = g * state.retroactive_weights + (1 - g) * state.write_weights
             self.sums = new(length + 1, batch_size, self.half)
             self.sums[0] = 0
-            age = torch.arange(length, device=is_first.device)
+            age = torch.arange(length, device=state.memory.device)
             age = (age.unsqueeze(0) - age.unsqueeze(1) - 1).clamp(min=0)
             self.decay = ((1 - g) * g**age).to(state.memory.dtype)  # of the entry written at s for the word of t > s
-        self.readable, self.kept = _follow(state, is_first, slots, mask_unwritten)
+        self.views: list[View | None] = [None] * (length + 1)
+        self.slots: list[Tensor] = []
+        # Of the slots, all but what they hold; which of the first N entries were not written over in this episode;
+        # which of the window's own are still slots of it; and which rows have seen an episode start.
+        self.rest = state._replace(memory=new(batch_size, self.memory_size, 0))
+        self.present = torch.ones_like(state.usage, dtype=torch.bool)
+        self.alive = self.present.new_zeros(batch_size, length)
+        self.emptied = self.present.new_zeros(batch_size)
+        self._positions = torch.arange(self.memory_size, device=state.memory.device)
+
+    def enter(self, t: int, is_first: Bool[Tensor, "B"]) -> None:
+        """Begin step t: forget where an episode starts, and find what can be read."""
+        assert len(self.slots) == t, "a step is entered when the one before was written"
+        rest, present, alive, emptied = self.rest, self.present, self.alive, self.emptied
+        if is_first.device.type != "cpu" or is_first.any():
+            rest, first = reset(rest, is_first), is_first.unsqueeze(1)
+            present, alive, emptied = present | first, alive & ~first, emptied | is_first
+        self._entered = rest, present, alive, emptied
+        readable = present & (self._positions < rest.num_written.unsqueeze(1)) if self.mask_unwritten else present
+        kept = None if self.mask_unwritten else (~emptied).to(self.entries.dtype).view(-1, 1, 1)
+        inverse_norms = self._inverse_norms(t)
+        if kept is not None:
+            inverse_norms[:, : self.memory_size] *= kept[:, 0]
+        self.views[t] = View(torch.cat([readable, alive[:, :t]], -1), inverse_norms, kept)
 
     def dots(self, keys: Float[Tensor, "B K W"], t: int) -> Float[Tensor, "B K E"]:
         """Return keys · memoryᵀ at step t."""
@@ -74,12 +100,12 @@ class MemoryWindow:
         if self.discount is not None and t > 0:
             share = torch.bmm(keys[..., self.half :], self.sums[t].unsqueeze(-1))
             scores[..., :n].addcmul_(share, self.take.unsqueeze(1))
-        return scores if self.kept is None else self._of_this_episode(scores, t)
+        return self._of_this_episode(scores, t)
 
     def mix(self, weights: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K W"]:
         """Return weights · memory at step t."""
         n = self.memory_size
-        if self.kept is not None:
+        if not self.mask_unwritten:
             weights = self._of_this_episode(weights.clone(), t)
         words = torch.bmm(weights, self.entries[:, : n + t])
         if self.discount is not None and t > 0:
@@ -87,30 +113,40 @@ class MemoryWindow:
             words[..., self.half :].addcmul_(share, self.sums[t].unsqueeze(1))
         return words
 
-    def prepare(self, t: int) -> None:
-        """Find the entries' norms at step t, before anything is read there."""
-        n = self.memory_size
-        squares = self._square_norms
-        if self.discount is not None and t > 0:
-            sums = self.sums[t]
-            across = torch.bmm(self.entries[:, :n, self.half :], sums.unsqueeze(-1)).squeeze(-1)
-            across = torch.addcmul(2 * across, self.take, sums.square().sum(-1, keepdim=True))
-            squares = torch.addcmul(squares, self.take, across).clamp_(min=0)
-        inside = torch.linalg.vector_norm(self.entries[:, n : n + t], dim=-1).square()
-        inverse_norms = (torch.cat([squares, inside], -1) if t else squares).add(EPSILON).rsqrt_()
-        if self.kept is not None:
-            inverse_norms = self._of_this_episode(inverse_norms.unsqueeze(1), t).squeeze(1)
-        self.inverse_norms.append(inverse_norms)
+    def append(
+        self,
+        t: int,
+        word: Float[Tensor, "B Z"],
+        read_weights: Float[Tensor, "B K E"],
+        slot: Int[Tensor, "B"] | None = None,
+    ) -> Int[Tensor, "B"]:
+        """Write what step t is remembered by, and return the slot that it went to.
 
-    def append(self, t: int, word: Float[Tensor, "B Z"]) -> None:
-        """Write what step t is remembered by."""
+        Args:
+            read_weights: Those of the step's reads that count as usage.
+            slot: Write here, as when experience is replayed, rather than where usage says.
+        """
         n = self.memory_size
+        rest, present, alive, self.emptied = self._entered
+        weights = read_weights.sum(1, keepdim=True)
+        if t > 0:
+            weights = weights[..., :n].scatter_add(2, torch.stack(self.slots, -1).unsqueeze(1), weights[..., n:])
+        self.rest, slot = allocate(rest, weights, self.discount, slot)
+        index = slot.unsqueeze(1)
+        self.present = present.scatter(1, index, False)
+        self.alive = alive.clone()
+        if t > 0:
+            self.alive[:, :t] &= torch.stack(self.slots, -1) != index
+        self.alive[:, t] = True
+        self.slots.append(slot)
+
         self.entries[:, n + t, : self.half] = word
         if self.discount is not None:
             self.entries[:, n + t, self.half :] = 0
             if t > 0:
                 self._traces(t).addcmul_(self.decay[:t, t, None], word.unsqueeze(1))
             torch.add(self.sums[t], word, alpha=self.discount**t, out=self.sums[t + 1])
+        return slot
 
     def undo(self, t: int) -> None:
         """Take what step t wrote out of the traces of others, so that the entries are as before it."""
@@ -118,58 +154,37 @@ class MemoryWindow:
             word = self.entries[:, self.memory_size + t, : self.half]
             self._traces(t).addcmul_(self.decay[:t, t, None], word.unsqueeze(1), value=-1)
 
-    def final_state(self, read_weights: list[Tensor]) -> MemoryState:
-        """Return the memory after the window, in which the writing reader had `read_weights`, [B, K, E] at each step."""
-        n, length = self.memory_size, len(read_weights)
+    def state(self) -> MemoryState:
+        """Return the memory after the steps written so far."""
+        n, t = self.memory_size, len(self.slots)
         memory = self.entries[:, :n].clone()
         if self.discount is not None:
-            memory[..., self.half :].addcmul_(self.take.unsqueeze(-1), self.sums[length].unsqueeze(1))
-        episode = self.is_first.cumsum(0)
-        memory.masked_fill_((episode[-1] > 0)[:, None, None], 0)
-        state = self.state
-        for t in range(length):
-            state = MemoryState(memory, *reset(state, self.is_first[t])[1:])
-            weights = read_weights[t]
-            by_slot = weights[..., :n].clone()
-            if t > 0:
-                by_slot.scatter_add_(2, self.slots[:t].T.unsqueeze(1).expand(-1, weights.shape[1], -1), weights[..., n:])
-            state, _ = allocate(state, by_slot, self.discount, self.slots[t])
-            index = self.slots[t].view(-1, 1, 1).expand(-1, 1, memory.shape[2])
-            here = (episode[t] == episode[-1]).view(-1, 1, 1)
-            row = torch.where(here, self.entries[:, n + t, None], memory.gather(1, index))
+            memory[..., self.half :].addcmul_(self.take.unsqueeze(-1), self.sums[t].unsqueeze(1))
+        memory.masked_fill_(self.emptied[:, None, None], 0)
+        for s, slot in enumerate(self.slots):
+            index = slot.view(-1, 1, 1).expand(-1, 1, memory.shape[2])
+            row = torch.where(self.alive[:, s, None, None], self.entries[:, n + s, None], memory.gather(1, index))
             memory.scatter_(1, index, row)
-        return state._replace(memory=memory)
+        return self.rest._replace(memory=memory)
+
+    def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:
+        n, squares = self.memory_size, self.square_norms
+        if self.discount is not None and t > 0:
+            sums = self.sums[t]
+            across = torch.bmm(self.entries[:, :n, self.half :], sums.unsqueeze(-1)).squeeze(-1)
+            across = torch.addcmul(2 * across, self.take, sums.square().sum(-1, keepdim=True))
+            squares = torch.addcmul(squares, self.take, across).clamp_(min=0)
+        if t > 0:
+            inside = torch.linalg.vector_norm(self.entries[:, n : n + t], dim=-1).square()
+            squares = torch.cat([squares, inside], -1)
+        return squares.add(EPSILON).rsqrt_()
 
     def _traces(self, t: int) -> Float[Tensor, "B t Z"]:
         return self.entries[:, self.memory_size : self.memory_size + t, self.half :]
 
     def _of_this_episode(self, x: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K E"]:
-        """Zero what slots of earlier episodes have in x, in place: they are empty, and can be read."""
-        x[..., : self.memory_size] *= self.kept[t, :, None, None]
+        """Zero in place what the first entries have in x where they are empty by now, and can be read all the same."""
+        view = self.views[t]
+        if view is not None and view.kept is not None:
+            x[..., : self.memory_size] *= view.kept
         return x
-
-
-def _follow(
-    state: MemoryState, is_first: Bool[Tensor, "T B"], slots: Int[Tensor, "T B"], mask_unwritten: bool
-) -> tuple[list[Tensor], Float[Tensor, "T B"] | None]:
-    """Return which entries can be read at each step, and, if empty ones can, where the first slots still hold."""
-    length, batch_size = slots.shape
-    present = torch.ones_like(state.usage, dtype=torch.bool)  # not written over in this episode
-    alive = is_first.new_zeros(batch_size, length)
-    positions = torch.arange(present.shape[1], device=slots.device)
-    num_written = state.num_written
-    readable = []
-    for t in range(length):
-        first = is_first[t].unsqueeze(1)
-        present = present | first
-        alive = alive & ~first
-        num_written = num_written.masked_fill(is_first[t], 0)
-        held = present & (positions < num_written.unsqueeze(1)) if mask_unwritten else present
-        readable.append(torch.cat([held, alive[:, :t]], -1))
-        slot = slots[t].unsqueeze(1)
-        present = present.scatter(1, slot, False)
-        alive = alive & (slots.T != slot)
-        alive[:, t] = True
-        num_written = num_written + 1
-    kept = None if mask_unwritten else (is_first.cumsum(0) == 0).to(state.memory.dtype)
-    return readable, kept

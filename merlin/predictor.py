@@ -8,6 +8,7 @@ import torch
 from gymnasium import Space
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from merlin import memory as memories
 from merlin.latents import DiagonalGaussian, kl_nats
@@ -168,11 +169,9 @@ class Predictor(nn.Module):
         memory = memories.write(state.memory, latent.detach(), weights.detach(), self.config.retroactive_discount)
         return PredictorState(lstm, words, memory), weights
 
-    def recurrent_weights(
-        self, actions: Float[Tensor, "T B E"]
-    ) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]], Float[Tensor, "T B G"]]:
-        """Return the predictor's share of `merlin.recurrence.Weights`, its further LSTM layers, and actions' gates."""
-        latent_size, action_size = self.config.latent_size, actions.shape[-1]
+    def recurrent_weights(self) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+        """Return the predictor's share of `merlin.recurrence.Weights`, and its further LSTM layers."""
+        latent_size, action_size = self.config.latent_size, self.actions.encoding_size
         first, *further = self.lstm.cells
         context_size = self.prior_network[0].in_features
         posterior_context, posterior_prior = self.posterior_context.weight.split([context_size, 2 * latent_size], -1)
@@ -199,8 +198,12 @@ class Predictor(nn.Module):
         layers = [
             (torch.cat([layer.weight_ih, layer.weight_hh], -1), layer.bias_ih + layer.bias_hh) for layer in further
         ]
-        action_gates = actions @ first.weight_ih[:, latent_size:words_start].T + first.bias_ih + first.bias_hh
-        return weights, layers, action_gates
+        return weights, layers
+
+    def action_gates(self, actions: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch G"]:
+        """Return what encoded actions are to the gates of the first LSTM layer, with their bias."""
+        cell, start = self.lstm.cells[0], self.config.latent_size
+        return F.linear(actions, cell.weight_ih[:, start : start + actions.shape[-1]], cell.bias_ih + cell.bias_hh)
 
     def read(
         self, reader: Reader, hidden: Float[Tensor, "B H"], memory: MemoryState

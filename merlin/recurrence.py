@@ -2,19 +2,20 @@
 
 Inside the loop stands only what depends on the step before; encodings, decoders, heads and losses are for the whole
 window at once. Automatic differentiation would add up each weight's gradient step by step and keep the memory of every
-step; here the loop back carries gradients of states alone, each weight's gradient is one product over the window, and
+step. Here the loop back carries gradients of states alone, each weight's gradient is one product over the window, and
 the memory is read as `merlin.memory_window` describes, never copied.
 
-What it computes is what `Predictor.perceive`, the policy's LSTM and reads, and `Predictor.advance` compute step by step.
+What it computes is what `Predictor.perceive`, the policy's LSTM and reads, and `Predictor.advance` compute, in turn.
 
-Axes: T time, B batch, Z latent, H units of a layer, L layers, P units of the policy's LSTM, K read keys, W word.
+Axes: T time, B batch, Z latent, Y = 2Z, H units of a layer, L layers, P units of the policy's LSTM, K read keys of the
+predictor, Q of the policy, W word, G gates of a layer.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -61,184 +62,215 @@ class Carried(NamedTuple):
     policy_words: Float[Tensor, "B QW"]
 
 
-class Given(NamedTuple):
-    """What a window is told and has no gradient to."""
+class Keys(NamedTuple):
+    """How many keys read, and how many slots each of them reads at most."""
 
-    memory: MemoryWindow
-    is_first: Bool[Tensor, "T B"]
-    noise: Float[Tensor, "T B Z"]
-    num_read_keys: int
-    num_policy_keys: int
+    predictor: int
+    policy: int
     top_k: int | None
-    policy_gradient_to_latent: bool
 
 
 class Recurred(NamedTuple):
-    """What the recurrence finds at each step, with gradients, and what it ends with, without."""
+    """What the recurrence finds at each step."""
 
     prior: Float[Tensor, "T B Y"]
     posterior: Float[Tensor, "T B Y"]
     latent: Float[Tensor, "T B Z"]
     policy_hidden: Float[Tensor, "T B P"]
     policy_words: Float[Tensor, "T B QW"]
-    carried: Carried
-    read_weights: list[Tensor]
 
 
-def recur(
-    given: Given,
-    codes: Float[Tensor, "T B Y"],
-    action_gates: Float[Tensor, "T B H4"],
-    carried: Carried,
-    weights: Weights,
-    layers: list[tuple[Tensor, Tensor]],
-) -> Recurred:
-    """Return a window of MERLIN's recurrence.
+class Tape:
+    """The recurrence, step by step, and what its backward pass must know of each step.
+
+        for t in range(T):
+            latent = tape.perceive(t, code, noise, is_first)
+            policy_hidden, policy_words = tape.decide(t)
+            slot = tape.advance(t, action_gates)
+
+    The agent acts on a tape and then learns from it, so that nothing is computed twice; `recur` replays experience on
+    a new one. Until `advance`, a step may be perceived again, and one more than T may be.
 
     Args:
-        codes: What of the observations enters the posterior's network.
-        action_gates: What of the actions enters the first layer of the LSTM, with its bias.
-        layers: Of each further LSTM layer, the weights of [output of the layer below, own output before], and bias.
+        weights: Detached; and of each further LSTM layer, the weights of [output of the layer below, own output
+            before], and the bias.
+        carried: What the first step follows.
     """
-    flat = [x for layer in layers for x in layer]
-    ends: dict[str, Any] = {}
-    outputs = _Recurrence.apply(given, ends, codes, action_gates, *carried, *weights, *flat)
-    return Recurred(*outputs, ends["carried"], ends["read_weights"])
 
+    def __init__(
+        self,
+        weights: Weights,
+        layers: list[tuple[Tensor, Tensor]],
+        carried: Carried,
+        memory: MemoryWindow,
+        keys: Keys,
+        length: int,
+    ) -> None:
+        self.weights, self.layers, self.carried, self.memory, self.keys = weights, layers, carried, memory, keys
+        self.length, batch_size = length, carried.hidden.shape[0]
+        self.double = weights.prior_last.shape[0]
+        self.latent_size, self.size = self.double // 2, weights.latent.shape[0] // 4
+        self.word_size = memory.entries.shape[2]
+        like = carried.hidden
 
-class _Reads:
-    """Reads with all keys of a step at once, the policy's first, and the way back through them."""
+        def rows(*widths: int) -> list[Tensor]:
+            return [like.new_empty(length + 1, batch_size, width) for width in widths]
 
-    def __init__(self, given: Given, word_size: int) -> None:
-        self.memory, self.top_k, self.word_size = given.memory, given.top_k, word_size
-        self.counts = (given.num_policy_keys, given.num_read_keys)
-        self.steps: list[tuple[Tensor, ...]] = []
+        z, double = self.latent_size, self.double
+        self.context, self.policy_input = rows(weights.context.shape[1], weights.policy.shape[1])
+        self.prior_first, self.prior_second, self.post_first, self.post_second = rows(*[double] * 4)
+        self.prior, self.posterior, self.latent, self.deviation, self.noise = rows(double, double, z, z, z)
+        self.outputs, self.policy_hidden, self.policy_words = rows(*(carried[i].shape[1] for i in (0, 3, 5)))
+        self.layer_inputs = rows(*[2 * self.size] * len(layers))
+        self.cells = [CellTape(like, length + 1, batch_size, self.size) for _ in range(1 + len(layers))]
+        self.policy_cells = CellTape(like, length + 1, batch_size, self.policy_hidden.shape[2])
+        self.reads: list[Any] = [None] * (length + 1)
+        self.is_first: list[Tensor] = [None] * (length + 1)
 
-    def forward(self, t: int, *raws: Tensor) -> tuple[Tensor, ...]:
-        """Return the words that each reader's raw keys and strengths find, flat."""
-        sizes = [count * self.word_size for count in self.counts]
-        keys = torch.cat([x[:, :size] for x, size in zip(raws, sizes, strict=True)], -1)
-        keys = keys.unflatten(-1, (-1, self.word_size))
-        strengths = F.softplus(torch.cat([x[:, size:] for x, size in zip(raws, sizes, strict=True)], -1)).unsqueeze(-1)
+    def perceive(
+        self, t: int, code: Float[Tensor, "B Y"], noise: Float[Tensor, "B Z"], is_first: Bool[Tensor, "B"]
+    ) -> Float[Tensor, "B Z"]:
+        """Return the latent of a step, before which the state of rows that start an episode is zeroed."""
+        w, double, carried, z = self.weights, self.double, self.carried, self.latent_size
+        context, policy_input = self.context[t], self.policy_input[t]
+        torch.cat([carried.hidden, carried.words], -1, out=context)
+        policy_input[:, z:] = torch.cat([carried.policy_words, carried.policy_hidden], -1)
+        cell, policy_cell = carried.cell, carried.policy_cell
+        if is_first.device.type != "cpu" or is_first.any():
+            first = is_first.unsqueeze(-1)
+            context.masked_fill_(first, 0)
+            policy_input[:, z:].masked_fill_(first, 0)
+            cell, policy_cell = cell.masked_fill(first, 0), policy_cell.masked_fill(first, 0)
+            self.is_first[t] = first
+        else:
+            self.is_first[t] = None
+        self.memory.enter(t, is_first)
+        self.noise[t] = noise
+
+        gates = torch.addmm(w.context_bias, context, w.context.T)
+        torch.tanh(gates[:, :double], out=self.prior_first[t])
+        prior_second = torch.addmm(w.prior_second_bias, self.prior_first[t], w.prior_second.T)
+        torch.tanh(prior_second, out=self.prior_second[t])
+        prior = torch.addmm(w.prior_last_bias, self.prior_second[t], w.prior_last.T, out=self.prior[t])
+        post_first = torch.addmm(gates[:, double : 2 * double] + code, prior, w.posterior_prior.T)
+        torch.tanh(post_first, out=self.post_first[t])
+        post_second = torch.addmm(w.posterior_second_bias, self.post_first[t], w.posterior_second.T)
+        torch.tanh(post_second, out=self.post_second[t])
+        posterior = self.posterior[t]
+        torch.addmm(prior + w.posterior_last_bias, self.post_second[t], w.posterior_last.T, out=posterior)
+        torch.exp(0.5 * posterior[:, z:], out=self.deviation[t])
+        torch.addcmul(posterior[:, :z], self.deviation[t], noise, out=self.latent[t])
+        policy_input[:, :z] = self.latent[t]
+        self._entered = cell, policy_cell, gates[:, 2 * double :]
+        return self.latent[t]
+
+    def decide(self, t: int) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B QW"]]:
+        """Return the policy's output and what it reads, from the memory before this step's write."""
+        w = self.weights
+        gates = torch.addmm(w.policy_bias, self.policy_input[t], w.policy.T)
+        self._policy_cell = self.policy_cells.forward(t, gates, self._entered[1], self.policy_hidden[t])
+        raw = torch.addmm(w.policy_reader_bias, self.policy_hidden[t], w.policy_reader.T)
+        self._policy_read = self._read(t, raw, self.keys.policy)
+        self.policy_words[t] = self.memory.mix(self._policy_read[-1], t).flatten(1)
+        return self.policy_hidden[t], self.policy_words[t]
+
+    def advance(self, t: int, action_gates: Float[Tensor, "B G"], slot: Tensor | None = None) -> Int[Tensor, "B"]:
+        """Go on, the action being known, and return the slot written.
+
+        Args:
+            action_gates: What of the action enters the first layer of the LSTM, with its bias.
+            slot: Where to write, as when experience is replayed; usage says unless given.
+        """
+        w, size = self.weights, self.size
+        cell, _, gates = self._entered
+        total = torch.addmm(gates + action_gates, self.latent[t], w.latent.T)
+        cells = []
+        for index, tape in enumerate(self.cells):
+            part = slice(index * size, (index + 1) * size)
+            if index:
+                layer_input = self.layer_inputs[index - 1][t]
+                below = self.outputs[t, :, part.start - size : part.start]
+                torch.cat([below, self.context[t, :, part]], -1, out=layer_input)
+                weight, bias = self.layers[index - 1]
+                total = torch.addmm(bias, layer_input, weight.T)
+            cells.append(tape.forward(t, total, cell[:, part], self.outputs[t, :, part]))
+        hidden = self.outputs[t]
+        read = self._read(t, torch.addmm(w.reader_bias, hidden, w.reader.T), self.keys.predictor)
+        words = self.memory.mix(read[-1], t).flatten(1)
+        self.reads[t] = tuple(torch.cat(pair, 1) for pair in zip(self._policy_read, read, strict=True))
+        slot = self.memory.append(t, self.latent[t], read[-1], slot)
+        cell = torch.cat(cells, -1) if len(cells) > 1 else cells[0]
+        self.carried = Carried(hidden, cell, words, self.policy_hidden[t], self._policy_cell, self.policy_words[t])
+        return slot
+
+    def _read(self, t: int, raw: Float[Tensor, "B R"], count: int) -> tuple[Tensor, ...]:
+        """Return unit keys, one over their norms, strengths, similarities and weights of a reader's raw output."""
+        view = self.memory.views[t]
+        keys, strengths = raw.split([count * self.word_size, count], -1)
+        keys, strengths = keys.unflatten(-1, (count, self.word_size)), F.softplus(strengths).unsqueeze(-1)
         scale = torch.rsqrt(keys.square().sum(-1, keepdim=True) + EPSILON)
         keys = keys * scale
-        self.memory.prepare(t)
-        similarity = self.memory.dots(keys, t).mul_(self.memory.inverse_norms[t].unsqueeze(1))
-        weights = attend(strengths * similarity, self.memory.readable[t], self.top_k)
-        self.steps.append((keys, scale, strengths, similarity, weights))
-        return self._parts(self.memory.mix(weights, t))
+        similarity = self.memory.dots(keys, t).mul_(view.inverse_norms.unsqueeze(1))
+        return keys, scale, strengths, similarity, attend(strengths * similarity, view.readable, self.keys.top_k)
 
-    def backward(self, t: int, *grad_words: Tensor) -> list[Tensor]:
-        """Return the gradients of the raw keys and strengths."""
-        keys, scale, strengths, similarity, weights = self.steps.pop()
+    def read_backward(self, t: int, *grad_words: Tensor) -> list[Tensor]:
+        """Return the gradients of the readers' raw outputs, the policy's first."""
+        keys, scale, strengths, similarity, weights = self.reads[t]
+        self.reads[t] = None
+        counts = (self.keys.policy, self.keys.predictor)
         grad_words = torch.cat(grad_words, -1).unflatten(-1, (-1, self.word_size))
         grad_weights = self.memory.dots(grad_words, t).mul_(weights)
         grad_logits = torch.addcmul(grad_weights, weights, grad_weights.sum(-1, keepdim=True), value=-1)
         grad_strengths = (grad_logits * similarity).sum(-1) * -torch.expm1(-strengths.squeeze(-1))
-        grad_scores = grad_logits.mul_(strengths).mul_(self.memory.inverse_norms[t].unsqueeze(1))
+        grad_scores = grad_logits.mul_(strengths).mul_(self.memory.views[t].inverse_norms.unsqueeze(1))
         grad_keys = self.memory.mix(grad_scores, t)
         along = (keys * grad_keys).sum(-1, keepdim=True)
         grad_keys = scale * torch.addcmul(grad_keys, keys, along, value=-1)
-        parts = zip(self._parts(grad_keys), grad_strengths.split(self.counts, -1), strict=True)
-        return [torch.cat(part, -1) for part in parts]
+        parts = zip(grad_keys.split(counts, 1), grad_strengths.split(counts, -1), strict=True)
+        return [torch.cat([key.flatten(1), strength], -1) for key, strength in parts]
 
-    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.flatten(1) for part in x.split(self.counts, 1))
+
+def recur(
+    tape: Tape,
+    codes: Float[Tensor, "T B Y"],
+    action_gates: Float[Tensor, "T B G"],
+    carried: Carried,
+    weights: Weights,
+    layers: list[tuple[Tensor, Tensor]],
+    policy_gradient_to_latent: bool = False,
+) -> Recurred:
+    """Return what a full tape holds, with gradients to what it was made from. A tape can be learnt from once."""
+    flat = [x for layer in layers for x in layer]
+    return Recurred(*_Recurrence.apply(tape, policy_gradient_to_latent, codes, action_gates, *carried, *weights, *flat))
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, given, ends, codes, action_gates, *tensors):
-        carried, w, layers = _unpack(tensors)
-        length, batch_size, double = codes.shape
-        z, size = double // 2, w.latent.shape[0] // 4
-        word_size = given.memory.state.memory.shape[2]
-
-        def rows(*widths: int) -> list[Tensor]:
-            return [codes.new_empty(length, batch_size, width) for width in widths]
-
-        context, policy_input = rows(w.context.shape[1], w.policy.shape[1])
-        prior_first, prior_second, post_first, post_second = rows(*[double] * 4)
-        prior, posterior, latents, deviation = rows(double, double, z, z)
-        outputs, policy_outputs, policy_found = rows(*(carried[i].shape[1] for i in (0, 3, 5)))
-        layer_inputs = rows(*[2 * size] * len(layers))
-        tapes = [CellTape(codes, length, batch_size, size) for _ in range(1 + len(layers))]
-        policy_tape = CellTape(codes, length, batch_size, policy_outputs.shape[2])
-        reads = _Reads(given, word_size)
-        first = given.is_first.unsqueeze(-1)
-        resets = given.is_first.any(1).tolist() if first.device.type == "cpu" else [True] * length
-
-        hidden, cell, words, policy_hidden, policy_cell, policy_words = carried
-        for t in range(length):
-            torch.cat([hidden, words], -1, out=context[t])
-            policy_input[t, :, z:] = torch.cat([policy_words, policy_hidden], -1)
-            if resets[t]:
-                context[t].masked_fill_(first[t], 0)
-                policy_input[t, :, z:].masked_fill_(first[t], 0)
-                cell, policy_cell = cell.masked_fill(first[t], 0), policy_cell.masked_fill(first[t], 0)
-
-            gates = torch.addmm(w.context_bias, context[t], w.context.T)
-            torch.tanh(gates[:, :double], out=prior_first[t])
-            torch.tanh(torch.addmm(w.prior_second_bias, prior_first[t], w.prior_second.T), out=prior_second[t])
-            torch.addmm(w.prior_last_bias, prior_second[t], w.prior_last.T, out=prior[t])
-            code = gates[:, double : 2 * double] + codes[t]
-            torch.tanh(torch.addmm(code, prior[t], w.posterior_prior.T), out=post_first[t])
-            torch.tanh(torch.addmm(w.posterior_second_bias, post_first[t], w.posterior_second.T), out=post_second[t])
-            torch.addmm(prior[t] + w.posterior_last_bias, post_second[t], w.posterior_last.T, out=posterior[t])
-            torch.exp(0.5 * posterior[t, :, z:], out=deviation[t])
-            latent = torch.addcmul(posterior[t, :, :z], deviation[t], given.noise[t], out=latents[t])
-
-            policy_input[t, :, :z] = latent
-            policy_gates = torch.addmm(w.policy_bias, policy_input[t], w.policy.T)
-            policy_cell = policy_tape.forward(t, policy_gates, policy_cell, policy_outputs[t])
-            policy_hidden = policy_outputs[t]
-
-            total = torch.addmm(gates[:, 2 * double :] + action_gates[t], latent, w.latent.T)
-            cells = []
-            for index, tape in enumerate(tapes):
-                part = slice(index * size, (index + 1) * size)
-                if index:
-                    below = outputs[t, :, part.start - size : part.start]
-                    torch.cat([below, context[t, :, part]], -1, out=layer_inputs[index - 1][t])
-                    weight, bias = layers[index - 1]
-                    total = torch.addmm(bias, layer_inputs[index - 1][t], weight.T)
-                cells.append(tape.forward(t, total, cell[:, part], outputs[t, :, part]))
-            hidden, cell = outputs[t], torch.cat(cells, -1)
-
-            policy_raw = torch.addmm(w.policy_reader_bias, policy_hidden, w.policy_reader.T)
-            raw = torch.addmm(w.reader_bias, hidden, w.reader.T)
-            policy_words, words = reads.forward(t, policy_raw, raw)
-            policy_found[t] = policy_words
-            given.memory.append(t, latent)
-
-        ends["carried"] = Carried(hidden, cell, words, policy_hidden, policy_cell, policy_words)
-        ends["read_weights"] = [step[-1][:, given.num_policy_keys :] for step in reads.steps]
-        ctx.given, ctx.reads, ctx.tapes, ctx.policy_tape, ctx.resets = given, reads, tapes, policy_tape, resets
-        ctx.layer_inputs, ctx.outputs, ctx.deviation = layer_inputs, outputs, deviation
-        ctx.inputs = (context, prior_first, prior_second, post_first, post_second, policy_input)
-        ctx.save_for_backward(prior, latents, policy_outputs, *tensors)
-        return prior, posterior, latents, policy_outputs, policy_found
+    def forward(ctx, tape, policy_gradient_to_latent, codes, action_gates, *tensors):
+        ctx.tape, ctx.policy_gradient_to_latent = tape, policy_gradient_to_latent
+        ctx.save_for_backward(*tensors)
+        found = (tape.prior, tape.posterior, tape.latent, tape.policy_hidden, tape.policy_words)
+        return tuple(x[: tape.length].clone() for x in found)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_prior, grad_posterior, grad_latent, grad_policy_hidden, grad_policy_words):
-        prior, latents, policy_outputs, *tensors = ctx.saved_tensors
-        carried, w, layers = _unpack(tensors)
-        given, tapes, resets = ctx.given, ctx.tapes, ctx.resets
-        context, prior_first, prior_second, post_first, post_second, policy_input = ctx.inputs
-        length, batch_size, double = prior.shape
-        z, size = double // 2, w.latent.shape[0] // 4
-        queries = carried.policy_words.shape[1]
-        for tape in [*tapes, ctx.policy_tape]:
-            tape.turn()
-        slopes = [1 - x.square() for x in (prior_first, prior_second, post_first, post_second)]
-        half_spread = 0.5 * ctx.deviation * given.noise
-        recurrent = w.policy if given.policy_gradient_to_latent else w.policy[:, z:]
-        skip = 0 if given.policy_gradient_to_latent else z
+        tape: Tape = ctx.tape
+        length, double, z, size = tape.length, tape.double, tape.latent_size, tape.size
+        assert tape.reads[0] is not None, "a tape can be learnt from once"
+        carried, w, layers = _unpack(ctx.saved_tensors)
+        batch_size, queries = carried.hidden.shape[0], carried.policy_words.shape[1]
+        for cells in [*tape.cells, tape.policy_cells]:
+            cells.turn()
+        inner = (tape.prior_first, tape.prior_second, tape.post_first, tape.post_second)
+        slopes = [1 - x.square() for x in inner]
+        half_spread = 0.5 * tape.deviation * tape.noise
+        skip = 0 if ctx.policy_gradient_to_latent else z
+        recurrent = w.policy[:, skip:]
 
         # Gradients of what each matrix puts out, at every step.
         def rows(*matrices: Tensor) -> list[Tensor]:
-            return [prior.new_empty(length, batch_size, x.shape[0]) for x in matrices]
+            return [grad_prior.new_empty(length, batch_size, x.shape[0]) for x in matrices]
 
         of_context, of_policy = rows(w.context, w.policy)
         of_prior_second, of_prior, of_post_second, of_posterior = rows(*[w.prior_last] * 4)
@@ -246,14 +278,13 @@ class _Recurrence(torch.autograd.Function):
         of_layers = rows(*(weight for weight, _ in layers))
         of_prior_first, of_code = of_context[..., :double], of_context[..., double : 2 * double]
         of_gates = [of_context[..., 2 * double :], *of_layers]
-        first = given.is_first.unsqueeze(-1)
         hidden, cell, words, policy_hidden, policy_cell, policy_words = map(torch.zeros_like, carried)
         for t in range(length - 1, -1, -1):
-            given.memory.undo(t)
-            of_policy_raw[t], of_raw[t] = ctx.reads.backward(t, grad_policy_words[t] + policy_words, words)
+            tape.memory.undo(t)
+            of_policy_raw[t], of_raw[t] = tape.read_backward(t, grad_policy_words[t] + policy_words, words)
 
             policy_hidden = torch.addmm(policy_hidden + grad_policy_hidden[t], of_policy_raw[t], w.policy_reader)
-            policy_cell = ctx.policy_tape.backward(t, policy_hidden, policy_cell, of_policy[t])
+            policy_cell = tape.policy_cells.backward(t, policy_hidden, policy_cell, of_policy[t])
             policy_back = of_policy[t] @ recurrent
 
             hidden = torch.addmm(hidden, of_raw[t], w.reader)
@@ -262,14 +293,14 @@ class _Recurrence(torch.autograd.Function):
             below: Tensor | float = 0.0
             for index in range(len(layers), -1, -1):
                 part = slice(index * size, (index + 1) * size)
-                cells.append(tapes[index].backward(t, hidden[:, part] + below, cell[:, part], of_gates[index][t]))
+                cells.append(tape.cells[index].backward(t, hidden[:, part] + below, cell[:, part], of_gates[index][t]))
                 if index:
                     below, before = (of_layers[index - 1][t] @ layers[index - 1][0]).split(size, -1)
                     remembered.append(before)
             cell = torch.cat(cells[::-1], -1)
 
             latent = torch.addmm(grad_latent[t], of_gates[0][t], w.latent)
-            if not skip:
+            if skip == 0:
                 latent = latent + policy_back[:, :z]
             of_posterior[t] = grad_posterior[t]
             of_posterior[t, :, :z] += latent
@@ -284,32 +315,32 @@ class _Recurrence(torch.autograd.Function):
             if remembered:
                 back[:, size : hidden.shape[1]] += torch.cat(remembered[::-1], -1)
             policy_back = policy_back[:, z - skip :]
-            if resets[t]:
-                back.masked_fill_(first[t], 0)
-                policy_back = policy_back.masked_fill(first[t], 0)
-                cell, policy_cell = cell.masked_fill(first[t], 0), policy_cell.masked_fill(first[t], 0)
+            if (first := tape.is_first[t]) is not None:
+                back.masked_fill_(first, 0)
+                policy_back = policy_back.masked_fill(first, 0)
+                cell, policy_cell = cell.masked_fill(first, 0), policy_cell.masked_fill(first, 0)
             hidden, words = back.split([hidden.shape[1], words.shape[1]], -1)
             policy_words, policy_hidden = policy_back.split([queries, policy_hidden.shape[1]], -1)
 
         def weight(outputs: Tensor, inputs: Tensor) -> Tensor:
-            return outputs.flatten(0, 1).T @ inputs.flatten(0, 1)
+            return outputs.flatten(0, 1).T @ inputs[:length].flatten(0, 1)
 
         def both(outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
             return weight(outputs, inputs), outputs.sum((0, 1))
 
         gradients = Weights(
-            *both(of_context, context),
-            *both(of_prior_second, prior_first),
-            *both(of_prior, prior_second),
-            weight(of_code, prior),
-            *both(of_post_second, post_first),
-            *both(of_posterior, post_second),
-            weight(of_gates[0], latents),
-            *both(of_raw, ctx.outputs),
-            *both(of_policy, policy_input),
-            *both(of_policy_raw, policy_outputs),
+            *both(of_context, tape.context),
+            *both(of_prior_second, tape.prior_first),
+            *both(of_prior, tape.prior_second),
+            weight(of_code, tape.prior),
+            *both(of_post_second, tape.post_first),
+            *both(of_posterior, tape.post_second),
+            weight(of_gates[0], tape.latent),
+            *both(of_raw, tape.outputs),
+            *both(of_policy, tape.policy_input),
+            *both(of_policy_raw, tape.policy_hidden),
         )
-        of_all_layers = [x for pair in zip(of_layers, ctx.layer_inputs, strict=True) for x in both(*pair)]
+        of_all_layers = [x for pair in zip(of_layers, tape.layer_inputs, strict=True) for x in both(*pair)]
         carry = Carried(hidden, cell, words, policy_hidden, policy_cell, policy_words)
         return None, None, of_code, of_gates[0], *carry, *gradients, *of_all_layers
 

@@ -25,8 +25,8 @@ class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
     `previous_reward` is the reward of the row before, 0 where an episode starts. `noise` is what the latent was sampled
-    with while acting and `slots` is where memory was written, so that learning computes the same numbers. `is_valid` is false in rows whose action the
-    environment ignored (gymnasium's next-step autoreset); they count in no loss.
+    with while acting, and `slots` where memory was written, so that learning computes the same numbers. `is_valid` is
+    false in rows whose action the environment ignored (gymnasium's next-step autoreset); they count in no loss.
     """
 
     observation: dict[str, Tensor]

@@ -24,8 +24,8 @@ def play(discount, mask_unwritten, seed, before=7):
         slots.append(state.write_weights.argmax(-1))
     initial = states[before - 1]
     initial = memories.write(initial, words[before - 1], reads[before - 1], discount)
-    window = MemoryWindow(initial, is_first[before:], torch.stack(slots[before:]), discount, mask_unwritten)
-    return window, states[before:], words[before:], reads[before:], state
+    window = MemoryWindow(initial, T, discount, mask_unwritten)
+    return window, is_first[before:], slots[before:], states[before:], words[before:], reads[before:], state
 
 
 def expand(window, weights, t):
@@ -33,8 +33,8 @@ def expand(window, weights, t):
     entries = torch.zeros(*weights.shape[:2], N + t, dtype=weights.dtype)
     for b in range(B):
         for slot in range(N):
-            (holders,) = torch.nonzero(window.readable[t][b], as_tuple=True)
-            owner = [e for e in holders.tolist() if (e if e < N else window.slots[e - N, b].item()) == slot]
+            (holders,) = torch.nonzero(window.views[t].readable[b], as_tuple=True)
+            owner = [e for e in holders.tolist() if (e if e < N else window.slots[e - N][b].item()) == slot]
             assert len(owner) <= 1, "a slot is one entry"
             if owner:
                 entries[b, :, owner[0]] = weights[b, :, slot]
@@ -44,46 +44,61 @@ def expand(window, weights, t):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
 def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, seed):
-    window, states, words, reads, final = play(discount, mask_unwritten, seed)
+    window, is_first, slots, states, words, reads, final = play(discount, mask_unwritten, seed)
     keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
-    all_weights = []
     for t in range(T):
-        window.prepare(t)
+        window.enter(t, ~is_first[t])  # entered in vain
+        window.enter(t, is_first[t])
         memory = states[t].memory
         readable = memories.written(states[t]) if mask_unwritten else torch.ones(B, N, dtype=torch.bool)
-        assert torch.equal(window.readable[t].sum(-1), readable.sum(-1))
+        assert torch.equal(window.views[t].readable.sum(-1), readable.sum(-1))
         scores = (keys @ memory.mT).masked_fill(~readable.unsqueeze(1), 0)
-        found = window.dots(keys, t).masked_fill(~window.readable[t].unsqueeze(1), 0)
+        found = window.dots(keys, t).masked_fill(~window.views[t].readable.unsqueeze(1), 0)
         torch.testing.assert_close(found, expand(window, scores, t))
         weights = expand(window, reads[t], t)
-        all_weights.append(weights)
         plain = reads[t].masked_fill(~readable.unsqueeze(1), 0)
         torch.testing.assert_close(window.mix(weights, t), plain @ memory)
         norms = torch.rsqrt(memory.square().sum(-1) + memories.EPSILON).unsqueeze(1)
         if mask_unwritten:
-            shown = window.inverse_norms[t].unsqueeze(1).masked_fill(~window.readable[t].unsqueeze(1), 0)
+            shown = window.views[t].inverse_norms.unsqueeze(1).masked_fill(~window.views[t].readable.unsqueeze(1), 0)
             torch.testing.assert_close(shown, expand(window, norms.masked_fill(~readable.unsqueeze(1), 0), t))
-        window.append(t, words[t])
-    if mask_unwritten and discount:
-        after = window.final_state(all_weights)
-        torch.testing.assert_close(after.memory, final.memory)
-        assert torch.equal(after.num_written, final.num_written)
-        assert torch.equal(after.write_weights, final.write_weights)
-        torch.testing.assert_close(after.retroactive_weights, final.retroactive_weights)
+        window.append(t, words[t], weights, slots[t])
+        if t + 1 < T:
+            torch.testing.assert_close(memories.reset(window.state(), is_first[t + 1]).memory, states[t + 1].memory)
+    after = window.state()
+    for name in ("memory", "num_written", "write_weights", "retroactive_weights"):
+        torch.testing.assert_close(getattr(after, name), getattr(final, name), msg=name)
 
 
 @pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
 def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten):
-    window, states, words, _, _ = play(discount, mask_unwritten, seed=1)
+    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, seed=1)
     keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
     ahead = []
     for t in range(T):
-        window.prepare(t)
+        window.enter(t, ~is_first[t])  # entered in vain
+        window.enter(t, is_first[t])
         ahead.append(window.dots(keys, t))
-        window.append(t, words[t])
+        window.append(t, words[t], torch.zeros_like(ahead[t]), slots[t])
     for t in reversed(range(T)):
         window.undo(t)
         back = window.dots(keys, t)
         torch.testing.assert_close(back, ahead[t])
         weights = torch.randn_like(back)
         torch.testing.assert_close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
+
+
+@pytest.mark.parametrize("discount", [0.8, None])
+def test_slots_are_chosen_as_when_written_plainly(discount):
+    """Reads of what is readable alone, so that usage is the same slot by slot."""
+    _, is_first, _, _, words, reads, _ = play(discount, True, seed=2)
+    state = memories.initial_state(B, N, words.shape[-1] * (1 if discount is None else 2), dtype=torch.float64)
+    window = MemoryWindow(state, T, discount)
+    for t in range(T):
+        state = memories.reset(state, is_first[t])
+        weights = reads[t].masked_fill(~memories.written(state).unsqueeze(1), 0)
+        window.enter(t, is_first[t])
+        slot = window.append(t, words[t], expand(window, weights, t))
+        state = memories.write(state, words[t], weights, discount)
+        assert torch.equal(slot, state.write_weights.argmax(-1))
+        torch.testing.assert_close(window.state().usage, state.usage)

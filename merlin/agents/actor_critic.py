@@ -9,7 +9,7 @@ from gymnasium import Space
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from merlin.agents.agent import Agent
+from merlin.agents.agent import Acting, Agent
 from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.heads import mlp
@@ -93,7 +93,9 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         )
         return output, state._replace(previous_action=self.actions.encode(action))
 
-    def losses(self, unroll: Unroll, state: State, entropy_scale: float = 1.0) -> tuple[Losses, State]:
+    def losses(
+        self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Acting | None = None
+    ) -> tuple[Losses, State]:
         """Return the loss of a window that starts from `state`, and the state after it. See `Agent.losses`."""
         config = self.config
         actions, previous_actions = self._action_codes(unroll, state.previous_action)

@@ -59,12 +59,19 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """
 
     @abstractmethod
-    def losses(self, unroll: Unroll, state: State, entropy_scale: float = 1.0) -> tuple[Losses, State]:
+    def losses(
+        self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: "Acting | None" = None
+    ) -> tuple[Losses, State]:
         """Return the loss of a window that starts from `state`, and the state after it, cut from the graph.
 
         Args:
             entropy_scale: Multiplies `entropy_cost`; training schedules it.
+            acting: What the whole window was acted by, if no parameter has changed since: spares computing it again.
         """
+
+    def begin(self, state: State, length: int, generator: torch.Generator | None = None) -> "Acting":
+        """Return what acts for a window of `length` steps from `state`, and remembers what learning needs of it."""
+        return Acting(self, state, generator)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by the optimiser that owns them."""
@@ -103,3 +110,36 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             "value_explained": 1 - mean((returns - value).square()) / spread,
             "policy_kl_nats": mean(unroll.log_prob - log_prob),
         }
+
+
+class Acting:
+    """An agent acting for a window, step by step: here, by `Agent.step`. Without gradients.
+
+    Attributes:
+        state: The agent's state after the steps taken so far.
+    """
+
+    def __init__(self, agent: Agent, state: Any, generator: torch.Generator | None) -> None:
+        self.agent, self.state, self.generator = agent, state, generator
+        self.outputs: list[StepOutput] = []
+
+    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
+        """Return the action, and go on."""
+        output, self.state = self.agent.step(observation, self.state, is_first, reward, generator=self.generator)
+        self.outputs.append(output)
+        return output.action
+
+    def value(
+        self,
+        observation: dict[str, Tensor],
+        is_first: Bool[Tensor, "B"],
+        reward: Float[Tensor, "B"],
+    ) -> Float[Tensor, "B"]:
+        """Return what would be the next step's value, and go nowhere."""
+        return self.agent.step(observation, self.state, is_first, reward, generator=self.generator)[0].value
+
+    def columns(self) -> dict[str, Tensor | None]:
+        """Return what `Unroll` holds of the agent, for all steps taken."""
+        names = ("log_prob", "value", "noise", "slots")
+        columns = {name: [getattr(output, name) for output in self.outputs] for name in names}
+        return {name: None if column[0] is None else torch.stack(column) for name, column in columns.items()}

@@ -9,16 +9,16 @@ from gymnasium import Space
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from merlin.agents.agent import Agent
-from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
+from merlin.agents.agent import Acting, Agent
 from merlin.latents import DiagonalGaussian
+from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 from merlin.memory import Reader
 from merlin.memory_window import MemoryWindow
 from merlin.networks.heads import mlp
 from merlin.networks.recurrent import LSTM, LSTMState, map_state, reset_state
 from merlin.networks.spaces import flatten_observation
 from merlin.predictor import Predictor, PredictorConfig, PredictorState, Thought
-from merlin.recurrence import Carried, Given, Recurred, Weights, recur
+from merlin.recurrence import Carried, Keys, Recurred, Tape, Weights, recur
 from merlin.unroll import Losses, StepOutput, Unroll
 
 
@@ -148,12 +148,18 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         )
         return output, state
 
-    def losses(self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0) -> tuple[Losses, MerlinState]:
+    def begin(self, state: MerlinState, length: int, generator: torch.Generator | None = None) -> "MerlinActing":
+        """Return what acts for a window of `length` steps from `state`, and remembers what learning needs of it."""
+        return MerlinActing(self, state, length, generator)
+
+    def losses(
+        self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0, acting: "MerlinActing | None" = None
+    ) -> tuple[Losses, MerlinState]:
         """Return the loss of a window that starts from `state`, and the state after it. See `Agent.losses`."""
         config = self.config
         actions, previous_actions = self._action_codes(unroll, state.previous_action)
         codes = self.predictor.encode(unroll.observation, previous_actions, unroll.previous_reward)
-        recurred, state = self._recur(codes, actions, unroll, state)
+        recurred, state = self._recur(codes, actions, unroll, state, acting)
         thoughts = Thought(
             DiagonalGaussian(*recurred.prior.chunk(2, -1)),
             DiagonalGaussian(*recurred.posterior.chunk(2, -1)),
@@ -188,43 +194,50 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
 
-    def _recur(
-        self, codes: Float[Tensor, "T B C"], actions: Float[Tensor, "T B E"], unroll: Unroll, state: MerlinState
-    ) -> tuple[Recurred, MerlinState]:
-        """Return what `step` computes, for a whole window, and the state after it."""
-        config, predictor, policy = self.config, self.predictor, self.policy
-        memory = MemoryWindow(
-            state.predictor.memory, unroll.is_first, unroll.slots, config.retroactive_discount, config.mask_unwritten
-        )
-        given = Given(
-            memory,
-            unroll.is_first,
-            unroll.noise,
-            config.num_read_keys,
-            config.policy_num_read_keys,
-            config.top_k,
-            config.policy_gradient_to_latent,
-        )
-        carried = Carried(
-            *state.predictor.lstm, state.predictor.read_words, *state.policy, state.policy_read_words
-        )
-        recurrent, layers, action_gates = predictor.recurrent_weights(actions)
-        cell = policy["lstm"].cells[0]
-        recurred = recur(given, codes, action_gates, carried, Weights(
+    def _weights(self) -> tuple[Weights, list[tuple[Tensor, Tensor]]]:
+        """Return what the recurrence multiplies by."""
+        recurrent, layers = self.predictor.recurrent_weights()
+        cell, reader = self.policy["lstm"].cells[0], self.policy["reader"].project
+        weights = Weights(
             **recurrent,
             policy=torch.cat([cell.weight_ih, cell.weight_hh], -1),
             policy_bias=cell.bias_ih + cell.bias_hh,
-            policy_reader=policy["reader"].project.weight,
-            policy_reader_bias=policy["reader"].project.bias,
-        ), layers)
-        end = recurred.carried
-        after = MerlinState(
-            PredictorState(LSTMState(end.hidden, end.cell), end.words, memory.final_state(recurred.read_weights)),
-            LSTMState(end.policy_hidden, end.policy_cell),
-            end.policy_words,
-            actions[-1],
+            policy_reader=reader.weight,
+            policy_reader_bias=reader.bias,
         )
-        return recurred, map_state(Tensor.detach, after)
+        return weights, layers
+
+    def _tape(self, state: MerlinState, length: int) -> Tape:
+        """Return an empty tape for the steps that follow `state`."""
+        config, past = self.config, state.predictor
+        with torch.no_grad():
+            weights, layers = self._weights()
+        memory = MemoryWindow(past.memory, length, config.retroactive_discount, config.mask_unwritten)
+        keys = Keys(config.num_read_keys, config.policy_num_read_keys, config.top_k)
+        return Tape(weights, layers, _carried(state), memory, keys, length)
+
+    def _recur(
+        self,
+        codes: Float[Tensor, "T B C"],
+        actions: Float[Tensor, "T B E"],
+        unroll: Unroll,
+        state: MerlinState,
+        acting: "MerlinActing | None" = None,
+    ) -> tuple[Recurred, MerlinState]:
+        """Return what `step` computes, for a whole window, and the state after it."""
+        gates = self.predictor.action_gates(actions)
+        if acting is None:
+            tape = self._tape(state, codes.shape[0])
+            with torch.no_grad():
+                for t in range(codes.shape[0]):
+                    tape.perceive(t, codes[t], unroll.noise[t], unroll.is_first[t])
+                    tape.decide(t)
+                    tape.advance(t, gates[t], None if unroll.slots is None else unroll.slots[t])
+            after = _state(tape, actions[-1])
+        else:
+            tape, after = acting.tape, acting.state
+        to_latent = self.config.policy_gradient_to_latent
+        return recur(tape, codes, gates, _carried(state), *self._weights(), to_latent), after
 
     def _recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K N"]]:
         """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
@@ -249,3 +262,83 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         read_words: Float[Tensor, "*batch KW"],
     ) -> Float[Tensor, "*batch A"]:
         return self.policy["head"](torch.cat([self._for_policy(latent), hidden, read_words], -1))
+
+
+class MerlinActing(Acting):
+    """MERLIN acting on a tape that it then learns from. The same numbers as `Merlin.step`'s."""
+
+    @torch.no_grad()
+    def __init__(self, agent: Merlin, state: MerlinState, length: int, generator: torch.Generator | None) -> None:
+        self.agent, self.generator = agent, generator
+        self.tape = agent._tape(state, length)
+        self._previous_action = state.previous_action
+        self._parameters: list[Tensor] = []
+        self._actions: list[Tensor] = []
+        self._state: MerlinState | None = None
+
+    @property
+    def state(self) -> MerlinState:
+        """The state after the steps taken so far."""
+        if self._state is None:
+            self._state = _state(self.tape, self._previous_action)
+        return self._state
+
+    @torch.no_grad()
+    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
+        """Return the action, and go on."""
+        actions = self.agent.actions
+        _, parameters = self._decide(observation, is_first, reward)
+        action = actions.sample(parameters, self.generator)
+        self._previous_action = actions.encode(action)
+        self.tape.advance(len(self._actions), self.agent.predictor.action_gates(self._previous_action))
+        self._parameters.append(parameters)
+        self._actions.append(action)
+        self._state = None
+        return action
+
+    @torch.no_grad()
+    def value(
+        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Return what would be the next step's value, and go nowhere."""
+        return self.agent.predictor.value(*self._decide(observation, is_first, reward))
+
+    @torch.no_grad()
+    def columns(self) -> dict[str, Tensor | None]:
+        """Return what `Unroll` holds of the agent, for all steps taken."""
+        length, tape = len(self._actions), self.tape
+        parameters = torch.stack(self._parameters)
+        return {
+            "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
+            "value": self.agent.predictor.value(tape.latent[:length], parameters),
+            "noise": tape.noise[:length].clone(),
+            "slots": torch.stack(tape.memory.slots),
+        }
+
+    def _decide(
+        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B A"]]:
+        agent, t = self.agent, len(self._actions)
+        previous_action = self._previous_action.masked_fill(is_first.unsqueeze(-1), 0)
+        code = agent.predictor.encode(observation, previous_action, reward.masked_fill(is_first, 0))
+        size = (is_first.shape[0], agent.config.latent_size)
+        noise = torch.randn(size, generator=self.generator, device=code.device, dtype=code.dtype)
+        latent = self.tape.perceive(t, code, noise, is_first)
+        return latent, agent._policy_parameters(latent, *self.tape.decide(t))
+
+
+def _carried(state: MerlinState) -> Carried:
+    past = state.predictor
+    return Carried(*past.lstm, past.read_words, *state.policy, state.policy_read_words)
+
+
+def _state(tape: Tape, previous_action: Float[Tensor, "B E"]) -> MerlinState:
+    """Return the state after the steps on a tape, free of it and of the graph."""
+    end = tape.carried
+    state = MerlinState(
+        PredictorState(LSTMState(end.hidden, end.cell), end.words, tape.memory.state()),
+        LSTMState(end.policy_hidden, end.policy_cell),
+        end.policy_words,
+        previous_action,
+    )
+    return map_state(lambda x: x.detach().clone(), state)

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from merlin.agents.agent import Agent
-from merlin.networks.recurrent import map_state
+from merlin.agents.agent import Acting, Agent
 from merlin.training.environment import Environment, Timestep
 from merlin.unroll import Unroll
 
@@ -49,77 +48,58 @@ class Rollout:
 
     @torch.no_grad()
     def collect(self, unroll_length: int) -> tuple[Unroll, Any, Episodes]:
-        """Return a window of `unroll_length` steps, the state that it starts from, and the episodes that ended."""
-        timestep, agent_state, episode_return, episode_length = self.state
-        initial_state = agent_state
-        rows, ended = [], []
+        """Return a window of `unroll_length` steps, the state that it starts from, and the episodes that ended.
+
+        `acting` is then what the window was acted by.
+        """
+        timestep, initial_state, episode_return, episode_length = self.state
+        acting = self.acting = self.agent.begin(initial_state, unroll_length, self.generator)
+        rows, ended, final_values = [], [], []
         for _ in range(unroll_length):
-            output, agent_state = self.agent.step(
-                timestep.observation, agent_state, timestep.is_first, timestep.reward, generator=self.generator
-            )
-            following = self.environment.step(output.action)
+            action = acting.step(timestep.observation, timestep.is_first, timestep.reward)
+            following = self.environment.step(action)
             is_end = following.terminated | following.truncated
             rows.append(
                 {
                     "observation": timestep.observation,
                     "is_first": timestep.is_first,
                     "previous_reward": timestep.reward.masked_fill(timestep.is_first, 0),
-                    "action": output.action,
-                    "log_prob": output.log_prob,
+                    "action": action,
                     "reward": following.reward,
                     "discount": (~following.terminated).to(following.reward.dtype) * self.discount_factor,
-                    "value": output.value,
-                    "final_value": self._final_value(following, agent_state),
                     "is_end": is_end,
                     "is_valid": ~timestep.is_last,
-                    "noise": output.noise,
-                    "slots": output.slots,
                 }
             )
+            final_values.append(self._final_value(following, acting))
             episode_return = episode_return + following.reward
             episode_length = episode_length + ~timestep.is_last
             ended.append((is_end, episode_return, episode_length, following.success))
             episode_return = episode_return.masked_fill(is_end, 0)
             episode_length = episode_length.masked_fill(is_end, 0)
             timestep = following
-        self.state = RolloutState(timestep, agent_state, episode_return, episode_length)
+        self.state = RolloutState(timestep, acting.state, episode_return, episode_length)
         # One more step, which advances nothing: what it leads to is worth V.
-        bootstrap, _ = self.agent.step(
-            timestep.observation, agent_state, timestep.is_first, timestep.reward, generator=self.generator
-        )
-        return self._unroll(rows, bootstrap.value), initial_state, _episodes(ended)
+        bootstrap = acting.value(timestep.observation, timestep.is_first, timestep.reward)
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        observations = columns.pop("observation")
+        stacked = {name: torch.stack(column) for name, column in columns.items()} | acting.columns()
+        next_value = torch.cat([stacked["value"][1:], bootstrap.unsqueeze(0)])
+        for t, final_value in enumerate(final_values):
+            if final_value is not None:
+                # Where an episode was truncated, its final observation takes the next row's place.
+                replaced = stacked["is_end"][t] & (stacked["discount"][t] > 0)
+                next_value[t] = torch.where(replaced, final_value, next_value[t])
+        observation = {name: torch.stack([x[name] for x in observations]) for name in observations[0]}
+        return Unroll(observation=observation, next_value=next_value, **stacked), initial_state, _episodes(ended)
 
-    def _final_value(self, following: Timestep, agent_state: Any) -> Float[Tensor, "B"] | None:
+    def _final_value(self, following: Timestep, acting: Acting) -> Float[Tensor, "B"] | None:
         """Return the value of the final observations of truncated episodes, on the state that they end with."""
         if following.final_observation is None:
             return None
-        rows = following.truncated
-        if rows.device.type == "cpu":
-            rows = rows.nonzero().squeeze(-1)  # few: spares the others a step
-        else:
-            rows = torch.arange(rows.shape[0], device=rows.device)
-        output, _ = self.agent.step(
-            {name: x[rows] for name, x in following.final_observation.items()},
-            map_state(lambda x: x[rows], agent_state),
-            torch.zeros_like(rows, dtype=torch.bool),
-            following.reward[rows],
-            generator=self.generator,
-        )
-        return torch.zeros_like(following.reward).index_copy(0, rows, output.value)
-
-    @staticmethod
-    def _unroll(rows: list[dict[str, Any]], bootstrap_value: Float[Tensor, "B"]) -> Unroll:
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        final_values = columns.pop("final_value")
-        names = rows[0]["observation"]
-        observations = columns.pop("observation")
-        stacked = {name: None if column[0] is None else torch.stack(column) for name, column in columns.items()}
-        next_value = torch.cat([stacked["value"][1:], bootstrap_value.unsqueeze(0)])
-        for t, final_value in enumerate(final_values):
-            if final_value is not None:
-                next_value[t] = torch.where(stacked["is_end"][t], final_value, next_value[t])
-        observation = {name: torch.stack([x[name] for x in observations]) for name in names}
-        return Unroll(observation=observation, next_value=next_value, **stacked)
+        if following.truncated.device.type == "cpu" and not following.truncated.any():
+            return None
+        return acting.value(following.final_observation, torch.zeros_like(following.truncated), following.reward)
 
 
 def _episodes(ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]]) -> Episodes:

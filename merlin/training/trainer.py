@@ -121,9 +121,11 @@ class Trainer:
             rate = self._base_rates[name] * _interpolate(self.config.final_learning_rate_fraction, left)
             optimizer.param_groups[0]["lr"] = rate
         metrics: dict[str, Tensor] = {}
+        acting = self.rollout.acting if self.config.minibatches == 1 else None
         for _ in range(self.config.passes):
             for part, part_state in self._minibatches(unroll, state):
-                losses, _ = self.agent.losses(part, part_state, entropy_scale)
+                losses, _ = self.agent.losses(part, part_state, entropy_scale, acting)
+                acting = None  # the parameters are about to change
                 for optimizer in self.optimizers.values():
                     optimizer.zero_grad(set_to_none=True)
                 losses.total.backward()

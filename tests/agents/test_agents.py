@@ -45,6 +45,49 @@ def test_acting_equals_learning_under_random_resets(name, action_space, seed):
         torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
 
 
+def act_for_a_window(agent, is_first, state=None):
+    """As `act`, by `Agent.begin`; between steps it is asked for values, which must leave no trace."""
+    unroll, initial, final, _ = act(agent, is_first, state)
+    generator = torch.Generator().manual_seed(0)
+    acting = agent.begin(initial, T, generator)
+    for t in range(T):
+        observation = {name: x[t] for name, x in unroll.observation.items()}
+        before = generator.get_state()
+        acting.value(observation, ~is_first[t], torch.ones(B))
+        generator.set_state(before)
+        assert torch.equal(acting.step(observation, is_first[t], unroll.previous_reward[t]), unroll.action[t])
+    return unroll, initial, final, acting
+
+
+@every_agent
+@pytest.mark.parametrize("seed", range(2))
+def test_acting_for_a_window_equals_single_steps(name, seed):
+    agent = make_agent(name)
+    unroll, _, final, acting = act_for_a_window(agent, random_firsts(seed))
+    for column, x in acting.columns().items():
+        torch.testing.assert_close(x, getattr(unroll, column), atol=2e-5, rtol=1e-4, msg=column)
+    for x, y in zip(tensors(acting.state), tensors(final), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
+
+
+@every_agent
+def test_what_was_acted_by_gives_the_loss_and_gradients_that_replaying_gives(name):
+    agent = make_agent(name)
+    middle = act(agent, random_firsts(1))[2]
+    unroll, initial, _, acting = act_for_a_window(agent, random_firsts(2), middle)
+    found = []
+    for kept in (None, acting):
+        agent.zero_grad()
+        losses, after = agent.losses(unroll, initial, acting=kept)
+        losses.total.backward()
+        found.append((losses.total.detach(), [p.grad.clone() for p in agent.parameters()], tensors(after)))
+    for (loss, *trees), (other, *others) in [found]:
+        torch.testing.assert_close(loss, other)
+        for tree, expected in zip(trees, others, strict=True):
+            for x, y in zip(tree, expected, strict=True):
+                torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-3)
+
+
 @every_agent
 def test_two_windows_equal_one(name):
     agent = make_agent(name)

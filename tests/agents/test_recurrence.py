@@ -63,7 +63,9 @@ def both(request):
         carried = carried._replace(predictor=carried.predictor._replace(memory=memory))
         found, after = way(agent, codes, actions, double, carried)
         loss = sum(
-            (found[name] * torch.randn(found[name].shape, dtype=torch.float64, generator=generator.manual_seed(i))).sum()
+            (
+                found[name] * torch.randn(found[name].shape, dtype=torch.float64, generator=generator.manual_seed(i))
+            ).sum()
             for i, name in enumerate(OUTPUTS)
         )
         named = dict(agent.named_parameters())
