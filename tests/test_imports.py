@@ -21,13 +21,15 @@ MODULES = {
 
 _PURE = ["merlin.errors", "merlin.unroll", "merlin.returns", "merlin.losses"]
 _PARTS = [*_PURE, "merlin.memory", "merlin.latents", "merlin.networks"]
-_AGENTS_PARTS = [*_PARTS, "merlin.predictor"]
+_AGENTS_PARTS = [*_PARTS, "merlin.memory_window", "merlin.predictor", "merlin.recurrence"]
 _TRAINING = [*_AGENTS_PARTS, "merlin.config", "merlin.agents.agent", "merlin.training"]
 _AGENT = [*_AGENTS_PARTS, "merlin.agents.agent", "merlin.agents.actor_critic"]
 _RUN = [*_TRAINING, "merlin.agents", "merlin.presets"]
 MAY_IMPORT = {
     "merlin.errors": [],
     "merlin.memory": [],
+    "merlin.memory_window": ["merlin.memory"],
+    "merlin.recurrence": ["merlin.memory", "merlin.memory_window", "merlin.networks"],
     "merlin.latents": [],
     "merlin.returns": [],
     "merlin.unroll": [],
