@@ -73,7 +73,7 @@ class GridWorld(TensorVectorEnv):
 
     Args:
         max_steps: After which an episode is truncated.
-        agent_view_size: Cells of the view along each side, odd.
+        agent_view_size: Cells of the view along each side, odd; at most 53 unless see_through_walls.
         see_through_walls: Let nothing hide what lies behind it; in the view "grid" only.
         view: "grid" or "first_person".
         picture_size: Pixels along each side of a picture.
