@@ -160,7 +160,7 @@ class GridWorld(TensorVectorEnv):
 
     def solved_or_failed(self, solved: Bool[Tensor, "B"], failed: Bool[Tensor, "B"]) -> Verdict:
         """Return MiniGrid's verdict: both end the episode, and a solution earns 1 − 0.9 · steps / max_steps."""
-        return Verdict(torch.where(solved, self.rewards[self.num_steps], 0.0), solved | failed, solved)
+        return Verdict(torch.where(solved, self.rewards.index_select(0, self.num_steps), 0.0), solved | failed, solved)
 
     def place(self, x: Int[Tensor, "*L"], y: Int[Tensor, "*L"]) -> Int[Tensor, "*L"]:
         """Return the position, as states hold it, of a cell of the grid."""
@@ -235,9 +235,10 @@ class GridWorld(TensorVectorEnv):
             return {"direction": direction, "image": picture}
         count = len(grids)
         bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
-        view = self.offsets.index_select(0, direction)
-        view += (bases + state["position"]).to(torch.int32).unsqueeze(1)
-        image = grids.view(-1).index_select(0, view.view(-1)).view(view.shape)
+        places = self.offsets.index_select(0, direction)
+        places += (bases + state["position"]).int().unsqueeze(1)
+        image = grids.view(-1).index_select(0, places.view(-1)).view(count, -1)
+        del places  # its memory is used again at once
         if self.sight is not None:
             image &= self.sight(image)
         image[:, self.agent_cell] = self.packed.index_select(0, state["carried"])
@@ -276,12 +277,13 @@ class GridWorld(TensorVectorEnv):
         truncated = self.num_steps >= self.max_steps
         is_end = verdict.terminated | truncated
         seen, final = self._restart(is_end)
+        shown = self._show(seen)
         info = {
-            "is_success": torch.where(is_end, verdict.is_success.to(torch.float32), torch.nan),
-            "final_obs": self._show(final),
+            "is_success": torch.where(is_end, verdict.is_success.float(), torch.nan),
+            "final_obs": shown if final is seen else self._show(final),
             "_final_obs": is_end,
         }
-        return self._show(seen), verdict.reward, verdict.terminated, truncated, info | verdict.info
+        return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
 
     def _restart(self, is_end: Bool[Tensor, "B"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Start the episodes that end anew; return what is seen then, and what was seen before."""
@@ -289,10 +291,10 @@ class GridWorld(TensorVectorEnv):
         if not self.autoreset:
             return final, final
         if self.syncs:
-            rows = is_end.nonzero().squeeze(1)
+            rows = is_end.nonzero()
             if len(rows) == 0:
                 return final, final
-            starts = self.pool.take(len(rows))
+            starts, rows = self.pool.take(len(rows)), rows.squeeze(1)
             self.cells.index_copy_(0, rows, starts["cells"])
             replace = lambda old, new: old.index_copy(0, rows, new)  # noqa: E731
         else:
