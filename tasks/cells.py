@@ -10,11 +10,12 @@ Grids hold cells packed into an int32, so that one lookup brings what is seen an
 """
 
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, UInt8
 from torch import Tensor
 
 OBJECTS = ("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent")
@@ -128,26 +129,27 @@ def act(action: int, ahead: int, carried: int) -> Act:
     return Act(ahead, carried)
 
 
-def outcomes() -> Int64[Tensor, "actions carried ahead"]:
-    """Return `act` for every action and every code carried and ahead, packed.
+class Outcomes(NamedTuple):
+    """What every action leads to with every code carried and every code ahead: `Act` as tables."""
 
-    The low half is the cell ahead, packed; the high half is the code carried + 256 · (moves + 2 · reaches_goal +
-    4 · dies).
-    """
-    return _outcomes().clone()
+    ahead: Int32[Tensor, "actions carried ahead"]
+    """Packed."""
+    carried: Int64[Tensor, "actions carried ahead"]
+    moves: Bool[Tensor, "actions carried ahead"]
+    reaches_goal: Bool[Tensor, "actions carried ahead"]
+    dies: Bool[Tensor, "actions carried ahead"]
+
+
+def outcomes() -> Outcomes:
+    """Return the tables of `act`."""
+    return Outcomes(*(table.clone() for table in _outcomes()))
 
 
 @lru_cache
-def _outcomes() -> Int64[Tensor, "actions carried ahead"]:
+def _outcomes() -> Outcomes:
     """Return `outcomes`, computed once."""
-    cells = packed().tolist()
-    table = np.zeros((NUM_ACTIONS, len(CELLS), len(CELLS)), np.int64)
-    for action in range(NUM_ACTIONS):
-        for carried in range(len(CELLS)):
-            for ahead in range(len(CELLS)):
-                result = act(action, ahead, carried)
-                flags = result.moves + 2 * result.reaches_goal + 4 * result.dies
-                table[action, carried, ahead] = (result.carried + 256 * flags << 32) + (
-                    cells[result.ahead] & 0xFFFFFFFF
-                )
-    return torch.from_numpy(table)
+    codes = range(len(CELLS))
+    acts = (act(action, ahead, carried) for action in range(NUM_ACTIONS) for carried in codes for ahead in codes)
+    table = torch.from_numpy(np.fromiter(chain.from_iterable(acts), np.int64))
+    ahead, carried, *flags = table.view(NUM_ACTIONS, len(CELLS), len(CELLS), -1).unbind(-1)
+    return Outcomes(packed()[ahead], carried, *(flag.bool() for flag in flags))

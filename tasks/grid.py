@@ -33,18 +33,19 @@ class Moves(NamedTuple):
     """The code of what was there."""
     carried: Int[Tensor, "B"]
     """The code of what is in hand now."""
+    outcomes: cells.Outcomes
+    """What actions lead to, flat; what these did is at `outcome`."""
     outcome: Int[Tensor, "B"]
-    """See `tasks.cells.outcomes`: its high half."""
 
     @property
     def reaches_goal(self) -> Bool[Tensor, "B"]:
         """Whether the agent walked onto a goal."""
-        return (self.outcome & 512) > 0
+        return self.outcomes.reaches_goal.index_select(0, self.outcome)
 
     @property
     def dies(self) -> Bool[Tensor, "B"]:
         """Whether the agent walked into lava."""
-        return (self.outcome & 1024) > 0
+        return self.outcomes.dies.index_select(0, self.outcome)
 
 
 class Verdict(NamedTuple):
@@ -73,7 +74,7 @@ class GridWorld(TensorVectorEnv):
 
     Args:
         max_steps: After which an episode is truncated.
-        agent_view_size: Cells of the view along each side, odd.
+        agent_view_size: Cells of the view along each side, odd; at most 53 unless see_through_walls.
         see_through_walls: Let nothing hide what lies behind it; in the view "grid" only.
         view: "grid" or "first_person".
         picture_size: Pixels along each side of a picture.
@@ -118,9 +119,11 @@ class GridWorld(TensorVectorEnv):
         self.area = self.stride * (height + 2 * self.frame) + 2 * self.frame
         self.offsets = view_offsets(agent_view_size, self.stride).to(torch.int32).to(self.device)
         self.forward = torch.tensor([1, self.stride, -1, -self.stride], device=self.device)
-        self.turns = torch.tensor([3, 1, 0, 0, 0, 0, 0], device=self.device)
+        turns = torch.tensor([3, 1, 0, 0, 0, 0, 0], device=self.device)
+        self.turned = (torch.arange(4, device=self.device) + turns.unsqueeze(1)).flatten() & 3  # by action, direction
         self.packed = cells.packed().to(self.device)
-        self.outcomes = self._outcomes()[: self.num_actions].flatten().to(self.device)
+        outcomes = self._outcomes()
+        self.outcomes = cells.Outcomes(*(table[: self.num_actions].flatten().to(self.device) for table in outcomes))
         self.agent_cell = agent_view_size * (agent_view_size - 1) + agent_view_size // 2
         self.bases = torch.arange(num_envs, device=self.device) * self.area
         self.sight = None if see_through_walls else Sight(agent_view_size, self.device)
@@ -140,7 +143,7 @@ class GridWorld(TensorVectorEnv):
         image = spaces.MultiDiscrete(np.tile([11, 6, 4], (self.view_size, self.view_size, 1)), dtype=np.uint8)
         return spaces.Dict({"direction": spaces.Discrete(4), "image": image})
 
-    def _outcomes(self) -> Int[Tensor, "actions carried ahead"]:
+    def _outcomes(self) -> cells.Outcomes:
         """Return what actions lead to; a task may exchange some."""
         return cells.outcomes()
 
@@ -157,7 +160,7 @@ class GridWorld(TensorVectorEnv):
 
     def solved_or_failed(self, solved: Bool[Tensor, "B"], failed: Bool[Tensor, "B"]) -> Verdict:
         """Return MiniGrid's verdict: both end the episode, and a solution earns 1 − 0.9 · steps / max_steps."""
-        return Verdict(torch.where(solved, self.rewards[self.num_steps], 0.0), solved | failed, solved)
+        return Verdict(torch.where(solved, self.rewards.index_select(0, self.num_steps), 0.0), solved | failed, solved)
 
     def place(self, x: Int[Tensor, "*L"], y: Int[Tensor, "*L"]) -> Int[Tensor, "*L"]:
         """Return the position, as states hold it, of a cell of the grid."""
@@ -232,9 +235,10 @@ class GridWorld(TensorVectorEnv):
             return {"direction": direction, "image": picture}
         count = len(grids)
         bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
-        view = self.offsets.index_select(0, direction)
-        view += (bases + state["position"]).to(torch.int32).unsqueeze(1)
-        image = grids.view(-1).index_select(0, view.view(-1)).view(view.shape)
+        places = self.offsets.index_select(0, direction)
+        places += (bases + state["position"]).int().unsqueeze(1)
+        image = grids.view(-1).index_select(0, places.view(-1)).view(count, -1)
+        del places  # its memory is used again at once
         if self.sight is not None:
             image &= self.sight(image)
         image[:, self.agent_cell] = self.packed.index_select(0, state["carried"])
@@ -263,23 +267,23 @@ class GridWorld(TensorVectorEnv):
         places = self.bases + front
         flat = self.cells.view(-1)
         ahead, count = cells.code_of(flat.index_select(0, places)), len(cells.CELLS)
-        outcome = self.outcomes.index_select(0, (actions * count + self.carried) * count + ahead)
-        flat.index_copy_(0, places, outcome.view(torch.int32)[::2])
-        outcome >>= 32
-        self.carried = outcome & 255
-        self.position = torch.where((outcome & 256) > 0, front, self.position)
-        self.direction = self.direction + self.turns.index_select(0, actions) & 3
+        outcome = ahead.add(self.carried.add(actions, alpha=count), alpha=count)
+        flat.index_copy_(0, places, self.outcomes.ahead.index_select(0, outcome))
+        self.carried = self.outcomes.carried.index_select(0, outcome)
+        self.position = torch.where(self.outcomes.moves.index_select(0, outcome), front, self.position)
+        self.direction = self.turned.index_select(0, self.direction.add(actions, alpha=4))
         self.num_steps = self.num_steps + 1
-        verdict = self._judge(Moves(actions, self.position, front, ahead, self.carried, outcome))
+        verdict = self._judge(Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome))
         truncated = self.num_steps >= self.max_steps
         is_end = verdict.terminated | truncated
         seen, final = self._restart(is_end)
+        shown = self._show(seen)
         info = {
-            "is_success": torch.where(is_end, verdict.is_success.to(torch.float32), torch.nan),
-            "final_obs": self._show(final),
+            "is_success": torch.where(is_end, verdict.is_success.float(), torch.nan),
+            "final_obs": shown if final is seen else self._show(final),
             "_final_obs": is_end,
         }
-        return self._show(seen), verdict.reward, verdict.terminated, truncated, info | verdict.info
+        return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
 
     def _restart(self, is_end: Bool[Tensor, "B"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Start the episodes that end anew; return what is seen then, and what was seen before."""
@@ -287,10 +291,10 @@ class GridWorld(TensorVectorEnv):
         if not self.autoreset:
             return final, final
         if self.syncs:
-            rows = is_end.nonzero().squeeze(1)
+            rows = is_end.nonzero()
             if len(rows) == 0:
                 return final, final
-            starts = self.pool.take(len(rows))
+            starts, rows = self.pool.take(len(rows)), rows.squeeze(1)
             self.cells.index_copy_(0, rows, starts["cells"])
             replace = lambda old, new: old.index_copy(0, rows, new)  # noqa: E731
         else:

@@ -56,10 +56,11 @@ class Hallway(GridWorld):
             **view,
         )
 
-    def _outcomes(self) -> Int[Tensor, "actions carried ahead"]:
-        table = cells.outcomes()
-        table[cells.PICKUP] = table[cells.TOGGLE]  # nothing is ever carried
-        return table
+    def _outcomes(self) -> cells.Outcomes:
+        outcomes = cells.outcomes()
+        for table in outcomes:
+            table[cells.PICKUP] = table[cells.TOGGLE]  # nothing is ever carried
+        return outcomes
 
     def _generate(self, count: int, generator: torch.Generator) -> Layout:
         def draw(low: int | Tensor, high: int | Tensor) -> Int[Tensor, "L"]:

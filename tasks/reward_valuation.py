@@ -83,10 +83,11 @@ class RewardValuation(GridWorld):
     def scores(self) -> dict[str, float]:
         return scores(self.width, self.kinds, self.objects, self.max_steps)
 
-    def _outcomes(self) -> Int[Tensor, "actions carried ahead"]:
-        table = cells.outcomes()
-        table[cells.FORWARD, :, BALLS] = table[cells.FORWARD, :, cells.EMPTY].unsqueeze(1)  # walk there and eat
-        return table
+    def _outcomes(self) -> cells.Outcomes:
+        outcomes = cells.outcomes()
+        for table in outcomes:
+            table[cells.FORWARD, :, BALLS] = table[cells.FORWARD, :, cells.EMPTY].unsqueeze(1)  # walk there and eat
+        return outcomes
 
     def _generate(self, count: int, generator: torch.Generator) -> Layout:
         def uniform(size: int) -> Tensor:

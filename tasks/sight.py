@@ -6,10 +6,11 @@ The view is V x V cells, V odd; the agent looks up from the middle of its last r
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Int, Int32
+from jaxtyping import Int, Int32, Int64
 from torch import Tensor
 
-LARGEST_TABLE = 9  # V up to which rows are looked up: 2^(2V) entries
+LARGEST_TABLE = 11  # V up to which rows are looked up: 4^V entries
+LARGEST_VIEW = 53  # as many columns as a float64 holds bits
 
 
 def view_offsets(view_size: int, stride: int) -> Int[Tensor, "4 VV"]:
@@ -27,62 +28,69 @@ def view_offsets(view_size: int, stride: int) -> Int[Tensor, "4 VV"]:
 
 
 def spread(
-    see_behind: Bool[Tensor, "B V"], seen: Bool[Tensor, "B V"]
-) -> tuple[Bool[Tensor, "B V"], Bool[Tensor, "B V"]]:
+    hides: Int[Tensor, "*rows"], seen: Int[Tensor, "*rows"], view_size: int
+) -> tuple[Int[Tensor, "*rows"], Int[Tensor, "*rows"]]:
     """Return what is seen of a row once sight has spread along it, and what is seen of the row ahead because of it.
 
     Sight passes from a seen cell that can be seen through to its neighbour, to the cell ahead of it and to the cell
-    ahead of its neighbour; first to the right, then to the left.
+    ahead of its neighbour; first to the right, then to the left. Rows are numbers whose bit i is column i.
     """
-    size = seen.shape[1]
-    seen, ahead = seen.clone(), torch.zeros_like(seen)
-    for i in range(size - 1):
-        through = seen[:, i] & see_behind[:, i]
-        for target in (seen[:, i + 1], ahead[:, i + 1], ahead[:, i]):
-            target |= through
-    for i in range(size - 1, 0, -1):
-        through = seen[:, i] & see_behind[:, i]
-        for target in (seen[:, i - 1], ahead[:, i - 1], ahead[:, i]):
-            target |= through
-    return seen, ahead
+    to_the_right = ~hides & 2 ** (view_size - 1) - 1
+    to_the_left = ~hides & 2**view_size - 2
+    seen = seen | to_the_right ^ to_the_right + (seen & to_the_right)  # the sum carries along what can be seen through
+    right = seen & to_the_right
+    steps, passes = 1, to_the_left
+    while steps < view_size:  # `passes` has the cells from which sight passes so many steps
+        seen = seen | (seen & passes) >> steps
+        passes = passes & passes << steps
+        steps *= 2
+    left = seen & to_the_left
+    return seen, right | right << 1 | left | left >> 1
 
 
 class Sight:
     """Finds the visible cells of a batch of views, given [row, column]."""
 
     def __init__(self, view_size: int, device: torch.device | str = "cpu"):
+        if view_size > LARGEST_VIEW:
+            raise ValueError(
+                f"agent_view_size must be at most {LARGEST_VIEW} where walls hide what lies behind them, "
+                f"but is {view_size}."
+            )
         self.size = view_size
         self.by_table = view_size <= LARGEST_TABLE
+        self.columns = torch.arange(view_size, device=device)
+        powers = -(2.0 ** torch.arange(view_size))  # negative, since what hides is −1
         if self.by_table:
-            self.seen, self.ahead = (table.to(device) for table in _tables(view_size))
-            powers = 2.0 ** torch.arange(view_size, 2 * view_size)  # the tables' index: see_behind · 2^V + seen
-            self.pack = torch.kron(torch.eye(view_size), powers.unsqueeze(1)).to(device)  # [rows · columns, rows]
+            powers *= 2**view_size  # the tables' index: hides · 2^V + seen
+            self.seen, self.ahead, self.visible = (table.to(device) for table in _tables(view_size))
+        dtype = torch.float32 if self.by_table else torch.float64  # they hold 24 and 53 bits exactly
+        self.pack = torch.kron(torch.eye(view_size), powers.unsqueeze(1)).to(device, dtype)  # [rows · columns, rows]
 
     def __call__(self, cells: Int32[Tensor, "B VV"]) -> Int32[Tensor, "B VV"]:
         """Return −1, every bit set, where a packed cell of the view is visible and 0 where it is not."""
-        size, count = self.size, cells.shape[0]
+        rows = (cells >> 31).to(self.pack.dtype) @ self.pack  # the sign bit says what hides
         if not self.by_table:
-            return -self._by_cell((cells >= 0).view(count, size, size)).flatten(1).to(torch.int32)
-        see_behind = (cells >> 31).add_(1)  # the sign bit
-        rows = (see_behind.to(torch.float32) @ self.pack).to(torch.int32).T.contiguous()
-        rows[-1] += 1 << size // 2
-        for row in range(size - 1, 0, -1):
-            rows[row - 1] += self.ahead.index_select(0, rows[row])
-        return self.seen.index_select(0, rows.T.flatten()).view(count, -1)
+            return self._by_row(rows.long()).view(cells.shape)
+        rows = rows.int()
+        *others, last = rows.unbind(1)
+        last += 1 << self.size // 2
+        for row in reversed(others):
+            row += self.ahead.index_select(0, last)
+            last = row
+        return self.visible.index_select(0, self.seen.index_select(0, rows.view(-1))).view(cells.shape)
 
-    def _by_cell(self, through: Bool[Tensor, "B V V"]) -> Bool[Tensor, "B V V"]:
-        seen = torch.zeros_like(through[:, 0])
-        seen[:, self.size // 2] = True
-        visible = torch.empty_like(through)
-        for row in range(self.size - 1, -1, -1):
-            visible[:, row], seen = spread(through[:, row], seen)
-        return visible
+    def _by_row(self, hides: Int64[Tensor, "B V"]) -> Int32[Tensor, "B V V"]:
+        rows, ahead = [], torch.full_like(hides[:, 0], 1 << self.size // 2)
+        for row in reversed(hides.unbind(1)):
+            seen, ahead = spread(row, ahead, self.size)
+            rows.append(seen)
+        return -(torch.stack(rows[::-1], 1).unsqueeze(2) >> self.columns & 1).int()
 
 
 @lru_cache
-def _tables(view_size: int) -> tuple[Int32[Tensor, "views V"], Int32[Tensor, "views"]]:
-    """Return `spread` of every row see_behind · 2^V + seen: −1 where seen, and the bits of what is seen ahead."""
-    index = torch.arange(4**view_size).unsqueeze(1)
-    columns = torch.arange(view_size)
-    seen, ahead = spread((index >> (columns + view_size) & 1).bool(), (index >> columns & 1).bool())
-    return -seen.to(torch.int32), (ahead * 2**columns).sum(1).to(torch.int32)
+def _tables(view_size: int) -> tuple[Int32[Tensor, "rows"], Int32[Tensor, "rows"], Int32[Tensor, "seen V"]]:
+    """Return `spread` of every row hides · 2^V + seen; and for every row that can be seen −1 where it is, else 0."""
+    index, columns = torch.arange(4**view_size, dtype=torch.int32), torch.arange(view_size, dtype=torch.int32)
+    seen = torch.arange(2**view_size, dtype=torch.int32).unsqueeze(1)
+    return *spread(index >> view_size, index & 2**view_size - 1, view_size), -(seen >> columns & 1)

@@ -92,18 +92,39 @@ def test_hallways_are_drawn_as_minigrid_draws_them(size, random_length):
         assert abs(one - other) < 5 * (one + other) ** 0.5
 
 
-@pytest.mark.parametrize("view_size", [3, 5, 7, 9])
-def test_sight_by_table_is_sight_by_cell(view_size):
+def visible_cell_by_cell(see_behind):
+    """Return what is visible of views [B, V, V], found as MiniGrid does: one cell after the other."""
+    size = see_behind.shape[1]
+    visible = torch.zeros_like(see_behind)
+    visible[:, -1, size // 2] = True
+    for row in range(size - 1, -1, -1):
+        for order in (1, -1):
+            for column in range(size)[::order][:-1]:
+                passes = visible[:, row, column] & see_behind[:, row, column]
+                visible[:, row, column + order] |= passes
+                if row > 0:
+                    visible[:, row - 1, column + order] |= passes
+                    visible[:, row - 1, column] |= passes
+    return visible
+
+
+@pytest.mark.parametrize("view_size", [3, 5, 7, 9, 11, 13, 27, 53])
+def test_sight_by_row_is_sight_by_cell(view_size):
     torch.manual_seed(0)
-    through = torch.rand(500, view_size, view_size) < 0.6
-    visible = Sight(view_size)(torch.where(through, 1, -1).int().flatten(1))
-    assert torch.equal(visible, -Sight(view_size)._by_cell(through).flatten(1).int())
+    see_behind = torch.rand(200, view_size, view_size) < torch.rand(200, 1, 1)
+    visible = Sight(view_size)(torch.where(see_behind, 1, -1).int().flatten(1))
+    assert visible.dtype == torch.int32
+    assert torch.equal(visible.view_as(see_behind), -visible_cell_by_cell(see_behind).int())
+
+
+def test_a_view_too_large_for_sight_is_one_sentence():
+    with pytest.raises(ValueError, match="agent_view_size must be at most 53"):
+        Sight(55)
 
 
 def test_sight_spreads_along_a_row_and_ahead_of_it():
-    see_behind = torch.tensor([[1, 0, 1, 1, 0, 1, 1]]).bool()
-    seen, ahead = spread(see_behind, torch.tensor([[0, 0, 0, 1, 0, 0, 0]]).bool())
-    assert seen.int().tolist() == [[0, 1, 1, 1, 1, 0, 0]] and ahead.int().tolist() == [[0, 1, 1, 1, 1, 0, 0]]
+    seen, ahead = spread(torch.tensor(0b0010010), torch.tensor(0b0001000), 7)
+    assert (int(seen), int(ahead)) == (0b0011110, 0b0011110)
 
 
 def test_an_episode_that_ends_starts_anew_and_shows_how_it_ended():
