@@ -107,6 +107,7 @@ class CategoryEncoder(nn.Module):
         super().__init__()
         self.categories = Categories(space)
         self.output_size = self.categories.num_columns
+        self.square_length = len(self.categories.sizes)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         return self.categories.encode(value)

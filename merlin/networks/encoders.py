@@ -40,6 +40,8 @@ class Encoder(nn.Module):
         # a list: the keys of a ModuleDict could not be dotted paths
         self.entries = nn.ModuleList(make_entry_encoder(name, space, config) for name, space in spaces.items())
         self.output_size: int = sum(entry.output_size for entry in self.entries)
+        # Of each entry's encoding, how wide it is and about how long: a one-hot has length 1 however wide it is.
+        self.parts = [(x.output_size, getattr(x, "square_length", x.output_size)) for x in self.entries]
 
     def forward(self, observation: dict[str, Tensor]) -> Float[Tensor, "*batch {self.output_size}"]:
         encodings = [entry(observation[name]) for name, entry in zip(self.names, self.entries, strict=True)]

@@ -20,8 +20,7 @@ def mlp(
     for size in hidden_sizes:
         hidden = nn.Linear(input_size, size)
         if hidden_gain is not None:
-            nn.init.orthogonal_(hidden.weight, hidden_gain)
-            nn.init.zeros_(hidden.bias)
+            start_orthogonal(hidden, hidden_gain)
         layers += [hidden, nn.Tanh()]
         input_size = size
     output = nn.Linear(input_size, output_size)
@@ -41,5 +40,25 @@ def start_at_scale(convolutions: nn.Module, linear: nn.Linear) -> None:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-    nn.init.orthogonal_(linear.weight, 3.0)
-    nn.init.zeros_(linear.bias)
+    start_orthogonal(linear, 3.0)
+
+
+def start_orthogonal(linear: nn.Linear, gain: float) -> None:
+    """Let what comes in go out `gain` times as long, whatever the widths. Saxe et al. 2013, arXiv:1312.6120."""
+    nn.init.orthogonal_(linear.weight, gain)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def start_balanced(linear: nn.Linear, parts: list[tuple[int, int]], gain: float) -> None:
+    """Let every part of what comes in count the same at first, so that a wide picture does not drown a reward.
+
+    Args:
+        parts: Width and square length of each.
+    """
+    start = 0
+    for width, square_length in parts:
+        std = gain * (len(parts) * square_length) ** -0.5
+        nn.init.normal_(linear.weight[:, start : start + width], std=std)
+        start += width
+    assert start == linear.in_features

@@ -195,3 +195,20 @@ def test_first_latents_are_not_all_noise_at_the_default_scale():
         posterior = agent.predictor.perceive(encoded, torch.zeros(256, agent.config.latent_size), state).posterior
         signals.append((posterior.mean.std(0) / torch.exp(posterior.log_variance / 2).mean(0)).mean().item())
     assert signals[0] < 0.1 < 0.3 < signals[1]
+
+
+def test_every_entry_counts_the_same_at_first_when_started_with_a_gain():
+    """Of what enters the posterior's first layer, a wide grid, a category, a vector, an action and a reward."""
+    entries = {"grid": spaces.MultiDiscrete(np.full((7, 7, 3), 6)), **SPACES}
+    agent = AGENTS["merlin"].agent_class(entries, spaces.Discrete(4), replace(preset().model, hidden_gain=1.5))
+    encoder, weight = agent.predictor.encoder, agent.predictor.posterior_input.weight
+    shares, start = [], 0
+    for width, square_length in [*encoder.parts, (4, 1), (1, 1)]:
+        shares.append(weight[:, start : start + width].square().mean().item() * square_length)
+        start += width
+    assert start == weight.shape[1] and len(shares) == 5
+    assert sum(shares) == pytest.approx(1.5**2, rel=0.3) and max(shares) < 2.5 * min(shares)
+    observation = {"grid": torch.randint(6, (64, 7, 7, 3)), **random_observation(64)}
+    encodings = encoder(observation).split([width for width, _ in encoder.parts], -1)
+    for (_, square_length), encoding in zip(encoder.parts, encodings, strict=True):
+        assert 0.2 < encoding.square().sum(-1).mean() / square_length <= 1
