@@ -1,6 +1,6 @@
 """Whole run configurations by agent and task: the only place where sizes are chosen."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merlin.agents import AGENTS
@@ -85,19 +85,24 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         model |= {"memory_size": min(length + 16, 64), "entropy_cost": 0.04}
         training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3, "final_entropy_fraction": 0.1}
     else:
-        # Of many steps few matter, and what matters is often a cue and a sight together: many sharp reads to find the
-        # cue with, before anything is earned by it, and entropy so that deciding blindly does not become a habit.
+        # Of many steps few matter, and what matters is often a cue and a sight together, of which a policy gradient
+        # says little: several passes of small steps over each window, and entropy so that deciding blindly does not
+        # become a habit. What is to be remembered is a small part of a view: so a wide latent, decoded early.
         run |= {"num_envs": 64}
         model |= {
+            "latent_size": 64,
+            "encoder": replace(model["encoder"], grid_features=128),
+            "decoder": replace(model["decoder"], grid_features=300),
+            "hidden_gain": 1.4,
             "normalize_advantages": True,
-            "discount_factor": 0.98,
+            "discount_factor": 0.99,
             "gae_lambda": 0.95,
             "entropy_cost": 0.03,
             "policy_num_read_keys": 8,
             "policy_read_strength": 10.0,
             "policy_hidden_gain": 2.0,
         }
-        training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3}
+        training |= {"passes": 4, "learning_rate": 1e-3, "max_grad_norm": 0.5}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(

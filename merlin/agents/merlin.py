@@ -15,7 +15,7 @@ from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean
 from merlin.memory import Reader
 from merlin.memory_window import MemoryWindow
 from merlin.networks.heads import mlp
-from merlin.networks.recurrent import LSTM, LSTMState, map_state, reset_state
+from merlin.networks.recurrent import LSTM, LSTMState, reset_state
 from merlin.networks.spaces import flatten_observation
 from merlin.predictor import Predictor, PredictorConfig, PredictorState, Thought
 from merlin.recurrence import Carried, Keys, Recurred, Tape, Weights, recur
@@ -334,11 +334,10 @@ def _carried(state: MerlinState) -> Carried:
 
 def _state(tape: Tape, previous_action: Float[Tensor, "B E"]) -> MerlinState:
     """Return the state after the steps on a tape, free of it and of the graph."""
-    end = tape.carried
-    state = MerlinState(
+    end = Carried(*(x.detach().clone() for x in tape.carried))  # rows of the tape, which they would keep
+    return MerlinState(
         PredictorState(LSTMState(end.hidden, end.cell), end.words, tape.memory.state()),
         LSTMState(end.policy_hidden, end.policy_cell),
         end.policy_words,
-        previous_action,
+        previous_action.detach(),
     )
-    return map_state(lambda x: x.detach().clone(), state)

@@ -1,0 +1,116 @@
+"""Measures what MERLIN's learning from one window takes, time and peak memory, against automatic differentiation.
+
+    python benchmarks/window.py [--lengths 20 50 100] [--slots 128 1350] [--latent 200] [--num-envs 16] [--limit-gb 16]
+
+Both ways compute the same losses of the same window, and their gradients; `plain` takes the steps that acting takes,
+one by one, under automatic differentiation. Every figure is a process of its own, on one thread; what the process held
+before it learnt is subtracted from its peak. A way that needs more than the limit is said to.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from itertools import product
+
+WAYS = ("ours", "plain")
+
+
+def step_by_step(agent, codes, actions, unroll, state, acting=None):
+    """Return what `Merlin._recur` returns, by single steps."""
+    import torch
+
+    from merlin.networks.recurrent import reset_state
+    from merlin.recurrence import Recurred
+
+    rows = []
+    for t in range(codes.shape[0]):
+        state = reset_state(state, unroll.is_first[t])
+        thought = agent.predictor.perceive(codes[t], unroll.noise[t], state.predictor)
+        state, _ = agent._recall(thought.latent, state)
+        prior, posterior = torch.cat(thought.prior, -1), torch.cat(thought.posterior, -1)
+        rows.append((prior, posterior, thought.latent, state.policy.hidden, state.policy_read_words))
+        state, _ = agent._advance(thought.latent, actions[t], state)
+    return Recurred(*map(torch.stack, zip(*rows, strict=True))), state
+
+
+def measure(way: str, length: int, slots: int, latent: int, num_envs: int, limit_gb: float) -> dict[str, float]:
+    """Return the seconds and the MB that learning from a window takes, forward and backward."""
+    import torch
+    from gymnasium import spaces
+
+    from merlin.agents.merlin import Merlin, MerlinConfig
+    from merlin.unroll import Unroll
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gb * 2**30),) * 2)
+    agent = Merlin(
+        {"card": spaces.Discrete(16)}, spaces.Discrete(8), MerlinConfig(latent_size=latent, memory_size=slots)
+    )
+    if way == "plain":
+        agent._recur = lambda *args: step_by_step(agent, *args)
+    state = agent.initial_state(num_envs)
+    zeros = torch.zeros(length, num_envs)
+    never = zeros > 0
+    unroll = Unroll(
+        observation={"card": torch.randint(16, (length, num_envs))},
+        is_first=never,
+        previous_reward=zeros,
+        action=torch.randint(8, (length, num_envs)),
+        log_prob=zeros - 2,
+        reward=torch.rand(length, num_envs),
+        discount=zeros + 0.9,
+        value=zeros,
+        next_value=zeros,
+        is_end=never,
+        is_valid=~never,
+        noise=torch.randn(length, num_envs, latent),
+        slots=torch.arange(length).remainder(slots).unsqueeze(1).expand(-1, num_envs),
+    )
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    before, begin = peak(), time.perf_counter()
+    agent.losses(unroll, state)[0].total.backward()
+    return {"seconds": time.perf_counter() - begin, "mb": peak() - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[20, 50, 100])
+    parser.add_argument("--slots", type=int, nargs="+", default=[128, 1350])
+    parser.add_argument("--latent", type=int, default=200)
+    parser.add_argument("--num-envs", type=int, default=16)
+    parser.add_argument("--limit-gb", type=float, default=16)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sizes = ("--latent", str(options.latent), "--num-envs", str(options.num_envs), "--limit-gb", str(options.limit_gb))
+    if options.one:
+        way, length, slots = options.one
+        limits = (options.latent, options.num_envs, options.limit_gb)
+        print(json.dumps(measure(way, int(length), int(slots), *limits)))
+        return
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, 1 thread")
+    print(f"Z {options.latent}, {options.num_envs} environments; a window forward and backward:")
+    for length, slots in product(options.lengths, options.slots):
+        found = {}
+        for way in WAYS:
+            command = [sys.executable, __file__, "--one", way, str(length), str(slots), *sizes]
+            done = subprocess.run(command, capture_output=True, text=True)
+            found[way] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        text = "   ".join(
+            f"{way} {x['mb']:>7,.0f} MB {x['seconds']:6.2f} s" if x else f"{way} above {options.limit_gb:g} GB"
+            for way, x in found.items()
+        )
+        if all(found.values()):
+            text += f"   {found['plain']['mb'] / found['ours']['mb']:.1f} times less memory"
+        print(f"T {length:>4}, N {slots:>5}   {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
