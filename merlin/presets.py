@@ -103,6 +103,9 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             "policy_hidden_gain": 2.0,
         }
         training |= {"passes": 4, "learning_rate": 1e-3, "max_grad_norm": 0.5}
+        if agent == "rl-lstm":  # remembers no longer than gradients reach
+            model |= {"entropy_cost": 0.01}
+            training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(
