@@ -3,8 +3,8 @@
     python benchmarks/window.py [--lengths 20 50 100] [--slots 128 1350] [--latent 200] [--num-envs 16] [--limit-gb 16]
 
 Both ways compute the same losses of the same window, and their gradients; `plain` takes the steps that acting takes,
-one by one, under automatic differentiation. Every figure is a process of its own, on one thread; what the process held
-before it learnt is subtracted from its peak. A way that needs more than the limit is said to.
+one by one, under automatic differentiation. Every figure is a process of its own, on one thread; the peak before it
+learnt is subtracted from the peak after. A way that needs more than the limit is said to.
 """
 
 import argparse
@@ -102,7 +102,9 @@ def main() -> None:
         for way in WAYS:
             command = [sys.executable, __file__, "--one", way, str(length), str(slots), *sizes]
             done = subprocess.run(command, capture_output=True, text=True)
-            found[way] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+            if done.returncode and "memory" not in done.stderr:
+                sys.exit(done.stderr)
+            found[way] = None if done.returncode else json.loads(done.stdout.splitlines()[-1])
         text = "   ".join(
             f"{way} {x['mb']:>7,.0f} MB {x['seconds']:6.2f} s" if x else f"{way} above {options.limit_gb:g} GB"
             for way, x in found.items()

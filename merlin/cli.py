@@ -103,7 +103,8 @@ def _new_config(options: argparse.Namespace) -> "RunConfig":
         config = preset(options.agent or "merlin", options.task or DEFAULT_TASK, options.env_kwargs)
         flags = {name: getattr(options, name) for name in ("seed", "steps", "num_envs", "device", "vectorization")}
         config = replace(config, **{name: value for name, value in flags.items() if value is not None})
-        return override(config, options.set)
+        parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
+        return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
     except MerlinError as error:
         options.fail(str(error))
 

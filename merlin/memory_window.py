@@ -1,4 +1,4 @@
-"""The memory of `merlin.memory` over a window of steps, as a linear operator that is never rewritten.
+"""The memory of `merlin.memory` over a window of steps, as a linear operator whose N slots are never rewritten.
 
 Writing changes one slot and adds a decayed word to the traces of all others. Done slot by slot, a window of T steps
 makes T memories of N · W numbers, and automatic differentiation keeps them all. But while slots are only added to,
@@ -7,9 +7,9 @@ makes T memories of N · W numbers, and automatic differentiation keeps them all
 
 where c_n, how much of the window's first word slot n takes, is known when the window begins: all slots change along
 one direction. So the memory at step t is the memory that the window began with, which stays as it is, a vector
-s_t, and the words that were written in the window, which are entries of their own, N and after. Slots that have been
-written over, and those of earlier episodes, are entries that cannot be read. Nothing of N · W numbers is made or kept
-at any step.
+s_t, and the words that were written in the window, which are entries of their own, N and after, with traces that grow
+in place. Slots that have been written over, and those of earlier episodes, are entries that cannot be read: they weigh
+0, so that a NaN in them would still spread. Nothing of N · W numbers is made or kept at any step.
 
 Axes: T time, B batch, K read keys, N slots, W width of a slot, Z width of what is written, E = N + t entries.
 """
@@ -65,9 +65,9 @@ class MemoryWindow:
             self.take = g * state.retroactive_weights + (1 - g) * state.write_weights
             self.sums = new(length + 1, batch_size, self.half)
             self.sums[0] = 0
-            age = torch.arange(length, device=state.memory.device)
+            age = torch.arange(length, device=state.memory.device, dtype=state.memory.dtype)
             age = (age.unsqueeze(0) - age.unsqueeze(1) - 1).clamp(min=0)
-            self.decay = ((1 - g) * g**age).to(state.memory.dtype)  # of the entry written at s for the word of t > s
+            self.decay = (1 - g) * g**age  # of the entry written at s for the word of t > s
         self.views: list[View | None] = [None] * (length + 1)
         self.slots: list[Tensor] = []
         # Of the slots, all but what they hold; which of the first N entries were not written over in this episode;

@@ -8,7 +8,7 @@ the memory is read as `merlin.memory_window` describes, never copied.
 What it computes is what `Predictor.perceive`, the policy's LSTM and reads, and `Predictor.advance` compute, in turn.
 
 Axes: T time, B batch, Z latent, Y = 2Z, H units of a layer, L layers, P units of the policy's LSTM, K read keys of the
-predictor, Q of the policy, W word, G gates of a layer.
+predictor, Q of the policy, W word, G what a matrix puts out, C and I what it takes, R and S a reader's output.
 """
 
 from collections.abc import Sequence
@@ -92,8 +92,8 @@ class Tape:
     a new one. Until `advance`, a step may be perceived again, and one more than T may be.
 
     Args:
-        weights: Detached; and of each further LSTM layer, the weights of [output of the layer below, own output
-            before], and the bias.
+        weights: Without gradients, and good until a parameter changes.
+        layers: Of each further LSTM layer, the weights of [output of the layer below, own output before], and the bias.
         carried: What the first step follows.
     """
 
@@ -120,12 +120,14 @@ class Tape:
         self.context, self.policy_input = rows(weights.context.shape[1], weights.policy.shape[1])
         self.prior_first, self.prior_second, self.post_first, self.post_second = rows(*[double] * 4)
         self.prior, self.posterior, self.latent, self.deviation, self.noise = rows(double, double, z, z, z)
-        self.outputs, self.policy_hidden, self.policy_words = rows(*(carried[i].shape[1] for i in (0, 3, 5)))
+        self.outputs, self.policy_hidden, self.policy_words = rows(
+            *(x.shape[1] for x in (carried.hidden, carried.policy_hidden, carried.policy_words))
+        )
         self.layer_inputs = rows(*[2 * self.size] * len(layers))
         self.cells = [CellTape(like, length + 1, batch_size, self.size) for _ in range(1 + len(layers))]
         self.policy_cells = CellTape(like, length + 1, batch_size, self.policy_hidden.shape[2])
         self.reads: list[Any] = [None] * (length + 1)
-        self.is_first: list[Tensor] = [None] * (length + 1)
+        self.is_first: list[Tensor | None] = [None] * (length + 1)
 
     def perceive(
         self, t: int, code: Float[Tensor, "B Y"], noise: Float[Tensor, "B Z"], is_first: Bool[Tensor, "B"]
@@ -240,6 +242,7 @@ def recur(
     policy_gradient_to_latent: bool = False,
 ) -> Recurred:
     """Return what a full tape holds, with gradients to what it was made from. A tape can be learnt from once."""
+    assert len(tape.memory.slots) == tape.length, "a tape is learnt from when all of its steps were taken"
     flat = [x for layer in layers for x in layer]
     return Recurred(*_Recurrence.apply(tape, policy_gradient_to_latent, codes, action_gates, *carried, *weights, *flat))
 
@@ -259,7 +262,7 @@ class _Recurrence(torch.autograd.Function):
         length, double, z, size = tape.length, tape.double, tape.latent_size, tape.size
         assert tape.reads[0] is not None, "a tape can be learnt from once"
         carried, w, layers = _unpack(ctx.saved_tensors)
-        batch_size, queries = carried.hidden.shape[0], carried.policy_words.shape[1]
+        batch_size, policy_width = carried.hidden.shape[0], carried.policy_words.shape[1]
         for cells in [*tape.cells, tape.policy_cells]:
             cells.turn()
         inner = (tape.prior_first, tape.prior_second, tape.post_first, tape.post_second)
@@ -320,7 +323,7 @@ class _Recurrence(torch.autograd.Function):
                 policy_back = policy_back.masked_fill(first, 0)
                 cell, policy_cell = cell.masked_fill(first, 0), policy_cell.masked_fill(first, 0)
             hidden, words = back.split([hidden.shape[1], words.shape[1]], -1)
-            policy_words, policy_hidden = policy_back.split([queries, policy_hidden.shape[1]], -1)
+            policy_words, policy_hidden = policy_back.split([policy_width, policy_hidden.shape[1]], -1)
 
         def weight(outputs: Tensor, inputs: Tensor) -> Tensor:
             return outputs.flatten(0, 1).T @ inputs[:length].flatten(0, 1)

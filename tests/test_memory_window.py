@@ -1,10 +1,14 @@
 """A window's memory, which is never rewritten, against the same memory written step by step."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from merlin import memory as memories
 from merlin.memory_window import MemoryWindow
+
+close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
 
 B, N, Z, K, T = 3, 5, 4, 2, 12  # more writes than slots
 SWITCHES = [(0.8, True), (0.8, False), (None, True), (None, False)]
@@ -54,20 +58,20 @@ def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, 
         assert torch.equal(window.views[t].readable.sum(-1), readable.sum(-1))
         scores = (keys @ memory.mT).masked_fill(~readable.unsqueeze(1), 0)
         found = window.dots(keys, t).masked_fill(~window.views[t].readable.unsqueeze(1), 0)
-        torch.testing.assert_close(found, expand(window, scores, t))
+        close(found, expand(window, scores, t))
         weights = expand(window, reads[t], t)
         plain = reads[t].masked_fill(~readable.unsqueeze(1), 0)
-        torch.testing.assert_close(window.mix(weights, t), plain @ memory)
+        close(window.mix(weights, t), plain @ memory)
         norms = torch.rsqrt(memory.square().sum(-1) + memories.EPSILON).unsqueeze(1)
         if mask_unwritten:
             shown = window.views[t].inverse_norms.unsqueeze(1).masked_fill(~window.views[t].readable.unsqueeze(1), 0)
-            torch.testing.assert_close(shown, expand(window, norms.masked_fill(~readable.unsqueeze(1), 0), t))
+            close(shown, expand(window, norms.masked_fill(~readable.unsqueeze(1), 0), t))
         window.append(t, words[t], weights, slots[t])
         if t + 1 < T:
-            torch.testing.assert_close(memories.reset(window.state(), is_first[t + 1]).memory, states[t + 1].memory)
+            close(memories.reset(window.state(), is_first[t + 1]).memory, states[t + 1].memory)
     after = window.state()
     for name in ("memory", "num_written", "write_weights", "retroactive_weights"):
-        torch.testing.assert_close(getattr(after, name), getattr(final, name), msg=name)
+        close(getattr(after, name), getattr(final, name), msg=name)
 
 
 @pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
@@ -83,9 +87,9 @@ def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten):
     for t in reversed(range(T)):
         window.undo(t)
         back = window.dots(keys, t)
-        torch.testing.assert_close(back, ahead[t])
+        close(back, ahead[t])
         weights = torch.randn_like(back)
-        torch.testing.assert_close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
+        close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
 
 
 @pytest.mark.parametrize("discount", [0.8, None])
@@ -101,4 +105,4 @@ def test_slots_are_chosen_as_when_written_plainly(discount):
         slot = window.append(t, words[t], expand(window, weights, t))
         state = memories.write(state, words[t], weights, discount)
         assert torch.equal(slot, state.write_weights.argmax(-1))
-        torch.testing.assert_close(window.state().usage, state.usage)
+        close(window.state().usage, state.usage)

@@ -235,6 +235,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
                     tape.advance(t, gates[t], None if unroll.slots is None else unroll.slots[t])
             after = _state(tape, actions[-1])
         else:
+            unchanged = acting._versions == [x._version for x in self.parameters()]
+            assert unchanged, "what was acted by can be learnt from until a parameter changes"
             tape, after = acting.tape, acting.state
         to_latent = self.config.policy_gradient_to_latent
         return recur(tape, codes, gates, _carried(state), *self._weights(), to_latent), after
@@ -271,6 +273,7 @@ class MerlinActing(Acting):
     def __init__(self, agent: Merlin, state: MerlinState, length: int, generator: torch.Generator | None) -> None:
         self.agent, self.generator = agent, generator
         self.tape = agent._tape(state, length)
+        self._versions = [x._version for x in agent.parameters()]
         self._previous_action = state.previous_action
         self._parameters: list[Tensor] = []
         self._actions: list[Tensor] = []
@@ -339,5 +342,5 @@ def _state(tape: Tape, previous_action: Float[Tensor, "B E"]) -> MerlinState:
         PredictorState(LSTMState(end.hidden, end.cell), end.words, tape.memory.state()),
         LSTMState(end.policy_hidden, end.policy_cell),
         end.policy_words,
-        previous_action.detach(),
+        previous_action.detach().clone(),
     )

@@ -41,6 +41,7 @@ class Rollout:
         self.environment = environment
         self.discount_factor = discount_factor
         self.generator = generator
+        self.acting: Acting | None = None
         zeros = torch.zeros(environment.num_envs, device=environment.device)
         self.state = RolloutState(
             environment.reset(seed), agent.initial_state(environment.num_envs), zeros, zeros.to(torch.int64)
@@ -99,7 +100,12 @@ class Rollout:
             return None
         if following.truncated.device.type == "cpu" and not following.truncated.any():
             return None
-        return acting.value(following.final_observation, torch.zeros_like(following.truncated), following.reward)
+        # Of other rows there is no final observation; whatever stands there, no network sees it.
+        observation = {
+            name: torch.where(following.truncated.view(-1, *[1] * (x.ndim - 1)), x, following.observation[name])
+            for name, x in following.final_observation.items()
+        }
+        return acting.value(observation, torch.zeros_like(following.truncated), following.reward)
 
 
 def _episodes(ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]]) -> Episodes:

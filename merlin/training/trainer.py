@@ -121,7 +121,9 @@ class Trainer:
             rate = self._base_rates[name] * _interpolate(self.config.final_learning_rate_fraction, left)
             optimizer.param_groups[0]["lr"] = rate
         metrics: dict[str, Tensor] = {}
-        acting = self.rollout.acting if self.config.minibatches == 1 else None
+        acting, self.rollout.acting = self.rollout.acting, None  # it holds a window's worth of memory
+        if self.config.minibatches > 1:
+            acting = None
         for _ in range(self.config.passes):
             for part, part_state in self._minibatches(unroll, state):
                 losses, _ = self.agent.losses(part, part_state, entropy_scale, acting)
@@ -141,6 +143,7 @@ class Trainer:
                     )
                 for optimizer in self.optimizers.values():
                     optimizer.step()
+                del losses  # before the next window's graph is built
         return metrics
 
     def _minibatches(self, unroll: Unroll, state: Any) -> list[tuple[Unroll, Any]]:

@@ -1,10 +1,14 @@
 """The recurrence differentiated by hand against the same steps under automatic differentiation, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from merlin.networks.recurrent import map_state, reset_state
 from tests.agents.helpers import act, make_agent, tensors
+
+close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
 
 T, B = 12, 4  # longer than the memory's 5 slots
 
@@ -79,9 +83,9 @@ def both(request):
 def test_values_are_those_of_single_steps(both):
     (plain, _, after), (ours, _, ours_after) = both
     for name in OUTPUTS:
-        torch.testing.assert_close(ours[name], plain[name], msg=name)
+        close(ours[name], plain[name], msg=name)
     for x, y in zip(tensors(ours_after), tensors(after), strict=True):
-        torch.testing.assert_close(x, y)
+        close(x, y)
 
 
 def test_gradients_are_those_of_automatic_differentiation(both):
@@ -91,6 +95,29 @@ def test_gradients_are_those_of_automatic_differentiation(both):
         if expected is None:
             assert ours[name] is None or (ours[name] == 0).all(), name
         else:
-            torch.testing.assert_close(ours[name], expected, msg=lambda text, name=name: f"{name}: {text}")
+            close(ours[name], expected, msg=lambda text, name=name: f"{name}: {text}")
             moved += bool((expected != 0).any())
     assert moved > 25, "nearly every weight takes part"
+
+
+def test_what_was_acted_by_is_learnt_from_once_and_before_anything_changes():
+    agent = make_agent("merlin")
+    unroll, initial, _, _ = act(agent, torch.zeros(T, B, dtype=torch.bool))
+
+    def acted():
+        acting = agent.begin(initial, T)
+        for t in range(T):
+            acting.step({name: x[t] for name, x in unroll.observation.items()}, unroll.is_first[t], torch.zeros(B))
+        return acting
+
+    acting = acted()
+    agent.losses(unroll, initial, acting=acting)[0].total.backward()
+    with pytest.raises(AssertionError, match="once"):
+        agent.losses(unroll, initial, acting=acting)[0].total.backward()
+    acting = acted()
+    with torch.no_grad():
+        agent.predictor.reader.project.bias.add_(1)
+    with pytest.raises(AssertionError, match="changes"):
+        agent.losses(unroll, initial, acting=acting)
+    with pytest.raises(AssertionError, match="all of its steps"):
+        agent.losses(unroll, initial, acting=agent.begin(initial, T))

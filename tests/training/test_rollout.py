@@ -96,6 +96,32 @@ def test_truncation_bootstraps_from_the_final_observation_on_the_episodes_own_st
     assert torch.equal(unroll.next_value[:-1][following], unroll.value[1:][following])
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_what_stands_for_a_final_observation_where_no_episode_ended_is_seen_by_no_network(name, monkeypatch):
+    whole = Environment.step
+
+    def step(self, action):
+        following = whole(self, action)
+        if following.final_observation is None:
+            return following
+        rows = following.truncated.unsqueeze(-1)
+        nothing = {key: x.where(rows, torch.nan) for key, x in following.final_observation.items()}
+        return following._replace(final_observation=nothing)
+
+    begin, seen = AGENTS[name].agent_class.begin, []
+
+    def watched(*args):
+        acting = begin(*args)
+        value = acting.value
+        acting.value = lambda observation, *rest: seen.append(observation["observation"]) or value(observation, *rest)
+        return acting
+
+    monkeypatch.setattr(Environment, "step", step)
+    monkeypatch.setattr(AGENTS[name].agent_class, "begin", watched)
+    collect(AutoresetMode.SAME_STEP, name)
+    assert len(seen) > 1 and torch.stack(seen).isfinite().all()
+
+
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
 def test_every_autoreset_mode_gives_the_same_training_data(mode):
     """Row by row, the rows that count are those of same-step autoreset, in the same order in each environment."""

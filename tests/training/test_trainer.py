@@ -27,7 +27,9 @@ def weights(agent) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", AGENTS)
-@pytest.mark.parametrize("training", [{}, {"passes": 2, "minibatches": 2, "final_learning_rate_fraction": 0.1}])
+@pytest.mark.parametrize(
+    "training", [{}, {"passes": 2}, {"passes": 2, "minibatches": 2, "final_learning_rate_fraction": 0.1}]
+)
 def test_resume_is_bit_for_bit_an_uninterrupted_run(tmp_path, name, training):
     config = tiny(name, **training)
     whole = tmp_path / "whole"
