@@ -87,12 +87,16 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     else:
         # Of many steps few matter, and what matters is often a cue and a sight together, of which a policy gradient
         # says little: several passes of small steps over each window, and entropy so that deciding blindly does not
-        # become a habit. What is to be remembered is a small part of a view: so a wide latent, decoded early.
+        # become a habit. What is to be remembered is a small part of a view: so a wide latent, decoded early, but for
+        # Memory, whose views have few cells that matter and whose steps are better spent fast.
         run |= {"num_envs": 64}
+        if not name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
+            model |= {
+                "latent_size": 64,
+                "encoder": replace(model["encoder"], grid_features=128),
+                "decoder": replace(model["decoder"], grid_features=300),
+            }
         model |= {
-            "latent_size": 64,
-            "encoder": replace(model["encoder"], grid_features=128),
-            "decoder": replace(model["decoder"], grid_features=300),
             "hidden_gain": 1.4,
             "normalize_advantages": True,
             "discount_factor": 0.99,
