@@ -140,6 +140,7 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode == 0:
                 results[name].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"{name}: {results[name][-1]['steps_per_second']:,.0f} steps/s", file=sys.stderr, flush=True)
     for name, rows in results.items():
         if not rows:
             print(f"{name:38} not measured: it failed, or is not installed")

@@ -48,7 +48,7 @@ class PredictorConfig:
     noise than signal, which decoders take long to find; at 6 with two or three times more."""
     hidden_gain: float | None = None
     """Start the tanh layers of prior, posterior and value orthogonal and this large, with every entry of an observation
-    counting the same; PyTorch's almost linear start unless given. At 1.4 views are decoded in half the updates."""
+    counting the same; PyTorch's almost linear start unless given. It pays with wide latents and decoders."""
     kl_cost: float | None = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
     kl_reference_nats: float = 8500.0

@@ -132,7 +132,11 @@ class Tape:
     def perceive(
         self, t: int, code: Float[Tensor, "B Y"], noise: Float[Tensor, "B Z"], is_first: Bool[Tensor, "B"]
     ) -> Float[Tensor, "B Z"]:
-        """Return the latent of a step, before which the state of rows that start an episode is zeroed."""
+        """Return the latent of a step, before which the state of rows that start an episode is zeroed.
+
+        prior     = prior_network(h, m)
+        posterior = prior + posterior_network(e, h, m, prior);   z ~ posterior
+        """
         w, double, carried, z = self.weights, self.double, self.carried, self.latent_size
         context, policy_input = self.context[t], self.policy_input[t]
         torch.cat([carried.hidden, carried.words], -1, out=context)
@@ -167,7 +171,10 @@ class Tape:
         return self.latent[t]
 
     def decide(self, t: int) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B QW"]]:
-        """Return the policy's output and what it reads, from the memory before this step's write."""
+        """Return the policy's output and what it reads, from the memory before this step's write.
+
+        h~, c~ = policy_lstm([z, m~]);   m~ = read(M, key~(h~))
+        """
         w = self.weights
         gates = torch.addmm(w.policy_bias, self.policy_input[t], w.policy.T)
         self._policy_cell = self.policy_cells.forward(t, gates, self._entered[1], self.policy_hidden[t])
@@ -178,6 +185,8 @@ class Tape:
 
     def advance(self, t: int, action_gates: Float[Tensor, "B G"], slot: Tensor | None = None) -> Int[Tensor, "B"]:
         """Go on, the action being known, and return the slot written.
+
+        h, c = lstm([z, a, m]);   m, w = read(M, keys(h));   M = write(M, z, w)
 
         Args:
             action_gates: What of the action enters the first layer of the LSTM, with its bias.
