@@ -1,5 +1,7 @@
 """Symbolic grids, such as MiniGrid's (Y, X, 3) view of objects, colours and states: categories, not pictures."""
 
+import math
+
 import torch
 from gymnasium.spaces import MultiDiscrete
 from jaxtyping import Float
@@ -12,9 +14,10 @@ from merlin.networks.images import Bottleneck, stages
 
 
 class GridEncoder(nn.Module):
-    """The sum of its channels' embeddings in each cell, two 3x3 convolutions without padding, a linear layer and tanh.
+    """The sum of its channels' embeddings in each cell, two padded 3x3 convolutions, a linear layer and tanh.
 
-    A grid of more than 8 rows or columns is halved first, as a picture is.
+    A grid of more than 8 rows or columns is halved first, as a picture is. Without padding a view of 3x3 would be
+    squeezed through the few channels of one cell, and the corners of any view would hardly be seen.
     """
 
     def __init__(self, space: MultiDiscrete, features: int, channels: int):
@@ -24,13 +27,10 @@ class GridEncoder(nn.Module):
         # a product with one-hots: so few categories make it several times faster than gathering, and its gradient too
         self.embedding = nn.Linear(self.categories.num_columns, channels, bias=False)
         self.convolutions = nn.Sequential(*(Bottleneck(channels, channels, 2) for stage in plan if stage.stride == 2))
-        rows, columns = plan[-1].reduced_size
         for _ in range(2):
-            kernel = (min(3, rows), min(3, columns))
-            self.convolutions.extend([nn.Conv2d(channels, channels, kernel), nn.ReLU()])
-            rows, columns = rows - kernel[0] + 1, columns - kernel[1] + 1
+            self.convolutions.extend([nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()])
         self.convolutions.to(memory_format=torch.channels_last)
-        self.linear = nn.Linear(channels * rows * columns, features)
+        self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
         nn.init.normal_(self.embedding.weight, std=len(self.categories.sizes) ** -0.5)
         start_at_scale(self.convolutions, self.linear)

@@ -107,6 +107,29 @@ def test_every_cell_of_a_grid_is_seen(values_of):
         assert not torch.equal(encoder({"x": changed}), encoding), index
 
 
+@pytest.mark.parametrize(("size", "least"), [(3, 0.2), (5, 0.1), (7, 0.07)])
+def test_every_cell_of_a_view_counts_from_the_start(size, least):
+    space = MultiDiscrete(np.tile([11, 6, 3], (size, size, 1)))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        encoder = Encoder({"x": space}, EncoderConfig(grid_features=64, grid_channels=16))
+        views = torch.stack([torch.randint(n, (32, size, size)) for n in (11, 6, 3)], -1)
+        encoding = encoder({"x": views})
+        changes = []
+        for row, column in np.ndindex(size, size):
+            changed = views.clone()
+            changed[:, row, column, 0] = (changed[:, row, column, 0] + 1) % 11
+            changes.append((encoder({"x": changed}) - encoding).norm(dim=1).mean() / encoding.norm(dim=1).mean())
+        assert min(changes) > least, (seed, torch.stack(changes).view(size, size))
+
+
+def test_a_small_view_is_not_squeezed():
+    space = MultiDiscrete(np.tile([11, 6, 3], (3, 3, 1)))
+    encoder = Encoder({"x": space}, EncoderConfig(grid_features=64, grid_channels=16))
+    views = torch.stack([torch.randint(n, (500, 3, 3)) for n in (11, 6, 3)], -1)
+    assert torch.linalg.matrix_rank(torch.atanh(encoder({"x": views})), rtol=1e-2) == 64
+
+
 def test_a_text_ends_at_its_first_padding():
     encoder = TextEncoder(Tokens(("", "a", "b", "c"), 5), 7)
     text = torch.tensor([[1, 3, 0, 0, 0], [1, 3, 0, 2, 1], [1, 3, 2, 0, 0], [3, 1, 0, 0, 0], [0, 1, 2, 3, 1]])
