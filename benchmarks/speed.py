@@ -3,7 +3,8 @@
     python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT]
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
-all of them. Printed: the median over rounds, the shares of environment, acting and learning, and the peak memory.
+all of them. Printed: the median over rounds, the shares of environment, acting and learning, the fraction of the speed of
+large matrix products, and the peak memory.
 """
 
 import argparse
@@ -49,41 +50,19 @@ SETUPS = {
 
 def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
     """Train for some seconds after a warm-up; return steps per second and where the time went."""
-    import torch
-
     from merlin.presets import preset
-    from merlin.run import build_agent, build_environment
-    from merlin.training.trainer import Trainer
+    from merlin.profiling import profile
 
-    torch.set_num_threads(threads)
-    config = replace(preset(setup.agent, setup.task), num_envs=setup.num_envs, device="cpu")
-    config = replace(config, model=replace(config.model, **setup.model))
-    stepping = [0.0]
-    with build_environment(config) as environment:
-        trainer = Trainer(
-            build_agent(config, environment), environment, config.training, total_steps=10**9, seed=config.seed
-        )
-        step = environment.step
-
-        def timed_step(action):
-            begin = time.perf_counter()
-            timestep = step(action)
-            stepping[0] += time.perf_counter() - begin
-            return timestep
-
-        environment.step = timed_step
-        trainer.update()
-        before, stepping[0], begin = trainer.env_steps, 0.0, time.perf_counter()
-        trainer.seconds = dict.fromkeys(trainer.seconds, 0.0)
-        while time.perf_counter() - begin < seconds:
-            trainer.update()
-        spent = time.perf_counter() - begin
-        return {
-            "steps_per_second": (trainer.env_steps - before) / spent,
-            "environment": stepping[0] / spent,
-            "acting": (trainer.seconds["rollout"] - stepping[0]) / spent,
-            "learning": trainer.seconds["learning"] / spent,
-        }
+    config = preset(setup.agent, setup.task)
+    config = replace(
+        config,
+        num_envs=setup.num_envs,
+        device="cpu",
+        model=replace(config.model, **setup.model),
+        training=replace(config.training, num_threads=threads),
+    )
+    result = profile(config, seconds)
+    return {"steps_per_second": result.steps_per_second, "utilization": result.utilization} | result.shares
 
 
 def measure_recurrent_ppo(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
@@ -150,7 +129,8 @@ def main() -> None:
         parts = ("environment", "acting", "learning")
         shares = " ".join(f"{key} {middle[key]:4.0%}" for key in parts if key in middle)
         rate = f"{middle['steps_per_second']:>9,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})"
-        print(f"{name:38} {rate}  {shares}  peak {middle['peak_megabytes']:,.0f} MB")
+        used = f"  {middle['utilization']:.0%} of large products" if "utilization" in middle else ""
+        print(f"{name:38} {rate}  {shares}{used}  peak {middle['peak_megabytes']:,.0f} MB")
 
 
 if __name__ == "__main__":

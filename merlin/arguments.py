@@ -43,20 +43,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
-        "(default: merlin/MemoryGame-v0)")  # fmt: skip
-    add("--agent", metavar="NAME", help="merlin, rl-lstm or rl-mem (default: merlin)")
+    _add_configuration(add)
     add("--steps", metavar="N", type=_whole_number(1), help="environment steps in all, such as 1e6 "
         "(default: by task; 1e6 for the default one)")  # fmt: skip
-    add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together "
-        "(default: by task; 128 for the default one)")  # fmt: skip
-    add("--seed", metavar="S", type=_seed, help="of weights, environments and every random choice (default: 1)")
-    add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
-    add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")
-    add("--vectorization", choices=("sync", "async"), help="whether environments that are not tensors are stepped in "
-        "this process or in one process each (default: sync)")  # fmt: skip
-    add("--set", metavar="path=value", nargs="+", action="extend", default=[], help="change settings of the agent "
-        "(model.*) and of training (training.*); see --help-settings")  # fmt: skip
     add("--help-settings", action="store_true", help="list every setting of --set, with its type, its value for this "
         "task and agent and what it is, and exit")  # fmt: skip
     add("--run-dir", metavar="DIR", type=Path, help="where the run's files go "
@@ -85,6 +74,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--out", metavar="FILE", type=Path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
         "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
 
+    add = command("profile", "train for some seconds and tell where the time and the memory go; nothing is kept")
+    _add_configuration(add)
+    add("--seconds", metavar="S", type=_seconds, default=10.0, help="how long to measure (default: 10)")
+    add("--trace", metavar="FILE", type=Path, help="also write a Chrome trace of one window, for chrome://tracing or "
+        "ui.perfetto.dev")  # fmt: skip
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+
     add = command("play", "play a task yourself, from the keyboard")
     add("task", metavar="TASK", help="a gymnasium id, or module:Id, which imports the module first")
     add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")
@@ -95,6 +91,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     command("tasks", "list the tasks of this package")
     command("agents", "list the agents")
     return parser.parse_args(arguments)
+
+
+def _add_configuration(add: Callable) -> None:
+    """Add what chooses a run's configuration."""
+    add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
+        "(default: merlin/MemoryGame-v0)")  # fmt: skip
+    add("--agent", metavar="NAME", help="merlin, rl-lstm or rl-mem (default: merlin)")
+    add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together "
+        "(default: by task; 128 for the default one)")  # fmt: skip
+    add("--seed", metavar="S", type=_seed, help="of weights, environments and every random choice (default: 1)")
+    add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
+    add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")
+    add("--vectorization", choices=("sync", "async"), help="whether environments that are not tensors are stepped in "
+        "this process or in one process each (default: sync)")  # fmt: skip
+    add("--set", metavar="path=value", nargs="+", action="extend", default=[], help="change settings of the agent "
+        "(model.*) and of training (training.*); see `merlin train --help-settings`")  # fmt: skip
 
 
 def _whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "watch": _watch,
+        "profile": _profile,
         "play": _play,
         "tasks": _tasks,
         "agents": _agents,
@@ -101,7 +102,8 @@ def _new_config(options: argparse.Namespace) -> "RunConfig":
             options.fail(f"{assignment} would come after what it chooses: use TASK, --agent or --env-kwargs")
     try:
         config = preset(options.agent or "merlin", options.task or DEFAULT_TASK, options.env_kwargs)
-        flags = {name: getattr(options, name) for name in ("seed", "steps", "num_envs", "device", "vectorization")}
+        names = ("seed", "steps", "num_envs", "device", "vectorization")
+        flags = {name: getattr(options, name, None) for name in names}
         config = replace(config, **{name: value for name, value in flags.items() if value is not None})
         parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
         return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
@@ -203,6 +205,47 @@ def _watch(options: argparse.Namespace) -> int:
         greedy=options.greedy,
     )
     print(path)
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from merlin.profiling import profile
+    from merlin.run import resolve_device
+
+    config = _new_config(options)
+    if options.trace is not None and not options.trace.parent.is_dir():
+        options.fail(f"--trace must name a file in a directory that exists, but {options.trace.parent} does not")
+    result = profile(config, options.seconds, options.trace)
+    if options.json:
+        print(json.dumps(asdict(result) | {"utilization": result.utilization}))
+        return 0
+    threads = config.training.num_threads
+    device = str(resolve_device(config.device))
+    where = f"cpu, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
+    print(
+        f"{config.agent} on {config.task}, {config.num_envs} environments, windows of {config.training.unroll_length} "
+        f"steps, {where}"
+    )
+    rest = max(0.0, 1 - sum(result.shares.values()))
+    rows = [("environment steps", f"{result.steps_per_second:,.0f} per second")]
+    rows += [(f"  {name}", f"{share:.1%} of the time") for name, share in (result.shares | {"the rest": rest}).items()]
+    rows += [
+        ("operations", f"{result.flops_per_step / 1e6:,.2f} million per environment step, in products and convolutions"),
+        (
+            "  of the machine's",
+            f"{result.utilization:.1%} of {result.product_flops_per_second / 1e9:,.0f} billion per second, "
+            f"which large products reach here",
+        ),
+        ("peak memory", f"{result.peak_megabytes:,.0f} MB, {result.first_megabytes:,.0f} MB of it before training"),
+        ("agent's state", f"{result.agent_bytes:,.0f} bytes per environment"),
+    ]
+    if result.task_bytes is not None:
+        rows.append(("task's state", f"{result.task_bytes:,.0f} bytes per environment"))
+    if options.trace is not None:
+        rows.append(("trace", str(options.trace)))
+    _print_table(rows)
     return 0
 
 

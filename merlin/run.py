@@ -157,7 +157,7 @@ def train(
             if resume and not environment.is_native:
                 reporter.note(f"{config.task} cannot save its state: its episodes begin anew, with a new seed")
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
-            session = _Session(config, run_dir, trainer, reporter, tracker, before - begin)
+            session = Session(config, run_dir, trainer, reporter, tracker, before - begin)
             code = 1
             try:
                 with _interrupts() as interrupted:
@@ -170,7 +170,7 @@ def train(
     return Summary(trainer.env_steps, session.wall_seconds(), session.last_return, bool(interrupted))
 
 
-class _Session:
+class Session:
     """What happens around the training loop: reports, checkpoints, the picture at the end."""
 
     def __init__(

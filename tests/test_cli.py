@@ -11,7 +11,8 @@ import pytest
 from merlin import cli
 from merlin.agents import AGENTS
 from merlin.presets import DEFAULT_TASK, preset
-from merlin.run import load_config
+from merlin.profiling import profile
+from merlin.run import build_agent, build_environment, load_config
 from merlin.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +165,8 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
         (["evaluate"], "required: RUN_DIR"),
         (["evaluate", "x", "--episodes", "0"], "--episodes: must be a whole number"),
         (["watch", "x", "--out", "film.avi"], "must end in .gif, .mp4, .html or .png"),
+        (["profile", "--seconds", "0"], "number of seconds above 0"),
+        (["profile", "--trace", "nowhere/trace.json"], "directory that exists"),
         (["play"], "required: TASK"),
         (["play", DEFAULT_TASK, "--view", "below"], "--view: invalid choice"),
     ],
@@ -183,6 +186,7 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "--resume", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),
+        (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
         (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
     ],
@@ -234,6 +238,35 @@ def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
     status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")
     assert status == 0, err
     assert out == f"{tmp_path / 'episode.gif'}\n" and (tmp_path / "episode.gif").stat().st_size > 1000
+
+
+def test_profile_tells_where_the_time_goes_and_leaves_nothing(merlin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = merlin("profile", "--seconds", 0.2, *SMALL)
+    assert status == 0 and out.startswith(f"merlin on {DEFAULT_TASK}, 8 environments, windows of 16 steps, cpu")
+    for name in ("environment", "acting", "learning", "logging", "peak memory", "agent's state", "task's state"):
+        assert re.search(rf"^ +{name} +[\d<]", out, re.MULTILINE), name
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_profile_adds_up(merlin, tmp_path, agent):
+    trace = tmp_path / "trace.json"
+    status, out, _ = merlin("profile", "--agent", agent, "--num-envs", 8, "--seconds", 0.2, "--json", "--trace", trace)
+    result = json.loads(out)
+    assert status == 0
+    assert all(share > 0 for share in result["shares"].values()) and 0.9 < sum(result["shares"].values()) <= 1
+    rate = result["steps_per_second"] * result["flops_per_step"] / result["product_flops_per_second"]
+    assert result["utilization"] == pytest.approx(rate) and 0 < rate < 1
+    assert {"environment", "acting", "learning"} <= {x.get("name") for x in json.loads(trace.read_text())["traceEvents"]}
+
+
+def test_operations_are_counted():
+    """Acting multiplies by each weight once, learning three times, but for the gradients of what is observed."""
+    config = preset("rl-lstm")
+    with build_environment(config) as environment:
+        weights = sum(x.numel() for x in build_agent(config, environment).parameters() if x.ndim == 2)
+    assert 2 * 3 * weights < profile(config, 0.2).flops_per_step < 2 * 4.2 * weights
 
 
 def test_play_reads_keys_from_a_pipe():
