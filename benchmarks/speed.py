@@ -3,8 +3,8 @@
     python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT]
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
-all of them. Printed: the median over rounds, the shares of environment, acting and learning, the fraction of the speed of
-large matrix products, and the peak memory.
+all of them. Printed: the median over rounds, the shares of environment, acting and learning, the fraction of the speed
+of large matrix products, and the peak memory.
 """
 
 import argparse

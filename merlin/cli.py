@@ -232,7 +232,7 @@ def _profile(options: argparse.Namespace) -> int:
     rows = [("environment steps", f"{result.steps_per_second:,.0f} per second")]
     rows += [(f"  {name}", f"{share:.1%} of the time") for name, share in (result.shares | {"the rest": rest}).items()]
     rows += [
-        ("operations", f"{result.flops_per_step / 1e6:,.2f} million per environment step, in products and convolutions"),
+        ("operations", f"{result.flops_per_step / 1e6:,.2f} million per environment step: products, convolutions"),
         (
             "  of the machine's",
             f"{result.utilization:.1%} of {result.product_flops_per_second / 1e9:,.0f} billion per second, "

@@ -1,7 +1,6 @@
 """Where the time and the memory of training go."""
 
 import io
-import json
 import resource
 import statistics
 import tempfile

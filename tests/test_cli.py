@@ -258,7 +258,8 @@ def test_a_profile_adds_up(merlin, tmp_path, agent):
     assert all(share > 0 for share in result["shares"].values()) and 0.9 < sum(result["shares"].values()) <= 1
     rate = result["steps_per_second"] * result["flops_per_step"] / result["product_flops_per_second"]
     assert result["utilization"] == pytest.approx(rate) and 0 < rate < 1
-    assert {"environment", "acting", "learning"} <= {x.get("name") for x in json.loads(trace.read_text())["traceEvents"]}
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {"environment", "acting", "learning"} <= {event.get("name") for event in events}
 
 
 def test_operations_are_counted():
