@@ -90,26 +90,31 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         # become a habit. What is to be remembered is a small part of a view: so a wide latent, decoded early, but for
         # Memory, whose views have few cells that matter and whose steps are better spent fast.
         run |= {"num_envs": 64}
-        if not name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
-            model |= {
-                "latent_size": 64,
-                "encoder": replace(model["encoder"], grid_features=128),
-                "decoder": replace(model["decoder"], grid_features=300),
-            }
         model |= {
             "hidden_gain": 1.4,
             "normalize_advantages": True,
             "discount_factor": 0.99,
             "gae_lambda": 0.95,
             "entropy_cost": 0.03,
-            "policy_num_read_keys": 8,
             "policy_read_strength": 10.0,
             "policy_hidden_gain": 2.0,
         }
         training |= {"passes": 4, "learning_rate": 1e-3, "max_grad_norm": 0.5}
+        if name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
+            # Only cue and object together say what to do, and that in the last step: advantages that do not reach far
+            # back say it with less noise, and time must cost little, or nobody goes back to look at the cue.
+            model |= {"discount_factor": 0.999, "gae_lambda": 0.8, "entropy_cost": 0.02}
+        else:
+            model |= {
+                "latent_size": 64,
+                "encoder": replace(model["encoder"], grid_features=128),
+                "decoder": replace(model["decoder"], grid_features=300),
+            }
         if agent == "rl-lstm":  # remembers no longer than gradients reach
-            model |= {"entropy_cost": 0.01}
+            model |= {"hidden_size": 256, "num_layers": 1}
             training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
+        else:
+            training |= {"unroll_length": 32, "minibatches": 2}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(

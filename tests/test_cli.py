@@ -116,6 +116,13 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     assert status == 1 and one_sentence(err) and f"--resume {path}" in err
 
 
+def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
+    assert preset("rl-lstm", "merlin/Memory-v0").training.minibatches > 2
+    arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", 2, "--steps", 1, "--run-dir", tmp_path / "run"]
+    assert merlin("train", *arguments, "--wandb", "disabled")[0] == 0
+    assert load_config(tmp_path / "run").training.minibatches == 2
+
+
 def test_a_run_is_named_after_what_it_trains(merlin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = merlin("train", "merlin/TMaze-v0", "--steps", "1", "--env-kwargs", '{"length": 3}', *SMALL)
