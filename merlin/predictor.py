@@ -279,6 +279,8 @@ class Predictor(nn.Module):
             excess = sum(mean(x - floor[name]) for name, x in nats.items())
             metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
             metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
+            recall = self.decoder.recall(decoded, unroll.observation)
+            metrics |= {f"{name}_recall": x for name, x in recall.items()}
             metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
 
         if config.action_cost:

@@ -72,8 +72,18 @@ class Categories(nn.Module):
 
     def accuracy(self, logits: Float[Tensor, "*batch S"], values: Tensor) -> Float[Tensor, "*batch"]:
         """Return the fraction of the variables whose value is the likeliest, or as likely as any."""
+        return self._is_likeliest(logits, self.columns(values)).mean(-1)
+
+    def recall(self, logits: Float[Tensor, "*batch S"], values: Tensor) -> Float[Tensor, ""]:
+        """Return the accuracy within each category that occurs, every category counting the same, however rare."""
+        columns = self.columns(values)
+        seen, right = count(columns, self.num_columns), torch.zeros(self.num_columns, device=columns.device)
+        right.scatter_add_(0, columns.flatten(), self._is_likeliest(logits, columns).flatten())
+        return (right / seen.clamp(min=1)).sum() / (seen > 0).sum()
+
+    def _is_likeliest(self, logits: Float[Tensor, "*batch S"], columns: Int[Tensor, "*batch n"]) -> Tensor:
         highest = self._reduce(torch.amax, logits)  # many times faster than argmax where categories are few
-        return (logits.gather(-1, self.columns(values)) >= highest).float().mean(-1)
+        return (logits.gather(-1, columns) >= highest).float()
 
     def marginal_nats(self, values: Tensor) -> Float[Tensor, ""]:
         """Return the entropy of the variables' frequencies over all leading dimensions, summed over the variables."""
@@ -133,6 +143,9 @@ class CategoryDecoder(EntryDecoder):
 
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         return self.categories.accuracy(parameters, value)
+
+    def recall(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, ""]:
+        return self.categories.recall(parameters, value)
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         return self.categories.highest(parameters)

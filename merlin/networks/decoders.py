@@ -57,6 +57,11 @@ class Decoder(nn.Module):
         """
         return {name: entry.accuracy(parameters[name], observation[name]) for name, entry in self._items()}
 
+    def recall(self, parameters: dict[str, Tensor], observation: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+        """Return the accuracy by category, of the entries that are categories or grids of them: see EntryDecoder."""
+        recalls = {name: entry.recall(parameters[name], observation[name]) for name, entry in self._items()}
+        return {name: recall for name, recall in recalls.items() if recall is not None}
+
     def mode(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the reconstruction, in the units of the observation."""
         return {name: entry.mode(parameters[name]) for name, entry in self._items()}

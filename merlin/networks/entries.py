@@ -30,6 +30,13 @@ class EntryDecoder(nn.Module, ABC):
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         """Return the fraction of the entry that the mode gets right, in [0, 1]."""
 
+    def recall(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, ""] | None:
+        """Return the accuracy by category, the mean over categories that occur; none where there are none.
+
+        In a view of walls and floor, accuracy says next to nothing of the one object that is to be remembered.
+        """
+        return None
+
     @abstractmethod
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         """Return the reconstruction, in the units, shape and integers of the observation."""

@@ -63,6 +63,9 @@ class GridDecoder(EntryDecoder):
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         return self.categories.accuracy(self._cells(parameters), value.flatten(-3, -2)).mean(-1)
 
+    def recall(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, ""]:
+        return self.categories.recall(self._cells(parameters), value.flatten(-3, -2))
+
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         return self.categories.highest(self._cells(parameters)).unflatten(-2, self.shape[:2])
 

@@ -108,6 +108,30 @@ def test_symbols_equal_torch_distributions_cell_by_cell(values_of):
     torch.testing.assert_close(decoder.accuracy(parameters, {"x": values})["x"], right)
 
 
+@pytest.mark.parametrize(
+    "space", [Discrete(4, start=-1), MultiDiscrete([3, 5]), MultiDiscrete(np.tile([4, 3], (5, 5, 1)))], ids=str
+)
+def test_recall_counts_every_category_that_occurs_the_same(space, values_of):
+    decoder, values = decoder_of(space), values_of(space, 6, 2)
+    with torch.no_grad():
+        parameters = decoder(torch.randn(6, 2, LATENT_SIZE))
+    guesses = decoder.mode(parameters)["x"].reshape(12, -1)
+    truth = values.reshape(12, -1)
+    num_variables = truth.shape[1] if kind(space) == "category" else 2  # cells share theirs
+    shares = []
+    for variable in range(num_variables):
+        of_variable = slice(variable, None, num_variables)
+        for category in truth[:, of_variable].unique():
+            is_it = truth[:, of_variable] == category
+            shares.append((guesses[:, of_variable][is_it] == category).double().mean().item())
+    assert decoder.recall(parameters, {"x": values})["x"].item() == pytest.approx(np.mean(shares))
+
+
+def test_recall_is_of_categories_only(space, values_of):
+    recall = decoder_of(space).recall(decoder_of(space)(torch.randn(4, LATENT_SIZE)), {"x": values_of(space, 4)})
+    assert list(recall) == (["x"] if kind(space) in ("category", "symbols") else [])
+
+
 def test_vectors_are_gaussians_of_variance_one(values_of):
     space = Box(-1, 1, (3,))
     decoder, values = decoder_of(space), values_of(space, 5)

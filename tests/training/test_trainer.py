@@ -82,7 +82,8 @@ def test_metrics_have_their_names_and_units(tmp_path):
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {
         "env_steps", "wall_seconds", "env_steps_per_second", "episode_return_mean", "episode_return_std", "episodes",
-        "kl_nats", "kl_cost", "card_nats", "card_accuracy", "position_nats", "action_accuracy", "entropy_nats",
+        "kl_nats", "kl_cost", "card_nats", "card_accuracy", "card_recall", "position_nats", "action_accuracy",
+        "entropy_nats",
     } <= row.keys()  # fmt: skip
     assert row["env_steps"] == 8 * 4 * 6
 
