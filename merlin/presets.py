@@ -104,6 +104,8 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             # Only cue and object together say what to do, and that in the last step: advantages that do not reach far
             # back say it with less noise, and time must cost little, or nobody goes back to look at the cue.
             model |= {"discount_factor": 0.999, "gae_lambda": 0.8, "entropy_cost": 0.02}
+            if agent == "merlin":  # whose latents the return shapes: the match is seen by V before the policy
+                model |= {"return_cost": 5.0}
         else:
             model |= {
                 "latent_size": 64,
