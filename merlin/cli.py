@@ -75,11 +75,13 @@ def _train(options: argparse.Namespace) -> int:
     from merlin import run
 
     run_dir = options.resume or options.run_dir or _default_run_dir(config)
-    print(
-        f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
-        f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
-        flush=True,
-    )
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
+    if leads:
+        print(
+            f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
+            f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
+            flush=True,
+        )
     summary = run.train(
         config,
         run_dir,
@@ -87,7 +89,8 @@ def _train(options: argparse.Namespace) -> int:
         wandb=options.wandb,
         max_seconds=options.max_seconds,
     )
-    _conclude(summary, config, run_dir)
+    if leads:
+        _conclude(summary, config, run_dir)
     return 130 if summary.interrupted else 0
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from merlin import processes
 from merlin.returns import generalized_advantages, n_step_returns
 from merlin.unroll import Unroll
 
@@ -31,7 +32,7 @@ class ActorCriticConfig:
     """Start the policy head's tanh layer orthogonal and this large, bent enough to learn what depends on two inputs
     together, such as a cue and an object; PyTorch's almost linear start unless given."""
     normalize_advantages: bool = False
-    """Divide advantages by their standard deviation over the window's batch."""
+    """Divide advantages by their standard deviation over the window's batch, that of all processes."""
 
 
 def masked_mean(x: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, ""]:
@@ -63,6 +64,9 @@ def advantages_and_returns(
     follow = (unroll.reward, unroll.discount)
     advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
     if config.normalize_advantages:
-        scale = masked_mean(advantages.square(), unroll.is_valid) - masked_mean(advantages, unroll.is_valid).square()
-        advantages = advantages * torch.rsqrt(scale.clamp(min=1e-8))
+        valid = unroll.is_valid.to(advantages.dtype)
+        sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
+        rows, first, second = processes.total(torch.stack(sums))
+        rows = rows.clamp(min=1)
+        advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)

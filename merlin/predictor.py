@@ -301,7 +301,7 @@ class Predictor(nn.Module):
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
             valid = {name: x[unroll.is_valid] for name, x in unroll.observation.items()}
-            self.observation_nats.lerp_(sum(self.decoder.chance_nats(valid).values()), rate)
+            self.observation_nats += rate * (sum(self.decoder.chance_nats(valid).values()) - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats / self.config.kl_reference_nats).clamp(5e-4, 1.0)

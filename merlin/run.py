@@ -10,15 +10,17 @@ import json
 import math
 import os
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from merlin import processes
 from merlin.agents import AGENTS, Agent
 from merlin.config import from_dict, to_dict
 from merlin.errors import MerlinError
@@ -48,16 +50,17 @@ def resolve_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise MerlinError("Device cuda needs a GPU that PyTorch can use, and there is none here: take --device cpu.")
     try:
-        return torch.device(name)
+        device = torch.device(name)
+        return torch.device("cuda", processes.index_on_machine()) if device == torch.device("cuda") else device
     except RuntimeError as error:
         raise MerlinError(f"A device is auto, cpu or cuda, but {name!r} came: choose one of them.") from error
 
 
 def build_environment(config: RunConfig, num_envs: int | None = None, render_mode: str | None = None) -> Environment:
-    """Return the run's environments."""
+    """Return the run's environments, or this process's share of them."""
     return make_environment(
         config.task,
-        num_envs or config.num_envs,
+        num_envs or config.num_envs // processes.number(),
         device=resolve_device(config.device),
         env_kwargs=config.env_kwargs,
         vectorization=config.vectorization,
@@ -133,48 +136,72 @@ def train(
 ) -> Summary:
     """Train as configured and leave a complete run directory behind, also when interrupted.
 
+    Started by torchrun, all its processes train one agent, each in its share of the environments; the first of them
+    reports and writes, and what it returns counts.
+
     Args:
         resume: Go on from the last checkpoint of `run_dir`, whose configuration this must be.
         wandb: auto, online, offline or disabled.
         max_seconds: Stop after this long, counted from this call, as if `steps` had been reached.
         stream: Where progress is shown; standard error unless told.
     """
-    begin = time.monotonic()
-    run_dir = Path(run_dir)
+    with processes.joined(torch.device("cuda" if resolve_device(config.device).type == "cuda" else "cpu")):
+        return _train(config, Path(run_dir), resume, wandb, max_seconds, stream)
+
+
+def _train(config: RunConfig, run_dir: Path, resume: bool, wandb: str, max_seconds: float, stream: Any) -> Summary:
+    begin, leads = time.monotonic(), processes.index() == 0
+    if config.num_envs % processes.number():
+        raise MerlinError(
+            f"Environments are shared out evenly, so num_envs must be a multiple of the {processes.number()} "
+            f"processes, but is {config.num_envs}: take another."
+        )
     torch.set_num_threads(config.training.num_threads)
-    with build_environment(config) as environment:
+    with build_environment(config) as environment, ExitStack() as stack:
         agent = build_agent(config, environment)
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
-        before = 0.0
+        before, reporter, tracker = 0.0, None, None
         if resume:
             _, rest = checkpoint.load_latest(run_dir, agent)
             trainer.load_state_dict(rest["trainer"])
             before = rest["wall_seconds"]
-            write_config(config, run_dir)  # steps and training.* may have changed, and the next resume starts from them
-        else:
-            start(config, run_dir)
-        with Reporter(run_dir, config.steps, trainer.env_steps, stream) as reporter:
+        if leads:
+            # On resuming, steps and training.* may have changed, and the next resume starts from them.
+            (write_config if resume else start)(config, run_dir)
+            reporter = stack.enter_context(Reporter(run_dir, config.steps, trainer.env_steps, stream))
             if resume and not environment.is_native:
                 reporter.note(f"{config.task} cannot save its state: its episodes begin anew, with a new seed")
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
-            session = Session(config, run_dir, trainer, reporter, tracker, before - begin)
-            code = 1
-            try:
-                with _interrupts() as interrupted:
-                    trainer.run(session.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
-                session.save()
+        session = Session(config, run_dir, trainer, reporter, tracker, before - begin)
+        code = 1
+        try:
+            with _interrupts() as interrupted:
+                trainer.run(session.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
+            session.save()
+            was_interrupted = processes.any_of(bool(interrupted))
+            if leads:
                 session.draw()
-                code = 130 if interrupted else 0
-            finally:
+            code = 130 if was_interrupted else 0
+        finally:
+            if tracker is not None:
                 tracker.close(code)
-    return Summary(trainer.env_steps, session.wall_seconds(), session.last_return, bool(interrupted))
+    return Summary(trainer.env_steps, session.wall_seconds(), session.last_return, was_interrupted)
 
 
 class Session:
-    """What happens around the training loop: reports, checkpoints, the picture at the end."""
+    """What happens around the training loop: reports, checkpoints, the picture at the end.
+
+    Where several processes train together, each has one: those without a reporter and a tracker hand in what they saw.
+    """
 
     def __init__(
-        self, config: RunConfig, run_dir: Path, trainer: Trainer, reporter: Reporter, tracker: Tracker, offset: float
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        trainer: Trainer,
+        reporter: Reporter | None,
+        tracker: Tracker | None,
+        offset: float,
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset = reporter, tracker, offset
@@ -206,13 +233,19 @@ class Session:
         if self.trainer.env_steps >= min(self.next_report, self.config.steps):
             self.next_report = self.trainer.env_steps + self.report_steps
             self._report()
-        if time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds:
+        if processes.any_of(time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds):
             self.save()
 
     def _report(self) -> None:
         steps, seconds, spent = self.since
         wall_seconds = self.wall_seconds()
-        returns, lengths, successes = (torch.cat(column) for column in zip(*self.episodes, strict=True))
+        ended = [torch.cat(column).cpu() for column in zip(*self.episodes, strict=True)]
+        means = {name: (x / self.windows).item() for name, x in self.sums.items()}
+        seen = processes.gather((ended, means))
+        if seen is None or self.reporter is None or self.tracker is None:
+            self._clear()
+            return
+        returns, lengths, successes = (torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True))
         metrics = {
             "env_steps": self.trainer.env_steps,
             "wall_seconds": wall_seconds,
@@ -226,7 +259,7 @@ class Session:
             metrics["success_rate"] = successes.nanmean().item()
         for name, total in self.trainer.seconds.items():
             metrics[f"{name}_seconds"] = total - spent[name]
-        metrics |= {name: (x / self.windows).item() for name, x in self.sums.items()}
+        metrics |= {name: statistics.fmean(x[name] for _, x in seen) for name in means}
         if len(returns):
             self.last_return = metrics["episode_return_mean"]
         score = self.last_return if len(returns) else -math.inf
@@ -255,7 +288,8 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint."""
         rest = {"trainer": self.trainer.state_dict(), "wall_seconds": self.wall_seconds()}
-        checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest)
+        if self.reporter is not None:
+            checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest)
         self.saved_at = time.monotonic()
 
     def draw(self) -> None:

@@ -19,7 +19,7 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-_PURE = ["merlin.errors", "merlin.unroll", "merlin.returns", "merlin.losses"]
+_PURE = ["merlin.errors", "merlin.processes", "merlin.unroll", "merlin.returns", "merlin.losses"]
 _PARTS = [*_PURE, "merlin.memory", "merlin.latents", "merlin.networks"]
 _AGENTS_PARTS = [*_PARTS, "merlin.memory_window", "merlin.predictor", "merlin.recurrence"]
 _TRAINING = [*_AGENTS_PARTS, "merlin.config", "merlin.agents.agent", "merlin.training"]
@@ -27,6 +27,7 @@ _AGENT = [*_AGENTS_PARTS, "merlin.agents.agent", "merlin.agents.actor_critic"]
 _RUN = [*_TRAINING, "merlin.agents", "merlin.presets"]
 MAY_IMPORT = {
     "merlin.errors": [],
+    "merlin.processes": ["merlin.errors"],
     "merlin.memory": [],
     "merlin.memory_window": ["merlin.memory"],
     "merlin.recurrence": ["merlin.memory", "merlin.memory_window", "merlin.networks"],
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "merlin.unroll": [],
     "merlin.config": ["merlin.errors"],
     "merlin.losses": _PURE,
-    "merlin.networks": ["merlin.errors", "merlin.networks"],
+    "merlin.networks": ["merlin.errors", "merlin.processes", "merlin.networks"],
     "merlin.agents": _AGENT,
     "merlin.predictor": _PARTS,
     "merlin.agents.__init__": [*_AGENTS_PARTS, "merlin.agents"],

@@ -9,7 +9,7 @@ from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from merlin.networks.entries import EntryDecoder, count, flatten_entry, num_steps, unflatten_entry
+from merlin.networks.entries import EntryDecoder, count, flatten_entry, frequency_nats, num_steps, unflatten_entry
 
 LARGEST_TABLE = 1024  # of a square table of one-hots
 
@@ -87,7 +87,7 @@ class Categories(nn.Module):
 
     def marginal_nats(self, values: Tensor) -> Float[Tensor, ""]:
         """Return the entropy of the variables' frequencies over all leading dimensions, summed over the variables."""
-        return torch.special.entr(count(self.columns(values), self.num_columns) / num_steps(values, self.shape)).sum()
+        return frequency_nats(count(self.columns(values), self.num_columns), num_steps(values, self.shape))
 
     def _reduce(
         self, function: Callable[..., Tensor], logits: Tensor

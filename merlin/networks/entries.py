@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from merlin import processes
+
 CLOSE = 0.1  # a decoded pixel or number this near to the truth counts as right
 
 
@@ -76,3 +78,13 @@ def count(columns: Int[Tensor, "*batch n"], num_columns: int) -> Float[Tensor, "
 def num_steps(value: Tensor, shape: tuple[int, ...]) -> int:
     """Return how many entries a value holds: the product of its leading dimensions."""
     return math.prod(value.shape[: value.dim() - len(shape)])
+
+
+def frequency_nats(counts: Float[Tensor, " n"], total: int) -> Float[Tensor, ""]:
+    """Return the entropy of how often each category occurs, over the steps of all processes."""
+    return torch.special.entr(processes.total(counts) / processes.total(counts.new_tensor(total))).sum()
+
+
+def variance(x: Float[Tensor, "n size"]) -> Float[Tensor, " size"]:
+    """Return the variance of each number, over the rows of all processes."""
+    return processes.mean((x - processes.mean(x)).square())

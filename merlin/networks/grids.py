@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from merlin.networks.categories import Categories
-from merlin.networks.entries import EntryDecoder, count, num_steps
+from merlin.networks.entries import EntryDecoder, count, frequency_nats, num_steps
 from merlin.networks.heads import start_at_scale
 from merlin.networks.images import Bottleneck, stages
 
@@ -73,8 +73,8 @@ class GridDecoder(EntryDecoder):
         columns = self.categories.columns(value.flatten(-3, -2))
         num_columns = self.categories.num_columns
         cell_starts = torch.arange(self.num_cells, device=value.device).unsqueeze(-1) * num_columns
-        frequencies = count(columns + cell_starts, self.num_cells * num_columns) / num_steps(value, self.shape)
-        return torch.special.entr(frequencies).sum()
+        counts = count(columns + cell_starts, self.num_cells * num_columns)
+        return frequency_nats(counts, num_steps(value, self.shape))
 
     def _cells(self, parameters: Tensor) -> Float[Tensor, "*batch cells S"]:
         return parameters.unflatten(-1, (self.num_cells, -1))

@@ -9,7 +9,8 @@ from gymnasium.spaces import Box
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin.networks.entries import CLOSE, EntryDecoder
+from merlin import processes
+from merlin.networks.entries import CLOSE, EntryDecoder, variance
 from merlin.networks.heads import start_at_scale
 
 SMALL = 8  # rows and columns that need no further halving
@@ -139,8 +140,8 @@ class ImageDecoder(EntryDecoder):
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
         pixels = self.pixels(value).reshape(-1, math.prod(self.shape))
         if self.is_bernoulli:
-            return binary_entropy(pixels.mean(0)).sum() - self.floor_nats(value).mean()
-        return 0.5 * pixels.var(0, correction=0).sum()
+            return binary_entropy(processes.mean(pixels)).sum() - processes.mean(self.floor_nats(value).flatten())
+        return 0.5 * variance(pixels).sum()
 
     def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
         if self.is_bernoulli:

@@ -6,7 +6,7 @@ from gymnasium.spaces import Box
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin.networks.entries import CLOSE, EntryDecoder, flatten_entry, unflatten_entry
+from merlin.networks.entries import CLOSE, EntryDecoder, flatten_entry, unflatten_entry, variance
 
 LARGEST_BOUND = 1e6  # bounds beyond this say "anything" (often the largest float) and are no scale
 
@@ -70,4 +70,4 @@ class VectorDecoder(EntryDecoder):
         return mean if self.dtype.is_floating_point else mean.round().clamp(self.low, self.high).to(self.dtype)
 
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        return 0.5 * self.scale(value).reshape(-1, self.scale.size).var(0, correction=0).sum()
+        return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size)).sum()

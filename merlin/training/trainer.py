@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from merlin import processes
 from merlin.agents.agent import Agent
 from merlin.errors import MerlinError
 from merlin.networks.recurrent import map_state
@@ -60,9 +61,13 @@ class TrainingConfig:
 class Trainer:
     """Trains an agent in an environment. `run` is the loop; `state_dict` is all that it takes to go on exactly.
 
+    Where several processes train together (`merlin.processes`), each has a trainer with environments of its own, and
+    all make the same steps with the same weights.
+
     Args:
-        total_steps: Environment steps over which schedules run and at which training ends.
-        seed: Of the environments and of every random choice.
+        environment: This process's share of the environments.
+        total_steps: Environment steps, of all processes, over which schedules run and at which training ends.
+        seed: Of the environments and of every random choice; environments of other processes get seeds of their own.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Trainer:
         self.config = config
         self.total_steps = total_steps
         self.env_steps = 0
+        seed += processes.index() * environment.num_envs
         self.generator = torch.Generator(environment.device).manual_seed(seed)
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
         rates = {"policy": config.policy_learning_rate}
@@ -87,6 +93,7 @@ class Trainer:
             )
             for name, parameters in agent.parameter_groups().items()
         }
+        self._learner = processes.share(_Learner(agent))
         self._base_rates = {name: x.param_groups[0]["lr"] for name, x in self.optimizers.items()}
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
@@ -97,7 +104,7 @@ class Trainer:
         middle = time.perf_counter()
         self._check(unroll)
         metrics = self._learn(unroll, state)
-        self.env_steps += int(unroll.is_valid.sum())
+        self.env_steps += int(processes.total(unroll.is_valid.sum()))
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
         return metrics, episodes
@@ -126,12 +133,12 @@ class Trainer:
             acting = None
         for _ in range(self.config.passes):
             for part, part_state in self._minibatches(unroll, state):
-                losses, _ = self.agent.losses(part, part_state, entropy_scale, acting)
+                loss, metrics = self._learner(part, part_state, entropy_scale, acting)
                 acting = None  # the parameters are about to change
                 for optimizer in self.optimizers.values():
                     optimizer.zero_grad(set_to_none=True)
-                losses.total.backward()
-                metrics = {**losses.metrics, "loss": losses.total.detach()}
+                loss.backward(_weight(part))
+                metrics |= {"loss": loss.detach()}
                 for name, optimizer in self.optimizers.items():
                     parameters = optimizer.param_groups[0]["params"]
                     limit = self.config.max_grad_norm or math.inf
@@ -143,7 +150,7 @@ class Trainer:
                     )
                 for optimizer in self.optimizers.values():
                     optimizer.step()
-                del losses  # before the next window's graph is built
+                del loss  # before the next window's graph is built
         return metrics
 
     def _minibatches(self, unroll: Unroll, state: Any) -> list[tuple[Unroll, Any]]:
@@ -161,28 +168,63 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train until `total_steps`, or until `should_stop` says so, calling `report` after each window."""
-        while self.env_steps < self.total_steps and not should_stop():
+        while self.env_steps < self.total_steps and not processes.any_of(should_stop()):
             report(*self.update())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything but the agent's weights, as plain containers of tensors and numbers."""
+        """Return everything but the agent's weights, as plain containers of tensors and numbers.
+
+        What processes do not have in common is in `shares`, one entry for each, which only the first process gets.
+        """
+        native = self.environment.is_native
+        share = {
+            "generator": self.generator.get_state(),
+            "rollout": to_plain(self.rollout.state) if native else None,
+            "environment": self.environment.state_dict() if native else None,
+        }
         return {
             "env_steps": self.env_steps,
-            "generator": self.generator.get_state(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "rollout": to_plain(self.rollout.state) if self.environment.is_native else None,
-            "environment": self.environment.state_dict() if self.environment.is_native else None,
+            "shares": processes.gather(share),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Episodes of environments that cannot be saved begin anew."""
+        """Go on from a `state_dict`. Episodes of environments that cannot be saved begin anew.
+
+        Raises:
+            MerlinError: It is of another number of processes or environments.
+        """
+        if len(state["shares"]) != processes.number():
+            raise MerlinError(
+                f"A run continues with as many processes as it began with, which were {len(state['shares'])}, "
+                f"but there are {processes.number()}: start as many, as with torchrun --nproc-per-node."
+            )
+        share = state["shares"][processes.index()]
         self.env_steps = state["env_steps"]
-        self.generator.set_state(state["generator"].cpu())
+        self.generator.set_state(share["generator"].cpu())
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if state["environment"] is not None:
-            self.environment.load_state_dict(state["environment"])
-            self.rollout.state = from_plain(state["rollout"], self.rollout.state)
+        if share["environment"] is not None:
+            self.environment.load_state_dict(share["environment"])
+            self.rollout.state = from_plain(share["rollout"], self.rollout.state)
+
+
+class _Learner(nn.Module):
+    """An agent whose forward pass is its loss, which is what PyTorch's engine for several processes needs."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, _ = self.agent.losses(*arguments)
+        return losses.total, losses.metrics
+
+
+def _weight(unroll: Unroll) -> Tensor:
+    """Return what this process's mean over valid rows counts, for the mean over processes to be that over all rows."""
+    rows = unroll.is_valid.sum().to(unroll.reward.dtype)
+    return rows * processes.number() / processes.total(rows).clamp(min=1)
 
 
 def _interpolate(final_fraction: float, left: float) -> float:

@@ -62,7 +62,7 @@ def test_resume_is_bit_for_bit_an_uninterrupted_run(tmp_path, name, training):
             finals.append((weights(agent), rest["trainer"]))
     (first, first_rest), (second, second_rest) = finals
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
-    assert torch.equal(first_rest["generator"], second_rest["generator"])
+    assert torch.equal(first_rest["shares"][0]["generator"], second_rest["shares"][0]["generator"])
     assert first_rest["env_steps"] == second_rest["env_steps"] == config.steps
 
 
