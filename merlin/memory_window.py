@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from merlin.memory import EPSILON, MemoryState, allocate, reset
+from merlin.memory import EPSILON, MemoryState, Read, allocate, attend, reset, unit
 
 
 class View(NamedTuple):
@@ -188,3 +188,89 @@ class MemoryWindow:
         if view is not None and view.kept is not None:
             x[..., : self.memory_size] *= view.kept
         return x
+
+
+class DifferentiableWindow(MemoryWindow):
+    """A window whose words are known when it begins, and have gradients: what is read teaches what was written.
+
+    What does not depend on who reads is computed for all steps together: the words' sums s_t and the norms of all
+    entries at all steps. A trace is never made: with D[τ, t] the weight of word t in the trace of the entry of step τ,
+
+        keys · traceᵀ  =  (keys · wordsᵀ) Dᵀ          weights · trace  =  (weights D) · words
+        |trace_τ(t)|²  =  Σ_{σ<t} (2 D[τ, σ] Σ_{ρ<σ} D[τ, ρ] word_ρ · word_σ  +  D[τ, σ]² |word_σ|²)
+
+    so that automatic differentiation keeps T · (T + N) numbers per environment, and none of N · W.
+
+    Args:
+        words: Of all steps of the window. `append` is given the same ones.
+    """
+
+    def __init__(
+        self,
+        state: MemoryState,
+        words: Float[Tensor, "T B Z"],
+        retroactive_discount: float | None,
+        mask_unwritten: bool = True,
+    ) -> None:
+        super().__init__(state, len(words), retroactive_discount, mask_unwritten)
+        self.initial, self.words = state.memory, words.movedim(0, 1)
+        squares = self.square_norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
+        norms = self.words.square().sum(-1)
+        own = norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
+        if retroactive_discount is not None:
+            self.decay = self.decay.triu(1)
+            powers = retroactive_discount ** torch.arange(len(words), device=words.device, dtype=words.dtype)
+            sums = (self.words * powers.unsqueeze(-1)).cumsum(1)
+            self.word_sums = torch.cat([torch.zeros_like(sums[:, :1]), sums], 1)
+            take = self.take.unsqueeze(-1)
+            across = torch.bmm(self.initial[..., self.half :], self.word_sums.mT)
+            squares = squares + take * (2 * across + take * self.word_sums.square().sum(-1).unsqueeze(1))
+            alike = torch.bmm(self.words, self.words.mT).triu(1)
+            grown = (2 * self.decay * (self.decay @ alike) + self.decay.square() * norms.unsqueeze(1)).cumsum(-1)
+            own = own + torch.cat([torch.zeros_like(grown[..., :1]), grown], -1)
+        self.entry_norms = torch.cat([squares.clamp(min=0), own], 1).add(EPSILON).rsqrt()
+
+    def dots(self, keys: Float[Tensor, "B K W"], t: int) -> Float[Tensor, "B K E"]:
+        """Return keys · memoryᵀ at step t."""
+        scores = torch.bmm(keys, self.initial.mT)
+        if t == 0:
+            return self._of_this_episode(scores, t)
+        words = self.words[:, :t].mT
+        own = torch.bmm(keys[..., : self.half], words)
+        if self.discount is not None:
+            traced = keys[..., self.half :]
+            scores = scores + traced @ self.word_sums[:, t].unsqueeze(-1) * self.take.unsqueeze(1)
+            own = own + torch.bmm(traced, words) @ self.decay[:t, :t].mT
+        return torch.cat([self._of_this_episode(scores, t), own], -1)
+
+    def mix(self, weights: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K W"]:
+        """Return weights · memory at step t."""
+        initial, own = weights.split([self.memory_size, t], -1)
+        if not self.mask_unwritten:
+            initial = self._of_this_episode(initial, t)
+        found = torch.bmm(initial, self.initial)
+        if t == 0:
+            return found
+        added = torch.bmm(own, self.words[:, :t])
+        if self.discount is not None:
+            traces = torch.bmm(own @ self.decay[:t, :t], self.words[:, :t])
+            traces = traces + initial @ self.take.unsqueeze(-1) * self.word_sums[:, t].unsqueeze(1)
+            added = torch.cat([added, traces], -1)
+        return found + added
+
+    def read(
+        self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], t: int, top_k: int | None = None
+    ) -> Read:
+        """Return what `merlin.memory.read` finds at step t, and the weights of the entries."""
+        view = self.views[t]
+        assert view is not None, "a step is entered before it is read"
+        similarity = self.dots(unit(keys), t) * view.inverse_norms.unsqueeze(1)
+        weights = attend(strengths.unsqueeze(-1) * similarity, view.readable, top_k)
+        return Read(self.mix(weights, t), weights)
+
+    def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:
+        return self.entry_norms[:, : self.memory_size + t, t].clone()
+
+    def _of_this_episode(self, x: Float[Tensor, "B K N"], t: int) -> Float[Tensor, "B K N"]:
+        view = self.views[t]
+        return x if view is None or view.kept is None else x * view.kept

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from gymnasium import Space
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.agents.agent import Acting, Agent
@@ -60,9 +60,13 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
 
     @abstractmethod
     def _unroll(
-        self, encodings: Float[Tensor, "T B E"], state: State, is_first: Bool[Tensor, "T B"]
+        self, encodings: Float[Tensor, "T B E"], state: State, unroll: Unroll
     ) -> tuple[Float[Tensor, "T B F"], State]:
-        """Return the features of a window and the state after it."""
+        """Return the features of a window, whose observations are encoded, and the state after it."""
+
+    def _slots(self, state: State) -> Int[Tensor, "B"] | None:
+        """Return where the last step was written, if anywhere."""
+        return None
 
     @torch.no_grad()
     def step(
@@ -89,6 +93,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
             log_prob=self.actions.log_prob(parameters, action),
             value=self.value_head(features).squeeze(-1),
             policy_parameters=parameters,
+            slots=self._slots(state),
             read_weights=weights,
         )
         return output, state._replace(previous_action=self.actions.encode(action))
@@ -100,7 +105,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         config = self.config
         actions, previous_actions = self._action_codes(unroll, state.previous_action)
         encodings = self._encode(unroll.observation, previous_actions, unroll.previous_reward)
-        features, state = self._unroll(encodings, state, unroll.is_first)
+        features, state = self._unroll(encodings, state, unroll)
         parameters, value = self.policy_head(features), self.value_head(features).squeeze(-1)
 
         advantages, returns = advantages_and_returns(unroll, config)

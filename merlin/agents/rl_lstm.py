@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import torch
 from gymnasium import Space
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
 from merlin.networks.recurrent import LSTMState
+from merlin.unroll import Unroll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class RLLSTM(ActorCritic[RLLSTMConfig, RLLSTMState]):
         return torch.cat([encoding, lstm.hidden], -1), state._replace(lstm=lstm), None
 
     def _unroll(
-        self, encodings: Float[Tensor, "T B E"], state: RLLSTMState, is_first: Bool[Tensor, "T B"]
+        self, encodings: Float[Tensor, "T B E"], state: RLLSTMState, unroll: Unroll
     ) -> tuple[Float[Tensor, "T B F"], RLLSTMState]:
-        hidden, lstm = self.lstm.unroll(encodings, state.lstm, is_first)
+        hidden, lstm = self.lstm.unroll(encodings, state.lstm, unroll.is_first)
         return torch.cat([encodings, hidden], -1), state._replace(lstm=lstm)

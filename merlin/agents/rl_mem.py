@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import torch
 from gymnasium import Space
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from merlin import memory as memories
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
 from merlin.memory import MemoryState, Reader
-from merlin.networks.recurrent import LSTMState, reset_state
+from merlin.memory_window import DifferentiableWindow
+from merlin.networks.recurrent import LSTMState, map_state, reset_state
+from merlin.unroll import Unroll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +72,34 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
             zeros(batch_size, self.actions.encoding_size),
         )
 
+    def _slots(self, state: RLMemState) -> Int[Tensor, "B"]:
+        return state.memory.write_weights.argmax(-1)
+
     def _step(
         self, encoding: Float[Tensor, "B E"], state: RLMemState
-    ) -> tuple[Tensor, RLMemState, Float[Tensor, "B K N"]]:
-        return self._advance(encoding, self.projection(encoding), state)
-
-    def _unroll(
-        self, encodings: Float[Tensor, "T B E"], state: RLMemState, is_first: Bool[Tensor, "T B"]
-    ) -> tuple[Float[Tensor, "T B F"], RLMemState]:
-        features = []
-        for encoding, word, first in zip(encodings, self.projection(encodings), is_first, strict=True):
-            feature, state, _ = self._advance(encoding, word, reset_state(state, first))
-            features.append(feature)
-        return torch.stack(features), state
-
-    def _advance(
-        self, encoding: Float[Tensor, "B E"], word: Float[Tensor, "B Z"], state: RLMemState
     ) -> tuple[Tensor, RLMemState, Float[Tensor, "B K N"]]:
         lstm = self.lstm.step(torch.cat([encoding, state.read_words], -1), state.lstm)
         readable = memories.written(state.memory) if self.config.mask_unwritten else None
         words, weights = memories.read(state.memory.memory, *self.reader(lstm.hidden), readable, self.config.top_k)
         words = words.flatten(1)
-        # Usage only chooses a slot, which has no gradient.
-        memory = memories.write(state.memory, word, weights.detach(), self.config.retroactive_discount)
+        memory = memories.write(state.memory, self.projection(encoding), weights, self.config.retroactive_discount)
         state = state._replace(lstm=lstm, read_words=words, memory=memory)
         return torch.cat([encoding, lstm.hidden, words], -1), state, weights
+
+    def _unroll(
+        self, encodings: Float[Tensor, "T B E"], state: RLMemState, unroll: Unroll
+    ) -> tuple[Float[Tensor, "T B F"], RLMemState]:
+        config, written = self.config, self.projection(encodings)
+        memory = map_state(Tensor.detach, state.memory)
+        memory = DifferentiableWindow(memory, written, config.retroactive_discount, config.mask_unwritten)
+        features, lstm, words = [], state.lstm, state.read_words
+        for t, (encoding, first) in enumerate(zip(encodings, unroll.is_first, strict=True)):
+            lstm, words = reset_state(lstm, first), reset_state(words, first)
+            lstm = self.lstm.step(torch.cat([encoding, words], -1), lstm)
+            memory.enter(t, first)
+            found, weights = memory.read(*self.reader(lstm.hidden), t, config.top_k)
+            words = found.flatten(1)
+            features.append(torch.cat([encoding, lstm.hidden, words], -1))
+            # Usage only chooses a slot, which has no gradient.
+            memory.append(t, written[t].detach(), weights.detach(), None if unroll.slots is None else unroll.slots[t])
+        return torch.stack(features), state._replace(lstm=lstm, read_words=words, memory=memory.state())
