@@ -13,6 +13,7 @@ examples:
   merlin train MiniGrid-MemoryS7-v0 --agent rl-lstm --steps 2e6
   merlin train --env-kwargs '{"pairs": 4}' --set model.memory_size=12 training.learning_rate=1e-3
   merlin train --resume runs/MemoryGame-v0-merlin-seed1-20260101-120000
+  torchrun --nproc-per-node 2 -m merlin train       two processes or GPUs train one agent
 """
 
 
@@ -98,8 +99,8 @@ def _add_configuration(add: Callable) -> None:
     add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
         "(default: merlin/MemoryGame-v0)")  # fmt: skip
     add("--agent", metavar="NAME", help="merlin, rl-lstm or rl-mem (default: merlin)")
-    add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together "
-        "(default: by task; 128 for the default one)")  # fmt: skip
+    add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together, "
+        "by all processes (default: by task; 128 for the default one)")  # fmt: skip
     add("--seed", metavar="S", type=_seed, help="of weights, environments and every random choice (default: 1)")
     add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
     add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the task, such as '{"pairs": 4}'""")

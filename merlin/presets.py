@@ -26,7 +26,7 @@ class RunConfig:
     steps: int = 1_000_000
     """Environment steps to train for."""
     num_envs: int = 128
-    """B, environments stepped together."""
+    """B, environments stepped together, by all processes."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)

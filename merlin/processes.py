@@ -91,6 +91,8 @@ def joined(device: torch.device, timeout_seconds: float = 1800) -> Iterator[None
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    if device.type == "cuda":
+        torch.cuda.set_device(index_on_machine())
     try:
         yield
     except RuntimeError as error:

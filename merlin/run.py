@@ -145,7 +145,7 @@ def train(
         max_seconds: Stop after this long, counted from this call, as if `steps` had been reached.
         stream: Where progress is shown; standard error unless told.
     """
-    with processes.joined(torch.device("cuda" if resolve_device(config.device).type == "cuda" else "cpu")):
+    with processes.joined(resolve_device(config.device)):
         return _train(config, Path(run_dir), resume, wandb, max_seconds, stream)
 
 
