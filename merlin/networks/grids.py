@@ -42,12 +42,20 @@ class GridEncoder(nn.Module):
 
 
 class GridDecoder(EntryDecoder):
-    """One tanh layer, then logits for each channel of each cell; cross-entropy summed over cells and channels."""
+    """Logits for each channel of each cell; cross-entropy summed over cells and channels.
+
+        logits[cell] = (one tanh layer)[cell] + anywhere          both of the latent, `anywhere` linear and the same in all
+
+    `anywhere` says what is in view wherever it is, so that latents tell a key from a ball in one direction. Without it
+    each cell has a direction of its own, often opposed to another's, and whoever learnt what a key means in one cell
+    knows nothing of it, or the opposite, in the next.
+    """
 
     def __init__(self, space: MultiDiscrete, input_size: int, features: int):
         super().__init__(space)
         self.categories = cell_categories(space)
         self.num_cells = space.shape[0] * space.shape[1]
+        self.anywhere = nn.Linear(input_size, self.categories.num_columns, bias=False)
         self.layers = nn.Sequential(
             nn.Linear(input_size, features),
             nn.Tanh(),
@@ -55,7 +63,7 @@ class GridDecoder(EntryDecoder):
         )
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
-        return self.layers(latent)
+        return (self._cells(self.layers(latent)) + self.anywhere(latent).unsqueeze(-2)).flatten(-2)
 
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         return -self.categories.log_prob(self._cells(parameters), value.flatten(-3, -2)).sum((-2, -1))

@@ -8,6 +8,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from merlin.networks.decoders import Decoder, DecoderConfig
+from merlin.networks.grids import GridDecoder
 from merlin.networks.spaces import Tokens, flatten_space, kind
 from merlin.networks.texts import is_said
 
@@ -257,3 +258,29 @@ def test_channels_of_a_decoded_image_are_last():
         mode = decoder.mode(decoder(torch.randn(2, LATENT_SIZE)))["x"]
     assert (mode[..., 0] == 0).all() and (mode[..., 2] == 255).all()
     assert ((mode[..., 1] > 20) & (mode[..., 1] < 235)).all()
+
+
+def test_a_grid_says_what_is_in_view_in_one_direction_wherever_it_is():
+    """One of two objects lies in one cell: the way from one to the other in the latent is the same for every cell."""
+    torch.manual_seed(0)
+    decoder = GridDecoder(MultiDiscrete(np.full((3, 3, 1), 4)), 8, 16)
+    encoder = torch.nn.Linear(9 * 4, 8)
+
+    def encode(cell, kind):
+        grid = torch.ones(len(cell), 9, dtype=torch.int64).scatter_(1, cell.unsqueeze(1), kind.unsqueeze(1))
+        return grid.view(-1, 3, 3, 1), encoder(torch.nn.functional.one_hot(grid, 4).float().flatten(1))
+
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-2)
+    for _ in range(300):
+        grid, mean = encode(torch.randint(9, (128,)), torch.randint(2, 4, (128,)))
+        latent = mean + torch.randn_like(mean)
+        loss = decoder.nats(decoder(latent), grid).mean() + 1e-3 * mean.square().sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    cells = torch.arange(9)
+    with torch.no_grad():
+        ways = encode(cells, torch.full((9,), 3))[1] - encode(cells, torch.full((9,), 2))[1]
+    unit = torch.nn.functional.normalize(ways, dim=-1)
+    assert loss < 2
+    assert ((unit @ unit.mT).sum() - 9) / 72 > 0.6
