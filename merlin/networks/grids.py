@@ -44,7 +44,7 @@ class GridEncoder(nn.Module):
 class GridDecoder(EntryDecoder):
     """Logits for each channel of each cell; cross-entropy summed over cells and channels.
 
-        logits[cell] = (one tanh layer)[cell] + anywhere          both of the latent, `anywhere` linear and the same in all
+        logits[cell] = (one tanh layer)[cell] + anywhere          `anywhere` linear in the latent, the same in all cells
 
     `anywhere` says what is in view wherever it is, so that latents tell a key from a ball in one direction. Without it
     each cell has a direction of its own, often opposed to another's, and whoever learnt what a key means in one cell
