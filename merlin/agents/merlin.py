@@ -73,7 +73,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     3. Losses are averaged over the steps of a window rather than summed; Adam does not notice.
     4. The posterior's means start larger (`posterior_scale`) and the policy's reads sharper (`policy_read_strength`)
        than PyTorch's initial weights would have them.
-    5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly.
+    5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly, and so
+       is what a symbolic grid shows anywhere.
     """
 
     groups = ("predictor", "policy")
