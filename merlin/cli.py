@@ -72,10 +72,10 @@ def _train(options: argparse.Namespace) -> int:
 
         print("\n".join(line for line in fields_help(config) if not line.startswith(_CHOOSE_THE_PRESET)))
         return 0
-    from merlin import run
+    from merlin import processes, run
 
     run_dir = options.resume or options.run_dir or _default_run_dir(config)
-    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
+    leads = not processes.were_started() or os.environ["RANK"] == "0"  # of several processes one speaks
     if leads:
         print(
             f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "

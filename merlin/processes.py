@@ -31,6 +31,11 @@ def index() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def were_started() -> bool:
+    """Return whether torchrun, or what sets the same variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ
+
+
 def index_on_machine() -> int:
     """Return which of the processes on this machine this is, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0)) if dist.is_initialized() else 0
@@ -86,7 +91,7 @@ def joined(device: torch.device, timeout_seconds: float = 1800) -> Iterator[None
     Raises:
         MerlinError: Another process ended before its time.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "MASTER_ADDR" not in os.environ:
+    if not were_started():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -12,26 +12,25 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from merlin.agents import AGENTS
 from merlin.networks.recurrent import map_state
 from merlin.run import build_agent, build_environment
 from merlin.training import checkpoint
-from merlin.training.trainer import Trainer
+from merlin.training.trainer import Trainer, _columns
 from merlin.unroll import Unroll
 from tests.training.test_trainer import tiny
 
 ROOT = Path(__file__).parents[2]
 
 
-def together(arguments, number=2, **settings):
+def together(arguments, number=2):
     """Start as many processes of a command as torchrun would, and return them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     shared = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    shared |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | settings
+    shared |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
@@ -69,23 +68,21 @@ def in_double(unroll):
 def learn_from(path, first, last):
     """Return the weights after learning from some columns of a window that was stored."""
     unroll, state, config = torch.load(path, weights_only=False)
-    columns = slice(first, last)
-    observation = {name: x[:, columns] for name, x in unroll.observation.items()}
-    rest = {name: x if x is None else x[:, columns] for name, x in unroll._asdict().items() if name != "observation"}
+    columns = torch.arange(first, last)
     with build_environment(config, last - first) as environment:
         agent = build_agent(config, environment).double()
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
-        metrics = trainer._learn(Unroll(observation=observation, **rest), map_state(lambda x: x[columns], state))
-        return agent.state_dict(), metrics
+        trainer._learn(_columns(unroll, columns), map_state(lambda x: x[columns], state))
+        return agent.state_dict()
 
 
 LEARN_A_SHARE = """
-import sys, torch, torch.distributed as dist
+import sys, torch
 from tests.training.test_processes import learn_from
 from merlin import processes
 with processes.joined(torch.device("cpu")):
     per = 8 // processes.number()
-    weights, metrics = learn_from(sys.argv[1], per * processes.index(), per * (processes.index() + 1))
+    weights = learn_from(sys.argv[1], per * processes.index(), per * (processes.index() + 1))
     torch.save(weights, f"{sys.argv[1]}.{processes.index()}")
 """
 
@@ -105,7 +102,7 @@ def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name):
     path = tmp_path / "window"
     torch.save((unroll, state, config), path)
 
-    expected, _ = learn_from(path, 0, 8)
+    expected = learn_from(path, 0, 8)
     for code, output, errors in ends(together(["-c", LEARN_A_SHARE, str(path)])):
         assert code == 0, output + errors
     for rank in range(2):
@@ -117,10 +114,10 @@ def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name):
     assert any((before[parameter] - x).abs().max() > 1e-3 for parameter, x in expected.items())
 
 
-def command(run_dir, *more, task="merlin/TMaze-v0"):
+def command(run_dir, *more):
     values = ("report_steps=2048", "checkpoint_seconds=1", "final_entropy_fraction=1")
     settings = [word for value in values for word in ("--set", f"training.{value}")]
-    return ["-m", "merlin", "train", task, "--num-envs", "64", "--run-dir", str(run_dir), *settings, *more]
+    return ["-m", "merlin", "train", "merlin/TMaze-v0", "--num-envs", "64", "--run-dir", str(run_dir), *settings, *more]
 
 
 def finals(run_dir):
@@ -170,11 +167,13 @@ def test_when_a_process_dies_the_other_ends_and_the_run_can_be_resumed(tmp_path)
 
 def test_an_interrupt_of_one_process_stops_all_with_a_checkpoint(tmp_path):
     run_dir = tmp_path / "run"
-    processes = together(command(run_dir, "--steps", "100000000"))
+    never = ("--set", "training.checkpoint_seconds=1000")
+    processes = together(command(run_dir, "--steps", "100000000", *never))
     begin = time.monotonic()
     while not (run_dir / "metrics.jsonl").exists() and time.monotonic() - begin < 60:
         time.sleep(0.1)
     time.sleep(2)
+    assert not checkpoint.steps(run_dir)
     processes[1].send_signal(signal.SIGTERM)
     for code, _, errors in ends(processes, 60):
         assert code == 130, errors
@@ -186,4 +185,3 @@ def test_environments_that_cannot_be_shared_out_are_told(tmp_path):
     for code, _, errors in ends(processes):
         assert code == 1
         assert "num_envs must be a multiple of the 2 processes, but is 63" in errors
-    assert not dist.is_initialized()
