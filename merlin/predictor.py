@@ -52,7 +52,8 @@ class PredictorConfig:
     kl_cost: float | None = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
     kl_reference_nats: float = 8500.0
-    """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper."""
+    """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper. More of them
+    make latents less noisy, which pays where many slots are read at once."""
     free_nats: float = 0.0
     """KL below this many nats per step costs nothing."""
     image_cost: float = 1.0
@@ -304,4 +305,4 @@ class Predictor(nn.Module):
             self.observation_nats += rate * (sum(self.decoder.chance_nats(valid).values()) - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
-        return (self.observation_nats / self.config.kl_reference_nats).clamp(5e-4, 1.0)
+        return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)

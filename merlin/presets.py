@@ -75,8 +75,13 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         # An episode is 3·pairs flips, each written to a slot of its own.
         pairs = env_kwargs.get("pairs", 3)
         run |= {"steps": 1_000_000 if pairs <= 3 else 2_000_000 if pairs == 4 else 10_000_000}
-        model |= {"memory_size": 3 * pairs}
+        model |= {"memory_size": 3 * pairs, "kl_reference_nats": 85_000.0}
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
+        if agent == "merlin" and pairs > 4:
+            # Of few slots the policy soon learns to leave one out of what it reads, of many it does not: let it start
+            # by reading what is like the card just shown, and change that in small steps, or noise undoes it.
+            model |= {"policy_associative_start": True, "policy_read_strength": 10.0}
+            training |= {"policy_learning_rate": 5e-4}
     elif name.startswith("merlin/TMaze"):
         # One decision an episode is all that needs memory: the longer the corridor, the more environments for as many
         # of them in a window, and entropy so that walking is not learnt so well that nobody turns at the junction.

@@ -32,6 +32,8 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """Read keys of the policy."""
     policy_read_strength: float | None = None
     """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
+    policy_associative_start: bool = False
+    """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
 
@@ -64,15 +66,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     Differences from the paper:
 
-    1. The KL weight defaults to observation nats / `kl_reference_nats`, from 0.0005 to 1, where the observation's nats
-       are measured: how much better than the best constant guess a perfect reconstruction would be. The paper's weight
+    1. The KL weight defaults to observation nats, at least 4.25, / `kl_reference_nats`, and is at most 1; the nats are
+       measured: how much better than the best constant guess a perfect reconstruction would be. The paper's weight
        of 1 stands against thousands of nats of pixels; against a few nats of symbols it collapses the posterior, and
        a weight well short of that still makes latents so noisy that the policy cannot tell slots apart.
     2. Slots that were never written cannot be read (`mask_unwritten`), a re-used slot is erased first, and the
        retroactive discount is separate from the return's. The paper is silent or cannot mean otherwise.
     3. Losses are averaged over the steps of a window rather than summed; Adam does not notice.
     4. The posterior's means start larger (`posterior_scale`) and the policy's reads sharper (`policy_read_strength`)
-       than PyTorch's initial weights would have them.
+       than PyTorch's initial weights would have them; `policy_associative_start` lets these reads begin with what is
+       like the present.
     5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly, and so
        is what a symbolic grid shows anywhere.
     """
@@ -95,6 +98,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
                 "head": mlp(head_input_size, (200,), self.actions.num_parameters, 0.1, config.policy_hidden_gain),
             }
         )
+        if config.policy_associative_start:
+            _start_associative(self.policy["lstm"], self.policy["reader"], config.latent_size)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the policy's parameters, and all others, which the policy gradient never reaches."""
@@ -329,6 +334,31 @@ class MerlinActing(Acting):
         noise = torch.randn(size, generator=self.generator, device=code.device, dtype=code.dtype)
         latent = self.tape.perceive(t, code, noise, is_first)
         return latent, agent._policy_parameters(latent, *self.tape.decide(t))
+
+
+@torch.no_grad()
+def _start_associative(lstm: LSTM, reader: Reader, latent_size: int) -> None:
+    """Let up to half of the policy's units pass the latent on, turned, and let every key be it, turned back.
+
+    A policy that first learns to leave what its reads show, cards just turned for one, learns next to keep what it
+    needs out of them: random keys end by reading everything else. One that is shown what is like the present, and some
+    of which pays, learns to read it.
+    """
+    size = lstm.hidden_size
+    count = min(latent_size, size // 2)
+    turn = nn.init.orthogonal_(torch.empty(count, latent_size))
+    (cell,) = lstm.cells
+    for gate, bias in enumerate((2.0, -2.0, 0.0, 2.0)):  # input open, forget closed, candidate, output open
+        units = slice(gate * size, gate * size + count)
+        for parameter in (cell.weight_ih, cell.weight_hh, cell.bias_hh):
+            parameter[units] = 0
+        cell.bias_ih[units] = bias
+    cell.weight_ih[2 * size : 2 * size + count, :latent_size] = turn
+    keys = reader.num_read_keys * reader.word_size
+    reader.project.weight[:keys] = 0
+    reader.project.bias[:keys] = 0
+    for first in range(0, keys, reader.word_size):
+        reader.project.weight[first : first + latent_size, :count] = turn.T
 
 
 def _carried(state: MerlinState) -> Carried:

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 
 from merlin.agents import AGENTS
+from merlin.agents.merlin import MerlinConfig
 from merlin.latents import DiagonalGaussian
 from merlin.networks.recurrent import map_state
 from merlin.presets import preset
@@ -140,8 +141,28 @@ def test_kl_cost_follows_the_entropy_of_the_observations():
     for nats, cost in ((0.0, 5e-4), (850.0, 0.1), (1e5, 1.0)):
         agent.predictor.observation_nats.fill_(nats)
         assert agent.losses(unroll, initial)[0].metrics["kl_cost"] == pytest.approx(cost)
+    set_config(agent, kl_reference_nats=85_000.0)
+    agent.predictor.observation_nats.fill_(0.0)
+    assert agent.losses(unroll, initial)[0].metrics["kl_cost"] == pytest.approx(5e-5)
     set_config(agent, kl_cost=0.25)
     assert agent.losses(unroll, initial)[0].metrics["kl_cost"] == 0.25
+
+
+@pytest.mark.parametrize("latent_size", [32, 96])
+def test_policy_that_starts_associative_reads_what_is_like_the_present(latent_size):
+    """Latents that resemble one of those in memory, half noise: the alike one is read most, by every key."""
+    config = MerlinConfig(
+        latent_size=latent_size, policy_hidden_size=96, memory_size=8, policy_num_read_keys=3,
+        policy_read_strength=10.0, policy_associative_start=True,
+    )  # fmt: skip
+    agent = AGENTS["merlin"].agent_class(SPACES, spaces.Discrete(4), config)
+    latents, nothing = torch.randn(9, 64, latent_size), torch.zeros(64, 4)
+    latents[8] = latents[3] + latents[8]
+    state = agent.initial_state(64)
+    for latent in latents[:8]:
+        state, _ = agent._advance(latent, nothing, agent._recall(latent, state)[0])
+    _, weights = agent._recall(latents[8], state)
+    assert (weights.argmax(-1) == 3).float().mean() > 0.9
 
 
 def test_free_nats_cost_nothing():
