@@ -138,6 +138,7 @@ def test_kl_cost_follows_the_entropy_of_the_observations():
     agent.losses(unroll, initial)
     assert 0 < agent.predictor.observation_nats < 4, "measured while training"
     agent.eval()
+    set_config(agent, kl_reference_nats=8500.0)
     for nats, cost in ((0.0, 5e-4), (850.0, 0.1), (1e5, 1.0)):
         agent.predictor.observation_nats.fill_(nats)
         assert agent.losses(unroll, initial)[0].metrics["kl_cost"] == pytest.approx(cost)
