@@ -1,13 +1,16 @@
-"""Measures how many steps per second grid worlds take under random actions, beside MiniGrid and EnvPool's MiniGrid.
+"""Measures how many steps per second grid worlds take under random actions, beside MiniGrid, EnvPool's and XLand's.
 
-    python benchmarks/task_speed.py [--rounds 5] [--seconds 1] [--threads 2] [--task merlin/Memory-v0] [--size 13]
+    python benchmarks/task_speed.py [--rounds 5] [--seconds 1] [--threads 2] [--size 13] [--view 7] [--only peers]
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
 all of them. Printed: medians and ranges over the rounds. Then, of ours alone: what the grid, the view and the batch
 cost, and the bytes of state of each environment.
 
 MiniGrid is asked for the same task in one process (gymnasium's SyncVectorEnv) and in worker processes (AsyncVectorEnv,
-one worker for each environment up to `--workers`, each holding its share). EnvPool is measured where it is installed.
+one worker for each environment up to `--workers`, each holding its share). EnvPool and XLand-MiniGrid are measured
+where they are installed. XLand-MiniGrid's own Memory is 16 cells long, shows two numbers a cell for our three, without
+occlusion and in views of 3 unless told otherwise; its steps are taken a hundred at a time in one compiled loop, as
+suits it best. Both take as many threads as there are cores.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from collections.abc import Callable
 from itertools import cycle
 
 NUM_ACTIONS = 7
+STEPS_AT_A_TIME = 100  # of XLand-MiniGrid's compiled loop
 
 
 def ours(num_envs: int, size: int, view: int, device: str, threads: int) -> Callable[[], object]:
@@ -92,6 +96,37 @@ def envpool(num_envs: int, size: int) -> Callable[[], object]:
     return lambda: env.step(next(actions))
 
 
+def xland(num_envs: int, view: int) -> Callable[[], object]:
+    """Return what takes STEPS_AT_A_TIME steps."""
+    import jax
+    import xminigrid
+    from xminigrid.wrappers import GymAutoResetWrapper
+
+    env, params = xminigrid.make("MiniGrid-MemoryS16")
+    env, params = GymAutoResetWrapper(env), params.replace(view_size=view)
+    num_actions = env.num_actions(params)
+
+    def step(carry, _):
+        timestep, key = carry
+        key, now = jax.random.split(key)
+        action = jax.random.randint(now, (num_envs,), 0, num_actions)
+        timestep = jax.vmap(env.step, in_axes=(None, 0, 0))(params, timestep, action)
+        # what is not used would not be computed
+        return (timestep, key), timestep.observation.sum() + timestep.reward.sum()
+
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, STEPS_AT_A_TIME))
+    keys = jax.random.split(jax.random.key(0), num_envs)
+    carry = jax.vmap(env.reset, in_axes=(None, 0))(params, keys), jax.random.key(1)
+
+    def call() -> None:
+        nonlocal carry
+        carry, seen = run(carry)
+        jax.block_until_ready(seen)
+
+    call()  # compiles
+    return call
+
+
 def per_second(step: Callable[[], object], num_envs: int, seconds: float) -> float:
     """Return steps per second after a warm-up."""
     begin = time.perf_counter()
@@ -108,8 +143,9 @@ def measure(setup: dict, options: argparse.Namespace) -> float:
     """Return steps per second of one setup, in this process."""
     setup = dict(setup)
     kind, num_envs = setup.pop("kind"), setup["num_envs"]
-    makers = {"ours": ours, "minigrid": minigrid, "envpool": envpool}
-    return per_second(makers[kind](**setup), num_envs, options.seconds)
+    makers = {"ours": ours, "minigrid": minigrid, "envpool": envpool, "xland": xland}
+    steps = num_envs * (STEPS_AT_A_TIME if kind == "xland" else 1)
+    return per_second(makers[kind](**setup), steps, options.seconds)
 
 
 def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
@@ -117,7 +153,7 @@ def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str,
     figures: dict[str, list[float]] = {name: [] for name in setups}
     for _ in range(options.rounds):
         for name, setup in setups.items():
-            python = options.envpool_python if setup["kind"] == "envpool" else sys.executable
+            python = options.peer_python if setup["kind"] in ("envpool", "xland") else sys.executable
             command = [python, "-W", "ignore", __file__, "--one", json.dumps(setup)]
             command += ["--seconds", str(options.seconds)]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -143,32 +179,40 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4], help="processes of MiniGrid's AsyncVectorEnv")
     parser.add_argument("--size", type=int, default=13)
+    parser.add_argument("--view", type=int, default=7, help="what is seen; EnvPool knows 7 alone")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--envpool-python", default=sys.executable, help="the interpreter that has EnvPool")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with EnvPool and XLand-MiniGrid")
+    parser.add_argument("--only", choices=["peers", "sizes"], help="the first table, or all but the first")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(measure(options.one, options))
         return
 
-    def mine(num_envs: int, size: int = options.size, view: int = 7) -> dict:
+    def mine(num_envs: int, size: int = options.size, view: int = options.view) -> dict:
         device = {"device": options.device, "threads": options.threads}
         return {"kind": "ours", "num_envs": num_envs, "size": size, "view": view, **device}
 
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads"
     )
-    print(f"\nMemoryS{options.size}, view 7 with occlusion, random actions, steps per second:")
-    setups: dict[str, dict] = {}
-    for num_envs in (1, 64, 1024):
-        setups[f"ours, {num_envs} environments"] = mine(num_envs)
-        setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, "size": options.size}
-        theirs = {"kind": "minigrid", "num_envs": num_envs, "size": options.size, "view": 7}
-        setups[f"MiniGrid, {num_envs}, one process"] = {**theirs, "workers": 0}
-        for workers in options.workers:
-            if num_envs >= workers:
-                setups[f"MiniGrid, {num_envs}, {workers} workers"] = {**theirs, "workers": workers}
-    show(alternate(setups, options))
+    if options.only != "sizes":
+        print(f"\nMemoryS{options.size}, view {options.view} with occlusion, random actions, steps per second:")
+        setups: dict[str, dict] = {}
+        for num_envs in (1, 64, 1024):
+            setups[f"ours, {num_envs} environments"] = mine(num_envs)
+            if options.view == 7:
+                setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, "size": options.size}
+            xland = {"kind": "xland", "num_envs": num_envs, "view": options.view}
+            setups[f"XLand-MiniGrid's Memory of 16, {num_envs}"] = xland
+            theirs = {"kind": "minigrid", "num_envs": num_envs, "size": options.size, "view": options.view}
+            setups[f"MiniGrid, {num_envs}, one process"] = {**theirs, "workers": 0}
+            for workers in options.workers:
+                if num_envs >= workers:
+                    setups[f"MiniGrid, {num_envs}, {workers} workers"] = {**theirs, "workers": workers}
+        show(alternate(setups, options))
+    if options.only == "peers":
+        return
     print("\nours, as the grid grows (1,024 environments):")
     show(alternate({f"size {size}": mine(1024, size) for size in (7, 13, 25, 49)}, options))
     print("\nours, as the view grows (1,024 environments):")
