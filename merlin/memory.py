@@ -102,16 +102,17 @@ def read(
     # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
     inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
     similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
+    readable = None if readable is None else readable.unsqueeze(1)
     weights = attend(strengths.unsqueeze(-1) * similarity, readable, top_k)
     return Read(weights @ memory, weights)
 
 
 def attend(
-    logits: Float[Tensor, "B K N"], readable: Bool[Tensor, "B N"] | None = None, top_k: int | None = None
+    logits: Float[Tensor, "B K N"], readable: Bool[Tensor, "B #K N"] | None = None, top_k: int | None = None
 ) -> Float[Tensor, "B K N"]:
     """Return the softmax over the slots that are readable and, for each key, among its `top_k` best. See `read`."""
     if readable is not None:
-        unreadable = ~readable.unsqueeze(1)
+        unreadable = ~readable
         logits = logits.masked_fill(unreadable, torch.finfo(logits.dtype).min)
     if top_k is not None and top_k < logits.shape[2]:
         best, slots = logits.topk(top_k, dim=-1)

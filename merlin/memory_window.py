@@ -9,9 +9,10 @@ where c_n, how much of the window's first word slot n takes, is known when the w
 one direction. So the memory at step t is the memory that the window began with, which stays as it is, a vector
 s_t, and the words that were written in the window, which are entries of their own, N and after, with traces that grow
 in place. Slots that have been written over, and those of earlier episodes, are entries that cannot be read: they weigh
-0, so that a NaN in them would still spread. Nothing of N · W numbers is made or kept at any step.
+0, so that a NaN in them would still spread. Nothing of N · W numbers is made or kept at any step. Where keys read few
+of many entries, only finding them looks at all: reading them, and the way back, takes those few.
 
-Axes: T time, B batch, K read keys, N slots, W width of a slot, Z width of what is written, E = N + t entries.
+Axes: T time, B batch, K read keys, N slots, W width of a slot, Z width of what is written, E = N + t entries, C chosen.
 """
 
 from typing import NamedTuple
@@ -42,6 +43,7 @@ class MemoryWindow:
 
     `dots` and `mix` are each other's adjoint, so that a backward pass needs nothing else: going back from the last
     step, it calls `undo(t)` before it asks for those of step t. A step may be entered again until it is written.
+    Of both, and of `append`, `chosen` makes what each key has to do with C entries of its own all that is computed.
 
     Args:
         state: The memory that the window begins with.
@@ -93,8 +95,12 @@ class MemoryWindow:
             inverse_norms[:, : self.memory_size] *= kept[:, 0]
         self.views[t] = View(torch.cat([readable, alive[:, :t]], -1), inverse_norms, kept)
 
-    def dots(self, keys: Float[Tensor, "B K W"], t: int) -> Float[Tensor, "B K E"]:
+    def dots(
+        self, keys: Float[Tensor, "B K W"], t: int, chosen: Int[Tensor, "B K C"] | None = None
+    ) -> Float[Tensor, "B K E"] | Float[Tensor, "B K C"]:
         """Return keys · memoryᵀ at step t."""
+        if chosen is not None:
+            return (self._rows(t, chosen) @ keys.unsqueeze(-1)).squeeze(-1)
         n = self.memory_size
         scores = torch.bmm(keys, self.entries[:, : n + t].mT)
         if self.discount is not None and t > 0:
@@ -102,8 +108,12 @@ class MemoryWindow:
             scores[..., :n].addcmul_(share, self.take.unsqueeze(1))
         return self._of_this_episode(scores, t)
 
-    def mix(self, weights: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K W"]:
+    def mix(
+        self, weights: Float[Tensor, "B K E"], t: int, chosen: Int[Tensor, "B K C"] | None = None
+    ) -> Float[Tensor, "B K W"]:
         """Return weights · memory at step t."""
+        if chosen is not None:
+            return (weights.unsqueeze(-2) @ self._rows(t, chosen)).squeeze(-2)
         n = self.memory_size
         if not self.mask_unwritten:
             weights = self._of_this_episode(weights.clone(), t)
@@ -119,6 +129,7 @@ class MemoryWindow:
         word: Float[Tensor, "B Z"],
         read_weights: Float[Tensor, "B K E"],
         slot: Int[Tensor, "B"] | None = None,
+        chosen: Int[Tensor, "B K C"] | None = None,
     ) -> Int[Tensor, "B"]:
         """Write what step t is remembered by, and return the slot that it went to.
 
@@ -128,7 +139,11 @@ class MemoryWindow:
         """
         n = self.memory_size
         rest, present, alive, self.emptied = self._entered
-        weights = read_weights.sum(1, keepdim=True)
+        if chosen is None:
+            weights = read_weights.sum(1, keepdim=True)
+        else:
+            weights = read_weights.new_zeros(len(read_weights), 1, n + t)
+            weights.scatter_add_(2, chosen.flatten(1).unsqueeze(1), read_weights.flatten(1).unsqueeze(1))
         if t > 0:
             weights = weights[..., :n].scatter_add(2, torch.stack(self.slots, -1).unsqueeze(1), weights[..., n:])
         self.rest, slot = allocate(rest, weights, self.discount, slot)
@@ -178,6 +193,21 @@ class MemoryWindow:
             inside = torch.linalg.vector_norm(self.entries[:, n : n + t], dim=-1).square()
             squares = torch.cat([squares, inside], -1)
         return squares.add(EPSILON).rsqrt_()
+
+    def _rows(self, t: int, chosen: Int[Tensor, "B K C"]) -> Float[Tensor, "B K C W"]:
+        """Return what the chosen entries hold at step t."""
+        batch_size, held, word_size = self.entries.shape
+        first = held * torch.arange(batch_size, device=chosen.device).view(-1, 1, 1)
+        rows = self.entries.view(-1, word_size).index_select(0, (chosen + first).flatten()).view(*chosen.shape, -1)
+        is_own = chosen >= self.memory_size
+        if self.discount is not None and t > 0:
+            slots = chosen.clamp(max=self.memory_size - 1).flatten(1)
+            take = self.take.gather(1, slots).view(chosen.shape).masked_fill(is_own, 0)
+            rows[..., self.half :].addcmul_(take.unsqueeze(-1), self.sums[t, :, None, None])
+        view = self.views[t]
+        if view is not None and view.kept is not None:
+            rows *= torch.where(is_own, 1.0, view.kept).unsqueeze(-1)
+        return rows
 
     def _traces(self, t: int) -> Float[Tensor, "B t Z"]:
         return self.entries[:, self.memory_size : self.memory_size + t, self.half :]
@@ -265,7 +295,7 @@ class DifferentiableWindow(MemoryWindow):
         view = self.views[t]
         assert view is not None, "a step is entered before it is read"
         similarity = self.dots(unit(keys), t) * view.inverse_norms.unsqueeze(1)
-        weights = attend(strengths.unsqueeze(-1) * similarity, view.readable, top_k)
+        weights = attend(strengths.unsqueeze(-1) * similarity, view.readable.unsqueeze(1), top_k)
         return Read(self.mix(weights, t), weights)
 
     def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:

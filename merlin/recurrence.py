@@ -12,7 +12,7 @@ predictor, Q of the policy, W word, G what a matrix puts out, C and I what it ta
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -80,6 +80,18 @@ class Recurred(NamedTuple):
     policy_words: Float[Tensor, "T B QW"]
 
 
+class _Found(NamedTuple):
+    """What K keys found: in all E entries, or in C that each chose for itself."""
+
+    keys: Float[Tensor, "B K W"]  # of unit length
+    scale: Float[Tensor, "B K 1"]  # one over the lengths that they had
+    strengths: Float[Tensor, "B K 1"]
+    similarity: Float[Tensor, "B K #E"]
+    weights: Float[Tensor, "B K #E"]
+    chosen: Int[Tensor, "B K C"] | None = None
+    inverse_norms: Float[Tensor, "B K C"] | None = None  # of those chosen
+
+
 class Tape:
     """The recurrence, step by step, and what its backward pass must know of each step.
 
@@ -126,7 +138,7 @@ class Tape:
         self.layer_inputs = rows(*[2 * self.size] * len(layers))
         self.cells = [CellTape(like, length + 1, batch_size, self.size) for _ in range(1 + len(layers))]
         self.policy_cells = CellTape(like, length + 1, batch_size, self.policy_hidden.shape[2])
-        self.reads: list[Any] = [None] * (length + 1)
+        self.reads: list[_Found | None] = [None] * (length + 1)
         self.is_first: list[Tensor | None] = [None] * (length + 1)
 
     def perceive(
@@ -180,7 +192,7 @@ class Tape:
         self._policy_cell = self.policy_cells.forward(t, gates, self._entered[1], self.policy_hidden[t])
         raw = torch.addmm(w.policy_reader_bias, self.policy_hidden[t], w.policy_reader.T)
         self._policy_read = self._read(t, raw, self.keys.policy)
-        self.policy_words[t] = self.memory.mix(self._policy_read[-1], t).flatten(1)
+        self.policy_words[t] = self.memory.mix(self._policy_read.weights, t, self._policy_read.chosen).flatten(1)
         return self.policy_hidden[t], self.policy_words[t]
 
     def advance(self, t: int, action_gates: Float[Tensor, "B G"], slot: Tensor | None = None) -> Int[Tensor, "B"]:
@@ -207,34 +219,45 @@ class Tape:
             cells.append(tape.forward(t, total, cell[:, part], self.outputs[t, :, part]))
         hidden = self.outputs[t]
         read = self._read(t, torch.addmm(w.reader_bias, hidden, w.reader.T), self.keys.predictor)
-        words = self.memory.mix(read[-1], t).flatten(1)
-        self.reads[t] = tuple(torch.cat(pair, 1) for pair in zip(self._policy_read, read, strict=True))
-        slot = self.memory.append(t, self.latent[t], read[-1], slot)
+        words = self.memory.mix(read.weights, t, read.chosen).flatten(1)
+        both = zip(self._policy_read, read, strict=True)
+        self.reads[t] = _Found(*(None if x is None else torch.cat([x, y], 1) for x, y in both))
+        slot = self.memory.append(t, self.latent[t], read.weights, slot, read.chosen)
         cell = torch.cat(cells, -1) if len(cells) > 1 else cells[0]
         self.carried = Carried(hidden, cell, words, self.policy_hidden[t], self._policy_cell, self.policy_words[t])
         return slot
 
-    def _read(self, t: int, raw: Float[Tensor, "B R"], count: int) -> tuple[Tensor, ...]:
-        """Return unit keys, one over their norms, strengths, similarities and weights of a reader's raw output."""
-        view = self.memory.views[t]
+    def _read(self, t: int, raw: Float[Tensor, "B R"], count: int) -> _Found:
+        """Return what the keys of a reader's raw output find."""
+        view, top_k = self.memory.views[t], self.keys.top_k
+        readable, inverse_norms = view.readable.unsqueeze(1), view.inverse_norms.unsqueeze(1)
         keys, strengths = raw.split([count * self.word_size, count], -1)
         keys, strengths = keys.unflatten(-1, (count, self.word_size)), F.softplus(strengths).unsqueeze(-1)
         scale = torch.rsqrt(keys.square().sum(-1, keepdim=True) + EPSILON)
         keys = keys * scale
-        similarity = self.memory.dots(keys, t).mul_(view.inverse_norms.unsqueeze(1))
-        return keys, scale, strengths, similarity, attend(strengths * similarity, view.readable, self.keys.top_k)
+        similarity = self.memory.dots(keys, t).mul_(inverse_norms)
+        if top_k is not None and top_k < similarity.shape[2]:
+            chosen = similarity.masked_fill(~readable, -torch.inf).topk(top_k, sorted=False).indices
+            similarity = similarity.gather(2, chosen)
+            readable, inverse_norms = (x.expand(-1, count, -1).gather(2, chosen) for x in (readable, inverse_norms))
+            weights = attend(strengths * similarity, readable)
+            return _Found(keys, scale, strengths, similarity, weights, chosen, inverse_norms)
+        return _Found(keys, scale, strengths, similarity, attend(strengths * similarity, readable))
 
     def read_backward(self, t: int, *grad_words: Tensor) -> list[Tensor]:
         """Return the gradients of the readers' raw outputs, the policy's first."""
-        keys, scale, strengths, similarity, weights = self.reads[t]
-        self.reads[t] = None
+        found, self.reads[t] = self.reads[t], None
+        assert found is not None
+        keys, scale, strengths, similarity, weights, chosen, inverse_norms = found
+        if inverse_norms is None:
+            inverse_norms = self.memory.views[t].inverse_norms.unsqueeze(1)
         counts = (self.keys.policy, self.keys.predictor)
         grad_words = torch.cat(grad_words, -1).unflatten(-1, (-1, self.word_size))
-        grad_weights = self.memory.dots(grad_words, t).mul_(weights)
+        grad_weights = self.memory.dots(grad_words, t, chosen).mul_(weights)
         grad_logits = torch.addcmul(grad_weights, weights, grad_weights.sum(-1, keepdim=True), value=-1)
         grad_strengths = (grad_logits * similarity).sum(-1) * -torch.expm1(-strengths.squeeze(-1))
-        grad_scores = grad_logits.mul_(strengths).mul_(self.memory.views[t].inverse_norms.unsqueeze(1))
-        grad_keys = self.memory.mix(grad_scores, t)
+        grad_scores = grad_logits.mul_(strengths).mul_(inverse_norms)
+        grad_keys = self.memory.mix(grad_scores, t, chosen)
         along = (keys * grad_keys).sum(-1, keepdim=True)
         grad_keys = scale * torch.addcmul(grad_keys, keys, along, value=-1)
         parts = zip(grad_keys.split(counts, 1), grad_strengths.split(counts, -1), strict=True)

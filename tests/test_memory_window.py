@@ -92,6 +92,25 @@ def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten):
         close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
 
 
+@pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+def test_chosen_entries_are_as_among_all(discount, mask_unwritten):
+    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, seed=3)
+    other = play(discount, mask_unwritten, seed=3)[0]
+    keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
+    for t in range(T):
+        window.enter(t, is_first[t])
+        scores = window.dots(keys, t)
+        chosen = torch.rand(scores.shape).topk(3).indices
+        close(window.dots(keys, t, chosen), scores.gather(2, chosen))
+        weights = torch.rand(B, K, 3, dtype=torch.float64)
+        everywhere = torch.zeros_like(scores).scatter(2, chosen, weights)
+        close(window.mix(weights, t, chosen), window.mix(everywhere, t))
+        window.append(t, words[t], everywhere, slots[t])
+        other.enter(t, is_first[t])
+        other.append(t, words[t], weights, slots[t], chosen)
+        close(other.rest.usage, window.rest.usage)
+
+
 @pytest.mark.parametrize("discount", [0.8, None])
 def test_slots_are_chosen_as_when_written_plainly(discount):
     """Reads of what is readable alone, so that usage is the same slot by slot."""

@@ -17,6 +17,7 @@ SWITCHES = [
     {"num_layers": 1},
     {"num_layers": 3},
     {"top_k": 2},
+    {"top_k": 2, "retroactive_discount": None},
     {"mask_unwritten": False},
     {"retroactive_discount": None},
     {"retroactive_discount": None, "mask_unwritten": False},
