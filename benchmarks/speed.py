@@ -1,6 +1,6 @@
-"""Measures environment steps per second of training, beside stable-baselines3-contrib's RecurrentPPO where installed.
+"""Measures environment steps per second of training, beside RecurrentPPO (sb3-contrib) and torch-ac where installed.
 
-    python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT]
+    python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT ...]
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
 all of them. Printed: the median over rounds, the shares of environment, acting and learning, the fraction of the speed
@@ -18,33 +18,68 @@ import time
 from dataclasses import replace
 from typing import NamedTuple
 
-GAME, MINIGRID = "merlin/MemoryGame-v0", "MiniGrid-MemoryS7-v0"
-ONE_LAYER = {"hidden_size": 256, "num_layers": 1}
+GAME, MAZE, MINIGRID = "merlin/MemoryGame-v0", "merlin/Memory-v0", "MiniGrid-MemoryS7-v0"
+TASKS = {"game": GAME, "maze": MAZE, "MiniGrid": MINIGRID}
+SIZES = {
+    "small": {"latent_size": 32, "hidden_size": 64, "policy_hidden_size": 64, "memory_size": 32},
+    "medium": {"latent_size": 64, "hidden_size": 128, "policy_hidden_size": 128, "memory_size": 128},
+    "paper": {"latent_size": 200, "hidden_size": 256, "policy_hidden_size": 256, "memory_size": 1350},
+}
 
 
 class Setup(NamedTuple):
-    """Who learns what, on how many environments, with which of its preset's sizes changed."""
+    """Who learns what, on how many environments, with which of its preset's settings changed."""
 
     agent: str
     task: str
     num_envs: int
     model: dict[str, int] = {}  # noqa: RUF012 (never changed)
+    training: dict[str, int] = {}  # noqa: RUF012
+
+
+def one_layer(size: int) -> dict[str, int]:
+    return {"hidden_size": size, "num_layers": 1}
 
 
 SETUPS = {
-    "rl-lstm small, game, 128 envs": Setup("rl-lstm", GAME, 128),
-    "rl-mem small, game, 128 envs": Setup("rl-mem", GAME, 128),
-    "merlin small, game, 128 envs": Setup("merlin", GAME, 128),
-    "merlin small, game, 512 envs": Setup("merlin", GAME, 512),
-    "rl-lstm 256 x 1, game, 64 envs": Setup("rl-lstm", GAME, 64, ONE_LAYER),
-    "rl-lstm 256 x 1, game, 1,024 envs": Setup("rl-lstm", GAME, 1024, ONE_LAYER),
+    # with its preset's sizes
+    "rl-lstm preset, game, 128 envs": Setup("rl-lstm", GAME, 128),
+    "rl-mem preset, game, 128 envs": Setup("rl-mem", GAME, 128),
+    "merlin preset, game, 128 envs": Setup("merlin", GAME, 128),
+    "merlin preset, game, 512 envs": Setup("merlin", GAME, 512),
+    "rl-lstm preset, MiniGrid, 64 envs": Setup("rl-lstm", MINIGRID, 64),
+    "rl-mem preset, MiniGrid, 64 envs": Setup("rl-mem", MINIGRID, 64),
+    "merlin preset, MiniGrid, 64 envs": Setup("merlin", MINIGRID, 64),
+    # with an LSTM of one size, as the others have
+    "rl-lstm 256 x 1, game, 64 envs": Setup("rl-lstm", GAME, 64, one_layer(256)),
+    "rl-lstm 256 x 1, game, 1,024 envs": Setup("rl-lstm", GAME, 1024, one_layer(256)),
     "rl-lstm 256 x 2, game, 64 envs": Setup("rl-lstm", GAME, 64, {"hidden_size": 256}),
-    "RecurrentPPO 256, game, 16 envs": Setup("RecurrentPPO", GAME, 16),
-    "rl-lstm small, MiniGrid, 64 envs": Setup("rl-lstm", MINIGRID, 64),
-    "rl-mem small, MiniGrid, 64 envs": Setup("rl-mem", MINIGRID, 64),
-    "merlin small, MiniGrid, 64 envs": Setup("merlin", MINIGRID, 64),
-    "rl-lstm 256 x 1, MiniGrid, 16 envs": Setup("rl-lstm", MINIGRID, 16, ONE_LAYER),
-    "RecurrentPPO 256, MiniGrid, 16 envs": Setup("RecurrentPPO", MINIGRID, 16),
+}
+SETUPS |= {
+    f"{agent} {size} x 1, {task}, 16 envs": Setup(agent, TASKS[task], 16, one_layer(size))
+    for task in TASKS
+    for size in (64, 128, 256)
+    for agent in ("rl-lstm", "RecurrentPPO", "torch-ac")
+}
+# one pass over each window, so that tasks can be compared
+SETUPS |= {
+    f"{agent} {size}, {task}, {num_envs} envs": Setup(
+        agent, TASKS[task], num_envs, SIZES[size], {"passes": 1, "minibatches": 1, "unroll_length": 20}
+    )
+    for task in ("game", "maze")
+    for size, num_envs in (("small", 512), ("medium", 128), ("paper", 64))
+    for agent in ("rl-lstm", "rl-mem", "merlin")
+}
+# the sizes of ALF's
+SETUPS |= {
+    f"merlin N {slots:,} Z {latent}, game, {num_envs} envs": Setup(
+        "merlin",
+        GAME,
+        num_envs,
+        {"latent_size": latent, "hidden_size": 256, "policy_hidden_size": 256, "memory_size": slots},
+        {"unroll_length": 20},
+    )
+    for slots, latent, num_envs in ((100, 64, 64), (1350, 200, 16))
 }
 
 
@@ -58,32 +93,37 @@ def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]
         config,
         num_envs=setup.num_envs,
         device="cpu",
-        model=replace(config.model, **setup.model),
-        training=replace(config.training, num_threads=threads),
+        model=replace(config.model, **{name: x for name, x in setup.model.items() if hasattr(config.model, name)}),
+        training=replace(config.training, num_threads=threads, **setup.training),
     )
     result = profile(config, seconds)
     return {"steps_per_second": result.steps_per_second, "utilization": result.utilization} | result.shares
 
 
-def measure_recurrent_ppo(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
-    """Train RecurrentPPO with its defaults, an LSTM of 256, on the flattened observation."""
+def make_single(task: str):
+    """Return one environment with one flat observation, as the others take it."""
     import gymnasium
+
+    import tasks  # noqa: F401 (registers)
+
+    env = gymnasium.make(task)
+    if task == MINIGRID:
+        from minigrid.wrappers import ImgObsWrapper
+
+        env = ImgObsWrapper(env)
+    return gymnasium.wrappers.FlattenObservation(env)
+
+
+def measure_recurrent_ppo(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
+    """Train RecurrentPPO with its defaults, all but the LSTM's size."""
     import torch
     from sb3_contrib import RecurrentPPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    import tasks  # noqa: F401 (registers)
-
     torch.set_num_threads(threads)
-
-    def make():
-        if setup.task == MINIGRID:
-            from minigrid.wrappers import ImgObsWrapper
-
-            return gymnasium.wrappers.FlattenObservation(ImgObsWrapper(gymnasium.make(MINIGRID)))
-        return gymnasium.wrappers.FlattenObservation(gymnasium.make(setup.task))
-
-    model = RecurrentPPO("MlpLstmPolicy", make_vec_env(make, setup.num_envs), device="cpu")
+    envs = make_vec_env(lambda: make_single(setup.task), setup.num_envs)
+    size = {"lstm_hidden_size": setup.model["hidden_size"]}
+    model = RecurrentPPO("MlpLstmPolicy", envs, device="cpu", policy_kwargs=size)
     window = model.n_steps * setup.num_envs
     model.learn(window)
     begin, windows = time.perf_counter(), 0
@@ -93,25 +133,68 @@ def measure_recurrent_ppo(setup: Setup, seconds: float, threads: int) -> dict[st
     return {"steps_per_second": windows * window / (time.perf_counter() - begin)}
 
 
+def measure_torch_ac(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
+    """Train torch-ac's PPO with its defaults, all but a recurrence of 16, on an LSTM of this size and a worker each."""
+    import numpy as np
+    import torch
+    from torch import nn
+    from torch_ac import PPOAlgo, RecurrentACModel
+
+    torch.set_num_threads(threads)
+    envs = [make_single(setup.task) for _ in range(setup.num_envs)]
+    size, num_inputs = setup.model["hidden_size"], envs[0].observation_space.shape[0]
+
+    class Model(nn.Module, RecurrentACModel):
+        memory_size = 2 * size
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Linear(num_inputs, 64), nn.Tanh())
+            self.cell = nn.LSTMCell(64, size)
+            self.actor, self.critic = nn.Linear(size, int(envs[0].action_space.n)), nn.Linear(size, 1)
+
+        def forward(self, obs, memory):
+            hidden, cell = self.cell(self.encoder(obs), tuple(memory.chunk(2, 1)))
+            policy = torch.distributions.Categorical(logits=self.actor(hidden))
+            return policy, self.critic(hidden).squeeze(1), torch.cat([hidden, cell], 1)
+
+    def stack(observations, device=None):
+        return torch.from_numpy(np.stack(observations)).float()
+
+    learner = PPOAlgo(envs, Model(), torch.device("cpu"), recurrence=16, preprocess_obss=stack)
+    begin, steps = 0.0, -1
+    while steps < 0 or time.perf_counter() - begin < seconds:
+        experience, _ = learner.collect_experiences()
+        learner.update_parameters(experience)
+        if steps < 0:  # the first one warms up
+            begin = time.perf_counter()
+            steps = 0
+        else:
+            steps += learner.num_frames
+    return {"steps_per_second": steps / (time.perf_counter() - begin)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="measure the setups whose name holds this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="measure the setups whose name holds one of these")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         setup = SETUPS[options.one]
-        measure = measure_recurrent_ppo if setup.agent == "RecurrentPPO" else measure_ours
-        result = measure(setup, options.seconds, options.threads)
+        others = {"RecurrentPPO": measure_recurrent_ppo, "torch-ac": measure_torch_ac}
+        result = others.get(setup.agent, measure_ours)(setup, options.seconds, options.threads)
         result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(result))
         return
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads"
     )
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in SETUPS if options.only in name}
+    results: dict[str, list[dict[str, float]]] = {
+        name: [] for name in SETUPS if any(text in name for text in options.only)
+    }
     for _ in range(options.rounds):
         for name in results:
             command = [sys.executable, __file__, "--one", name]
