@@ -295,8 +295,6 @@ class _Recurrence(torch.autograd.Function):
         assert tape.reads[0] is not None, "a tape can be learnt from once"
         carried, w, layers = _unpack(ctx.saved_tensors)
         batch_size, policy_width = carried.hidden.shape[0], carried.policy_words.shape[1]
-        for cells in [*tape.cells, tape.policy_cells]:
-            cells.turn()
         inner = (tape.prior_first, tape.prior_second, tape.post_first, tape.post_second)
         slopes = [1 - x.square() for x in inner]
         half_spread = 0.5 * tape.deviation * tape.noise

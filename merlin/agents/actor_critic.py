@@ -60,7 +60,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
 
     @abstractmethod
     def _unroll(
-        self, encodings: Float[Tensor, "T B E"], state: State, unroll: Unroll
+        self, encodings: Float[Tensor, "T B E"], state: State, unroll: Unroll, acting: Acting | None = None
     ) -> tuple[Float[Tensor, "T B F"], State]:
         """Return the features of a window, whose observations are encoded, and the state after it."""
 
@@ -105,7 +105,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         config = self.config
         actions, previous_actions = self._action_codes(unroll, state.previous_action)
         encodings = self._encode(unroll.observation, previous_actions, unroll.previous_reward)
-        features, state = self._unroll(encodings, state, unroll)
+        features, state = self._unroll(encodings, state, unroll, acting)
         parameters, value = self.policy_head(features), self.value_head(features).squeeze(-1)
 
         advantages, returns = advantages_and_returns(unroll, config)

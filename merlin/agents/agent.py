@@ -143,3 +143,79 @@ class Acting:
         names = ("log_prob", "value", "noise", "slots")
         columns = {name: [getattr(output, name) for output in self.outputs] for name in names}
         return {name: None if column[0] is None else torch.stack(column) for name, column in columns.items()}
+
+
+class TapeActing(Acting, ABC):
+    """An agent acting on a tape that it then learns from, so that nothing is computed twice."""
+
+    tape: Any
+
+    def __init__(self, agent: Agent, previous_action: Float[Tensor, "B E"], generator: torch.Generator | None) -> None:
+        self.agent, self.generator = agent, generator
+        self._previous_action = previous_action
+        self._parameters: list[Tensor] = []
+        self._actions: list[Tensor] = []
+        self._state: Any = None
+        self._versions = [x._version for x in agent.parameters()]
+
+    @property
+    def state(self) -> Any:
+        """The agent's state after the steps taken so far."""
+        if self._state is None:
+            self._state = self._make_state()
+        return self._state
+
+    @torch.no_grad()
+    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
+        """Return the action, and go on."""
+        _, parameters = self._decide(observation, is_first, reward)
+        action = self.agent.actions.sample(parameters, self.generator)
+        self._previous_action = self.agent.actions.encode(action)
+        self._advance()
+        self._parameters.append(parameters)
+        self._actions.append(action)
+        self._state = None
+        return action
+
+    @torch.no_grad()
+    def value(
+        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Return what would be the next step's value, and go nowhere."""
+        return self._value(*self._decide(observation, is_first, reward))
+
+    @torch.no_grad()
+    def columns(self) -> dict[str, Tensor | None]:
+        """Return what `Unroll` holds of the agent, for all steps taken."""
+        parameters = torch.stack(self._parameters)
+        return {
+            "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
+            "value": self._value(self._all_seen(), parameters),
+        }
+
+    def unchanged(self) -> "TapeActing":
+        """Return this, if no parameter has changed since it began: what was acted by can be learnt from until then."""
+        assert self._versions == [x._version for x in self.agent.parameters()], "what was acted by is learnt from before a parameter changes"
+        return self
+
+    @abstractmethod
+    def _decide(
+        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B A"]]:
+        """Return what V is a function of at the next step, and the policy's parameters. It may be asked again."""
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Go on from the step decided, `_previous_action` being what was done."""
+
+    @abstractmethod
+    def _value(self, seen: Float[Tensor, "*batch F"], parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        """Return V."""
+
+    @abstractmethod
+    def _all_seen(self) -> Float[Tensor, "T B F"]:
+        """Return what V is a function of, at all steps taken."""
+
+    @abstractmethod
+    def _make_state(self) -> Any:
+        """Return the agent's state after the steps taken so far, sharing nothing with the tape."""

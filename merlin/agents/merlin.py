@@ -9,7 +9,7 @@ from gymnasium import Space
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from merlin.agents.agent import Acting, Agent
+from merlin.agents.agent import Agent, TapeActing
 from merlin.latents import DiagonalGaussian
 from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 from merlin.memory import Reader
@@ -241,9 +241,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
                     tape.advance(t, gates[t], None if unroll.slots is None else unroll.slots[t])
             after = _state(tape, actions[-1])
         else:
-            unchanged = acting._versions == [x._version for x in self.parameters()]
-            assert unchanged, "what was acted by can be learnt from until a parameter changes"
-            tape, after = acting.tape, acting.state
+            tape, after = acting.unchanged().tape, acting.state
         to_latent = self.config.policy_gradient_to_latent
         return recur(tape, codes, gates, _carried(state), *self._weights(), to_latent), after
 
@@ -272,57 +270,21 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         return self.policy["head"](torch.cat([self._for_policy(latent), hidden, read_words], -1))
 
 
-class MerlinActing(Acting):
+class MerlinActing(TapeActing):
     """MERLIN acting on a tape that it then learns from. The same numbers as `Merlin.step`'s."""
+
+    agent: Merlin
 
     @torch.no_grad()
     def __init__(self, agent: Merlin, state: MerlinState, length: int, generator: torch.Generator | None) -> None:
-        self.agent, self.generator = agent, generator
+        super().__init__(agent, state.previous_action, generator)
         self.tape = agent._tape(state, length)
-        self._versions = [x._version for x in agent.parameters()]
-        self._previous_action = state.previous_action
-        self._parameters: list[Tensor] = []
-        self._actions: list[Tensor] = []
-        self._state: MerlinState | None = None
-
-    @property
-    def state(self) -> MerlinState:
-        """The state after the steps taken so far."""
-        if self._state is None:
-            self._state = _state(self.tape, self._previous_action)
-        return self._state
-
-    @torch.no_grad()
-    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
-        """Return the action, and go on."""
-        actions = self.agent.actions
-        _, parameters = self._decide(observation, is_first, reward)
-        action = actions.sample(parameters, self.generator)
-        self._previous_action = actions.encode(action)
-        self.tape.advance(len(self._actions), self.agent.predictor.action_gates(self._previous_action))
-        self._parameters.append(parameters)
-        self._actions.append(action)
-        self._state = None
-        return action
-
-    @torch.no_grad()
-    def value(
-        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
-    ) -> Float[Tensor, "B"]:
-        """Return what would be the next step's value, and go nowhere."""
-        return self.agent.predictor.value(*self._decide(observation, is_first, reward))
 
     @torch.no_grad()
     def columns(self) -> dict[str, Tensor | None]:
         """Return what `Unroll` holds of the agent, for all steps taken."""
-        length, tape = len(self._actions), self.tape
-        parameters = torch.stack(self._parameters)
-        return {
-            "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
-            "value": self.agent.predictor.value(tape.latent[:length], parameters),
-            "noise": tape.noise[:length].clone(),
-            "slots": torch.stack(tape.memory.slots),
-        }
+        noise, slots = self.tape.noise[: len(self._actions)].clone(), torch.stack(self.tape.memory.slots)
+        return super().columns() | {"noise": noise, "slots": slots}
 
     def _decide(
         self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
@@ -334,6 +296,18 @@ class MerlinActing(Acting):
         noise = torch.randn(size, generator=self.generator, device=code.device, dtype=code.dtype)
         latent = self.tape.perceive(t, code, noise, is_first)
         return latent, agent._policy_parameters(latent, *self.tape.decide(t))
+
+    def _advance(self) -> None:
+        self.tape.advance(len(self._actions), self.agent.predictor.action_gates(self._previous_action))
+
+    def _value(self, seen: Float[Tensor, "*batch Z"], parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        return self.agent.predictor.value(seen, parameters)
+
+    def _all_seen(self) -> Float[Tensor, "T B Z"]:
+        return self.tape.latent[: len(self._actions)]
+
+    def _make_state(self) -> MerlinState:
+        return _state(self.tape, self._previous_action)
 
 
 @torch.no_grad()

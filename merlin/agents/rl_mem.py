@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from merlin import memory as memories
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
+from merlin.agents.agent import Acting
 from merlin.memory import MemoryState, Reader
 from merlin.memory_window import DifferentiableWindow
 from merlin.networks.recurrent import LSTMState, map_state, reset_state
@@ -87,7 +88,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
         return torch.cat([encoding, lstm.hidden, words], -1), state, weights
 
     def _unroll(
-        self, encodings: Float[Tensor, "T B E"], state: RLMemState, unroll: Unroll
+        self, encodings: Float[Tensor, "T B E"], state: RLMemState, unroll: Unroll, acting: Acting | None = None
     ) -> tuple[Float[Tensor, "T B F"], RLMemState]:
         config, written = self.config, self.projection(encodings)
         memory = map_state(Tensor.detach, state.memory)

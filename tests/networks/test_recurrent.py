@@ -1,7 +1,9 @@
 """The LSTM: a window equals its steps, in values and gradients, with resets inside."""
 
+import pytest
 import torch
 
+from merlin.networks import recurrent
 from merlin.networks.recurrent import LSTM, LSTMState, map_state, reset_state
 
 T, B, INPUT, HIDDEN = 6, 3, 5, 7
@@ -42,7 +44,9 @@ def test_unroll_equals_steps_in_values_and_gradients():
         torch.testing.assert_close(y, z)
 
 
-def test_gradients_of_unroll():
+@pytest.mark.parametrize("cached", [1, 2 * B * HIDDEN, recurrent.CACHED])
+def test_gradients_of_unroll(cached, monkeypatch):
+    monkeypatch.setattr(recurrent, "CACHED", cached)  # steps worked on at a time
     lstm, x, state, is_first = make()
     assert torch.autograd.gradcheck(lambda x, h, c: lstm.unroll(x, LSTMState(h, c), is_first)[0], (x, *state))
 
