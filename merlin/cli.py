@@ -162,13 +162,11 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    import torch
-
     from merlin.run import build_environment, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
     config = load_config(options.run_dir)
-    torch.set_num_threads(config.training.num_threads)
+    config.training.set_torch()
     seed = config.seed if options.seed is None else options.seed
     num_envs = min(options.num_envs or config.num_envs, options.episodes)
     with build_environment(config, num_envs) as environment:

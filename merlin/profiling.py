@@ -46,7 +46,7 @@ class Profile:
     flops_per_step: float
     """Floating point operations of matrix products and convolutions per environment step."""
     product_flops_per_second: float
-    """What this machine reaches in large float32 matrix products, on as many threads."""
+    """What this machine reaches in large matrix products, on as many threads and at the run's precision."""
 
     @property
     def utilization(self) -> float:
@@ -63,7 +63,7 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
         seconds: How long to measure, at least two windows.
         trace: Where to write a Chrome trace of one window more.
     """
-    torch.set_num_threads(config.training.num_threads)
+    config.training.set_torch()
     with build_environment(config) as environment, tempfile.TemporaryDirectory() as directory:
         run_dir, device = Path(directory), environment.device
         agent = build_agent(config, environment)

@@ -156,7 +156,7 @@ def _train(config: RunConfig, run_dir: Path, resume: bool, wandb: str, max_secon
             f"Environments are shared out evenly, so num_envs must be a multiple of the {processes.number()} "
             f"processes, but is {config.num_envs}: take another."
         )
-    torch.set_num_threads(config.training.num_threads)
+    shortfall = config.training.set_torch()
     with build_environment(config) as environment, ExitStack() as stack:
         agent = build_agent(config, environment)
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
@@ -169,6 +169,8 @@ def _train(config: RunConfig, run_dir: Path, resume: bool, wandb: str, max_secon
             # On resuming, steps and training.* may have changed, and the next resume starts from them.
             (write_config if resume else start)(config, run_dir)
             reporter = stack.enter_context(Reporter(run_dir, config.steps, trainer.env_steps, stream))
+            if shortfall is not None:
+                reporter.note(shortfall)
             if resume and not environment.is_native:
                 reporter.note(f"{config.task} cannot save its state: its episodes begin anew, with a new seed")
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)

@@ -195,7 +195,8 @@ class TapeActing(Acting, ABC):
 
     def unchanged(self) -> "TapeActing":
         """Return this, if no parameter has changed since it began: what was acted by can be learnt from until then."""
-        assert self._versions == [x._version for x in self.agent.parameters()], "what was acted by is learnt from before a parameter changes"
+        unchanged = self._versions == [x._version for x in self.agent.parameters()]
+        assert unchanged, "what was acted by is learnt from before a parameter changes"
         return self
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Training: exact resume, determinism, schedules, and bad input that must not reach the weights."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -75,6 +76,20 @@ def test_a_seed_gives_one_run_and_another_seed_another(tmp_path):
         lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
         rows.append([{k: v for k, v in line.items() if k not in clock} for line in lines])
     assert rows[0] == rows[1] != rows[2]
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_products_take_the_precision_asked_for_or_say_that_they_cannot(tmp_path, monkeypatch, supported):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    stream = io.StringIO()
+    try:
+        train(tiny(matmul_precision="medium"), tmp_path / "run", stream=stream)
+        assert torch.get_float32_matmul_precision() == "medium"
+        train(tiny(), tmp_path / "exact")
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert ("does not multiply bfloat16" in stream.getvalue()) is not supported
 
 
 def test_metrics_have_their_names_and_units(tmp_path):
