@@ -16,6 +16,13 @@ examples:
   torchrun --nproc-per-node 2 -m merlin train       two processes or GPUs train one agent
 """
 
+_COMPARISONS = """\
+examples:
+  merlin compare merlin/MemoryGame-v0 --env-kwargs '{"pairs": 4}' --seeds 1 2 3 4 5
+  merlin compare merlin/TMaze-v0 MiniGrid-MemoryS7-v0 --agents merlin rl-lstm --max-seconds 900
+  merlin compare examples/ablations.toml
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -65,6 +72,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
     add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together (default: the run's)")
     add("--json", action="store_true", help="print one JSON object and nothing else")
+
+    add = command(
+        "compare",
+        "train several agents on several tasks with several seeds, and compare them",
+        epilog=_COMPARISONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add("what", metavar="TASK|FILE", nargs="+", help="gymnasium ids, or a .toml file that says what is compared")
+    add("--agents", metavar="NAME", nargs="+", help="merlin, rl-lstm, rl-mem (default: all)")
+    add("--seeds", metavar="S", nargs="+", type=_seed, help="one run for each (default: 1 2 3)")
+    add("--steps", metavar="N", type=_whole_number(1), help="environment steps of each run (default: by task)")
+    add("--env-kwargs", metavar="JSON", type=_json_object, help="""settings of the tasks, such as '{"pairs": 4}'""")
+    add(
+        "--set",
+        metavar="path=value",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings of all agents, as of train",
+    )
+    add("--max-seconds", metavar="S", type=_seconds, help="end each run after this long")
+    add("--episodes", metavar="N", type=_whole_number(1), help="held-out episodes of each evaluation (default: 512)")
+    add("--jobs", metavar="N", type=_whole_number(1), help="runs at a time (default: one for each core)")
+    add("--out", metavar="DIR", type=Path, help="where the runs, the table and the picture go; what is done there is "
+        "not done again (default: runs/compare-NAME, by the first task or the file)")  # fmt: skip
+    add("--wandb", choices=("auto", "online", "offline", "disabled"), default="auto", help="Weights & Biases, runs "
+        "grouped by task; auto, the default, goes online if you are logged in")  # fmt: skip
 
     add = command("watch", "record episodes of a trained agent: what it sees, believes, expects and recalls")
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")

@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = {
         "train": _train,
         "evaluate": _evaluate,
+        "compare": _compare,
         "watch": _watch,
         "profile": _profile,
         "play": _play,
@@ -140,8 +141,13 @@ def _flag(name: str) -> str:
 
 
 def _default_run_dir(config: "RunConfig") -> Path:
-    task = config.task.rpartition(":")[2].rpartition("/")[2]
-    return Path("runs") / f"{task}-{config.agent}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return (
+        Path("runs") / f"{_short_name(config.task)}-{config.agent}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+
+
+def _short_name(task: str) -> str:
+    return task.rpartition(":")[2].rpartition("/")[2]
 
 
 def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
@@ -190,6 +196,59 @@ def _evaluate(options: argparse.Namespace) -> int:
         rows.insert(1 + len(scores), ("success rate", f"{result['success_rate']:.1%}"))
     _print_table(rows)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from merlin.analysis.comparison import collect, plot_comparison, reference_scores, table, write_rows
+    from merlin.comparing import compare, make_comparison, plan, read_comparison
+
+    first, *others = options.what
+    asked = {name: getattr(options, name) for name in ("seeds", "episodes", "max_seconds")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if first.endswith(".toml"):
+        names = [_flag(name) for name in ("agents", "steps", "env_kwargs", "set") if getattr(options, name)]
+        if others or names:
+            options.fail(
+                f"a file says which tasks and agents are compared, but {', '.join(others + names)} came too: "
+                f"leave that out, or write it into {first}"
+            )
+        comparison = read_comparison(Path(first), asked)
+    else:
+        entry = {"env_kwargs": options.env_kwargs or {}, "steps": options.steps}
+        agents = [{"agent": name, "set": options.set} for name in options.agents or _agent_names()]
+        try:
+            comparison = make_comparison(
+                {"tasks": [{"task": x, **entry} for x in options.what], "agents": agents, **asked}
+            )
+        except MerlinError as error:
+            options.fail(str(error))
+    out = options.out or Path("runs") / f"compare-{Path(first).stem if first.endswith('.toml') else _short_name(first)}"
+    runs = plan(comparison, out)
+    references = reference_scores(comparison, runs)  # and each task can be built
+    failures = compare(runs, comparison, jobs=options.jobs, wandb=options.wandb)
+    rows = collect(runs, references)
+    if rows:
+        text = table(rows, references)
+        write_rows(rows, out / "results.csv")
+        (out / "results.md").write_text(text, encoding="utf-8")
+        plot_comparison(runs, references, out / "curves.png")
+        print(text)
+        _print_table(
+            [
+                ("table", str(out / "results.md")),
+                ("runs", str(out / "results.csv")),
+                ("curves", str(out / "curves.png")),
+            ]
+        )
+    if failures:
+        return _fail(f"{len(failures)} of {len(runs)} runs failed, the first of them {failures[0]}", 1)
+    return 0
+
+
+def _agent_names() -> list[str]:
+    from merlin.agents import AGENTS
+
+    return list(AGENTS)
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -177,7 +177,7 @@ def _train(config: RunConfig, run_dir: Path, resume: bool, wandb: str, max_secon
         session = Session(config, run_dir, trainer, reporter, tracker, before - begin)
         code = 1
         try:
-            with _interrupts() as interrupted:
+            with interrupts() as interrupted:
                 trainer.run(session.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
             session.save()
             was_interrupted = processes.any_of(bool(interrupted))
@@ -313,7 +313,7 @@ class Session:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def interrupts() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of raising; a second one ends the process as usual."""
     caught: list[int] = []
     previous: dict[int, Callable | int | None] = {}

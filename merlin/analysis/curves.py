@@ -56,12 +56,12 @@ def plot_learning_curve(
     if several:
         axes.plot(*_median(curves), color=_COLOUR, linewidth=2.2, label=f"median of {len(curves)} seeds")
         axes.legend(loc="best", frameon=False, fontsize=9)
-    _draw_references(axes, reference_scores or {})
+    draw_references(axes, reference_scores or {})
     last_step = max(env_steps[-1] for env_steps, _, _ in curves)
     axes.set_xlim(0, last_step)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("episode return")
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.xaxis.set_major_formatter(lambda value, _: shorten(value))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -88,7 +88,8 @@ def _median(curves: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarra
     return grid[started], np.median(rows, axis=0)[started]
 
 
-def _draw_references(axes, scores: Mapping[str, int | float]) -> None:
+def draw_references(axes, scores: Mapping[str, int | float]) -> None:
+    """Draw each score as a dashed line with its name at the right."""
     for name, score in scores.items():
         axes.axhline(score, color="#8a8a8a", linewidth=1.0, linestyle=(0, (5, 4)))
         axes.annotate(
@@ -116,7 +117,7 @@ def _number(value: int | float | None) -> float:
     return np.nan if value is None else float(value)
 
 
-def _short(value: int | float) -> str:
+def shorten(value: int | float) -> str:
     """Return 1500000 as "1.5M"."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

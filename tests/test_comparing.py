@@ -1,0 +1,179 @@
+"""Comparisons: what is run, that nothing is run twice or lost, and the statistics of what was found."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merlin import cli
+from merlin.analysis.comparison import bootstrap_interval, interquartile_mean, table
+from merlin.comparing import RESULT, plan, read_comparison
+from merlin.errors import MerlinError
+from merlin.presets import DEFAULT_TASK
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--steps", "512", "--episodes", "8", "--wandb", "disabled", "--set", "model.hidden_size=8"]
+
+
+def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "merlin", "rl-lstm", "--seeds", "3", *SMALL]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "2 runs, 0 of them done" in err and "[2/2]" in err and err.count("return") == 2
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["agent"], row["seed"]) for row in rows} == {("merlin", "3"), ("rl-lstm", "3")}
+    for row in rows:
+        run_dir = tmp_path / f"merlin-MemoryGame-v0_{row['agent']}_seed{row['seed']}"
+        found = json.loads((run_dir / RESULT).read_text())
+        assert float(row["episode_return_mean"]) == found["episode_return_mean"] and found["episodes"] == 8
+        assert float(row["of_gap"]) == pytest.approx((found["episode_return_mean"] - 1.6) / (3 - 1.6))
+        config = json.loads((run_dir / "config.json").read_text())
+        assert config["seed"] == int(row["seed"]) and config["model"]["hidden_size"] == 8 and config["steps"] == 512
+    assert (tmp_path / "results.md").read_text() in out and (tmp_path / "curves.png").stat().st_size > 1000
+
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "2 of them done" in capsys.readouterr().err
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+
+    assert cli.main([*arguments, "--steps", "600", "--out", str(tmp_path)]) == 1
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "failing.py"
+    path.write_text(
+        "import gymnasium, numpy as np\n"
+        "class Failing(gymnasium.Env):\n"
+        "    observation_space, action_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        return 0, {}\n"
+        "    def step(self, action):\n"
+        "        raise RuntimeError('the bridge is out')\n"
+        "gymnasium.register('Failing-v0', Failing)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tasks = ["failing:Failing-v0", DEFAULT_TASK]
+    arguments = ["compare", *tasks, "--agents", "rl-lstm", "--seeds", "1", "--jobs", "1", *SMALL]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert (
+        "the bridge is out" in err and "1 of 2 runs failed" in err and "| merlin/MemoryGame-v0 | rl-lstm | 1 |" in out
+    )
+
+
+def test_an_interruption_leaves_checkpoints_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "merlin", "compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "1"]
+    command += ["--steps", "100000000", "--max-seconds", "6", "--episodes", "4", "--wandb", "disabled"]
+    command += ["--set", "training.report_steps=2000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    run_dir = tmp_path / "merlin-MemoryGame-v0_rl-lstm_seed1"
+    deadline = time.monotonic() + 60
+    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in err
+    assert list((run_dir / "checkpoints").iterdir()) and not (run_dir / RESULT).exists()
+    before = (run_dir / "metrics.jsonl").read_text()
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / RESULT).exists() and (run_dir / "metrics.jsonl").read_text().startswith(before)
+    assert "--resume" in run_dir.with_name(f"{run_dir.name}.log").read_text()
+
+
+def test_a_file_says_what_is_compared(tmp_path):
+    comparison = read_comparison(ROOT / "examples" / "ablations.toml")
+    runs = plan(comparison, tmp_path)
+    assert len(runs) == 2 * 9 * 3 == len({run.run_dir for run in runs})
+    (run,) = (run for run in runs if run.run_dir.name == "4-pairs_no-retroactive-half_seed2")
+    assert run.config().model.retroactive_discount is None and run.config().env_kwargs == {"pairs": 4}
+    assert read_comparison(ROOT / "examples" / "ablations.toml", {"seeds": [7]}).seeds == (7,)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("tasks = [", "is none: "),
+        ("seeds = [1]", "needs tasks"),
+        ('tasks = ["a", "a"]', "'a' comes twice"),
+        ('tasks = ["a"]\nagents = []', "needs agents"),
+        ('tasks = ["a"]\nseeds = [1.5]', "must be int"),
+        ('tasks = ["a"]\nepisodes = 0', "at least 1"),
+        ('tasks = ["a"]\ncheckpoint = "first"', "last or best"),
+        ('tasks = [{ tsk = "a" }]', "did you mean 'task'"),
+        ("tasks = [3]", "must be Task, got 3"),
+    ],
+)
+def test_a_file_that_means_nothing_is_refused_in_a_sentence(tmp_path, text, sentence):
+    path = tmp_path / "comparison.toml"
+    path.write_text(text)
+    with pytest.raises(MerlinError, match=sentence):
+        read_comparison(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.toml"], "No such file"),
+        (["x.toml", "--steps", "5"], "--steps came too"),
+        (["merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
+        ([DEFAULT_TASK, "--agents", "merln"], "'merln' came"),
+        ([DEFAULT_TASK, "--set", "model.kl_csot=1"], "did you mean"),
+        ([DEFAULT_TASK, "--seeds", "1", "1"], "comes twice"),
+    ],
+)
+def test_bad_arguments_get_a_sentence_before_anything_is_trained(tmp_path, capsys, arguments, sentence):
+    try:
+        status = cli.main(["compare", *arguments, "--out", str(tmp_path / "out")])
+    except SystemExit as exit:
+        status = exit.code
+    err = capsys.readouterr().err
+    assert status in (1, 2) and sentence in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    assert interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0
+    assert interquartile_mean(np.array([-100.0, 1.0, 3.0, 1000.0])) == 2.0
+    assert interquartile_mean(np.array([9.0, 0.0, 1.0, 2.0, -5.0])) == 1.0  # of five one goes at either end
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    held = 0
+    for trial in range(200):
+        groups = [rng.normal(size=20), rng.normal(size=20)]
+        low, high = bootstrap_interval(groups, resamples=400, seed=trial)
+        held += low <= 0 <= high
+    assert 0.88 < held / 200 < 0.99
+
+
+def test_runs_are_drawn_within_their_task():
+    low, high = bootstrap_interval([np.zeros(5), np.ones(5)])  # of half zeros, half ones, the middle half too
+    assert low == high == 0.5
+
+
+def test_the_table_has_a_line_for_each_agent_and_one_for_all_tasks():
+    rows = [
+        {
+            "task": task, "agent": agent, "seed": seed, "env_steps": 10, "wall_seconds": 1.0, "success_rate": None,
+            "episode_return_mean": 2.0 + seed, "of_gap": 0.5 + seed / 10, "episodes": 4,
+        }
+        for task in ("a", "b") for agent in ("x", "y") for seed in (0, 1, 2)
+    ]  # fmt: skip
+    text = table(rows, {"a": {"oracle": 4.0}, "b": {}})
+    assert "| a | x | 3 | 3.00 (2.00 to 4.00) |  | 0.60 (0.50 to 0.70) | 10 | 1 |" in text
+    assert "| a | *oracle play* |  | 4.00 |" in text
+    assert text.count("| all |") == 2 and "| all | y | 6 |  |  | 0.60 (" in text
