@@ -1,19 +1,23 @@
 """Several agents, tasks and seeds trained and evaluated side by side, each run in a process of its own."""
 
+import fcntl
+import io
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -21,7 +25,8 @@ from merlin.agents import AGENTS
 from merlin.config import from_dict, override, to_dict
 from merlin.errors import MerlinError
 from merlin.presets import RunConfig, preset
-from merlin.run import interrupts, load_config
+from merlin.run import interrupts, load_config, resolve_device
+from merlin.training import checkpoint
 
 RESULT = "evaluation.json"
 POLL_SECONDS = 0.2
@@ -52,6 +57,11 @@ class Contender:
     set: tuple[str, ...] = ()
     """Settings, as of `merlin train --set`."""
 
+    def __post_init__(self) -> None:
+        for setting in self.set:
+            if not setting.startswith(("model.", "training.")):
+                raise MerlinError(f"what is set must be of model.* or training.*, but {setting!r} came: leave it out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -75,6 +85,11 @@ class Comparison:
                 raise MerlinError(f"a comparison needs {name}, but there are none: name at least one")
             if twice := [entry for entry in entries if entries.count(entry) > 1]:
                 raise MerlinError(f"{name} must differ, but {twice[0]!r} comes twice: change one of them")
+        if min(self.seeds) < 0:
+            raise MerlinError(f"seeds must be at least 0, but {min(self.seeds)} came: take another")
+        for task in self.tasks:
+            if task.steps is not None and task.steps < 1:
+                raise MerlinError(f"steps must be at least 1, but are {task.steps}: raise them, or leave them out")
         if self.checkpoint not in ("last", "best"):
             raise MerlinError(f"checkpoint must be last or best, but is {self.checkpoint!r}: choose one of them")
         if self.episodes < 1:
@@ -108,9 +123,11 @@ class Run(NamedTuple):
         return arguments + (["--set", *self.contender.set] if self.contender.set else [])
 
     def result(self) -> dict[str, Any] | None:
-        """Return what its evaluation found; None before it."""
-        path = self.run_dir / RESULT
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """Return what its evaluation found, and how it was made; None before it."""
+        try:
+            return json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
 
 
 def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Comparison:
@@ -170,9 +187,16 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
     for seed, task, contender in product(comparison.seeds, comparison.tasks, comparison.agents):
         run = Run(task, contender, seed, out / f"{_slug(task.name)}_{_slug(contender.name)}_seed{seed}")
         config = run.config()
+        asked, found = _how(comparison), run.result()
+        was = {} if found is None else {name: found.get(name) for name in asked if found.get(name) != asked[name]}
         if (run.run_dir / "config.json").exists() and load_config(run.run_dir) != config:
+            was = {"configuration": "another"}
+        if was:
+            name, value = next(iter(was.items()))
             raise MerlinError(
-                f"{run.run_dir} holds a run of another configuration: choose another --out, or remove that directory."
+                f"{run.run_dir} holds a run with another {name}"
+                f"{'' if name == 'configuration' else f', {value}, where {asked[name]} came'}: "
+                f"choose another --out, or remove that directory."
             )
         runs.append(run)
     return runs
@@ -184,7 +208,7 @@ def compare(
     *,
     jobs: int | None = None,
     wandb: str = "disabled",
-    stream: TextIO | None = None,
+    stream: io.TextIOBase | None = None,
 ) -> list[str]:
     """Train and evaluate what was not yet, and return what went wrong, a sentence for each run that failed.
 
@@ -201,8 +225,12 @@ def compare(
         KeyboardInterrupt: All runs that were training have written checkpoints.
     """
     stream = sys.stderr if stream is None else stream
+    with _alone_in(runs[0].run_dir.parent) as lock:
+        return _compare(runs, lambda run: _Job(run, comparison, wandb, lock), jobs or _default_jobs(runs), stream)
+
+
+def _compare(runs: Sequence[Run], start: Callable[[Run], "_Job"], jobs: int, stream: io.TextIOBase) -> list[str]:
     waiting = [run for run in runs if run.result() is None]
-    jobs = jobs or max(1, len(os.sched_getaffinity(0)) // max(run.config().training.num_threads for run in runs))
     total = sum(run.config().steps for run in waiting)
     running: list[_Job] = []
     failures: list[str] = []
@@ -219,7 +247,7 @@ def compare(
         try:
             while (waiting or running) and not interrupted:
                 while waiting and len(running) < jobs:
-                    running.append(_Job(waiting.pop(0), comparison, wandb))
+                    running.append(start(waiting.pop(0)))
                 time.sleep(POLL_SECONDS)
                 for job in [job for job in running if not job.goes_on()]:
                     running.remove(job)
@@ -231,62 +259,99 @@ def compare(
                 bar.n = over + sum(job.env_steps() for job in running)
                 bar.refresh()
         finally:
-            for job in running:
-                job.interrupt()
+            if running:
+                note(f"waiting for {len(running)} runs to save: the same command goes on from there")
+            _end(running)
         if interrupted:
-            note("interrupted; the same command goes on from here")
             raise KeyboardInterrupt
     return failures
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[int]:
+    """Keep a second comparison out of a directory, for as long as the descriptor is open here or in a run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MerlinError(
+                f"Another comparison, or runs that it left behind, is at work in {directory}: "
+                f"wait for it, or choose another --out."
+            ) from error
+        yield file.fileno()
+
+
+def _end(jobs: Sequence["_Job"]) -> None:
+    """Let runs write their checkpoints and end, all at once; whoever interrupts that kills them."""
+    try:
+        for job in jobs:
+            job.process.send_signal(signal.SIGINT)
+        for job in jobs:
+            job.process.wait()
+    finally:
+        for job in jobs:
+            job.process.kill()
+            job.process.wait()
+            job.output.unlink(missing_ok=True)
 
 
 class _Job:
     """One run on its way: training, then evaluation."""
 
-    def __init__(self, run: Run, comparison: Comparison, wandb: str) -> None:
-        self.run, self.comparison, self.failure = run, comparison, None
+    def __init__(self, run: Run, comparison: Comparison, wandb: str, lock: int) -> None:
+        self.run, self.comparison, self.lock, self.failure = run, comparison, lock, None
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
-        self.config = run.config()
-        resumed = (run.run_dir / "checkpoints").exists()
-        begin = ["--resume", str(run.run_dir)] if resumed else [*run.arguments(), "--run-dir", str(run.run_dir)]
-        if not resumed and (run.run_dir / "config.json").exists():  # ended before its first checkpoint
-            (run.run_dir / "config.json").unlink()
-        if comparison.max_seconds is not None:
-            # a run that was over, but for its evaluation, saves and ends at once
-            begin += ["--max-seconds", str(max(comparison.max_seconds - self._last("wall_seconds"), 1e-3))]
+        self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
         self.is_evaluating = False
+        begin = ["--resume", str(run.run_dir)]
+        if not checkpoint.steps(run.run_dir):
+            # Whatever ended before its first checkpoint begins anew.
+            shutil.rmtree(run.run_dir, ignore_errors=True)
+            begin = [*run.arguments(), "--run-dir", str(run.run_dir)]
+        if comparison.max_seconds is not None:
+            # A run whose time is over, but for its evaluation, ends at once.
+            left = comparison.max_seconds - checkpoint.read_wall_seconds(run.run_dir)
+            begin += ["--max-seconds", str(max(left, 1e-3))]
         self._start("train", *begin, "--wandb", wandb)
 
     def _start(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "merlin", *arguments]
-        self.run.run_dir.parent.mkdir(parents=True, exist_ok=True)
-        output = self.run.run_dir / f".{RESULT}" if self.is_evaluating else self.log
-        with open(self.log, "a", encoding="utf-8") as log, open(output, "w" if self.is_evaluating else "a") as out:
+        with open(self.log, "a", encoding="utf-8") as log, open(self.output, "w", encoding="utf-8") as output:
             log.write(f"{shlex.join(command)}\n")
             log.flush()
             # A session of its own: Ctrl-C is for this process, which asks each run once to end.
-            self.process = subprocess.Popen(command, stdout=out, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=log, start_new_session=True, pass_fds=[self.lock]
+            )
 
     def goes_on(self) -> bool:
         """Look after the run and return whether it is still on its way."""
         status = self.process.poll()
         if status is None:
             return True
+        printed = self.output.read_text(encoding="utf-8")
+        self.output.unlink()
         if status:
             lines = self.log.read_text(encoding="utf-8").strip().splitlines()
             self.failure = f"failed with status {status}, see {self.log}: {lines[-1][:200]}"
             return False
         if self.is_evaluating:
-            os.replace(self.run.run_dir / f".{RESULT}", self.run.run_dir / RESULT)
+            try:
+                found = json.loads(printed.strip().splitlines()[-1])  # tasks may have printed before
+            except (ValueError, IndexError):
+                self.failure = f"was evaluated, but printed no result: {printed[-200:]!r}"
+                return False
+            temporary = self.run.run_dir / f".{RESULT}"
+            temporary.write_text(json.dumps(found | _how(self.comparison)) + "\n", encoding="utf-8")
+            os.replace(temporary, self.run.run_dir / RESULT)
             return False
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write(printed)
         self.is_evaluating = True
         episodes, which = str(self.comparison.episodes), self.comparison.checkpoint
         self._start("evaluate", str(self.run.run_dir), "--checkpoint", which, "--episodes", episodes, "--json")
         return True
-
-    def interrupt(self) -> None:
-        """Let the run write a checkpoint and end."""
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait()
 
     def env_steps(self) -> int:
         """Return how far the run got."""
@@ -317,6 +382,20 @@ def last_metrics(run_dir: Path) -> dict[str, Any]:
         except ValueError:  # being written
             continue
     return {}
+
+
+def _default_jobs(runs: Sequence[Run]) -> int:
+    """Return how many runs the cores bear; one where they would share a GPU."""
+    configs = [run.config() for run in runs]
+    if any(resolve_device(config.device).type == "cuda" for config in configs):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(config.training.num_threads for config in configs))
+
+
+def _how(comparison: Comparison) -> dict[str, Any]:
+    """Return what of a comparison, beside the configuration, its results depend on."""
+    return {name: getattr(comparison, name) for name in ("episodes", "checkpoint", "max_seconds")}
 
 
 def _slug(name: str) -> str:

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from merlin.config import to_dict
 from merlin.networks.recurrent import map_state
 from merlin.presets import RunConfig
-from merlin.run import Session, build_agent, build_environment
+from merlin.run import build_agent, build_environment, evaluate_held_out
+from merlin.session import Session
 from merlin.training.environment import Environment
 from merlin.training.reporting import Reporter
 from merlin.training.tracking import Tracker
@@ -70,7 +71,9 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
         trainer = Trainer(agent, environment, config.training, total_steps=10**12, seed=config.seed)
         with Reporter(run_dir, 10**12, stream=io.StringIO()) as reporter:
             tracker = Tracker("disabled", run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
-            session = Session(config, run_dir, trainer, reporter, tracker, -time.monotonic())
+            session = Session(
+                config, run_dir, trainer, reporter, tracker, -time.monotonic(), lambda: evaluate_held_out(agent, config)
+            )
             first = _memory(device)
             for _ in range(2):
                 session.report(*trainer.update())

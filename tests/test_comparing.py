@@ -1,6 +1,7 @@
 """Comparisons: what is run, that nothing is run twice or lost, and the statistics of what was found."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import pytest
 
 from merlin import cli
 from merlin.analysis.comparison import bootstrap_interval, interquartile_mean, table
-from merlin.comparing import RESULT, plan, read_comparison
+from merlin.comparing import RESULT, last_metrics, make_comparison, plan, read_comparison
 from merlin.errors import MerlinError
 from merlin.presets import DEFAULT_TASK
+from merlin.run import write_config
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--steps", "512", "--episodes", "8", "--wandb", "disabled", "--set", "model.hidden_size=8"]
@@ -44,8 +46,29 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
     assert "2 of them done" in capsys.readouterr().err
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
 
-    assert cli.main([*arguments, "--steps", "600", "--out", str(tmp_path)]) == 1
-    assert "another configuration" in capsys.readouterr().err
+    for changed in (["--steps", "600"], ["--episodes", "9"], ["--max-seconds", "60"]):
+        assert cli.main([*arguments, *changed, "--out", str(tmp_path)]) == 1
+        assert "holds a run with another" in capsys.readouterr().err
+
+
+def test_what_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "3", *SMALL, "--out", str(tmp_path)]
+    entries = {"tasks": [{"task": DEFAULT_TASK, "steps": 512}], "agents": [{"agent": "rl-lstm", "set": SMALL[-1:]}]}
+    (run,) = plan(make_comparison(entries | {"seeds": [3]}), tmp_path)
+    write_config(run.config(), run.run_dir)
+    (run.run_dir / "checkpoints").mkdir()
+    (run.run_dir / "checkpoints" / "best.safetensors").write_bytes(b"of a dead run")
+    (run.run_dir / "metrics.jsonl").write_text('{"env_steps": 256, "wall_seconds": 1e9}\n')
+    assert cli.main([*arguments, "--max-seconds", "600"]) == 0
+    assert run.result()["max_seconds"] == 600 and 512 <= last_metrics(run.run_dir)["env_steps"] < 10_000
+    assert capsys.readouterr().err.count("failed") == 0
+
+
+def test_two_comparisons_do_not_write_to_one_directory(tmp_path, capsys):
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cli.main(["compare", DEFAULT_TASK, *SMALL, "--out", str(tmp_path)]) == 1
+    assert "is at work in" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monkeypatch):
@@ -114,6 +137,9 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('tasks = ["a"]\ncheckpoint = "first"', "last or best"),
         ('tasks = [{ tsk = "a" }]', "did you mean 'task'"),
         ("tasks = [3]", "must be Task, got 3"),
+        ('tasks = [{ task = "a", steps = 0 }]', "steps must be at least 1"),
+        ('tasks = ["a"]\nseeds = [-1]', "seeds must be at least 0"),
+        ('tasks = ["a"]\nagents = [{ agent = "merlin", set = ["seed=3"] }]', "'seed=3' came"),
     ],
 )
 def test_a_file_that_means_nothing_is_refused_in_a_sentence(tmp_path, text, sentence):
@@ -176,4 +202,6 @@ def test_the_table_has_a_line_for_each_agent_and_one_for_all_tasks():
     text = table(rows, {"a": {"oracle": 4.0}, "b": {}})
     assert "| a | x | 3 | 3.00 (2.00 to 4.00) |  | 0.60 (0.50 to 0.70) | 10 | 1 |" in text
     assert "| a | *oracle play* |  | 4.00 |" in text
+    rows[0]["env_steps"] = rows[0]["wall_seconds"] = None  # ended before its first report
+    assert table(rows, {"a": {"oracle": 4.0}, "b": {}}) == text
     assert text.count("| all |") == 2 and "| all | y | 6 |  |  | 0.60 (" in text

@@ -92,8 +92,9 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
             mine = [row for row in rows if (row["task"], row["agent"]) == (task, agent)]
             if mine:
                 cells = [_interval(mine, name) for name in ("episode_return_mean", "success_rate", "of_gap")]
-                middle = [np.median([row[name] for row in mine]) for name in ("env_steps", "wall_seconds")]
-                cells += [f"{value:,.0f}" for value in middle]
+                for name in ("env_steps", "wall_seconds"):
+                    known = [row[name] for row in mine if row[name] is not None]
+                    cells.append(f"{np.median(known):,.0f}" if known else "")
                 lines.append(f"| {task} | {agent} | {len(mine)} | {' | '.join(cells)} |")
         for name, score in references[task].items():
             lines.append(f"| {task} | *{name} play* |  | {score:.2f} |  |  |  |  |")
@@ -162,7 +163,10 @@ def _draw(curves: list[dict[str, np.ndarray]], column: str, axes, colour: str, l
         return
     for line in lines:
         axes.plot(*line, color=colour, linewidth=0.7, alpha=0.35)
-    x = np.linspace(max(line[0][0] for line in lines), min(line[0][-1] for line in lines), 100)
+    begin, end = max(line[0][0] for line in lines), min(line[0][-1] for line in lines)
+    if begin >= end:  # nowhere do all of them have reports
+        return
+    x = np.linspace(begin, end, 100)
     scores = np.stack([np.interp(x, *line) for line in lines], -1)
     axes.plot(x, interquartile_mean(scores), color=colour, linewidth=2, label=f"{label}, {_seeds(len(lines))}")
     if len(lines) > 1:

@@ -85,16 +85,24 @@ def load_latest(run_dir: Path, agent: nn.Module) -> tuple[int, dict[str, Any]]:
     last = found[-1]
     before = found[-2].name if len(found) > 1 else None
     instead = f"delete {last} to resume from {before}" if before else f"delete {run_dir} and start again"
+    load_weights(agent, last / _WEIGHTS, instead)
+    return _step(last), _load_rest(last, instead)
+
+
+def read_wall_seconds(run_dir: Path) -> float:
+    """Return the training time at the last checkpoint; 0 where there is none."""
+    found = steps(run_dir)
+    return _load_rest(found[-1], f"delete {found[-1]}")["wall_seconds"] if found else 0.0
+
+
+def _load_rest(directory: Path, instead: str) -> dict[str, Any]:
     try:
-        load_weights(agent, last / _WEIGHTS, instead)
-        rest = torch.load(last / _REST, map_location="cpu", weights_only=True)
-    except MerlinError:
-        raise
+        rest = torch.load(directory / _REST, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load reports a damaged file by half a dozen types
-        raise MerlinError(_unreadable(last / _REST, "the training state", instead)) from error
+        raise MerlinError(_unreadable(directory / _REST, "the training state", instead)) from error
     if not isinstance(rest, dict):
-        raise MerlinError(_unreadable(last / _REST, "the training state", instead))
-    return _step(last), rest
+        raise MerlinError(_unreadable(directory / _REST, "the training state", instead))
+    return rest
 
 
 def read_best(run_dir: Path) -> Best | None:

@@ -60,12 +60,13 @@ class TrainingConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
 
-    def set_torch(self) -> str | None:
-        """Let PyTorch compute in this process as configured; return a sentence if this machine cannot."""
+    def set_torch(self, device: torch.device | None = None) -> str | None:
+        """Let PyTorch compute in this process as configured; return a sentence if the device cannot."""
         torch.set_num_threads(self.num_threads)
         torch.set_float32_matmul_precision(self.matmul_precision)
-        if self.matmul_precision == "medium" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return "this processor does not multiply bfloat16: its products are float32's"
+        if self.matmul_precision == "medium" and device == torch.device("cpu"):
+            if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                return "this processor does not multiply bfloat16: its products are float32's"
         return None
 
 
