@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -286,7 +285,7 @@ def _end(jobs: Sequence["_Job"]) -> None:
     """Let runs write their checkpoints and end, all at once; whoever interrupts that kills them."""
     try:
         for job in jobs:
-            job.process.send_signal(signal.SIGINT)
+            job.process.terminate()
         for job in jobs:
             job.process.wait()
     finally:

@@ -208,9 +208,11 @@ def interrupts() -> Iterator[list[int]]:
         signal.signal(number, previous[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            if number not in previous and signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                previous[number] = signal.signal(number, note)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not under nohup
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            previous[number] = signal.signal(number, note)
     except ValueError:
         pass  # not in the main thread: whoever is there handles signals
     try:
