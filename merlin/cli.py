@@ -200,7 +200,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from merlin.analysis.comparison import collect, plot_comparison, reference_scores, table, write_rows
-    from merlin.comparing import compare, make_comparison, plan, read_comparison
+    from merlin.comparing import make_comparison, plan, read_comparison
+    from merlin.jobs import compare
 
     first, *others = options.what
     asked = {name: getattr(options, name) for name in ("seeds", "episodes", "max_seconds")}

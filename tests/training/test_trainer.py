@@ -107,6 +107,9 @@ def test_max_seconds_ends_a_run_as_finished_with_a_checkpoint(tmp_path):
     summary = train(tiny(steps=10**9), tmp_path / "run", max_seconds=1.0)
     assert not summary.interrupted and 0 < summary.env_steps < 10**9
     assert checkpoint.steps(tmp_path / "run")
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["env_steps"] == summary.env_steps  # what came after the last whole report is reported too
+    assert 1.0 <= last["wall_seconds"] <= checkpoint.read_wall_seconds(tmp_path / "run")
 
 
 def test_learning_rates_and_entropy_follow_their_schedules():
