@@ -71,6 +71,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
     add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together (default: the run's)")
+    add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
+        "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as the episode before "
+        "left it; shuffled, that of another environment (default: own)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object and nothing else")
 
     add = command(

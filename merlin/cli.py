@@ -168,24 +168,36 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from merlin.analysis.tampering import Tampered
     from merlin.run import build_environment, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
     config = load_config(options.run_dir)
     config.training.set_torch()
+    way = options.memory
     seed = config.seed if options.seed is None else options.seed
     num_envs = min(options.num_envs or config.num_envs, options.episodes)
+    if way == "shuffled" and num_envs < 2:
+        options.fail(
+            "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
+        )
     with build_environment(config, num_envs) as environment:
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = evaluate(
-            agent, environment, episodes=options.episodes, seed=seed + HELD_OUT_SEED, greedy=options.greedy
+            agent if way == "own" else Tampered(agent, way),
+            environment,
+            episodes=options.episodes,
+            seed=seed + HELD_OUT_SEED,
+            greedy=options.greedy,
+            skip=1 if way == "frozen" else 0,
         )
         scores = environment.scores
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"memory": way}))
         return 0
     actions = "most probable" if options.greedy else "sampled"
-    print(f"{config.agent} on {config.task}, {options.checkpoint} checkpoint, {actions} actions, held-out seed {seed}")
+    who = config.agent if way == "own" else f"{config.agent} with its memory {way}"
+    print(f"{who} on {config.task}, {options.checkpoint} checkpoint, {actions} actions, held-out seed {seed}")
     rows = [
         ("episode return", f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}"),
         *((f"  of {name} play", f"{score:.3f}") for name, score in scores.items()),

@@ -240,6 +240,17 @@ def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
 
 
+def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
+    _, own, _ = merlin("evaluate", run_dir, "--episodes", "10", "--json")
+    for way in ("zeroed", "frozen", "shuffled"):
+        _, out, _ = merlin("evaluate", run_dir, "--episodes", "10", "--json", "--memory", way)
+        assert json.loads(out)["memory"] == way and json.loads(out)["episodes"] == 10 and out != own
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "2", "--memory", "zeroed")
+    assert out.startswith(f"merlin with its memory zeroed on {DEFAULT_TASK}, best checkpoint")
+    status, _, err = merlin("evaluate", run_dir, "--episodes", "1", "--memory", "shuffled")
+    assert status == 2 and "2 environments or more" in err
+
+
 def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
     pytest.importorskip("merlin.analysis.watching")
     status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")

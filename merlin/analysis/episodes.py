@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from merlin.agents.agent import Agent
-from merlin.memory import MemoryState
+from merlin.analysis.tampering import find_memory
 from merlin.training.environment import Environment
 
 
@@ -87,7 +87,7 @@ def record_episode(
         )
         timestep = environment.step(output.action)
         reconstruction = None if output.latent is None else agent.reconstruct(output.latent)
-        memory = _find_memory(state)
+        memory = find_memory(state)
         assert (memory is None) == (output.read_weights is None)
         steps.append(
             Step(
@@ -116,14 +116,6 @@ def record_episode(
         is_complete,
         success,
     )
-
-
-def _find_memory(state: Any) -> MemoryState | None:
-    """Return the memory in an agent's state, however deep."""
-    if isinstance(state, MemoryState):
-        return state
-    found = (_find_memory(part) for part in state) if isinstance(state, tuple) else ()
-    return next((memory for memory in found if memory is not None), None)
 
 
 def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:

@@ -1,20 +1,42 @@
 """Plays episodes with a trained agent and counts."""
 
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from merlin.agents.agent import Agent
 from merlin.training.environment import Environment
+from merlin.unroll import StepOutput
 
 HELD_OUT_SEED = 1_000_000_007
 """Added to a run's seed for evaluation, so that no episode begins as one in training did."""
 
 
+@runtime_checkable
+class Player(Protocol):
+    """What can play: an agent, or whatever acts as one. See `merlin.agents.Agent`."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        """Return the state before anything was seen."""
+
+    def step(
+        self,
+        observation: Any,
+        state: Any,
+        is_first: Bool[Tensor, "B"],
+        reward: Float[Tensor, "B"] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> tuple[StepOutput, Any]:
+        """Return the action and the next state."""
+
+
 @torch.no_grad()
 def evaluate(
-    agent: Agent, environment: Environment, *, episodes: int, seed: int, greedy: bool = False
+    agent: Player, environment: Environment, *, episodes: int, seed: int, greedy: bool = False, skip: int = 0
 ) -> dict[str, Any]:
     """Return the mean, spread and length of `episodes` episodes, and the success rate where the task defines success.
 
@@ -24,11 +46,13 @@ def evaluate(
     Args:
         seed: Of environments, actions and latents.
         greedy: Take the most probable actions rather than samples.
+        skip: Episodes that each environment plays before any counts.
     """
     count, device = environment.num_envs, environment.device
     generator = torch.Generator(device).manual_seed(seed)
     wanted = torch.full((count,), episodes // count, device=device)
     wanted[: episodes % count] += 1
+    skipped = torch.full_like(wanted, skip)
     timestep, state = environment.reset(seed), agent.initial_state(count)
     running, length = torch.zeros(count, device=device), torch.zeros(count, device=device)
     returns, lengths, successes = [], [], []
@@ -40,14 +64,15 @@ def evaluate(
         acting = ~timestep.is_last
         timestep = environment.step(output.action)
         running, length = running + timestep.reward, length + acting
-        ended = (timestep.terminated | timestep.truncated) & (wanted > 0)
-        env_steps += int((acting & (wanted > 0)).sum())
+        over, counts = timestep.terminated | timestep.truncated, (wanted > 0) & (skipped == 0)
+        ended = over & counts
+        env_steps += int((acting & counts).sum())
         returns += running[ended].tolist()
         lengths += length[ended].tolist()
         successes += timestep.success[ended].tolist()
-        over = timestep.terminated | timestep.truncated
         running, length = running.masked_fill(over, 0), length.masked_fill(over, 0)
         wanted = wanted - ended.to(wanted.dtype)
+        skipped = (skipped - over.to(skipped.dtype)).clamp(min=0)
     scores = torch.tensor(returns, dtype=torch.float64)
     result = {
         "episode_return_mean": scores.mean().item(),
