@@ -103,6 +103,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--wandb", choices=("auto", "online", "offline", "disabled"), default="auto", help="Weights & Biases, runs "
         "grouped by task; auto, the default, goes online if you are logged in")  # fmt: skip
 
+    add = command("analyse", "ask a trained agent what it knows, where it reads and what it expects: a report")
+    add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
+    add("--out", metavar="DIR", type=Path, help="where report, pictures and numbers go (default: RUN_DIR/analysis)")
+    add("--episodes", metavar="N", type=_whole_number(4), default=256, help="held-out episodes played for each figure "
+        "(default: 256)")  # fmt: skip
+    add("--seed", metavar="S", type=_seed, default=0, help="another seed plays other episodes (default: 0)")
+    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
+
     add = command("watch", "record episodes of a trained agent: what it sees, believes, expects and recalls")
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
     add("--episodes", metavar="N", type=_whole_number(1), default=1, help="how many (default: 1)")

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "compare": _compare,
+        "analyse": _analyse,
         "watch": _watch,
         "profile": _profile,
         "play": _play,
@@ -262,6 +263,21 @@ def _agent_names() -> list[str]:
     from merlin.agents import AGENTS
 
     return list(AGENTS)
+
+
+def _analyse(options: argparse.Namespace) -> int:
+    from merlin.analysis.analysing import analyse
+
+    path = analyse(
+        options.run_dir,
+        options.out,
+        episodes=options.episodes,
+        seed=options.seed,
+        which=options.checkpoint,
+        note=lambda sentence: print(f"{sentence} ...", file=sys.stderr),
+    )
+    print(path)
+    return 0
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -171,6 +171,16 @@ class GridWorld(TensorVectorEnv):
         inside = position - self.frame * (self.stride + 1)
         return inside % self.stride, inside // self.stride
 
+    def cell_of_agent(self) -> Int[Tensor, "B"]:
+        """Return the cell that the agent is in, counted along the rows of the grid: y · width + x."""
+        x, y = self.coordinates(self.position)
+        return y * self.width + x
+
+    def cell_of_goal(self) -> Int[Tensor, "B"]:
+        """Return the cell of the goal, counted as the agent's; −1 where there is none."""
+        is_goal = (cells.code_of(self.grid()) == cells.GOAL).flatten(1)
+        return torch.where(is_goal.any(1), is_goal.int().argmax(1), -1)
+
     def grid(self) -> Int32[Tensor, "B H W"]:
         """Return the packed cells without their frame, as a view of the state."""
         start = self.frame * (self.stride + 1)

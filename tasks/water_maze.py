@@ -94,6 +94,12 @@ class WaterMaze(Returning):
         self.rests = (moves.position.unsqueeze(1) == self.platforms).any(1) & ~leaves
         return self.move_on(self.rests, leaves)
 
+    def cell_of_goal(self) -> Int[Tensor, "B"]:
+        """Return the cell of the platform in the pool that the agent is in, counted as the agent's."""
+        room = self.coordinates(self.position)[0] // (self.room_size + 1)
+        x, y = self.coordinates(self.platforms.gather(1, room.unsqueeze(1)).squeeze(1))
+        return y * self.width + x
+
     def shows_cue(self) -> Bool[Tensor, "B"]:
         """Return where the agent stands on a platform that it has just found."""
         return self.rests

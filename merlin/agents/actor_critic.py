@@ -98,6 +98,11 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         )
         return output, state._replace(previous_action=self.actions.encode(action))
 
+    @torch.no_grad()
+    def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
+        """Return what the agent knows after a step, by where it knows it. See `Agent.features`."""
+        return {"encoding": self.encoder(flatten_observation(observation)), "recurrent state": state.lstm.hidden}
+
     def losses(
         self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Acting | None = None
     ) -> tuple[Losses, State]:

@@ -81,6 +81,16 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the observation that the latent stands for, or None if the agent has no decoder."""
         return None
 
+    @abstractmethod
+    def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
+        """Return what the agent knows after a step, by where it knows it. For analyses.
+
+        Args:
+            observation: What the step saw.
+            output: What the step gave.
+            state: The state after it.
+        """
+
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Return what a user should be told about a report's metrics: a plain sentence with its remedy, by a key."""
         return {}

@@ -185,9 +185,42 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         total = masked_mean(actor, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
         return Losses(total, {name: x.detach() for name, x in metrics.items()}), state
 
+    @torch.no_grad()
+    def imagine(
+        self, state: MerlinState, length: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "T B Z"]:
+        """Return the latents of `length` steps after `state` in which nothing is seen.
+
+        Each is a sample of the prior; the policy acts on it, and it is remembered as if it had been inferred.
+        """
+        latents = []
+        for _ in range(length):
+            context = torch.cat([state.predictor.lstm.hidden, state.predictor.read_words], -1)
+            prior = DiagonalGaussian(*self.predictor.prior_network(context).chunk(2, -1))
+            noise = torch.randn(prior.mean.shape, generator=generator, device=prior.mean.device, dtype=prior.mean.dtype)
+            latent = prior.sample(noise)
+            state, _ = self._recall(latent, state)
+            parameters = self._policy_parameters(latent, state.policy.hidden, state.policy_read_words)
+            state, _ = self._advance(latent, self.actions.encode(self.actions.sample(parameters, generator)), state)
+            latents.append(latent)
+        return torch.stack(latents)
+
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]:
         """Return the observation that the latent stands for, entry by entry in the observation's units."""
         return self.predictor.decoder.mode(self.predictor.decoder(latent))
+
+    @torch.no_grad()
+    def features(self, observation: Any, output: StepOutput, state: MerlinState) -> dict[str, Float[Tensor, "B _"]]:
+        """Return what the agent knows after a step, by where it knows it. See `Agent.features`."""
+        assert output.latent is not None
+        return {
+            "encoding": self.predictor.encoder(flatten_observation(observation)),
+            "latent": output.latent,
+            "recurrent state": state.predictor.lstm.hidden,
+            "reads": state.predictor.read_words,
+            "policy's recurrent state": state.policy.hidden,
+            "policy's reads": state.policy_read_words,
+        }
 
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Tell of a collapsed posterior: next to no nats beyond the prior, and observations decoded as if by chance."""

@@ -1,7 +1,7 @@
 """RL-MEM: the memory-augmented baseline of Wayne et al. 2018, arXiv:1803.10760."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -14,7 +14,7 @@ from merlin.agents.agent import Acting
 from merlin.memory import MemoryState, Reader
 from merlin.memory_window import DifferentiableWindow
 from merlin.networks.recurrent import LSTMState, map_state, reset_state
-from merlin.unroll import Unroll
+from merlin.unroll import StepOutput, Unroll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,10 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
             memories.initial_state(batch_size, self.config.memory_size, self.word_size, device=lstm.hidden.device),
             zeros(batch_size, self.actions.encoding_size),
         )
+
+    def features(self, observation: Any, output: StepOutput, state: RLMemState) -> dict[str, Float[Tensor, "B _"]]:
+        """Return what the agent knows after a step, by where it knows it. See `Agent.features`."""
+        return super().features(observation, output, state) | {"reads": state.read_words}
 
     def _slots(self, state: RLMemState) -> Int[Tensor, "B"]:
         return state.memory.write_weights.argmax(-1)
