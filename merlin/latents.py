@@ -29,8 +29,3 @@ def kl_nats(posterior: DiagonalGaussian, prior: DiagonalGaussian) -> Float[Tenso
     d = posterior.log_variance - prior.log_variance
     distance = (posterior.mean - prior.mean).square() * torch.exp(-prior.log_variance)
     return 0.5 * (torch.expm1(d) - d + distance).sum(-1)
-
-
-def cut(distribution: DiagonalGaussian) -> DiagonalGaussian:
-    """Return the same distribution without gradients."""
-    return DiagonalGaussian(*(x.detach() for x in distribution))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merlin import memory as memories
-from merlin.latents import DiagonalGaussian, cut, kl_nats
+from merlin.latents import DiagonalGaussian, kl_nats
 from merlin.losses import masked_mean
 from merlin.memory import MemoryState, Reader
 from merlin.networks.actions import ActionDistribution
@@ -266,9 +266,9 @@ class Predictor(nn.Module):
         if config.prior_cost is None:
             total = total + kl_cost * (kl - config.free_nats).clamp(min=0)
         else:  # the same value twice, once for the posterior to stay near, once for the prior to come near
-            near = kl_nats(thoughts.posterior, cut(thoughts.prior))
-            follow = kl_nats(cut(thoughts.posterior), thoughts.prior)
-            total = total + kl_cost * (near - config.free_nats).clamp(min=0) + config.prior_cost * follow
+            prior, posterior = (DiagonalGaussian(*(x.detach() for x in y)) for y in (thoughts.prior, thoughts.posterior))
+            total = total + kl_cost * (kl_nats(thoughts.posterior, prior) - config.free_nats).clamp(min=0)
+            total = total + config.prior_cost * kl_nats(posterior, thoughts.prior)
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
