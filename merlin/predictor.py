@@ -54,10 +54,6 @@ class PredictorConfig:
     kl_reference_nats: float = 8500.0
     """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper. More of them
     make latents less noisy, which pays where many slots are read at once."""
-    prior_cost: float | None = None
-    """Weight of the KL divergence for the prior, and what it is made from, to follow the posterior; none takes
-    `kl_cost`, as the paper has one weight for both. A `kl_cost` small enough for the latents to hold something is too
-    small for the prior to learn anything in a few million steps."""
     free_nats: float = 0.0
     """KL below this many nats per step costs nothing."""
     image_cost: float = 1.0
@@ -262,13 +258,7 @@ class Predictor(nn.Module):
         kl_cost = self._kl_cost(unroll)
         reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
         kl = kl_nats(thoughts.posterior, thoughts.prior)
-        total = reconstruction + config.return_cost * return_loss
-        if config.prior_cost is None:
-            total = total + kl_cost * (kl - config.free_nats).clamp(min=0)
-        else:  # the same value twice, once for the posterior to stay near, once for the prior to come near
-            prior, posterior = (DiagonalGaussian(*(x.detach() for x in y)) for y in (thoughts.prior, thoughts.posterior))
-            total = total + kl_cost * (kl_nats(thoughts.posterior, prior) - config.free_nats).clamp(min=0)
-            total = total + config.prior_cost * kl_nats(posterior, thoughts.prior)
+        total = reconstruction + config.return_cost * return_loss + kl_cost * (kl - config.free_nats).clamp(min=0)
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
