@@ -55,7 +55,9 @@ def plot_maps(maps: Sequence[tuple[str, Float[Array, "H W"]]], path: Path, title
     """Write a PNG of maps side by side, each (name, values), dark where there is most."""
     columns = min(4, len(maps))
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(2.3 * columns, 2.4 * rows + 0.4), dpi=120, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(max(5.2, 2.3 * columns), 2.4 * rows + 0.4), dpi=120, facecolor="white", layout="constrained"
+    )
     canvas = FigureCanvasAgg(figure)
     for index, (name, values) in enumerate(maps):
         axes = figure.add_subplot(rows, columns, index + 1)

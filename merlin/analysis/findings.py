@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.analysis.experience import Experience, discounted_returns
-from merlin.analysis.probes import fit_probe, manhattan
+from merlin.analysis.probes import ASKED, CHOOSING, FITTED, fit_probe, manhattan
 
 MOST_SUB_EPISODES = 8
 MOST_ROWS = 20_000  # that probes are fitted to
@@ -65,25 +65,21 @@ def decode_goal(played: Experience) -> Decoding | None:
     (height, width), (length, batch_size) = played.grid_size, played.reward.shape
     is_known = played.goal_cell >= 0
     number = torch.zeros_like(played.goal_cell) if played.sub_episode is None else played.sub_episode
-    is_fitted_to = (torch.arange(batch_size) % 2 == 0).expand(length, -1)
+    fold = torch.tensor([FITTED, ASKED, CHOOSING, ASKED])[torch.arange(batch_size) % 4].expand(length, -1)
     generator = torch.Generator().manual_seed(0)
     keep = is_known & (torch.rand(length, batch_size, generator=generator) < 2 * MOST_ROWS / is_known.sum())
-    target, number, is_fitted_to = played.goal_cell[keep], number[keep], is_fitted_to[keep]
-    if is_fitted_to.all() or not is_fitted_to.any():
+    target, number, fold = played.goal_cell[keep], number[keep], fold[keep]
+    if len(fold.unique()) < 3:
         return None
-    asked = number[~is_fitted_to]
-    truth = target[~is_fitted_to]
-    count = torch.bincount(asked, minlength=MOST_SUB_EPISODES)[:MOST_SUB_EPISODES]
-    errors, constant = {}, None
+    asked, truth, wanted = number[fold == ASKED], target[fold == ASKED], target[fold != ASKED]
+    cells = torch.arange(height * width)
+    middle = manhattan(cells.unsqueeze(1), wanted.unsqueeze(0), width).float().mean(1).argmin()
+    errors = {}
     for name, features in played.features.items():
-        probe = fit_probe(features[keep], target, is_fitted_to, height * width)
-        errors[name] = _mean_by(manhattan(probe.guess, truth, width).float(), asked)
-        if constant is None:
-            wanted = target[is_fitted_to]
-            cells = torch.arange(height * width)
-            middle = manhattan(cells.unsqueeze(1), wanted.unsqueeze(0), width).float().mean(1).argmin()
-            constant = _mean_by(manhattan(middle.expand_as(truth), truth, width).float(), asked)
-    assert constant is not None
+        guess = fit_probe(features[keep], target, fold, height * width)
+        errors[name] = _mean_by(manhattan(guess, truth, width).float(), asked)
+    constant = _mean_by(manhattan(middle.expand_as(truth), truth, width).float(), asked)
+    count = torch.bincount(asked, minlength=MOST_SUB_EPISODES)[:MOST_SUB_EPISODES]
     return Decoding(errors, constant, count)
 
 
