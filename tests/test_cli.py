@@ -251,6 +251,14 @@ def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
     assert status == 2 and "needs at least 2 environments" in err
 
 
+def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
+    status, out, err = merlin("analyse", run_dir, "--episodes", "8", "--out", tmp_path / "found")
+    assert status == 0 and out == f"{tmp_path / 'found' / 'analysis.md'}\n" and err.startswith("playing ...\n")
+    assert "# merlin on merlin/MemoryGame-v0" in (tmp_path / "found" / "analysis.md").read_text()
+    status, _, err = merlin("analyse", tmp_path)
+    assert status == 1 and "A run directory holds a config.json" in err
+
+
 def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
     pytest.importorskip("merlin.analysis.watching")
     status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")
