@@ -269,11 +269,12 @@ class Predictor(nn.Module):
         unroll: Unroll,
         mean: Callable[[Tensor], Tensor],
     ) -> tuple[Float[Tensor, "T B"], dict[str, Tensor]]:
-        """Return the weighted reconstruction loss in nats, and each entry's nats and accuracy."""
+        """Return the weighted reconstruction loss, and each entry's nats and accuracy."""
         config = self.config
         decoded = self.decoder(latent)
         nats = self.decoder.nats(decoded, unroll.observation)
-        total = sum(getattr(config, f"{kind(self.spaces[name])}_cost") * x for name, x in nats.items())
+        losses = self.decoder.losses(decoded, unroll.observation, nats)
+        total = sum(getattr(config, f"{kind(self.spaces[name])}_cost") * x for name, x in losses.items())
         with torch.no_grad():
             floor = self.decoder.floor_nats(unroll.observation)
             accuracy = self.decoder.accuracy(decoded, unroll.observation)

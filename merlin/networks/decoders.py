@@ -28,6 +28,13 @@ class DecoderConfig:
     """How pixels, scaled to [0, 1], are distributed: bernoulli, or gaussian with variance 1."""
     grid_features: int = 200
     """Width of the layer that a symbolic grid is decoded from."""
+    grid_rarity: float = 0.0
+    """Cells weigh by how frequent what they hold is, to minus this power: 0 by likelihood, 1 every category alike. What
+    is to be remembered is often the one object among walls and floor, which likelihood decodes last, or never."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.grid_rarity <= 1:
+            raise ValueError(f"grid_rarity must be from 0 to 1, but is {self.grid_rarity}.")
 
 
 class Decoder(nn.Module):
@@ -47,6 +54,12 @@ class Decoder(nn.Module):
     def nats(self, parameters: dict[str, Tensor], observation: dict[str, Tensor]) -> dict[str, Float[Tensor, "*batch"]]:
         """Return the negative log-likelihood of each entry, summed over its dimensions."""
         return {name: entry.nats(parameters[name], observation[name]) for name, entry in self._items()}
+
+    def losses(
+        self, parameters: dict[str, Tensor], observation: dict[str, Tensor], nats: dict[str, Float[Tensor, "*batch"]]
+    ) -> dict[str, Float[Tensor, "*batch"]]:
+        """Return what learning minimises of each entry, given its nats."""
+        return {name: entry.loss(parameters[name], observation[name], nats[name]) for name, entry in self._items()}
 
     def accuracy(
         self, parameters: dict[str, Tensor], observation: dict[str, Tensor]
@@ -91,6 +104,6 @@ def make_entry_decoder(name: str, space: gymnasium.Space, input_size: int, confi
                 space, input_size, config.image_features, config.image_channels, config.image_likelihood
             )
         case "symbols":
-            return GridDecoder(space, input_size, config.grid_features)
+            return GridDecoder(space, input_size, config.grid_features, config.grid_rarity)
         case "text":
             return TextDecoder(space, input_size)

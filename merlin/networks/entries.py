@@ -28,6 +28,12 @@ class EntryDecoder(nn.Module, ABC):
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         """Return the negative log-likelihood of the entry, summed over its dimensions."""
 
+    def loss(
+        self, parameters: Float[Tensor, "*batch P"], value: Tensor, nats: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return what learning minimises: `nats`, which are known, unless a decoder weighs some of them more."""
+        return nats
+
     @abstractmethod
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         """Return the fraction of the entry that the mode gets right, in [0, 1]."""

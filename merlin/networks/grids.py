@@ -7,6 +7,7 @@ from gymnasium.spaces import MultiDiscrete
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin import processes
 from merlin.networks.categories import Categories
 from merlin.networks.entries import EntryDecoder, count, frequency_nats, num_steps
 from merlin.networks.heads import start_at_scale
@@ -36,7 +37,8 @@ class GridEncoder(nn.Module):
         start_at_scale(self.convolutions, self.linear)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
-        grids = self.embedding(self.categories.encode(value.reshape(-1, *value.shape[-3:]))).movedim(-1, 1)
+        one_hots = self.categories.encode(value.reshape(-1, *value.shape[-3:]))
+        grids = self.embedding(one_hots.to(self.embedding.weight.dtype)).movedim(-1, 1)
         features = self.convolutions(grids).movedim(1, -1).flatten(1)
         return torch.tanh(self.linear(features)).reshape(*value.shape[:-3], -1)
 
@@ -49,10 +51,14 @@ class GridDecoder(EntryDecoder):
     `anywhere` says what is in view wherever it is, so that latents tell a key from a ball in one direction. Without it
     each cell has a direction of its own, often opposed to another's, and whoever learnt what a key means in one cell
     knows nothing of it, or the opposite, in the next.
+
+    Args:
+        rarity: How much more what is rare counts in the loss: see `DecoderConfig.grid_rarity`.
     """
 
-    def __init__(self, space: MultiDiscrete, input_size: int, features: int):
+    def __init__(self, space: MultiDiscrete, input_size: int, features: int, rarity: float = 0.0):
         super().__init__(space)
+        self.rarity = rarity
         self.categories = cell_categories(space)
         self.num_cells = space.shape[0] * space.shape[1]
         self.anywhere = nn.Linear(input_size, self.categories.num_columns, bias=False)
@@ -67,6 +73,19 @@ class GridDecoder(EntryDecoder):
 
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         return -self.categories.log_prob(self._cells(parameters), value.flatten(-3, -2)).sum((-2, -1))
+
+    def loss(
+        self, parameters: Float[Tensor, "*batch P"], value: Tensor, nats: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return the cross-entropies weighted by frequency^−rarity of what is there, over all rows 1 in the mean."""
+        if self.rarity == 0:
+            return nats
+        cells = value.flatten(-3, -2)
+        columns = self.categories.columns(cells)
+        seen = processes.total(count(columns, self.categories.num_columns))
+        weights = seen.clamp(min=1).pow(-self.rarity)
+        weights = weights * seen.sum() / (weights * seen).sum()
+        return -(weights[columns] * self.categories.log_prob(self._cells(parameters), cells)).sum((-2, -1))
 
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         return self.categories.accuracy(self._cells(parameters), value.flatten(-3, -2)).mean(-1)

@@ -284,3 +284,58 @@ def test_a_grid_says_what_is_in_view_in_one_direction_wherever_it_is():
     unit = torch.nn.functional.normalize(ways, dim=-1)
     assert loss < 2
     assert ((unit @ unit.mT).sum() - 9) / 72 > 0.6
+
+
+def test_what_is_rare_counts_more_in_the_loss_of_a_grid():
+    """By hand: each cell's cross-entropy times frequency^-r of what is there, the mean weight over all cells 1."""
+    torch.manual_seed(1)
+    space = MultiDiscrete(np.tile([4, 3], (2, 3, 1)))
+    plain, weighted = GridDecoder(space, 5, 7), GridDecoder(space, 5, 7, rarity=0.7)
+    grid = torch.stack([torch.randint(4, (6, 5, 2, 3)), (torch.rand(6, 5, 2, 3) < 0.1).long()], -1)
+    parameters = weighted(torch.randn(6, 5, 5)).detach()
+    nats = weighted.nats(parameters, grid)
+    assert plain.loss(parameters, grid, nats) is nats
+
+    logits, seen = parameters.unflatten(-1, (6, 7)), {}
+    values = grid.flatten(2, 3)
+    for channel in range(2):
+        for value in values[..., channel].flatten().tolist():
+            seen[channel, value] = seen.get((channel, value), 0) + 1
+    weights = {key: number**-0.7 for key, number in seen.items()}
+    mean = sum(weights[key] * number for key, number in seen.items()) / sum(seen.values())
+    for t in range(6):
+        for b in range(5):
+            expected = 0.0
+            for cell in range(6):
+                for channel, part in enumerate(logits[t, b, cell].split([4, 3])):
+                    value = int(values[t, b, cell, channel])
+                    expected -= weights[channel, value] / mean * float(part.log_softmax(-1)[value])
+            assert float(weighted.loss(parameters, grid, nats)[t, b]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_rare_object_is_decoded_sooner_when_rarity_counts():
+    """One cell in nine holds one of eight objects that are hardly ever there."""
+    right = []
+    for rarity in (0.0, 0.5):
+        torch.manual_seed(2)
+        decoder = GridDecoder(MultiDiscrete(np.full((3, 3, 1), 10)), 16, 32, rarity)
+        encoder = torch.nn.Linear(90, 16)
+        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 3e-3)
+
+        def draw(encoder=encoder):
+            grid = torch.randint(2, (64, 9))
+            objects = torch.where(torch.rand(64) < 0.3, torch.randint(2, 10, (64,)), grid[:, 4])
+            grid[:, 4] = objects
+            return grid.view(-1, 3, 3, 1), encoder(torch.nn.functional.one_hot(grid, 10).float().flatten(1))
+
+        for _ in range(150):
+            grid, latent = draw()
+            parameters = decoder(latent + 0.5 * torch.randn_like(latent))
+            loss = decoder.loss(parameters, grid, decoder.nats(parameters, grid)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            grid, latent = draw()
+            right.append(float(decoder.recall(decoder(latent), grid)))
+    assert right[1] > right[0] + 0.1
