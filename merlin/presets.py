@@ -89,12 +89,19 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         run |= {"num_envs": 64 * max(1, round(length / 50)), "steps": 400_000 + 120 * length**2}
         model |= {"memory_size": min(length + 16, 64), "entropy_cost": 0.04}
         training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3, "final_entropy_fraction": 0.1}
+    elif agent == "merlin" and name.startswith(
+        ("merlin/RepeatPrevious", "merlin/Playback", "merlin/VisuomotorMapping")
+    ):
+        # Every step is rewarded at once, and what is seen is a symbol: many short windows, each learnt from once.
+        discount = 0.96 if name.startswith("merlin/VisuomotorMapping") else 0.9
+        model |= {"discount_factor": discount, "gae_lambda": 0.95, "kl_reference_nats": 85_000.0}
+        model |= {"hidden_gain": 1.4, "policy_hidden_gain": 2.0, "policy_read_strength": 10.0}
+        training |= {"max_grad_norm": 0.5}
     else:
         # Of many steps few matter, and what matters is often a cue and a sight together, of which a policy gradient
-        # says little: several passes of small steps over each window, and entropy so that deciding blindly does not
-        # become a habit. What is to be remembered is a small part of a view: so a wide latent, decoded early, but for
-        # Memory, whose views have few cells that matter and whose steps are better spent fast.
-        run |= {"num_envs": 64}
+        # says little: small steps, and entropy so that deciding blindly does not become a habit. What is to be
+        # remembered is a small part of a view: so a wide latent, decoded early, but for Memory, whose views have few
+        # cells that matter and whose steps are better spent fast.
         model |= {
             "hidden_gain": 1.4,
             "normalize_advantages": True,
@@ -104,8 +111,9 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             "policy_read_strength": 10.0,
             "policy_hidden_gain": 2.0,
         }
-        training |= {"passes": 4, "learning_rate": 1e-3, "max_grad_norm": 0.5}
-        if name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
+        training |= {"learning_rate": 1e-3, "max_grad_norm": 0.5}
+        is_memory = name.startswith(("merlin/Memory-", "MiniGrid-Memory"))
+        if is_memory:
             # Only cue and object together say what to do, and that in the last step: advantages that do not reach far
             # back say it with less noise, and time must cost little, or nobody goes back to look at the cue.
             model |= {"discount_factor": 0.999, "gae_lambda": 0.8, "entropy_cost": 0.02}
@@ -115,13 +123,19 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             model |= {
                 "latent_size": 64,
                 "encoder": replace(model["encoder"], grid_features=128),
-                "decoder": replace(model["decoder"], grid_features=300),
+                "decoder": replace(model["decoder"], grid_features=300, grid_rarity=0.5),
             }
-        if agent == "rl-lstm":  # remembers no longer than gradients reach
-            model |= {"hidden_size": 256, "num_layers": 1}
-            training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
+        if agent == "merlin" and not is_memory:
+            # A small step after each small window: in the same time four times the experience of the passes below.
+            run |= {"num_envs": 32}
         else:
-            training |= {"unroll_length": 32, "minibatches": 2}
+            run |= {"num_envs": 64}
+            training |= {"passes": 4}
+            if agent == "rl-lstm":  # remembers no longer than gradients reach
+                model |= {"hidden_size": 256, "num_layers": 1}
+                training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
+            else:
+                training |= {"unroll_length": 32, "minibatches": 2}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(
