@@ -92,9 +92,12 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
     elif agent == "merlin" and name.startswith(
         ("merlin/RepeatPrevious", "merlin/Playback", "merlin/VisuomotorMapping")
     ):
-        # Every step is rewarded at once, and what is seen is a symbol: many short windows, each learnt from once.
-        discount = 0.96 if name.startswith("merlin/VisuomotorMapping") else 0.9
-        model |= {"discount_factor": discount, "gae_lambda": 0.95, "kl_reference_nats": 85_000.0}
+        # What is seen is a symbol, and each step is rewarded at once: many short windows, each learnt from once. Where
+        # no step changes what comes later, the return is mostly noise.
+        model |= {"gae_lambda": 0.95, "kl_reference_nats": 85_000.0}
+        if not name.startswith("merlin/VisuomotorMapping"):
+            run |= {"num_envs": 64}
+            model |= {"discount_factor": 0.5, "entropy_cost": 0.03}
         model |= {"hidden_gain": 1.4, "policy_hidden_gain": 2.0, "policy_read_strength": 10.0}
         training |= {"max_grad_norm": 0.5}
     else:
