@@ -160,6 +160,11 @@ class Predictor(nn.Module):
         encoding = torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
         return self.posterior_input(encoding)
 
+    def prior(self, state: PredictorState) -> DiagonalGaussian:
+        """Return what the next latent will be, before anything of it is seen."""
+        context = torch.cat([state.lstm.hidden, state.read_words], -1)
+        return DiagonalGaussian(*self.prior_network(context).chunk(2, -1))
+
     def perceive(self, code: Float[Tensor, "B C"], noise: Float[Tensor, "B Z"], state: PredictorState) -> Thought:
         """Return prior, posterior and a sample of it, made with standard normal `noise`."""
         context = torch.cat([state.lstm.hidden, state.read_words], -1)

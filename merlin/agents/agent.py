@@ -81,6 +81,14 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the observation that the latent stands for, or None if the agent has no decoder."""
         return None
 
+    def expect(self, state: State, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor] | None:
+        """Return the observation that the agent thinks it will see next, or None if it predicts none.
+
+        Args:
+            is_first: Rows that start an episode, of which it knows nothing.
+        """
+        return None
+
     @abstractmethod
     def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
         """Return what the agent knows after a step, by where it knows it. For analyses.

@@ -186,6 +186,11 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         return Losses(total, {name: x.detach() for name, x in metrics.items()}), state
 
     @torch.no_grad()
+    def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
+        """Return the observation that is decoded from the prior's mean, before anything is seen. See `Agent.expect`."""
+        return self.reconstruct(self.predictor.prior(reset_state(state, is_first).predictor).mean)
+
+    @torch.no_grad()
     def imagine(
         self, state: MerlinState, length: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "T B Z"]:
@@ -195,8 +200,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """
         latents = []
         for _ in range(length):
-            context = torch.cat([state.predictor.lstm.hidden, state.predictor.read_words], -1)
-            prior = DiagonalGaussian(*self.predictor.prior_network(context).chunk(2, -1))
+            prior = self.predictor.prior(state.predictor)
             noise = torch.randn(prior.mean.shape, generator=generator, device=prior.mean.device, dtype=prior.mean.dtype)
             latent = prior.sample(noise)
             state, _ = self._recall(latent, state)

@@ -12,19 +12,21 @@ from gymnasium import spaces
 from torch import Tensor
 
 from merlin.agents.agent import Agent
-from merlin.analysis.tampering import find_memory
+from merlin.analysis.tampering import find_memory, last_word
 from merlin.training.environment import Environment
 
 
 class Step(NamedTuple):
     """One observation and what the agent made of it. Entries that an agent lacks are None.
 
+    `expected` is what the agent thought it would see, before it looked; `reconstruction` what it made of what it saw.
     `policy` holds probabilities [A]; for a Box of n numbers their means, their standard deviations and the action
     [3, n], in half ranges from the middle. `reward` is what `action` earned. What is read is the memory before this
-    step's write into `slot`.
+    step's write of `word` into `slot`.
     """
 
     observation: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray] | None
     reconstruction: dict[str, np.ndarray] | None
     value: float
     policy: np.ndarray
@@ -33,6 +35,7 @@ class Step(NamedTuple):
     read_weights: np.ndarray | None  # [K, N]
     policy_read_weights: np.ndarray | None  # [K, N]
     slot: int | None
+    word: np.ndarray | None  # [Z]
     picture: np.ndarray | None  # the task, as it draws itself [Y, X, 3]
 
 
@@ -82,6 +85,7 @@ def record_episode(
     is_complete, success = False, math.nan
     while not is_complete and len(steps) != max_steps:
         picture, before = environment.render(0), timestep
+        expected = agent.expect(state, before.is_first)
         output, state = agent.step(
             before.observation, state, before.is_first, before.reward, generator=generator, greedy=greedy
         )
@@ -92,6 +96,7 @@ def record_episode(
         steps.append(
             Step(
                 observation=_first_rows(before.observation),
+                expected=None if expected is None else _first_rows(expected),
                 reconstruction=None if reconstruction is None else _first_rows(reconstruction),
                 value=output.value.item(),
                 policy=_policy(agent, output.policy_parameters, output.action),
@@ -102,6 +107,7 @@ def record_episode(
                     None if output.policy_read_weights is None else _first_row(output.policy_read_weights)
                 ),
                 slot=None if memory is None else int(memory.write_weights[0].argmax()),
+                word=None if memory is None else _first_row(last_word(memory, agent.config.retroactive_discount)),
                 picture=None if picture is None else np.array(picture),
             )
         )

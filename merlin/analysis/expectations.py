@@ -48,13 +48,13 @@ def expectations(
     is_over = False
     while not is_over and len(seen) < max_steps:
         before = reset_state(state, timestep.is_first)
+        expected.append(_row(agent.expect(state, timestep.is_first)))
         reward = timestep.reward.masked_fill(timestep.is_first, 0)
         output, state = agent.step(timestep.observation, state, timestep.is_first, timestep.reward, generator=generator)
         code = agent.predictor.encode(timestep.observation, before.previous_action, reward)
         assert output.noise is not None and output.slots is not None
         thought = agent.predictor.perceive(code, output.noise, before.predictor)
         seen.append(_row(timestep.observation))
-        expected.append(_decode(agent, thought.prior.mean))
         inferred.append(_decode(agent, thought.posterior.mean))
         slots.append(int(output.slots))
         states.append(state)

@@ -1,11 +1,7 @@
 """Episodes as files: .gif, .mp4, .html to step through, .png of the most telling step."""
 
-import base64
 import importlib.util
-import io
-import json
 from collections.abc import Callable, Iterator
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +10,9 @@ from PIL import Image
 from merlin.analysis.canvas import Canvas
 from merlin.analysis.episodes import Episode
 from merlin.analysis.frames import draw_step
+from merlin.analysis.microscope import write_page
 from merlin.errors import MerlinError
 
-SHARP_FRAMES = 60  # a page of at most so many has two pixels a point
 VIDEO_FPS = 10
 PALETTE_FRAMES = 4  # from which the colours of all are chosen
 
@@ -39,7 +35,7 @@ def save_episodes(episodes: list[Episode], path: Path, heading: str = "") -> Non
 
 def find_writer(path: Path) -> Writer:
     """Return what writes files of this ending."""
-    writers = {".gif": _write_gif, ".mp4": _write_mp4, ".html": _write_html, ".png": _write_png}
+    writers = {".gif": _write_gif, ".mp4": _write_mp4, ".html": write_page, ".png": _write_png}
     ending = path.suffix.lower()
     if ending not in writers:
         raise MerlinError(
@@ -111,64 +107,3 @@ def _write_mp4(episodes: list[Episode], path: Path, heading: str) -> None:
 def _write_png(episodes: list[Episode], path: Path, heading: str) -> None:
     best = max(episodes, key=lambda episode: episode.steps[telling_step(episode)].reward)
     draw_step(best, telling_step(best), heading).save(path)
-
-
-def _write_html(episodes: list[Episode], path: Path, heading: str) -> None:
-    palette, durations = _palette(episodes, heading), _milliseconds(episodes)
-    frames = []
-    for canvas in _draw(episodes, heading):
-        image = canvas.image if len(durations) <= SHARP_FRAMES else canvas.small()
-        data = io.BytesIO()
-        image.quantize(palette=palette, dither=Image.Dither.NONE).save(data, "PNG")
-        frames.append(base64.b64encode(data.getvalue()).decode())
-    page = PAGE.replace("HEADING", escape(heading)).replace("DURATIONS", json.dumps(durations))
-    path.write_text(page.replace("FRAMES", json.dumps(frames)), encoding="utf-8")
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>HEADING</title>
-<style>
-  body { margin: 24px auto; max-width: 1040px; padding: 0 16px; font: 14px "DejaVu Sans", system-ui, sans-serif;
-         color: #1d2430; background: #fff; }
-  img { width: 100%; display: block; }
-  div { display: flex; gap: 14px; align-items: center; padding: 12px 2%; }
-  button { font: inherit; width: 84px; padding: 6px; border: 1px solid #aab2bd; border-radius: 6px; background: #f7f8fa;
-           cursor: pointer; }
-  input { flex: 1; accent-color: #d9682b; }
-  output { min-width: 70px; text-align: right; color: #6b7482; }
-</style>
-<img id="frame" alt="HEADING">
-<div>
-  <button id="play">Pause</button>
-  <input id="slider" type="range" min="0" value="0" aria-label="step">
-  <output id="where"></output>
-</div>
-<p style="color: #6b7482; padding: 0 2%">Space plays and pauses; the arrow keys go step by step.</p>
-<script>
-  const frames = FRAMES, durations = DURATIONS;
-  const [image, play, slider, where] = ["frame", "play", "slider", "where"].map(id => document.getElementById(id));
-  let at = 0, timer = null;
-  slider.max = frames.length - 1;
-  function show(index) {
-    at = (index + frames.length) % frames.length;
-    image.src = "data:image/png;base64," + frames[at];
-    slider.value = at;
-    where.textContent = (at + 1) + " / " + frames.length;
-  }
-  function next() { timer = setTimeout(() => { show(at + 1); next(); }, durations[at]); }
-  function pause() { clearTimeout(timer); timer = null; play.textContent = "Play"; }
-  function toggle() { if (timer) pause(); else { play.textContent = "Pause"; next(); } }
-  play.onclick = toggle;
-  slider.oninput = () => { pause(); show(+slider.value); };
-  document.onkeydown = event => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) { pause(); show(at + step); event.preventDefault(); }
-    if (event.key === " ") { toggle(); event.preventDefault(); }
-  };
-  show(0); next();
-</script>
-</html>
-"""

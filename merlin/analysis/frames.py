@@ -112,7 +112,7 @@ def _draw_policy(canvas: Canvas, x: Number, width: Number, height: Number, episo
     if isinstance(episode.action_space, spaces.Box):
         _draw_gaussians(canvas, x, width, height, episode.steps[step].policy)
         return
-    names, taken = _choices(episode, step)
+    names, taken = choices(episode, step)
     probabilities = episode.steps[step].policy
     if len(probabilities) > MOST_BARS:
         cell, base = width / len(probabilities), TOP + height - 8
@@ -135,7 +135,7 @@ def _draw_policy(canvas: Canvas, x: Number, width: Number, height: Number, episo
         canvas.text(x + width, y + row / 2, f"{100 * p:.0f}%", size, INK if is_taken else GREY, "rm", bold=is_taken)
 
 
-def _choices(episode: Episode, step: int) -> tuple[list[str], set[int]]:
+def choices(episode: Episode, step: int) -> tuple[list[str], set[int]]:
     """Return the names of all actions, or of all parts of a MultiDiscrete's, and which of them were taken."""
     sizes, starts = sizes_and_starts(episode.action_space)
     action = episode.steps[step].action.reshape(-1)

@@ -86,7 +86,7 @@ class Tampered:
         assert after is not None and output.read_weights is not None
         if self.way == "shuffled":
             discount = self.agent.config.retroactive_discount
-            after = memories.write(own, _last_word(after, discount), output.read_weights, discount)
+            after = memories.write(own, last_word(after, discount), output.read_weights, discount)
         elif self.way == "frozen":
             after = _choose(is_kept, kept, after)
         return output, TamperedState(replace_memory(agent_state, after), kept, is_kept)
@@ -111,7 +111,7 @@ def _choose(condition: Bool[Tensor, "B"], chosen: MemoryState, other: MemoryStat
     return map_state(lambda x, y: torch.where(condition.view(-1, *[1] * (x.ndim - 1)), x, y), chosen, other)
 
 
-def _last_word(memory: MemoryState, discount: float | None) -> Float[Tensor, "B Z"]:
+def last_word(memory: MemoryState, discount: float | None) -> Float[Tensor, "B Z"]:
     """Return what was written last, whose slot holds nothing else yet."""
     index = memory.write_weights.argmax(-1).view(-1, 1, 1).expand(-1, 1, memory.memory.shape[2])
     slot = memory.memory.gather(1, index).squeeze(1)

@@ -13,7 +13,7 @@ from merlin.errors import MerlinError
 from merlin.run import build_environment, load_agent, load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 
-MAX_FRAMES = 500
+MAX_FRAMES, MAX_STEPS = 500, 2000  # of a film, of a page
 
 
 def watch(
@@ -29,7 +29,8 @@ def watch(
     """Play episodes that training never began with, write them as a picture of each step, and return the file.
 
     Args:
-        out: Its ending chooses the format: .gif, .mp4, .html (a page to step through), or .png (the most telling step).
+        out: Its ending chooses the format: .gif, .mp4, .html (a page to step through, and a memory to look into), or
+            .png (the most telling step).
             RUN_DIR/episode.gif unless told.
         seed: Of the environment, the latents and the actions; another seed shows another episode.
         which: The run's best weights or its last.
@@ -51,14 +52,14 @@ def watch(
     played: list[Episode] = []
     with build_environment(config, num_envs=1, render_mode="rgb_array") as environment:
         agent = load_agent(run_dir, environment, config, which)
-        left = MAX_FRAMES
+        most = left = MAX_STEPS if out.suffix.lower() == ".html" else MAX_FRAMES
         while left and len(played) < episodes:
             played.append(
                 record_episode(agent, environment, seed + len(played), generator, greedy=greedy, max_steps=left)
             )
             left -= len(played[-1].steps)
     if len(played) < episodes or not played[-1].is_complete:
-        note(f"Only the first {MAX_FRAMES} steps are shown.")
+        note(f"Only the first {most} steps are shown.")
     heading = f"{config.agent} on {config.task}"
     save_episodes(played, out, heading)
     return out
