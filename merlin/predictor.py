@@ -54,6 +54,9 @@ class PredictorConfig:
     kl_reference_nats: float = 8500.0
     """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper. More of them
     make latents less noisy, which pays where many slots are read at once."""
+    expectation_cost: float = 0.0
+    """Weight of the reconstruction of an observation from the prior's mean, before it is seen. The paper has none: the
+    KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
     free_nats: float = 0.0
     """KL below this many nats per step costs nothing."""
     image_cost: float = 1.0
@@ -264,6 +267,10 @@ class Predictor(nn.Module):
         reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
         kl = kl_nats(thoughts.posterior, thoughts.prior)
         total = reconstruction + config.return_cost * return_loss + kl_cost * (kl - config.free_nats).clamp(min=0)
+        if config.expectation_cost:
+            loss, nats = self._observation_loss(self.decoder(thoughts.prior.mean), unroll)
+            total = total + config.expectation_cost * loss
+            metrics["expected_nats"] = mean(sum(nats.values()))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
@@ -277,9 +284,7 @@ class Predictor(nn.Module):
         """Return the weighted reconstruction loss, and each entry's nats and accuracy."""
         config = self.config
         decoded = self.decoder(latent)
-        nats = self.decoder.nats(decoded, unroll.observation)
-        losses = self.decoder.losses(decoded, unroll.observation, nats)
-        total = sum(getattr(config, f"{kind(self.spaces[name])}_cost") * x for name, x in losses.items())
+        total, nats = self._observation_loss(decoded, unroll)
         with torch.no_grad():
             floor = self.decoder.floor_nats(unroll.observation)
             accuracy = self.decoder.accuracy(decoded, unroll.observation)
@@ -302,6 +307,14 @@ class Predictor(nn.Module):
             total = total + config.reward_cost * reward_nats
             metrics["reward_nats"] = mean(reward_nats)
         return total, metrics
+
+    def _observation_loss(
+        self, decoded: dict[str, Tensor], unroll: Unroll
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
+        """Return the weighted loss of what was decoded against what was observed, and each entry's nats."""
+        nats = self.decoder.nats(decoded, unroll.observation)
+        losses = self.decoder.losses(decoded, unroll.observation, nats)
+        return sum(getattr(self.config, f"{kind(self.spaces[name])}_cost") * x for name, x in losses.items()), nats
 
     def _kl_cost(self, unroll: Unroll) -> Float[Tensor, ""]:
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""

@@ -129,8 +129,10 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
                 "decoder": replace(model["decoder"], grid_features=300, grid_rarity=0.5),
             }
         if agent == "merlin" and not is_memory:
-            # A small step after each small window: in the same time four times the experience of the passes below.
+            # A small step after each small window: in the same time four times the experience of the passes below. And
+            # what it expects is decoded too, so that it learns to predict within a run.
             run |= {"num_envs": 32}
+            model |= {"expectation_cost": 1.0}
         else:
             run |= {"num_envs": 64}
             training |= {"passes": 4}

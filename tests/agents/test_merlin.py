@@ -234,3 +234,37 @@ def test_every_entry_counts_the_same_at_first_when_started_with_a_gain():
     encodings = encoder(observation).split([width for width, _ in encoder.parts], -1)
     for (_, square_length), encoding in zip(encoder.parts, encodings, strict=True):
         assert 0.2 < encoding.square().sum(-1).mean() / square_length <= 1
+
+
+def test_what_is_expected_is_decoded_from_the_prior():
+    """The loss grows by the nats of the observations under what the prior's mean decodes to, and by nothing else."""
+    agent = with_costs(make_agent("merlin"), category_cost=1.0, vector_cost=1.0)
+    unroll, state, _, _ = act(agent, no_resets())
+    without = agent.losses(unroll, state)[0]
+    set_config(agent, expectation_cost=0.5)
+    with_it = agent.losses(unroll, state)[0]
+    predictor, decoder = agent.predictor, agent.predictor.decoder
+    expected, past, action = 0.0, state.predictor, torch.zeros(B, 4)
+    for t in range(T):
+        row = {name: x[t] for name, x in unroll.observation.items()}
+        nats = decoder.nats(decoder(predictor.prior(past).mean), row)
+        expected += float(sum(x.mean() for x in nats.values()).detach()) / T
+        code = predictor.encode(row, action, unroll.previous_reward[t])
+        latent = predictor.perceive(code, unroll.noise[t], past).latent
+        action = agent.actions.encode(unroll.action[t])
+        past, _ = predictor.advance(latent, action, past)
+    torch.testing.assert_close(with_it.total - without.total, torch.tensor(0.5 * expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(with_it.metrics["expected_nats"], torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_expecting_teaches_the_prior_what_it_is_made_from_and_no_policy():
+    agent = with_costs(make_agent("merlin"), category_cost=1.0, vector_cost=1.0, expectation_cost=1.0)
+    unroll, state, _, _ = act(agent, no_resets())
+    found = gradients(agent, agent.losses(unroll, state)[0].total)
+    set_config(agent, expectation_cost=0.0)
+    before = gradients(agent, agent.losses(unroll, state)[0].total)
+    for name in found:
+        if name.startswith("policy"):
+            torch.testing.assert_close(found[name], before[name])
+        elif any(part in name for part in ("prior_network", "lstm", "reader", "decoder.entries")):
+            assert not torch.allclose(found[name], before[name]), name
