@@ -123,6 +123,8 @@ def test_a_file_says_what_is_compared(tmp_path):
     (run,) = (run for run in runs if run.run_dir.name == "4-pairs_no-retroactive-half_seed2")
     assert run.config().model.retroactive_discount is None and run.config().env_kwargs == {"pairs": 4}
     assert read_comparison(ROOT / "examples" / "ablations.toml", {"seeds": [7]}).seeds == (7,)
+    runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
+    assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
 
 
 @pytest.mark.parametrize(

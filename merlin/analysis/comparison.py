@@ -18,6 +18,7 @@ from merlin.run import build_environment
 COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200")
 COLUMNS = (
     "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
+    "value_explained",
 )  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def reference_scores(comparison: Comparison, runs: Sequence[Run]) -> dict[str, d
 def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> list[dict]:
     """Return a row for each run that was evaluated.
 
-    `of_gap` is the return as a fraction of the way from the best memoryless policy to the oracle.
+    `of_gap` is the return as a fraction of the way from the best memoryless policy to the oracle, `value_explained` the
+    fraction of the return's variance that V explained in training's last report.
     """
     rows = []
     for run in runs:
@@ -65,7 +67,7 @@ def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> lis
             continue
         last, score, scores = last_metrics(run.run_dir), result["episode_return_mean"], references[run.task.name]
         row = {"task": run.task.name, "agent": run.contender.name, "seed": run.seed, **result}
-        row |= {name: last.get(name) for name in ("env_steps", "wall_seconds")}
+        row |= {name: last.get(name) for name in ("env_steps", "wall_seconds", "value_explained")}
         if scores.get("oracle", 0.0) > scores.get("memoryless", math.inf):
             row["of_gap"] = (score - scores["memoryless"]) / (scores["oracle"] - scores["memoryless"])
         rows.append({name: row.get(name) for name in COLUMNS})
