@@ -72,7 +72,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
     add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together (default: the run's)")
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
-        "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as the episode before "
+        "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "
         "left it; shuffled, that of another environment (default: own)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object and nothing else")
 
@@ -106,8 +106,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = command("analyse", "ask a trained agent what it knows, where it reads and what it expects: a report")
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
     add("--out", metavar="DIR", type=Path, help="where report, pictures and numbers go (default: RUN_DIR/analysis)")
-    add("--episodes", metavar="N", type=_whole_number(4), default=256, help="held-out episodes played for each figure "
-        "(default: 256)")  # fmt: skip
+    add("--episodes", metavar="N", type=_whole_number(4), default=256, help="held-out episodes that figures and "
+        "scores are of (default: 256)")  # fmt: skip
     add("--seed", metavar="S", type=_seed, default=0, help="another seed plays other episodes (default: 0)")
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
 

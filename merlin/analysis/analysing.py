@@ -18,6 +18,7 @@ from merlin.analysis.expectations import Rows, expectations
 from merlin.analysis.experience import gather
 from merlin.analysis.figures import MOST_COLUMNS, draw_observations, plot_lines, plot_maps
 from merlin.analysis.findings import decode_goal, predict_returns, steps_to_goal, where_keys_read
+from merlin.analysis.observations import is_minigrid
 from merlin.analysis.saliency import saliency
 from merlin.analysis.tampering import WAYS, Tampered, find_memory
 from merlin.errors import MerlinError
@@ -56,11 +57,15 @@ def analyse(
     config.training.set_torch()
     report = _Report(out, f"{config.agent} on {config.task}")
     seed += config.seed + HELD_OUT_SEED
-    count = max(2, min(config.num_envs, episodes))
+    count = max(4, min(config.num_envs, episodes))  # some to fit to, some to choose by, some to ask
     with build_environment(config, count) as environment:
         agent = load_agent(run_dir, environment, config, which)
         note("playing")
         played = gather(agent, environment, episodes=max(episodes, count), seed=seed)
+        report.lines.append(
+            f"{played.num_complete} held-out episodes in {count} environments, {len(played.reward):,} steps of each, "
+            f"sampled actions, {which} checkpoint."
+        )
         note("which memory the score needs")
         _memory_section(report, agent, environment, episodes, seed)
         note("decoding")
@@ -132,15 +137,22 @@ def _memory_section(report: _Report, agent, environment, episodes: int, seed: in
         rows.append((way, WAYS.get(way, "as the agent wrote it"), result["episode_return_mean"], success))
     for name, score in environment.scores.items():
         rows.append((f"*{name} play*", "", score, math.nan))
-    report.add(title, f"{episodes} held-out episodes each, sampled actions.", ("memory", "what the agent reads",
-               "return", "success"), rows, memory=numbers)  # fmt: skip
+    report.add(
+        title,
+        f"{episodes} held-out episodes each; frozen, those after each environment's first.",
+        ("memory", "what the agent reads", "return", "success"),
+        rows,
+        memory=numbers,
+    )
 
 
 def _arrivals_section(report: _Report, played) -> None:
     title = "Steps to the goal"
     found = steps_to_goal(played)
     if found is None or not bool((found.count >= FEWEST).any()):
-        why = "the task has no sub-episodes" if found is None else "the goal was hardly ever reached"
+        why = "the task has no sub-episodes"
+        if found is not None:
+            why = f"the goal was reached fewer than {FEWEST} times in episodes that came to their end"
         report.leave_out(title, why)
         return
     numbers = torch.arange(1, len(found.count) + 1)
@@ -212,9 +224,16 @@ def _returns_section(report: _Report, played, discount: float) -> None:
             title="Error before what is rewarded",
         )  # fmt: skip
     chosen = [int(d) for d in (0, 1, 2, 5, 10, 20, 29) if d in at]
+    what = f"V explains {found.explained:.0%} of the variance of the discounted return."
+    if math.isnan(found.explained):
+        what = "Every discounted return was the same."
+    elif found.explained < 0:
+        what = "V says less of the discounted return than its mean would."
+    if found.is_cut:
+        what += " Where time ended an episode, the V of its last step stands for what would have followed."
     report.add(
         title,
-        f"V explains {found.explained:.0%} of the variance of the discounted return.",
+        what,
         ("steps before a reward", "mean error", "times"),
         [(d, float(found.error_before_reward[d]), int(found.count[d])) for d in chosen],
         "returns.png",
@@ -228,7 +247,7 @@ def _reads_section(report: _Report, played) -> None:
     title = "Where each key reads"
     found = where_keys_read(played)
     if found is None:
-        why = "the task tells of no map" if played.read_weights is not None else "the agent has no memory"
+        why = "the task tells of no map" if played.has_memory else "the agent has no memory"
         report.leave_out(title, why)
         return
     plot_maps(
@@ -248,9 +267,9 @@ def _reads_section(report: _Report, played) -> None:
 
 def _saliency_section(report: _Report, agent, environment, seed: int) -> None:
     found = saliency(agent, environment, seed=seed)
-    # a symbolic grid counts columns first
+    # MiniGrid's views count columns first
     maps = [
-        (name, (x.T if kind(environment.spaces[name]) == "symbols" else x).numpy())
+        (name, (x.T if is_minigrid(environment.spaces[name]) else x).numpy())
         for name, x in found.items()
         if x.ndim == 2
     ]
@@ -258,8 +277,8 @@ def _saliency_section(report: _Report, agent, environment, seed: int) -> None:
         plot_maps(maps, report.out / "saliency.png", "Change of V when a part is another environment's")
     report.add(
         "What the value looks at",
-        "Mean change of V when a part of the observation is what another environment shows there: of grids and "
-        "pictures the whole map's mean, the picture shows it part by part.",
+        "Mean change of V when a part of the observation is what another environment shows there, in 32 steps of each: "
+        "of grids and pictures the whole map's mean, the picture shows it part by part.",
         ("entry", "mean change of V"),
         [(_named(name), float(x.mean())) for name, x in found.items()],
         "saliency.png" if maps else None,
@@ -283,7 +302,7 @@ def _expectations_section(report: _Report, agent: Merlin, environment, seed: int
     rows = [("remembered", [found.remembered[i] for i in _spread(len(found.written))])]
     draw_observations(
         [*rows, ("seen then", [found.seen[step] for step in held])], [f"step {step + 1}" for step in held],
-        environment.spaces, report.out / "remembered.png", "Decoded from the memory's rows as the episode ended",
+        environment.spaces, report.out / "remembered.png", "Decoded from the memory's rows after the last step",
     )  # fmt: skip
     ahead = found.seen[found.imagined_from + 1 : found.imagined_from + 1 + len(found.imagined)]
     draw_observations(
@@ -297,8 +316,9 @@ def _expectations_section(report: _Report, agent: Merlin, environment, seed: int
     }
     report.add(
         "What it expects, infers, remembers and imagines",
-        "Of one episode. Expected is decoded from the prior's mean, before the observation was seen; inferred from the "
-        "posterior's. Imagination samples the prior and the policy and sees nothing.",
+        f"Of the first {len(found.seen)} steps of one episode. Expected is decoded from the prior's mean, before the "
+        "observation was seen; inferred from the posterior's. Imagination samples the prior and the policy and sees "
+        "nothing.",
         ("decoded from", *agreement["prior"]),
         [(name, *shares.values()) for name, shares in agreement.items()],
         "expected.png",

@@ -17,7 +17,7 @@ class Expectations(NamedTuple):
     """Observations of one episode, each a dict of entries as their spaces describe them.
 
     `expected` is decoded from the prior's mean, before the observation was seen, `inferred` from the posterior's mean.
-    `remembered` is decoded from the memory's rows when the episode ended, oldest first, `written` are the steps that
+    `remembered` is decoded from the memory's rows when playing stopped, oldest first, `written` are the steps that
     wrote them. `imagined` goes on from the step `imagined_from` without looking: the latent of each step is a sample of
     the prior, and the policy acts on it.
     """
@@ -39,12 +39,14 @@ def expectations(
 
     Args:
         seed: Of the environment, actions and latents.
-        imagine: Steps imagined, from the middle of the episode on.
+        max_steps: After which playing stops, though the episode goes on.
+        imagine: Steps imagined, from somewhere before the middle of the episode on.
     """
     assert environment.num_envs == 1
     generator = torch.Generator(environment.device).manual_seed(seed)
     timestep, state = environment.reset(seed), agent.initial_state(1)
-    seen, expected, inferred, states, slots = [], [], [], [], []
+    seen, expected, inferred, slots = [], [], [], []
+    states = {}  # after steps 1, 2, 4, ...: a state holds a whole memory
     is_over = False
     while not is_over and len(seen) < max_steps:
         before = reset_state(state, timestep.is_first)
@@ -57,13 +59,14 @@ def expectations(
         seen.append(_row(timestep.observation))
         inferred.append(_decode(agent, thought.posterior.mean))
         slots.append(int(output.slots))
-        states.append(state)
+        if len(seen).bit_count() == 1:
+            states[len(seen) - 1] = state
         timestep = environment.step(output.action)
         is_over = bool(timestep.terminated | timestep.truncated)
     written = sorted({slot: step for step, slot in enumerate(slots)}.values())
     words = state.predictor.memory.memory[0, [slots[step] for step in written], : agent.config.latent_size]
     remembered = [_decode(agent, word.unsqueeze(0)) for word in words]
-    middle = len(seen) // 2
+    middle = max(step for step in states if step <= len(seen) // 2)
     imagined = [_decode(agent, latent) for latent in agent.imagine(states[middle], imagine, generator)]
     return Expectations(seen, expected, inferred, remembered, written, imagined, middle)
 

@@ -30,7 +30,7 @@ def steps_to_goal(played: Experience) -> Arrivals | None:
     """
     if played.sub_episode is None:
         return None
-    arrives = played.reward > 0
+    arrives = (played.reward > 0) & played.is_valid
     number, steps = played.sub_episode, played.sub_episode_steps + 1.0
     episode = played.is_first.long().cumsum(0) - 1
     keys = episode * played.reward.shape[1] + torch.arange(played.reward.shape[1])
@@ -39,7 +39,7 @@ def steps_to_goal(played: Experience) -> Arrivals | None:
     chosen = arrives & (number < MOST_SUB_EPISODES)
     table[keys[chosen], number[chosen]] = steps[chosen]
     complete = torch.zeros(num_episodes, dtype=torch.bool)
-    complete[keys[played.is_end]] = True
+    complete[keys[played.is_end & played.is_valid]] = True
     table = table[complete]
     count = table.isfinite().sum(0)
     depth = int((count >= max(1, len(table) / 2)).sum())
@@ -63,7 +63,7 @@ def decode_goal(played: Experience) -> Decoding | None:
     if played.goal_cell is None or played.grid_size is None or not bool((played.goal_cell >= 0).any()):
         return None
     (height, width), (length, batch_size) = played.grid_size, played.reward.shape
-    is_known = played.goal_cell >= 0
+    is_known = (played.goal_cell >= 0) & played.is_valid
     number = torch.zeros_like(played.goal_cell) if played.sub_episode is None else played.sub_episode
     fold = torch.tensor([FITTED, ASKED, CHOOSING, ASKED])[torch.arange(batch_size) % 4].expand(length, -1)
     generator = torch.Generator().manual_seed(0)
@@ -86,8 +86,9 @@ def decode_goal(played: Experience) -> Decoding | None:
 class ReturnPrediction(NamedTuple):
     """How well V predicts the discounted return, over all steps whose episode's end was seen."""
 
-    explained: float  # fraction of the variance
-    error_before_reward: Float[Tensor, "D"]  # mean |R − V|, 1, 2, … steps before a positive reward
+    explained: float  # fraction of the variance; NaN if every return was the same
+    is_cut: bool  # time ended some episode, so that V stands for what would have followed
+    error_before_reward: Float[Tensor, "D"]  # mean |R − V|, 0, 1, 2, … steps before what earns a positive reward
     count: Int[Tensor, "D"]
     value: Float[Tensor, "L"]  # along the longest of the first episodes
     returns: Float[Tensor, "L"]
@@ -112,7 +113,8 @@ def predict_returns(played: Experience, discount: float, horizon: int = 30) -> R
         if count[distance]:
             errors[distance] = (returns - played.value)[rows].abs().mean()
     b, end = _first_episode(played)
-    return ReturnPrediction(explained, errors, count, played.value[:end, b], returns[:end, b])
+    is_cut = bool((played.is_truncated & played.is_valid).any())
+    return ReturnPrediction(explained, is_cut, errors, count, played.value[:end, b], returns[:end, b])
 
 
 class ReadPlaces(NamedTuple):
@@ -137,15 +139,17 @@ def where_keys_read(played: Experience) -> list[ReadPlaces] | None:
     if played.read_weights is None or played.agent_cell is None or played.grid_size is None:
         return None
     height, width = played.grid_size
-    held, written_at = _held(played)
-    is_held = held >= 0
+    held, age = _held(played)
+    is_held = (held >= 0) & played.is_valid.unsqueeze(-1)
     weights = [] if played.policy_read_weights is None else [("policy", played.policy_read_weights)]
     weights.append(("predictor" if weights else "key", played.read_weights))
     keys = [(f"{name} {k + 1}", x[:, :, k]) for name, x in weights for k in range(x.shape[2])]
     even = is_held.float() / is_held.sum(-1, keepdim=True).clamp(min=1)
-    steps = torch.arange(len(held)).view(-1, 1, 1)
     b, end = _first_episode(played)
     goal = played.goal_cell
+    to_agent = manhattan(held, played.agent_cell.unsqueeze(-1), width).float()
+    has_goal = goal is not None and bool((goal >= 0).all())
+    to_goal = manhattan(held, goal.unsqueeze(-1), width).float() if has_goal else None
     found = []
     for name, read in [*keys, ("by chance", even)]:
         share = read.masked_fill(~is_held, 0)
@@ -156,41 +160,32 @@ def where_keys_read(played: Experience) -> list[ReadPlaces] | None:
             return float((share * x).sum(-1)[rows].mean()) if rows.any() else float("nan")
 
         on_map = torch.zeros(height * width)
-        on_map.index_add_(0, held[:end, b].clamp(min=0).flatten(), share[:end, b].flatten())
-        to_agent = manhattan(held, played.agent_cell.unsqueeze(-1), width).float()
-        known = goal is not None and bool((goal >= 0).all())
-        to_goal = manhattan(held, goal.unsqueeze(-1), width).float() if known else torch.full_like(to_agent, torch.nan)
+        on_map.index_add_(0, held[:end, b].clamp(min=0).flatten().long(), share[:end, b].flatten())
         largest = float(share.amax(-1)[rows].mean()) if rows.any() else float("nan")
-        found.append(
-            ReadPlaces(
-                name, on_map.view(height, width), mean(to_goal), mean(to_agent), mean(steps - written_at), largest
-            )
-        )
+        goalward = float("nan") if to_goal is None else mean(to_goal)
+        found.append(ReadPlaces(name, on_map.view(height, width), goalward, mean(to_agent), mean(age), largest))
     return found
 
 
 def _held(played: Experience) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
-    """Return of each slot, as each step reads it, the cell that its writer was in, −1 if empty, and when it wrote."""
+    """Return of each slot, as each step reads it, the cell that its writer was in, −1 if empty, and how long ago."""
     assert played.slots is not None and played.agent_cell is not None and played.read_weights is not None
     shape = played.read_weights.shape
-    cell, time = torch.full(shape[1::2], -1), torch.zeros(shape[1::2], dtype=torch.int64)
-    cells, times = [], []
+    cells, ages = (torch.empty(shape[0], shape[1], shape[3], dtype=torch.int32) for _ in range(2))
+    cell, age = torch.full_like(cells[0], -1), torch.zeros_like(ages[0])
     for t in range(shape[0]):
-        first = played.is_first[t].unsqueeze(1)
-        cell, time = cell.masked_fill(first, -1), time.masked_fill(first, 0)
-        cells.append(cell)
-        times.append(time)
+        cell = cell.masked_fill(played.is_first[t].unsqueeze(1), -1)
+        cells[t], ages[t] = cell, age
         index = played.slots[t].unsqueeze(1)
-        cell = cell.scatter(1, index, played.agent_cell[t].unsqueeze(1))
-        time = time.scatter(1, index, torch.full_like(index, t))
-    return torch.stack(cells), torch.stack(times)
+        cell = cell.scatter(1, index, played.agent_cell[t].unsqueeze(1).int())
+        age = (age + 1).scatter(1, index, 1)
+    return cells, ages
 
 
 def _first_episode(played: Experience) -> tuple[int, int]:
-    """Return the environment whose first episode is longest, and how long it is."""
-    length = len(played.is_end)
-    ends = torch.where(played.is_end.any(0), played.is_end.int().argmax(0) + 1, length)
-    return int(ends.argmax()), int(ends.max())
+    """Return the environment whose first episode is longest, of those that ended, and how long it is."""
+    ends = torch.where(played.is_end.any(0), played.is_end.int().argmax(0) + 1, 0)
+    return (int(ends.argmax()), int(ends.max())) if ends.any() else (0, len(played.is_end))
 
 
 def _steps_until(event: Bool[Tensor, "T B"], is_end: Bool[Tensor, "T B"]) -> Int[Tensor, "T B"]:

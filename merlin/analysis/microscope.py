@@ -7,6 +7,7 @@ Pictures are stored once, however often they are seen.
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 from html import escape
@@ -25,6 +26,7 @@ from merlin.analysis.observations import as_picture, is_picture, label
 from merlin.networks.spaces import kind
 
 Array = np.ndarray
+LARGEST = 320  # pixels along a side of a picture; larger ones are reduced
 
 
 def write_page(episodes: list[Episode], path: Path, heading: str) -> None:
@@ -37,7 +39,7 @@ def write_page(episodes: list[Episode], path: Path, heading: str) -> None:
     data = {"heading": heading, "episodes": [_episode(episode, pictures) for episode in episodes]}
     data["pictures"] = pictures.stored
     page = resources.files(__package__).joinpath("microscope.html").read_text(encoding="utf-8")
-    text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     path.write_text(page.replace("@@HEADING@@", escape(heading)).replace("@@DATA@@", text), encoding="utf-8")
 
 
@@ -46,13 +48,14 @@ class _Pictures:
 
     def __init__(self) -> None:
         self.stored: list[str] = []
-        self._index: dict[tuple[tuple[int, ...], bytes], int] = {}
+        self._index: dict[bytes, int] = {}
 
     def index(self, pixels: Array) -> int:
         """Return the number of a picture, uint8 [Y, X, 3]."""
-        key = pixels.shape, pixels.tobytes()
+        key = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes()).digest()
         if key not in self._index:
             image, file = Image.fromarray(pixels), io.BytesIO()
+            image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
             few = image.getcolors(256)
             (image.quantize(len(few)) if few else image).save(file, "PNG")
             self._index[key] = len(self.stored)
@@ -73,8 +76,8 @@ def _episode(episode: Episode, pictures: _Pictures) -> dict[str, Any]:
         "success": None if np.isnan(episode.success) else bool(episode.success),
         "task": None if steps[0].picture is None else [pictures.index(step.picture) for step in steps],
         "entries": [_entry(name, space, views, pictures) for name, space in episode.spaces.items()],
-        "value": [round(step.value, 4) for step in steps],
-        "reward": [round(step.reward, 4) for step in steps],
+        "value": [_number(step.value) for step in steps],
+        "reward": [_number(step.reward) for step in steps],
         "action": [episode.action_name(index) for index in range(len(steps))],
         "policy": _policy(episode),
     }
@@ -89,13 +92,20 @@ def _entry(name: str, space: Any, views: dict[str, list], pictures: _Pictures) -
         view: [pictures.index(as_picture(space, row[name])) if shows else _words(space, row[name]) for row in rows]
         for view, rows in views.items()
     }
-    return {"name": label(name), "picture": shows, **drawn}
+    # what differs from what was seen is marked, but for numbers, which always differ a little
+    off = {
+        view: [bool((seen[name] != row[name]).any()) for seen, row in zip(views["seen"], rows, strict=True)]
+        for view, rows in views.items()
+        if view != "seen" and not shows and kind(space) != "vector"
+    }
+    return {"name": label(name), "picture": shows, **drawn, "off": off}
 
 
 def _words(space: Any, value: Array) -> str:
     """Return in words what is no picture."""
     if kind(space) == "text":
-        words = [space.vocabulary[token] for token in value.tolist() if token]
+        tokens = value.tolist()
+        words = [space.vocabulary[token] for token in tokens[: tokens.index(0) if 0 in tokens else None]]
         return ("" if all(len(word) == 1 for word in words) else " ").join(words) or "(empty)"
     flat = np.asarray(value).reshape(-1)
     shown = [f"{x:.2f}".replace("-", "−") if kind(space) == "vector" else str(int(x)) for x in flat[:12]]
@@ -105,20 +115,21 @@ def _words(space: Any, value: Array) -> str:
 def _policy(episode: Episode) -> dict[str, Any]:
     steps = episode.steps
     if isinstance(episode.action_space, spaces.Box):
-        return {"box": [[[round(float(x), 3) for x in row] for row in step.policy] for step in steps]}
+        return {"box": [[[_number(x) for x in row] for row in step.policy] for step in steps]}
     chosen = [choices(episode, index) for index in range(len(steps))]
     return {
         "names": chosen[0][0],
         "taken": [sorted(taken) for _, taken in chosen],
-        "probabilities": [[round(float(p), 4) for p in step.policy] for step in steps],
+        "probabilities": [[_number(p) for p in step.policy] for step in steps],
     }
 
 
 def _memory(episode: Episode) -> dict[str, Any]:
     rows = [read_rows(step) for step in episode.steps]
     weights = np.stack([np.stack([row for _, _, row in of_step]) for of_step in rows])  # [T, K, N]
-    words = np.stack([step.word for step in episode.steps])
+    words = np.nan_to_num(np.stack([step.word for step in episode.steps]))
     largest = max(float(np.abs(words).max()), 1e-9)
+    weights = np.nan_to_num(weights)
     return {
         "slots": weights.shape[2],
         "width": words.shape[1],
@@ -127,6 +138,11 @@ def _memory(episode: Episode) -> dict[str, Any]:
         "weights": _packed(np.round(255 * np.sqrt(weights.clip(0, 1))).astype(np.uint8)),
         "words": _packed(np.round(127 * words / largest).astype(np.int8)),
     }
+
+
+def _number(x: float | np.floating) -> float:
+    """Return a number as JSON holds it; 0 for one that is not finite, as an agent that broke gives."""
+    return round(float(x), 4) if np.isfinite(x) else 0.0
 
 
 def _packed(x: Array) -> str:

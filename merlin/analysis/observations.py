@@ -22,6 +22,11 @@ def is_picture(space: gymnasium.Space) -> bool:
     return kind(space) in ("image", "symbols")
 
 
+def is_minigrid(space: gymnasium.Space) -> bool:
+    """Return whether an entry is a view of MiniGrid's, which counts columns first."""
+    return kind(space) == "symbols" and tuple(space.nvec[0, 0]) == MINIGRID_SIZES
+
+
 def is_word(space: gymnasium.Space) -> bool:
     """Return whether an entry is one category, which a word says."""
     return isinstance(space, spaces.Discrete)
@@ -161,7 +166,7 @@ def _draw_vector(canvas, x, y, width, height, space, value) -> None:
 
 
 def _symbols(space: spaces.MultiDiscrete, value: np.ndarray) -> np.ndarray:
-    if tuple(space.nvec[0, 0]) == MINIGRID_SIZES:
+    if is_minigrid(space):
         return _minigrid(value.astype(np.uint8).tobytes(), value.shape)
     colours = [ImageColor.getrgb(category_colour(index)) for index in range(int(space.nvec.max()))]
     return np.array(colours, np.uint8)[value[..., 0] - space.start[..., 0]]

@@ -15,7 +15,7 @@ from merlin.unroll import StepOutput
 
 WAYS = {
     "zeroed": "it is empty at every step",
-    "frozen": "it stays as the episode before left it, and nothing is written",
+    "frozen": "it stays as an earlier episode left it, and nothing is written",
     "shuffled": "each environment's agent reads that of another's, and writes its own",
 }
 

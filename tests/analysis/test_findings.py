@@ -16,7 +16,8 @@ def made_up(length: int, batch_size: int, **known) -> Experience:
     is_first, is_end = no.clone(), no.clone()
     is_first[0], is_end[-1] = True, True
     nothing = dict.fromkeys(Experience._fields)
-    always = {"observation": {}, "is_first": is_first, "is_end": is_end, "is_truncated": no, "reward": zeros}
+    always = {"is_valid": ~no, "is_first": is_first, "is_end": is_end, "is_truncated": no, "reward": zeros}
+    always |= {"has_memory": True}
     return Experience(**nothing | always | {"value": zeros, "features": {}} | known)
 
 
@@ -56,6 +57,21 @@ def test_steps_to_goal_leave_out_episodes_that_are_not_complete():
     played = made_up(2, 1, reward=reward, sub_episode=number, sub_episode_steps=torch.zeros(2, 1, dtype=torch.int64))
     cut = played._replace(is_end=torch.zeros_like(played.is_end))
     assert steps_to_goal(played).count.sum() == 2 and steps_to_goal(cut).count.sum() == 0
+
+
+def test_rows_that_do_not_count_are_in_no_figure():
+    torch.manual_seed(4)
+    played = made_up(6, 8, reward=torch.ones(6, 8), value=torch.randn(6, 8), agent_cell=torch.zeros(6, 8).long())
+    played = played._replace(
+        goal_cell=torch.zeros(6, 8).long(), grid_size=(HEIGHT, WIDTH), slots=torch.zeros(6, 8).long()
+    )
+    played = played._replace(read_weights=torch.ones(6, 8, 1, 1), features={"nothing": torch.zeros(6, 8, 1)})
+    few = played._replace(is_valid=torch.zeros(6, 8, dtype=torch.bool))
+    assert predict_returns(played, 0.9) is not None and predict_returns(few, 0.9) is None
+    assert decode_goal(played).count.sum() == 24 and decode_goal(few) is None
+    assert where_keys_read(played)[0].age == 1 and where_keys_read(few)[0].age != where_keys_read(few)[0].age
+    ones = torch.zeros(6, 8, dtype=torch.int64)
+    assert steps_to_goal(few._replace(sub_episode=ones, sub_episode_steps=ones)).count.sum() == 0
 
 
 def test_distances_are_along_rows_and_columns():

@@ -15,6 +15,7 @@ from PIL import Image
 
 from merlin.analysis.episodes import Episode, Step
 from merlin.analysis.formats import save_episodes
+from merlin.networks.spaces import Tokens
 from tests.analysis.test_watching import AGENTS, play, tiny
 
 FLAGS = (
@@ -46,7 +47,7 @@ def test_a_page_holds_the_episode_and_needs_no_network(tmp_path, agent):
     assert episode["action"] == [played.action_name(t) for t in range(6)]
     taken = [int(step.action) for step in played.steps]
     assert episode["policy"]["taken"] == [[action] for action in taken]
-    views = {"name", "picture", "seen"} | ({"expected", "inferred"} if agent == "merlin" else set())
+    views = {"name", "picture", "seen", "off"} | ({"expected", "inferred"} if agent == "merlin" else set())
     assert set(episode["entries"][0]) == views
     assert episode["entries"][0]["seen"] == [str(step.observation["card"]) for step in played.steps]
     for uri in data["pictures"]:
@@ -64,6 +65,26 @@ def test_a_page_holds_the_episode_and_needs_no_network(tmp_path, agent):
         words = unpacked(memory["words"], np.int8).reshape(6, memory["width"]).astype(float)
         true = np.stack([step.word for step in played.steps])
         np.testing.assert_allclose(words / 127, true / np.abs(true).max(), atol=0.005)
+
+
+def test_what_names_say_cannot_break_the_page(browser, tmp_path):
+    played = play(tiny("rl-lstm", env_kwargs={"pairs": 2}))
+    broken = played.steps[0]._replace(value=float("nan"))
+    page_of([played._replace(steps=[broken, *played.steps[1:]])], tmp_path / "x.html", "<!--<script> & </script>")
+    opened(browser, tmp_path / "x.html")
+    assert text(browser, "where") == "1 / 6" and browser.title == "<!--<script> & </script>"
+
+
+def test_texts_end_at_the_first_empty_word_and_marks_are_of_what_differs(tmp_path):
+    space = {"said": Tokens(("", "a", "b", "c"), 4), "far": spaces.Box(-1, 1, (2,), np.float32)}
+    seen = {"said": np.array([1, 0, 0, 0]), "far": np.array([0.1, 0.2])}
+    guess = {"said": np.array([1, 0, 2, 3]), "far": np.array([0.1, 0.3])}
+    step = made_up(2, 3, 4, 2).steps[0]._replace(observation=seen, expected=guess, reconstruction=seen, slot=None)
+    step = step._replace(read_weights=None, policy_read_weights=None, word=None)
+    episode = Episode("x", space, spaces.Discrete(2), None, [step, step], True, 0.0)
+    said, far = page_of([episode], tmp_path / "x.html")[1]["episodes"][0]["entries"]
+    assert said["seen"] == said["expected"] == ["a", "a"] and far["expected"] == ["0.10 0.30"] * 2
+    assert said["off"] == {"expected": [True, True], "inferred": [False, False]} and far["off"] == {}
 
 
 def test_a_picture_of_an_episode_is_the_one_that_was_seen(tmp_path):
@@ -158,6 +179,8 @@ def test_an_episode_is_stepped_through_by_keyboard(browser, tmp_path):
     browser.execute_script("const s = document.getElementById('episode'); s.value = 1; s.onchange()")
     time.sleep(0.2)
     assert text(browser, "where") == "1 / 12"
+    press(browser, "arrow_right")
+    assert text(browser, "where") == "2 / 12", "the keyboard steps on after an episode was chosen"
     assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
 
 
@@ -195,8 +218,8 @@ def test_the_page_of_an_agent_that_lacks_something_shows_the_rest(browser, tmp_p
     opened(browser, tmp_path / "x.html")
     press(browser, "arrow_right", "arrow_down")
     assert text(browser, "where") == "2 / 6"
-    shown = browser.execute_script("return !document.getElementById('memory').hidden")
-    assert shown == (agent == "rl-mem")
+    height = browser.execute_script("return document.getElementById('memory').offsetHeight")
+    assert (height > 0) == (agent == "rl-mem")
     assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
 
 
