@@ -196,8 +196,8 @@ def _decoding_section(report: _Report, played) -> None:
     ]
     report.add(
         title,
-        "Manhattan distance from the cell that a softmax of a linear map points at to the goal's, in episodes that it "
-        "was not fitted to.",
+        "Manhattan distance from the goal to the cell that is nearest to it in the mean, as far as a softmax of a "
+        "linear map of the features can tell, in episodes that it was not fitted to.",
         ("sub-episode", "steps asked", *names), rows, "goal_decoding.png",
         goal_decoding={"error": found.error, "constant": found.constant, "count": found.count},
     )  # fmt: skip

@@ -58,6 +58,9 @@ class Decoding(NamedTuple):
 def decode_goal(played: Experience) -> Decoding | None:
     """Return how far from the goal a linear map of frozen features points; None where there is no goal to point at.
 
+    A softmax over cells says how likely each is, and what is guessed is the cell that is nearest to the goal in the
+    mean, as the guess without features is the one nearest to all goals.
+
     Fitted to the steps of every other environment, asked of the rest. Wayne et al. 2018, arXiv:1803.10760, Figure 3b.
     """
     if played.goal_cell is None or played.grid_size is None or not bool((played.goal_cell >= 0).any()):
@@ -73,10 +76,11 @@ def decode_goal(played: Experience) -> Decoding | None:
         return None
     asked, truth, wanted = number[fold == ASKED], target[fold == ASKED], target[fold != ASKED]
     cells = torch.arange(height * width)
-    middle = manhattan(cells.unsqueeze(1), wanted.unsqueeze(0), width).float().mean(1).argmin()
+    apart = manhattan(cells.unsqueeze(1), cells.unsqueeze(0), width).double()
+    middle = apart[:, wanted].mean(1).argmin()
     errors = {}
     for name, features in played.features.items():
-        guess = fit_probe(features[keep], target, fold, height * width)
+        guess = (fit_probe(features[keep], target, fold, height * width) @ apart).argmin(-1)
         errors[name] = _mean_by(manhattan(guess, truth, width).float(), asked)
     constant = _mean_by(manhattan(middle.expand_as(truth), truth, width).float(), asked)
     count = torch.bincount(asked, minlength=MOST_SUB_EPISODES)[:MOST_SUB_EPISODES]

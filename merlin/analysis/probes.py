@@ -18,8 +18,8 @@ def fit_probe(
     num_classes: int,
     decays: Sequence[float] = DECAYS,
     iterations: int = 100,
-) -> Int[Tensor, "A"]:
-    """Return which class a softmax of a linear map of features says, in the rows that it has not seen.
+) -> Float[Tensor, "A C"]:
+    """Return what a softmax of a linear map of features makes of the rows that it has not seen: probabilities.
 
     Fitted by L-BFGS from zero, so that nothing depends on a rate or a seed. Rows of one episode belong in one fold.
 
@@ -48,7 +48,7 @@ def fit_probe(
         return float(F.cross_entropy(say(fold == FITTED, fold == CHOOSING, decay), target[fold == CHOOSING]))
 
     best = min(decays, key=nats) if len(decays) > 1 else decays[0]
-    return say(fold != ASKED, fold == ASKED, best).argmax(-1)
+    return say(fold != ASKED, fold == ASKED, best).softmax(-1)
 
 
 def manhattan(one: Int[Tensor, "*#R"], other: Int[Tensor, "*#R"], width: int) -> Int[Tensor, "*R"]:
