@@ -5,6 +5,7 @@ the environments and a copy of the agent; what is taken over the batch (the loss
 entropy of observations) is taken over all shares, so that learning is that of one process with all environments.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -108,4 +109,6 @@ def joined(device: torch.device, timeout_seconds: float = 1800) -> Iterator[None
             ) from error
         raise
     finally:
+        # What still holds on to the group, in cycles, would end its threads as Python ends, which may abort the process.
+        gc.collect()
         dist.destroy_process_group()
