@@ -109,6 +109,6 @@ def joined(device: torch.device, timeout_seconds: float = 1800) -> Iterator[None
             ) from error
         raise
     finally:
-        # What still holds on to the group, in cycles, would end its threads as Python ends, which may abort the process.
+        # What holds on to the group in cycles would end its threads only as Python ends, which may abort the process.
         gc.collect()
         dist.destroy_process_group()
