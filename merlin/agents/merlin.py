@@ -61,7 +61,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     and the loss, with KL in nats and R the bootstrapped n-step return of the window:
 
-        Σ cost · reconstruction nats + kl_cost · KL[posterior ‖ prior]
+        Σ cost · reconstruction nats of z + kl_cost · KL[posterior ‖ prior]
+        + expectation_cost · Σ cost · reconstruction nats of the prior's mean
         + return_cost · ½ ((R − V)² + (R − R^)²)  −  advantage · log π(a)  −  entropy_cost · entropy
 
     Differences from the paper:
@@ -77,7 +78,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        than PyTorch's initial weights would have them; `policy_associative_start` lets these reads begin with what is
        like the present.
     5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly, and so
-       is what a symbolic grid shows anywhere.
+       is what a symbolic grid shows anywhere; what is rare in grids may count more (`DecoderConfig.grid_rarity`).
+    6. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
     """
 
     groups = ("predictor", "policy")
