@@ -56,6 +56,12 @@ def test_a_shuffled_agent_reads_what_the_environment_before_wrote():
     torch.testing.assert_close(one.policy_parameters[2], other.policy_parameters[2])
 
 
+def test_a_shuffled_agent_keeps_what_it_wrote_itself():
+    played = play(Tampered(make_agent("merlin"), "shuffled"), 3)[:EPISODE]
+    held = played[-1][1].memory[..., :6]
+    torch.testing.assert_close(held, torch.stack([output.latent for output, _ in played], 1))
+
+
 @pytest.mark.parametrize("name", ["merlin", "rl-mem"])
 def test_a_zeroed_memory_is_never_read(name):
     outputs = [output for output, _ in play(Tampered(make_agent(name), "zeroed"), 3)]
