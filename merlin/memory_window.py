@@ -12,7 +12,11 @@ in place. Slots that have been written over, and those of earlier episodes, are 
 0, so that a NaN in them would still spread. Nothing of N · W numbers is made or kept at any step. Where keys read few
 of many entries, only finding them looks at all: reading them, and the way back, takes those few.
 
-Axes: T time, B batch, K read keys, N slots, W width of a slot, Z width of what is written, E = N + t entries, C chosen.
+Slots are filled in order, and where those never written cannot be read the first H, as many as any row of the batch has
+written when the window begins, are all that is ever looked at: the cost grows with what is remembered, not with N.
+
+Axes: T time, B batch, K read keys, N slots, H of them held, W width of a slot, Z width of what is written, E = H + t
+entries, C chosen.
 """
 
 from typing import NamedTuple
@@ -20,6 +24,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from merlin.memory import EPSILON, MemoryState, Read, allocate, attend, reset, unit
 
@@ -59,12 +64,16 @@ class MemoryWindow:
         batch_size, self.memory_size, word_size = state.memory.shape
         self.half = word_size if retroactive_discount is None else word_size // 2
         new = state.memory.new_empty
-        self.entries = new(batch_size, self.memory_size + length, word_size)
-        self.entries[:, : self.memory_size] = state.memory
-        self.square_norms = state.memory.square().sum(-1)
+        self.held = self.memory_size
+        if mask_unwritten:
+            self.held = int(state.num_written.max().clamp(1, self.memory_size))
+        self.initial = state.memory[:, : self.held]
+        self.entries = new(batch_size, self.held + length, word_size)
+        self.entries[:, : self.held] = self.initial
+        self.square_norms = self.initial.square().sum(-1)
         if retroactive_discount is not None:
             g = retroactive_discount
-            self.take = g * state.retroactive_weights + (1 - g) * state.write_weights
+            self.take = (g * state.retroactive_weights + (1 - g) * state.write_weights)[:, : self.held]
             self.sums = new(length + 1, batch_size, self.half)
             self.sums[0] = 0
             age = torch.arange(length, device=state.memory.device, dtype=state.memory.dtype)
@@ -78,7 +87,7 @@ class MemoryWindow:
         self.present = torch.ones_like(state.usage, dtype=torch.bool)
         self.alive = self.present.new_zeros(batch_size, length)
         self.emptied = self.present.new_zeros(batch_size)
-        self._positions = torch.arange(self.memory_size, device=state.memory.device)
+        self._positions = torch.arange(self.held, device=state.memory.device)
 
     def enter(self, t: int, is_first: Bool[Tensor, "B"]) -> None:
         """Begin step t: forget where an episode starts, and find what can be read."""
@@ -88,11 +97,13 @@ class MemoryWindow:
             rest, first = reset(rest, is_first), is_first.unsqueeze(1)
             present, alive, emptied = present | first, alive & ~first, emptied | is_first
         self._entered = rest, present, alive, emptied
-        readable = present & (self._positions < rest.num_written.unsqueeze(1)) if self.mask_unwritten else present
+        readable = present[:, : self.held]
+        if self.mask_unwritten:
+            readable = readable & (self._positions < rest.num_written.unsqueeze(1))
         kept = None if self.mask_unwritten else (~emptied).to(self.entries.dtype).view(-1, 1, 1)
         inverse_norms = self._inverse_norms(t)
         if kept is not None:
-            inverse_norms[:, : self.memory_size] *= kept[:, 0]
+            inverse_norms[:, : self.held] *= kept[:, 0]
         self.views[t] = View(torch.cat([readable, alive[:, :t]], -1), inverse_norms, kept)
 
     def dots(
@@ -101,7 +112,7 @@ class MemoryWindow:
         """Return keys · memoryᵀ at step t."""
         if chosen is not None:
             return (self._rows(t, chosen) @ keys.unsqueeze(-1)).squeeze(-1)
-        n = self.memory_size
+        n = self.held
         scores = torch.bmm(keys, self.entries[:, : n + t].mT)
         if self.discount is not None and t > 0:
             share = torch.bmm(keys[..., self.half :], self.sums[t].unsqueeze(-1))
@@ -114,7 +125,7 @@ class MemoryWindow:
         """Return weights · memory at step t."""
         if chosen is not None:
             return (weights.unsqueeze(-2) @ self._rows(t, chosen)).squeeze(-2)
-        n = self.memory_size
+        n = self.held
         if not self.mask_unwritten:
             weights = self._of_this_episode(weights.clone(), t)
         words = torch.bmm(weights, self.entries[:, : n + t])
@@ -122,6 +133,16 @@ class MemoryWindow:
             share = torch.bmm(weights[..., :n], self.take.unsqueeze(-1))
             words[..., self.half :].addcmul_(share, self.sums[t].unsqueeze(1))
         return words
+
+    def read(
+        self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], t: int, top_k: int | None = None
+    ) -> Read:
+        """Return what `merlin.memory.read` finds at step t, and the weights of the entries."""
+        view = self.views[t]
+        assert view is not None, "a step is entered before it is read"
+        similarity = self.dots(unit(keys), t) * view.inverse_norms.unsqueeze(1)
+        weights = attend(strengths.unsqueeze(-1) * similarity, view.readable.unsqueeze(1), top_k)
+        return Read(self.mix(weights, t), weights)
 
     def append(
         self,
@@ -137,16 +158,17 @@ class MemoryWindow:
             read_weights: Those of the step's reads that count as usage.
             slot: Write here, as when experience is replayed, rather than where usage says.
         """
-        n = self.memory_size
+        n = self.held
         rest, present, alive, self.emptied = self._entered
         if chosen is None:
             weights = read_weights.sum(1, keepdim=True)
         else:
             weights = read_weights.new_zeros(len(read_weights), 1, n + t)
             weights.scatter_add_(2, chosen.flatten(1).unsqueeze(1), read_weights.flatten(1).unsqueeze(1))
+        of_slots = F.pad(weights[..., :n], (0, self.memory_size - n))
         if t > 0:
-            weights = weights[..., :n].scatter_add(2, torch.stack(self.slots, -1).unsqueeze(1), weights[..., n:])
-        self.rest, slot = allocate(rest, weights, self.discount, slot)
+            of_slots = of_slots.scatter_add(2, torch.stack(self.slots, -1).unsqueeze(1), weights[..., n:])
+        self.rest, slot = allocate(rest, of_slots, self.discount, slot)
         index = slot.unsqueeze(1)
         self.present = present.scatter(1, index, False)
         self.alive = alive.clone()
@@ -166,16 +188,17 @@ class MemoryWindow:
     def undo(self, t: int) -> None:
         """Take what step t wrote out of the traces of others, so that the entries are as before it."""
         if self.discount is not None and t > 0:
-            word = self.entries[:, self.memory_size + t, : self.half]
+            word = self.entries[:, self.held + t, : self.half]
             self._traces(t).addcmul_(self.decay[:t, t, None], word.unsqueeze(1), value=-1)
 
     def state(self) -> MemoryState:
         """Return the memory after the steps written so far."""
-        n, t = self.memory_size, len(self.slots)
-        memory = self.entries[:, :n].clone()
+        n, t = self.held, len(self.slots)
+        memory = self.entries.new_zeros(len(self.entries), self.memory_size, self.entries.shape[2])
+        held = memory[:, :n].copy_(self.entries[:, :n])
         if self.discount is not None:
-            memory[..., self.half :].addcmul_(self.take.unsqueeze(-1), self.sums[t].unsqueeze(1))
-        memory.masked_fill_(self.emptied[:, None, None], 0)
+            held[..., self.half :].addcmul_(self.take.unsqueeze(-1), self.sums[t].unsqueeze(1))
+        held.masked_fill_(self.emptied[:, None, None], 0)
         for s, slot in enumerate(self.slots):
             index = slot.view(-1, 1, 1).expand(-1, 1, memory.shape[2])
             row = torch.where(self.alive[:, s, None, None], self.entries[:, n + s, None], memory.gather(1, index))
@@ -183,7 +206,7 @@ class MemoryWindow:
         return self.rest._replace(memory=memory)
 
     def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:
-        n, squares = self.memory_size, self.square_norms
+        n, squares = self.held, self.square_norms
         if self.discount is not None and t > 0:
             sums = self.sums[t]
             across = torch.bmm(self.entries[:, :n, self.half :], sums.unsqueeze(-1)).squeeze(-1)
@@ -196,12 +219,12 @@ class MemoryWindow:
 
     def _rows(self, t: int, chosen: Int[Tensor, "B K C"]) -> Float[Tensor, "B K C W"]:
         """Return what the chosen entries hold at step t."""
-        batch_size, held, word_size = self.entries.shape
-        first = held * torch.arange(batch_size, device=chosen.device).view(-1, 1, 1)
+        batch_size, size, word_size = self.entries.shape
+        first = size * torch.arange(batch_size, device=chosen.device).view(-1, 1, 1)
         rows = self.entries.view(-1, word_size).index_select(0, (chosen + first).flatten()).view(*chosen.shape, -1)
-        is_own = chosen >= self.memory_size
+        is_own = chosen >= self.held
         if self.discount is not None and t > 0:
-            slots = chosen.clamp(max=self.memory_size - 1).flatten(1)
+            slots = chosen.clamp(max=self.held - 1).flatten(1)
             take = self.take.gather(1, slots).view(chosen.shape).masked_fill(is_own, 0)
             rows[..., self.half :].addcmul_(take.unsqueeze(-1), self.sums[t, :, None, None])
         view = self.views[t]
@@ -210,13 +233,13 @@ class MemoryWindow:
         return rows
 
     def _traces(self, t: int) -> Float[Tensor, "B t Z"]:
-        return self.entries[:, self.memory_size : self.memory_size + t, self.half :]
+        return self.entries[:, self.held : self.held + t, self.half :]
 
     def _of_this_episode(self, x: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K E"]:
         """Zero in place what the first entries have in x where they are empty by now, and can be read all the same."""
         view = self.views[t]
         if view is not None and view.kept is not None:
-            x[..., : self.memory_size] *= view.kept
+            x[..., : self.held] *= view.kept
         return x
 
 
@@ -243,7 +266,7 @@ class DifferentiableWindow(MemoryWindow):
         mask_unwritten: bool = True,
     ) -> None:
         super().__init__(state, len(words), retroactive_discount, mask_unwritten)
-        self.initial, self.words = state.memory, words.movedim(0, 1)
+        self.words = words.movedim(0, 1)
         squares = self.square_norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
         norms = self.words.square().sum(-1)
         own = norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
@@ -275,7 +298,7 @@ class DifferentiableWindow(MemoryWindow):
 
     def mix(self, weights: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K W"]:
         """Return weights · memory at step t."""
-        initial, own = weights.split([self.memory_size, t], -1)
+        initial, own = weights.split([self.held, t], -1)
         if not self.mask_unwritten:
             initial = self._of_this_episode(initial, t)
         found = torch.bmm(initial, self.initial)
@@ -288,18 +311,8 @@ class DifferentiableWindow(MemoryWindow):
             added = torch.cat([added, traces], -1)
         return found + added
 
-    def read(
-        self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], t: int, top_k: int | None = None
-    ) -> Read:
-        """Return what `merlin.memory.read` finds at step t, and the weights of the entries."""
-        view = self.views[t]
-        assert view is not None, "a step is entered before it is read"
-        similarity = self.dots(unit(keys), t) * view.inverse_norms.unsqueeze(1)
-        weights = attend(strengths.unsqueeze(-1) * similarity, view.readable.unsqueeze(1), top_k)
-        return Read(self.mix(weights, t), weights)
-
     def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:
-        return self.entry_norms[:, : self.memory_size + t, t].clone()
+        return self.entry_norms[:, : self.held + t, t].clone()
 
     def _of_this_episode(self, x: Float[Tensor, "B K N"], t: int) -> Float[Tensor, "B K N"]:
         view = self.views[t]

@@ -34,21 +34,23 @@ def play(discount, mask_unwritten, seed, before=7):
 
 def expand(window, weights, t):
     """Return weights of slots [B, K, N] as weights of the window's entries."""
-    entries = torch.zeros(*weights.shape[:2], N + t, dtype=weights.dtype)
+    held = window.held
+    entries = torch.zeros(*weights.shape[:2], held + t, dtype=weights.dtype)
     for b in range(B):
         for slot in range(N):
             (holders,) = torch.nonzero(window.views[t].readable[b], as_tuple=True)
-            owner = [e for e in holders.tolist() if (e if e < N else window.slots[e - N][b].item()) == slot]
+            owner = [e for e in holders.tolist() if (e if e < held else window.slots[e - held][b].item()) == slot]
             assert len(owner) <= 1, "a slot is one entry"
             if owner:
                 entries[b, :, owner[0]] = weights[b, :, slot]
     return entries
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "before"), [(0, 7), (1, 7), (2, 7), (0, 2), (1, 2)])
 @pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
-def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, seed):
-    window, is_first, slots, states, words, reads, final = play(discount, mask_unwritten, seed)
+def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, seed, before):
+    window, is_first, slots, states, words, reads, final = play(discount, mask_unwritten, seed, before)
+    assert window.held == (min(before, N) if mask_unwritten else N)
     keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
     for t in range(T):
         window.enter(t, ~is_first[t])  # entered in vain

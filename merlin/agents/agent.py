@@ -164,7 +164,7 @@ class Acting:
 
 
 class TapeActing(Acting, ABC):
-    """An agent acting on a tape that it then learns from, so that nothing is computed twice."""
+    """An agent acting on a tape, which it may then learn from, so that nothing is computed twice."""
 
     tape: Any
 

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import torch
 from gymnasium import Space
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import memory as memories
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
-from merlin.agents.agent import Acting
+from merlin.agents.agent import Acting, TapeActing
 from merlin.memory import MemoryState, Reader
-from merlin.memory_window import DifferentiableWindow
+from merlin.memory_window import DifferentiableWindow, MemoryWindow
 from merlin.networks.recurrent import LSTMState, map_state, reset_state
 from merlin.unroll import StepOutput, Unroll
 
@@ -73,6 +73,10 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
             zeros(batch_size, self.actions.encoding_size),
         )
 
+    def begin(self, state: RLMemState, length: int, generator: torch.Generator | None = None) -> "RLMemActing":
+        """Return what acts for a window of `length` steps from `state`, and never copies the memory."""
+        return RLMemActing(self, state, length, generator)
+
     def features(self, observation: Any, output: StepOutput, state: RLMemState) -> dict[str, Float[Tensor, "B _"]]:
         """Return what the agent knows after a step, by where it knows it. See `Agent.features`."""
         return super().features(observation, output, state) | {"reads": state.read_words}
@@ -108,3 +112,51 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
             # Usage only chooses a slot, which has no gradient.
             memory.append(t, written[t].detach(), weights.detach(), None if unroll.slots is None else unroll.slots[t])
         return torch.stack(features), state._replace(lstm=lstm, read_words=words, memory=memory.state())
+
+
+class RLMemActing(TapeActing):
+    """RL-MEM acting with the memory of a window. The same numbers as `RLMem.step`'s."""
+
+    agent: RLMem
+
+    @torch.no_grad()
+    def __init__(self, agent: RLMem, state: RLMemState, length: int, generator: torch.Generator | None) -> None:
+        super().__init__(agent, state.previous_action, generator)
+        config = agent.config
+        self.tape = MemoryWindow(state.memory, length, config.retroactive_discount, config.mask_unwritten)
+        self._lstm, self._words = state.lstm, state.read_words
+        self._features: list[Tensor] = []
+
+    @torch.no_grad()
+    def columns(self) -> dict[str, Tensor | None]:
+        """Return what `Unroll` holds of the agent, for all steps taken."""
+        return super().columns() | {"slots": torch.stack(self.tape.slots)}
+
+    def _decide(
+        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B A"]]:
+        agent, t = self.agent, len(self._actions)
+        carried = (self._previous_action, self._lstm, self._words)
+        previous_action, lstm, words = (reset_state(x, is_first) for x in carried)
+        encoding = agent._encode(observation, previous_action, reward.masked_fill(is_first, 0))
+        lstm = agent.lstm.step(torch.cat([encoding, words], -1), lstm)
+        self.tape.enter(t, is_first)
+        words, weights = self.tape.read(*agent.reader(lstm.hidden), t, agent.config.top_k)
+        words = words.flatten(1)
+        features = torch.cat([encoding, lstm.hidden, words], -1)
+        self._entered = encoding, lstm, words, weights, features
+        return features, agent.policy_head(features)
+
+    def _advance(self) -> None:
+        encoding, self._lstm, self._words, weights, features = self._entered
+        self.tape.append(len(self._actions), self.agent.projection(encoding), weights)
+        self._features.append(features)
+
+    def _value(self, seen: Float[Tensor, "*batch F"], parameters: Tensor) -> Float[Tensor, "*batch"]:
+        return self.agent.value_head(seen).squeeze(-1)
+
+    def _all_seen(self) -> Float[Tensor, "T B F"]:
+        return torch.stack(self._features)
+
+    def _make_state(self) -> RLMemState:
+        return RLMemState(self._lstm, self._words, self.tape.state(), self._previous_action)
