@@ -1,14 +1,16 @@
 """Measures environment steps per second of training, beside RecurrentPPO (sb3-contrib) and torch-ac where installed.
 
-    python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT ...]
+    python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT ...] [--beside DIRECTORY]
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
 all of them. Printed: the median over rounds, the shares of environment, acting and learning, the fraction of the speed
-of large matrix products, and the peak memory.
+of large matrix products, and the peak memory. `--beside` measures other code as well, such as a worktree of an earlier
+commit, in turn with this one.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -86,7 +88,6 @@ SETUPS |= {
 def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
     """Train for some seconds after a warm-up; return steps per second and where the time went."""
     from merlin.presets import preset
-    from merlin.profiling import profile
 
     config = preset(setup.agent, setup.task)
     config = replace(
@@ -96,8 +97,31 @@ def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]
         model=replace(config.model, **{name: x for name, x in setup.model.items() if hasattr(config.model, name)}),
         training=replace(config.training, num_threads=threads, **setup.training),
     )
+    try:
+        from merlin.profiling import profile
+    except ImportError:  # code from before it could profile itself
+        return {"steps_per_second": measure_updates(config, seconds)}
     result = profile(config, seconds)
     return {"steps_per_second": result.steps_per_second, "utilization": result.utilization} | result.shares
+
+
+def measure_updates(config, seconds: float) -> float:
+    """Return the environment steps per second of training, after two updates to warm up."""
+    import torch
+
+    from merlin.run import build_agent, build_environment
+    from merlin.training.trainer import Trainer
+
+    torch.set_num_threads(config.training.num_threads)
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=10**12, seed=config.seed)
+        for _ in range(2):
+            trainer.update()
+        begin, steps = time.perf_counter(), trainer.env_steps
+        while time.perf_counter() - begin < seconds or trainer.env_steps == steps:
+            trainer.update()
+        return (trainer.env_steps - steps) / (time.perf_counter() - begin)
 
 
 def make_single(task: str):
@@ -180,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=[""], help="measure the setups whose name holds one of these")
+    parser.add_argument("--beside", metavar="DIRECTORY", help="other code to measure as well: where its packages lie")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -192,18 +217,20 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads"
     )
-    results: dict[str, list[dict[str, float]]] = {
-        name: [] for name in SETUPS if any(text in name for text in options.only)
-    }
+    names = [name for name in SETUPS if any(text in name for text in options.only)]
+    codes = [None, options.beside] if options.beside else [None]
+    results: dict[tuple[str, str | None], list[dict[str, float]]] = {(x, code): [] for x in names for code in codes}
     for _ in range(options.rounds):
-        for name in results:
+        for (name, code), rows in results.items():
             command = [sys.executable, __file__, "--one", name]
             command += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
-            done = subprocess.run(command, capture_output=True, text=True)
+            environment = os.environ | ({"PYTHONPATH": code} if code else {})
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode == 0:
-                results[name].append(json.loads(done.stdout.splitlines()[-1]))
-                print(f"{name}: {results[name][-1]['steps_per_second']:,.0f} steps/s", file=sys.stderr, flush=True)
-    for name, rows in results.items():
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"{name}: {rows[-1]['steps_per_second']:,.0f} steps/s", file=sys.stderr, flush=True)
+    for (name, code), rows in results.items():
+        name = f"  {code}" if code else name
         if not rows:
             print(f"{name:38} not measured: it failed, or is not installed")
             continue
