@@ -212,12 +212,20 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from merlin.analysis.comparison import collect, plot_comparison, reference_scores, table, write_rows
-    from merlin.comparing import make_comparison, plan, read_comparison
+    from merlin.analysis.comparison import (
+        CURVE_COLUMNS,
+        collect,
+        collect_curves,
+        plot_comparison,
+        reference_scores,
+        table,
+        write_rows,
+    )  # fmt: skip
+    from merlin.comparing import choose, make_comparison, plan, read_comparison
     from merlin.jobs import compare
 
     first, *others = options.what
-    asked = {name: getattr(options, name) for name in ("seeds", "episodes", "max_seconds")}
+    asked = {name: getattr(options, name) for name in ("seeds", "episodes", "max_seconds", "memory")}
     asked = {name: value for name, value in asked.items() if value is not None}
     if first.endswith(".toml"):
         names = [_flag(name) for name in ("agents", "steps", "env_kwargs", "set") if getattr(options, name)]
@@ -236,6 +244,8 @@ def _compare(options: argparse.Namespace) -> int:
             )
         except MerlinError as error:
             options.fail(str(error))
+    if options.only:
+        comparison = choose(comparison, options.only)
     out = options.out or Path("runs") / f"compare-{Path(first).stem if first.endswith('.toml') else _short_name(first)}"
     runs = plan(comparison, out)
     references = reference_scores(comparison, runs)  # and each task can be built
@@ -245,13 +255,14 @@ def _compare(options: argparse.Namespace) -> int:
         text = table(rows, references)
         write_rows(rows, out / "results.csv")
         (out / "results.md").write_text(text, encoding="utf-8")
+        write_rows(collect_curves(runs), out / "curves.csv", CURVE_COLUMNS)
         plot_comparison(runs, references, out / "curves.png")
         print(text)
         _print_table(
             [
                 ("table", str(out / "results.md")),
                 ("runs", str(out / "results.csv")),
-                ("curves", str(out / "curves.png")),
+                ("curves", f"{out / 'curves.png'}, {out / 'curves.csv'}"),
             ]
         )
     if failures:

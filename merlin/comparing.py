@@ -3,13 +3,14 @@
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from merlin.agents import AGENTS
+from merlin.analysis.tampering import WAYS
 from merlin.config import from_dict, override, to_dict
 from merlin.errors import MerlinError
 from merlin.presets import RunConfig, preset
@@ -30,6 +31,8 @@ class Task:
     """Keyword arguments of the environment."""
     steps: int | None = None
     """Environment steps of each run; none takes those of the preset."""
+    max_seconds: float | None = None
+    """End each run after this long; none takes the comparison's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Comparison:
     """End each run after this long; none lets it take all of its steps."""
     checkpoint: str = "last"
     """Which one is evaluated: last, or best, which the return in training chooses."""
+    memory: tuple[str, ...] = ()
+    """Ways to show agents another memory than their own, in evaluations besides: zeroed, frozen, shuffled."""
 
     def __post_init__(self) -> None:
         # by what their run directories are called
@@ -78,6 +83,8 @@ class Comparison:
                 raise MerlinError(f"steps must be at least 1, but are {task.steps}: raise them, or leave them out")
         if self.checkpoint not in ("last", "best"):
             raise MerlinError(f"checkpoint must be last or best, but is {self.checkpoint!r}: choose one of them")
+        if unknown := [way for way in self.memory if way not in WAYS]:
+            raise MerlinError(f"a memory can be {', '.join(WAYS)}, but {unknown[0]!r} came: choose one of them")
         if self.episodes < 1:
             raise MerlinError(f"episodes must be at least 1, but are {self.episodes}: raise them")
 
@@ -107,6 +114,12 @@ class Run(NamedTuple):
         arguments += ["--env-kwargs", json.dumps(self.task.env_kwargs)] if self.task.env_kwargs else []
         arguments += ["--steps", str(self.task.steps)] if self.task.steps else []
         return arguments + (["--set", *self.contender.set] if self.contender.set else [])
+
+    def missing(self, memory: Sequence[str]) -> list[str]:
+        """Return the evaluations still to be made: own, and of an agent that has a memory the ways to change it."""
+        ways = [*memory] if hasattr(self.config().model, "memory_size") else []
+        found = self.result()
+        return ["own", *ways] if found is None else [way for way in ways if way not in found]
 
     def result(self) -> dict[str, Any] | None:
         """Return what its evaluation found, and how it was made; None before it."""
@@ -143,6 +156,23 @@ def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Com
         raise MerlinError(f"{path}: {error}") from error
 
 
+def choose(comparison: Comparison, names: Sequence[str]) -> Comparison:
+    """Return the comparison of those of its tasks and of its agents that are named; of all where none of them is.
+
+    Raises:
+        MerlinError: A name is that of none.
+    """
+    known = [entry.name for entry in (*comparison.tasks, *comparison.agents)]
+    if unknown := [name for name in names if name not in known]:
+        raise MerlinError(
+            f"Only tasks and agents of the comparison can be chosen, which are {', '.join(map(repr, known))}, "
+            f"but {unknown[0]!r} came: choose among them."
+        )
+    tasks = tuple(task for task in comparison.tasks if task.name in names)
+    agents = tuple(agent for agent in comparison.agents if agent.name in names)
+    return replace(comparison, tasks=tasks or comparison.tasks, agents=agents or comparison.agents)
+
+
 def make_comparison(values: Mapping[str, Any]) -> Comparison:
     """Return the comparison of plain values, as a file holds them.
 
@@ -173,7 +203,7 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
     for seed, task, contender in product(comparison.seeds, comparison.tasks, comparison.agents):
         run = Run(task, contender, seed, out / f"{_slug(task.name)}_{_slug(contender.name)}_seed{seed}")
         config = run.config()
-        asked, found = conditions(comparison), run.result()
+        asked, found = conditions(comparison, task), run.result()
         was = {} if found is None else {name: found.get(name) for name in asked if found.get(name) != asked[name]}
         if (run.run_dir / "config.json").exists() and load_config(run.run_dir) != config:
             was = {"configuration": "another"}
@@ -202,9 +232,10 @@ def last_metrics(run_dir: Path) -> dict[str, Any]:
     return {}
 
 
-def conditions(comparison: Comparison) -> dict[str, Any]:
-    """Return what of a comparison, beside the configuration, its results depend on."""
-    return {name: getattr(comparison, name) for name in ("episodes", "checkpoint", "max_seconds")}
+def conditions(comparison: Comparison, task: Task) -> dict[str, Any]:
+    """Return what of a comparison, beside the configuration, the results on a task depend on."""
+    seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
+    return {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
 
 
 def _slug(name: str) -> str:

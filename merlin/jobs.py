@@ -47,11 +47,19 @@ def compare(
     """
     stream = sys.stderr if stream is None else stream
     with _alone_in(runs[0].run_dir.parent) as lock:
-        return _compare(runs, lambda run: _Job(run, comparison, wandb, lock), jobs or _default_jobs(runs), stream)
+        return _compare(
+            runs,
+            comparison.memory,
+            lambda run: _Job(run, comparison, wandb, lock),
+            jobs or _default_jobs(runs),
+            stream,
+        )
 
 
-def _compare(runs: Sequence[Run], start: Callable[[Run], "_Job"], jobs: int, stream: io.TextIOBase) -> list[str]:
-    waiting = [run for run in runs if run.result() is None]
+def _compare(
+    runs: Sequence[Run], memory: Sequence[str], start: Callable[[Run], "_Job"], jobs: int, stream: io.TextIOBase
+) -> list[str]:
+    waiting = [run for run in runs if run.missing(memory)]
     total = sum(run.config().steps for run in waiting)
     running: list[_Job] = []
     failures: list[str] = []
@@ -121,18 +129,19 @@ class _Job:
     """One run on its way: training, then evaluation."""
 
     def __init__(self, run: Run, comparison: Comparison, wandb: str, lock: int) -> None:
-        self.run, self.comparison, self.lock, self.failure = run, comparison, lock, None
+        self.run, self.lock, self.failure = run, lock, None
+        self.conditions, self.waiting = conditions(comparison, run.task), run.missing(comparison.memory)
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
-        self.is_evaluating = False
+        self.evaluating: str | None = None
         begin = ["--resume", str(run.run_dir)]
         if not checkpoint.steps(run.run_dir):
             # Whatever ended before its first checkpoint begins anew.
             shutil.rmtree(run.run_dir, ignore_errors=True)
             begin = [*run.arguments(), "--run-dir", str(run.run_dir)]
-        if comparison.max_seconds is not None:
+        if self.conditions["max_seconds"] is not None:
             # A run whose time is over, but for its evaluation, ends at once.
-            left = comparison.max_seconds - checkpoint.read_wall_seconds(run.run_dir)
+            left = self.conditions["max_seconds"] - checkpoint.read_wall_seconds(run.run_dir)
             begin += ["--max-seconds", str(max(left, 1e-3))]
         self._start("train", *begin, "--wandb", wandb)
 
@@ -157,21 +166,28 @@ class _Job:
             lines = self.log.read_text(encoding="utf-8").strip().splitlines()
             self.failure = f"failed with status {status}, see {self.log}: {lines[-1][:200]}"
             return False
-        if self.is_evaluating:
+        if self.evaluating is None:
+            with open(self.log, "a", encoding="utf-8") as log:
+                log.write(printed)
+        else:
             try:
                 found = json.loads(printed.strip().splitlines()[-1])  # tasks may have printed before
             except (ValueError, IndexError):
                 self.failure = f"was evaluated, but printed no result: {printed[-200:]!r}"
                 return False
+            if self.evaluating == "own":
+                result = found | self.conditions
+            else:
+                result = (self.run.result() or {}) | {self.evaluating: found["episode_return_mean"]}
             temporary = self.run.run_dir / f".{RESULT}"
-            temporary.write_text(json.dumps(found | conditions(self.comparison)) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
             os.replace(temporary, self.run.run_dir / RESULT)
+        if not self.waiting:
             return False
-        with open(self.log, "a", encoding="utf-8") as log:
-            log.write(printed)
-        self.is_evaluating = True
-        episodes, which = str(self.comparison.episodes), self.comparison.checkpoint
-        self._start("evaluate", str(self.run.run_dir), "--checkpoint", which, "--episodes", episodes, "--json")
+        way = self.evaluating = self.waiting.pop(0)
+        episodes, which = str(self.conditions["episodes"]), self.conditions["checkpoint"]
+        directory = str(self.run.run_dir)
+        self._start("evaluate", directory, "--checkpoint", which, "--episodes", episodes, "--memory", way, "--json")
         return True
 
     def env_steps(self) -> int:

@@ -89,9 +89,7 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         run |= {"num_envs": 64 * max(1, round(length / 50)), "steps": 400_000 + 120 * length**2}
         model |= {"memory_size": min(length + 16, 64), "entropy_cost": 0.04}
         training |= {"learning_rate": 3e-3, "policy_learning_rate": 2e-3, "final_entropy_fraction": 0.1}
-    elif agent == "merlin" and name.startswith(
-        ("merlin/RepeatPrevious", "merlin/Playback", "merlin/VisuomotorMapping")
-    ):
+    elif name.startswith(("merlin/RepeatPrevious", "merlin/Playback", "merlin/VisuomotorMapping")):
         # What is seen is a symbol, and each step is rewarded at once: many short windows, each learnt from once. Where
         # no step changes what comes later, the return is mostly noise.
         model |= {"gae_lambda": 0.95, "kl_reference_nats": 85_000.0}

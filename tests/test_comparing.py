@@ -15,7 +15,7 @@ import pytest
 
 from merlin import cli
 from merlin.analysis.comparison import bootstrap_interval, interquartile_mean, table
-from merlin.comparing import RESULT, last_metrics, make_comparison, plan, read_comparison
+from merlin.comparing import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
 from merlin.errors import MerlinError
 from merlin.presets import DEFAULT_TASK
 from merlin.run import write_config
@@ -41,6 +41,14 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
         assert config["seed"] == int(row["seed"]) and config["model"]["hidden_size"] == 8 and config["steps"] == 512
     assert (tmp_path / "results.md").read_text() in out and (tmp_path / "curves.png").stat().st_size > 1000
 
+    with open(tmp_path / "curves.csv", encoding="utf-8") as file:
+        reports = list(csv.DictReader(file))
+    for row in rows:
+        path = tmp_path / f"merlin-MemoryGame-v0_{row['agent']}_seed3" / "metrics.jsonl"
+        returns = [json.loads(line).get("episode_return_mean") for line in path.read_text().splitlines()]
+        shown = [float(x["episode_return_mean"]) for x in reports if x["agent"] == row["agent"]]
+        assert shown == pytest.approx([x for x in returns if x is not None], rel=1e-5) and shown
+
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
     assert "2 of them done" in capsys.readouterr().err
@@ -49,6 +57,25 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
     for changed in (["--steps", "600"], ["--episodes", "9"], ["--max-seconds", "60"]):
         assert cli.main([*arguments, *changed, "--out", str(tmp_path)]) == 1
         assert "holds a run with another" in capsys.readouterr().err
+
+
+def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL]
+    arguments += ["--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    assert "zeroed" not in capsys.readouterr().out
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")}
+    assert cli.main([*arguments, "--memory", "zeroed", "shuffled"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 runs, 1 of them done" in err and "| seconds | zeroed | shuffled |" in out
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")}
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        row, without = csv.DictReader(file)
+    assert without["zeroed"] == without["shuffled"] == row["frozen"] == ""
+    (run_dir,) = tmp_path.glob("*rl-mem_seed3")
+    for way in ("zeroed", "shuffled"):
+        assert cli.main(["evaluate", str(run_dir), *"--checkpoint last --episodes 8 --json --memory".split(), way]) == 0
+        assert json.loads(capsys.readouterr().out)["episode_return_mean"] == float(row[way])
 
 
 def test_what_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
@@ -123,6 +150,13 @@ def test_a_file_says_what_is_compared(tmp_path):
     (run,) = (run for run in runs if run.run_dir.name == "4-pairs_no-retroactive-half_seed2")
     assert run.config().model.retroactive_discount is None and run.config().env_kwargs == {"pairs": 4}
     assert read_comparison(ROOT / "examples" / "ablations.toml", {"seeds": [7]}).seeds == (7,)
+    chosen = choose(comparison, ["4 pairs", "rl-mem", "KL weight 1"])
+    assert {(run.task.name, run.contender.name) for run in plan(chosen, tmp_path)} == {
+        ("4 pairs", "rl-mem"), ("4 pairs", "KL weight 1"),
+    }  # fmt: skip
+    assert choose(comparison, ["4 pairs"]).agents == comparison.agents
+    with pytest.raises(MerlinError, match="'KL weight 2' came"):
+        choose(comparison, ["KL weight 2"])
     runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
     assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
 
@@ -136,6 +170,7 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('tasks = ["a"]\nagents = []', "needs agents"),
         ('tasks = ["a"]\nseeds = [1.5]', "must be int"),
         ('tasks = ["a"]\nepisodes = 0', "at least 1"),
+        ('tasks = ["a"]\nmemory = ["lost"]', "zeroed, frozen, shuffled, but 'lost'"),
         ('tasks = ["a"]\ncheckpoint = "first"', "last or best"),
         ('tasks = [{ tsk = "a" }]', "did you mean 'task'"),
         ("tasks = [3]", "must be Task, got 3"),

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "merlin.session": [*_RUN, "merlin.analysis"],
     "merlin.run": [*_RUN, "merlin.session", "merlin.analysis"],
     "merlin.analysis": [*_RUN, "merlin.run", "merlin.analysis"],
-    "merlin.comparing": [*_RUN, "merlin.run"],
+    "merlin.comparing": [*_RUN, "merlin.run", "merlin.analysis.tampering"],
     "merlin.jobs": [*_RUN, "merlin.run", "merlin.comparing"],
     "merlin.analysis.comparison": [*_RUN, "merlin.run", "merlin.comparing", "merlin.analysis"],
     "merlin.profiling": [*_RUN, "merlin.session", "merlin.run"],

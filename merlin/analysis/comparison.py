@@ -12,14 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from merlin.analysis.curves import draw_references, load, shorten
+from merlin.analysis.tampering import WAYS
 from merlin.comparing import Comparison, Run, last_metrics
 from merlin.run import build_environment
 
 COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200")
 COLUMNS = (
     "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
-    "value_explained",
+    "value_explained", *WAYS,
 )  # fmt: skip
+CURVE_COLUMNS = ("task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate")
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
@@ -58,7 +60,8 @@ def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> lis
     """Return a row for each run that was evaluated.
 
     `of_gap` is the return as a fraction of the way from the best memoryless policy to the oracle, `value_explained` the
-    fraction of the return's variance that V explained in training's last report.
+    fraction of the return's variance that V explained in training's last report; `zeroed`, `frozen` and `shuffled` are
+    returns with such a memory.
     """
     rows = []
     for run in runs:
@@ -74,19 +77,32 @@ def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> lis
     return rows
 
 
-def write_rows(rows: Sequence[dict], path: Path) -> None:
-    """Write a CSV file, a line for each run."""
+def collect_curves(runs: Sequence[Run]) -> list[dict]:
+    """Return a row for each report of each run in which an episode had ended: what `plot_comparison` draws."""
+    rows = []
+    for run in runs:
+        curve = load(run.run_dir) if last_metrics(run.run_dir) else {"episode_return_mean": np.empty(0)}
+        for index in np.flatnonzero(np.isfinite(curve["episode_return_mean"])):
+            row = {"task": run.task.name, "agent": run.contender.name, "seed": run.seed}
+            known = {name: curve[name][index] for name in CURVE_COLUMNS[3:] if name in curve}
+            rows.append(row | {name: f"{x:.6g}" for name, x in known.items() if np.isfinite(x)})
+    return rows
+
+
+def write_rows(rows: Sequence[dict], path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Write a CSV file, a line for each row."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
 def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
     """Return a Markdown table: of each agent on each task the interquartile mean and its 95% interval over seeds."""
+    ways = [way for way in WAYS if any(row.get(way) is not None for row in rows)]
     lines = [
-        "| task | agent | seeds | return | success | of the gap | steps | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| task | agent | seeds | return | success | of the gap | steps | seconds |{''.join(f' {x} |' for x in ways)}",
+        "|---|---|---|---|---|---|---|---|" + "---|" * len(ways),
     ]
     tasks, agents = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "agent"))
     for task in tasks:
@@ -97,9 +113,10 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                 for name in ("env_steps", "wall_seconds"):
                     known = [row[name] for row in mine if row[name] is not None]
                     cells.append(f"{np.median(known):,.0f}" if known else "")
+                cells += [_interval(mine, way) for way in ways]
                 lines.append(f"| {task} | {agent} | {len(mine)} | {' | '.join(cells)} |")
         for name, score in references[task].items():
-            lines.append(f"| {task} | *{name} play* |  | {score:.2f} |  |  |  |  |")
+            lines.append(f"| {task} | *{name} play* |  | {score:.2f} |  |  |  |  |{'  |' * len(ways)}")
     if len(tasks) > 1 and all(row["of_gap"] is not None for row in rows):
         for agent in agents:
             groups = [np.array([row["of_gap"] for row in rows if (row["task"], row["agent"]) == (task, agent)])
@@ -108,7 +125,8 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                 low, high = bootstrap_interval(groups)
                 middle = interquartile_mean(np.concatenate(groups))
                 count = sum(map(len, groups))
-                lines.append(f"| all | {agent} | {count} |  |  | {middle:.2f} ({low:.2f} to {high:.2f}) |  |  |")
+                interval = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+                lines.append(f"| all | {agent} | {count} |  |  | {interval} |  |  |{'  |' * len(ways)}")
     return "\n".join(lines) + "\n"
 
 
