@@ -4,8 +4,9 @@
 
 Every figure is a process of its own on one thread, sizes in turn, medians. Growth: microseconds of training per
 environment step by MERLIN on the memory game (`merlin profile`), one size changed at a time; the exponent is fitted to
-the larger half. Processes: environment steps per second of `merlin train`, one process and two under torchrun, with
-as many environments in all.
+the larger half. Of N slots the game writes few, and only those are looked at; "all read" is with
+model.mask_unwritten=false, where those never written are read too, as in an episode that fills the memory. Processes:
+environment steps per second of `merlin train`, one process and two under torchrun, with as many environments in all.
 """
 
 import argparse
@@ -20,23 +21,28 @@ from pathlib import Path
 
 import numpy as np
 
-BASE = {"num_envs": 64, "T": 16, "N": 128, "K": 3}
+BASE = {"num_envs": 64, "T": 16, "N": 128, "all": None, "K": 3}
 SIZES = {
     "num_envs": (16, 32, 64, 128, 256, 512),
     "T": (4, 8, 16, 32, 64),
     "N": (16, 64, 256, 1024, 4096),
+    "all": (16, 64, 256, 1024, 4096),
     "K": (1, 2, 4, 8, 16),
 }
 NAMES = {"T": "training.unroll_length", "N": "model.memory_size", "K": "model.num_read_keys"}
 LABELS = {"num_envs": "environments B", "T": "steps of a window T", "N": "slots N", "K": "read keys K"}
+LABELS["all"] = "slots N, all read"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def cost(sizes: dict[str, int], seconds: float) -> float:
+def cost(sizes: dict[str, int | None], seconds: float) -> float:
     """Return the microseconds of training per environment step."""
     command = [sys.executable, "-m", "merlin", "profile", "merlin/MemoryGame-v0", "--json", "--seconds", str(seconds)]
     command += ["--num-envs", str(sizes["num_envs"]), "--device", "cpu"]
-    command += ["--set", *(f"{NAMES[name]}={sizes[name]}" for name in NAMES)]
+    settings = [f"{NAMES[name]}={sizes[name]}" for name in NAMES]
+    if sizes["all"]:
+        settings += [f"model.memory_size={sizes['all']}", "model.mask_unwritten=false"]
+    command += ["--set", *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     return 1e6 / json.loads(done.stdout)["steps_per_second"]
 
