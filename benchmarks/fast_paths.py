@@ -1,6 +1,7 @@
 """Trains with and without what makes training fast, from the same seeds, and prints the training return on the way.
 
     python benchmarks/fast_paths.py [--agents merlin rl-mem rl-lstm] [--steps 400000] [--seeds 21 22 23] [--jobs 1]
+                                    [--ways fast plain bfloat16] [--set path=value ...]
 
 fast      as `merlin train` does it: learning from the tape of acting, recurrences differentiated by hand, a memory that
           is not rewritten within a window
@@ -52,15 +53,16 @@ def make_plain(agent) -> None:
         agent._unroll = unroll
 
 
-def learn(name: str, way: str, seed: int, steps: int) -> dict[str, list[float]]:
+def learn(name: str, way: str, seed: int, steps: int, settings: list[str]) -> dict[str, list[float]]:
     """Return the mean training return of each part of a run, and its steps per second."""
     import torch
 
+    from merlin.config import override
     from merlin.presets import preset
     from merlin.run import build_agent, build_environment
     from merlin.training.trainer import Trainer
 
-    config = preset(name)
+    config = override(preset(name), settings)
     training = replace(config.training, matmul_precision="medium" if way == "bfloat16" else "highest")
     config = replace(config, seed=seed, device="cpu", steps=steps, training=training)
     config.training.set_torch()
@@ -85,19 +87,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--set", nargs="+", default=[], metavar="path=value", help="settings, as of merlin train")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         name, way, seed = options.one
-        print(json.dumps(learn(name, way, int(seed), options.steps)))
+        print(json.dumps(learn(name, way, int(seed), options.steps, options.set)))
         return
 
     def run(job: tuple[str, str, int]) -> dict[str, list[float]]:
         command = [sys.executable, __file__, "--one", *map(str, job), "--steps", str(options.steps)]
+        command += ["--set", *options.set] if options.set else []
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    jobs = [(name, way, seed) for name in options.agents for seed in options.seeds for way in WAYS]
+    jobs = [(name, way, seed) for name in options.agents for seed in options.seeds for way in options.ways]
     with ThreadPoolExecutor(options.jobs) as pool:
         found = dict(zip(jobs, pool.map(run, jobs), strict=True))
     ends = [f"{options.steps * (part + 1) // REPORTS // 1000} k" for part in range(REPORTS)]
@@ -105,7 +110,7 @@ def main() -> None:
     print(f"memory game, 3 pairs, seeds {options.seeds}: mean return of the training episodes of each part, until")
     print(f"{'':20}" + "".join(f"{end:>22}" for end in ends))
     for name in options.agents:
-        for way in WAYS:
+        for way in options.ways:
             rows = [found[name, way, seed] for seed in options.seeds]
             line = f"{name:9} {way:10}"
             for part in zip(*(row["returns"] for row in rows), strict=True):

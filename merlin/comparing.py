@@ -81,6 +81,9 @@ class Comparison:
         for task in self.tasks:
             if task.steps is not None and task.steps < 1:
                 raise MerlinError(f"steps must be at least 1, but are {task.steps}: raise them, or leave them out")
+        for seconds in (self.max_seconds, *(task.max_seconds for task in self.tasks)):
+            if seconds is not None and not seconds > 0:
+                raise MerlinError(f"max_seconds must be above 0, but is {seconds:g}: raise it, or leave it out")
         if self.checkpoint not in ("last", "best"):
             raise MerlinError(f"checkpoint must be last or best, but is {self.checkpoint!r}: choose one of them")
         if unknown := [way for way in self.memory if way not in WAYS]:

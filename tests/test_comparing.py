@@ -157,6 +157,7 @@ def test_a_file_says_what_is_compared(tmp_path):
     assert choose(comparison, ["4 pairs"]).agents == comparison.agents
     with pytest.raises(MerlinError, match="'KL weight 2' came"):
         choose(comparison, ["KL weight 2"])
+    assert len(plan(read_comparison(ROOT / "examples" / "paper_tasks.toml"), tmp_path)) == 7 * 3 * 5
     runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
     assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
 
@@ -170,6 +171,8 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('tasks = ["a"]\nagents = []', "needs agents"),
         ('tasks = ["a"]\nseeds = [1.5]', "must be int"),
         ('tasks = ["a"]\nepisodes = 0', "at least 1"),
+        ('tasks = [{ task = "a", max_seconds = 0.0 }]', "max_seconds must be above 0"),
+        ('tasks = ["a"]\nmax_seconds = -1.5', "max_seconds must be above 0"),
         ('tasks = ["a"]\nmemory = ["lost"]', "zeroed, frozen, shuffled, but 'lost'"),
         ('tasks = ["a"]\ncheckpoint = "first"', "last or best"),
         ('tasks = [{ tsk = "a" }]', "did you mean 'task'"),
