@@ -35,7 +35,9 @@ def ours(length: int, slots: int, word_size: int, num_envs: int):
 
     def unroll(x):
         words = write(x)
-        window = DifferentiableWindow(memories.initial_state(num_envs, slots, word_size), words, 0.96)
+        memory = memories.initial_state(num_envs, slots, word_size)
+        memory = memory._replace(num_written=memory.num_written + slots)  # so that all slots are read, as there
+        window = DifferentiableWindow(memory, words, 0.96)
         state, found = lstm.initial_state(num_envs), torch.zeros(num_envs, NUM_READ_KEYS * word_size)
         outputs = []
         for t in range(length):

@@ -113,32 +113,36 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             "policy_hidden_gain": 2.0,
         }
         training |= {"learning_rate": 1e-3, "max_grad_norm": 0.5}
-        is_memory = name.startswith(("merlin/Memory-", "MiniGrid-Memory"))
-        if is_memory:
+        if agent == "rl-lstm":  # remembers no longer than gradients reach
+            model |= {"hidden_size": 256, "num_layers": 1}
+        if name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
             # Only cue and object together say what to do, and that in the last step: advantages that do not reach far
             # back say it with less noise, and time must cost little, or nobody goes back to look at the cue.
+            run |= {"num_envs": 64}
             model |= {"discount_factor": 0.999, "gae_lambda": 0.8, "entropy_cost": 0.02}
+            training |= {"passes": 4}
             if agent == "merlin":  # whose latents the return shapes: the match is seen by V before the policy
                 model |= {"return_cost": 5.0}
+            if agent == "rl-lstm":
+                training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
+            else:
+                training |= {"unroll_length": 32, "minibatches": 2}
         else:
+            # A small step after each small window: in the same time four times the experience of the passes above.
+            run |= {"num_envs": 32}
             model |= {
                 "latent_size": 64,
                 "encoder": replace(model["encoder"], grid_features=128),
                 "decoder": replace(model["decoder"], grid_features=300, grid_rarity=0.5),
             }
-        if agent == "merlin" and not is_memory:
-            # A small step after each small window: in the same time four times the experience of the passes below. And
-            # what it expects is decoded too, so that it learns to predict within a run.
-            run |= {"num_envs": 32}
-            model |= {"expectation_cost": 1.0}
-        else:
-            run |= {"num_envs": 64}
-            training |= {"passes": 4}
-            if agent == "rl-lstm":  # remembers no longer than gradients reach
-                model |= {"hidden_size": 256, "num_layers": 1}
-                training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
-            else:
-                training |= {"unroll_length": 32, "minibatches": 2}
+            if agent == "rl-lstm":
+                training |= {"unroll_length": 32}
+            if agent == "merlin":
+                # Short windows of many environments, because steps that follow one another tell the predictor little
+                # that is new. And what it expects is decoded too, so that it learns to predict within a run.
+                run |= {"num_envs": 64}
+                model |= {"expectation_cost": 1.0, "policy_hidden_gain": 0.7}
+                training |= {"unroll_length": 8, "learning_rate": 2e-3, "policy_learning_rate": 5e-4}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}
     return RunConfig(
