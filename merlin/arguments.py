@@ -99,7 +99,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--episodes", metavar="N", type=_whole_number(1), help="held-out episodes of each evaluation (default: 512)")
     add("--memory", nargs="+", choices=("zeroed", "frozen", "shuffled"), help="evaluate each agent that has a memory "
         "with another than its own, too: see evaluate --help")  # fmt: skip
-    add("--only", metavar="NAME", nargs="+", help="of a file, only the tasks and only the agents of these names")
+    add("--only", metavar="NAME", nargs="+", help="train only the tasks and only the agents of these "
+        "names; the table is of all that is done")  # fmt: skip
     add("--jobs", metavar="N", type=_whole_number(1), help="runs at a time (default: one for each core)")
     add("--out", metavar="DIR", type=Path, help="where the runs, the table and the picture go; what is done there is "
         "not done again (default: runs/compare-NAME, by the first task or the file)")  # fmt: skip

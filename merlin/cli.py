@@ -244,12 +244,12 @@ def _compare(options: argparse.Namespace) -> int:
             )
         except MerlinError as error:
             options.fail(str(error))
-    if options.only:
-        comparison = choose(comparison, options.only)
     out = options.out or Path("runs") / f"compare-{Path(first).stem if first.endswith('.toml') else _short_name(first)}"
     runs = plan(comparison, out)
+    chosen = plan(choose(comparison, options.only or []), out)
     references = reference_scores(comparison, runs)  # and each task can be built
-    failures = compare(runs, comparison, jobs=options.jobs, wandb=options.wandb)
+    failures = compare(chosen, comparison, jobs=options.jobs, wandb=options.wandb)
+    runs = [run for run in runs if run in chosen or run.result()]
     rows = collect(runs, references)
     if rows:
         text = table(rows, references)
@@ -266,7 +266,7 @@ def _compare(options: argparse.Namespace) -> int:
             ]
         )
     if failures:
-        return _fail(f"{len(failures)} of {len(runs)} runs failed, the first of them {failures[0]}", 1)
+        return _fail(f"{len(failures)} of {len(chosen)} runs failed, the first of them {failures[0]}", 1)
     return 0
 
 

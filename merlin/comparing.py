@@ -88,6 +88,10 @@ class Comparison:
             raise MerlinError(f"checkpoint must be last or best, but is {self.checkpoint!r}: choose one of them")
         if unknown := [way for way in self.memory if way not in WAYS]:
             raise MerlinError(f"a memory can be {', '.join(WAYS)}, but {unknown[0]!r} came: choose one of them")
+        if len({*self.memory}) < len(self.memory):
+            raise MerlinError(f"ways of memory must differ, but are {', '.join(self.memory)}: leave one out")
+        if "shuffled" in self.memory and self.episodes < 2:
+            raise MerlinError("memories are shuffled between episodes, but episodes is 1: raise it")
         if self.episodes < 1:
             raise MerlinError(f"episodes must be at least 1, but are {self.episodes}: raise them")
 
@@ -142,7 +146,7 @@ def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Com
         seeds = [1, 2, 3, 4, 5]
 
     Args:
-        changes: What takes the place of entries of the file.
+        changes: What takes the place of entries of the file, and `max_seconds` of those of its tasks.
 
     Raises:
         MerlinError: It cannot be read, or says what has no meaning.
@@ -154,22 +158,25 @@ def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Com
     except ValueError as error:
         raise MerlinError(f"A comparison is read from a TOML file, but {path} is none: {error}.") from error
     try:
-        return make_comparison(values | dict(changes or {}))
+        comparison = make_comparison(values | dict(changes or {}))
     except MerlinError as error:
         raise MerlinError(f"{path}: {error}") from error
+    if "max_seconds" in (changes or {}):
+        return replace(comparison, tasks=tuple(replace(task, max_seconds=None) for task in comparison.tasks))
+    return comparison
 
 
 def choose(comparison: Comparison, names: Sequence[str]) -> Comparison:
     """Return the comparison of those of its tasks and of its agents that are named; of all where none of them is.
 
     Raises:
-        MerlinError: A name is that of none.
+        MerlinError: A name is that of none, or of a task and an agent.
     """
     known = [entry.name for entry in (*comparison.tasks, *comparison.agents)]
-    if unknown := [name for name in names if name not in known]:
+    if wrong := [name for name in names if known.count(name) != 1]:
         raise MerlinError(
-            f"Only tasks and agents of the comparison can be chosen, which are {', '.join(map(repr, known))}, "
-            f"but {unknown[0]!r} came: choose among them."
+            f"Tasks and agents of the comparison are chosen by their names, {', '.join(map(repr, known))}, "
+            f"but {wrong[0]!r} came, which {'is two' if wrong[0] in known else 'is none'} of them: choose another."
         )
     tasks = tuple(task for task in comparison.tasks if task.name in names)
     agents = tuple(agent for agent in comparison.agents if agent.name in names)

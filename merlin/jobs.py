@@ -134,6 +134,9 @@ class _Job:
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
         self.evaluating: str | None = None
+        if self.waiting[0] != "own":  # what was evaluated is trained, whatever is left of its checkpoints
+            self._evaluate(self.waiting.pop(0))
+            return
         begin = ["--resume", str(run.run_dir)]
         if not checkpoint.steps(run.run_dir):
             # Whatever ended before its first checkpoint begins anew.
@@ -175,20 +178,22 @@ class _Job:
             except (ValueError, IndexError):
                 self.failure = f"was evaluated, but printed no result: {printed[-200:]!r}"
                 return False
-            if self.evaluating == "own":
-                result = found | self.conditions
-            else:
-                result = (self.run.result() or {}) | {self.evaluating: found["episode_return_mean"]}
+            result = self.run.result() or found | self.conditions  # own comes first
+            if self.evaluating != "own":
+                result[self.evaluating] = found["episode_return_mean"]
             temporary = self.run.run_dir / f".{RESULT}"
             temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
             os.replace(temporary, self.run.run_dir / RESULT)
         if not self.waiting:
             return False
-        way = self.evaluating = self.waiting.pop(0)
+        self._evaluate(self.waiting.pop(0))
+        return True
+
+    def _evaluate(self, way: str) -> None:
+        self.evaluating = way
         episodes, which = str(self.conditions["episodes"]), self.conditions["checkpoint"]
         directory = str(self.run.run_dir)
         self._start("evaluate", directory, "--checkpoint", which, "--episodes", episodes, "--memory", way, "--json")
-        return True
 
     def env_steps(self) -> int:
         """Return how far the run got."""

@@ -13,7 +13,8 @@ in place. Slots that have been written over, and those of earlier episodes, are 
 of many entries, only finding them looks at all: reading them, and the way back, takes those few.
 
 Slots are filled in order, and where those never written cannot be read the first H, as many as any row of the batch has
-written when the window begins, are all that is ever looked at: the cost grows with what is remembered, not with N.
+written when the window begins, are all that reads look at: their cost grows with what is remembered, not with N. What
+remains of N is the usage of each slot at each step, and one copy of the memory for a window.
 
 Axes: T time, B batch, K read keys, N slots, H of them held, W width of a slot, Z width of what is written, E = H + t
 entries, C chosen.
@@ -67,13 +68,14 @@ class MemoryWindow:
         self.held = self.memory_size
         if mask_unwritten:
             self.held = int(state.num_written.max().clamp(1, self.memory_size))
-        self.initial = state.memory[:, : self.held]
+        held = state.memory[:, : self.held]
         self.entries = new(batch_size, self.held + length, word_size)
-        self.entries[:, : self.held] = self.initial
-        self.square_norms = self.initial.square().sum(-1)
+        self.entries[:, : self.held] = held
+        self.square_norms = held.square().sum(-1)
         if retroactive_discount is not None:
             g = retroactive_discount
-            self.take = (g * state.retroactive_weights + (1 - g) * state.write_weights)[:, : self.held]
+            trace, last = (x[:, : self.held] for x in (state.retroactive_weights, state.write_weights))
+            self.take = g * trace + (1 - g) * last
             self.sums = new(length + 1, batch_size, self.half)
             self.sums[0] = 0
             age = torch.arange(length, device=state.memory.device, dtype=state.memory.dtype)
@@ -266,7 +268,7 @@ class DifferentiableWindow(MemoryWindow):
         mask_unwritten: bool = True,
     ) -> None:
         super().__init__(state, len(words), retroactive_discount, mask_unwritten)
-        self.words = words.movedim(0, 1)
+        self.initial, self.words = state.memory[:, : self.held], words.movedim(0, 1)
         squares = self.square_norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
         norms = self.words.square().sum(-1)
         own = norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)

@@ -15,7 +15,7 @@ import pytest
 
 from merlin import cli
 from merlin.analysis.comparison import bootstrap_interval, interquartile_mean, table
-from merlin.comparing import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
+from merlin.comparing import RESULT, choose, conditions, last_metrics, make_comparison, plan, read_comparison
 from merlin.errors import MerlinError
 from merlin.presets import DEFAULT_TASK
 from merlin.run import write_config
@@ -47,6 +47,7 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
         path = tmp_path / f"merlin-MemoryGame-v0_{row['agent']}_seed3" / "metrics.jsonl"
         returns = [json.loads(line).get("episode_return_mean") for line in path.read_text().splitlines()]
         shown = [float(x["episode_return_mean"]) for x in reports if x["agent"] == row["agent"]]
+        assert [x["env_steps"] for x in reports if x["agent"] == row["agent"]][-1] == row["env_steps"]
         assert shown == pytest.approx([x for x in returns if x is not None], rel=1e-5) and shown
 
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
@@ -64,15 +65,21 @@ def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
     arguments += ["--out", str(tmp_path)]
     assert cli.main(arguments) == 0
     assert "zeroed" not in capsys.readouterr().out
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")}
-    assert cli.main([*arguments, "--memory", "zeroed", "shuffled"]) == 0
+    (run_dir,) = tmp_path.glob("*rl-mem_seed3")
+    lost = run_dir / "checkpoints"
+    lost.rename(tmp_path / "elsewhere")
+    before = (run_dir / RESULT).read_text()
+    assert cli.main([*arguments, "--memory", "zeroed", "shuffled"]) == 1
+    assert "1 of 2 runs failed" in capsys.readouterr().err and (run_dir / RESULT).read_text() == before
+    (tmp_path / "elsewhere").rename(lost)
+    made = {path: path.stat().st_mtime_ns for path in (run_dir / "metrics.jsonl", *lost.glob("*"))}
+    assert cli.main([*arguments, "--memory", "zeroed", "shuffled", "--only", "rl-mem"]) == 0
     out, err = capsys.readouterr()
-    assert "2 runs, 1 of them done" in err and "| seconds | zeroed | shuffled |" in out
-    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")}
+    assert "1 runs, 0 of them done" in err and "| seconds | zeroed | shuffled |" in out and "| rl-lstm |" in out
+    assert made == {path: path.stat().st_mtime_ns for path in made}
     with open(tmp_path / "results.csv", encoding="utf-8") as file:
         row, without = csv.DictReader(file)
     assert without["zeroed"] == without["shuffled"] == row["frozen"] == ""
-    (run_dir,) = tmp_path.glob("*rl-mem_seed3")
     for way in ("zeroed", "shuffled"):
         assert cli.main(["evaluate", str(run_dir), *"--checkpoint last --episodes 8 --json --memory".split(), way]) == 0
         assert json.loads(capsys.readouterr().out)["episode_return_mean"] == float(row[way])
@@ -157,7 +164,12 @@ def test_a_file_says_what_is_compared(tmp_path):
     assert choose(comparison, ["4 pairs"]).agents == comparison.agents
     with pytest.raises(MerlinError, match="'KL weight 2' came"):
         choose(comparison, ["KL weight 2"])
-    assert len(plan(read_comparison(ROOT / "examples" / "paper_tasks.toml"), tmp_path)) == 7 * 3 * 5
+    comparison = read_comparison(ROOT / "examples" / "paper_tasks.toml")
+    assert len(plan(comparison, tmp_path)) == 7 * 3 * 5 and comparison.tasks[1].max_seconds == 900
+    comparison = read_comparison(ROOT / "examples" / "paper_tasks.toml", {"max_seconds": 60.0})
+    assert {conditions(comparison, task)["max_seconds"] for task in comparison.tasks} == {60}
+    with pytest.raises(MerlinError, match="is two of them"):
+        choose(make_comparison({"tasks": [{"task": "a", "name": "merlin"}]}), ["merlin"])
     runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
     assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
 
@@ -171,6 +183,8 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('tasks = ["a"]\nagents = []', "needs agents"),
         ('tasks = ["a"]\nseeds = [1.5]', "must be int"),
         ('tasks = ["a"]\nepisodes = 0', "at least 1"),
+        ('tasks = ["a"]\nmemory = ["zeroed", "zeroed"]', "must differ"),
+        ('tasks = ["a"]\nmemory = ["shuffled"]\nepisodes = 1', "episodes is 1"),
         ('tasks = [{ task = "a", max_seconds = 0.0 }]', "max_seconds must be above 0"),
         ('tasks = ["a"]\nmax_seconds = -1.5', "max_seconds must be above 0"),
         ('tasks = ["a"]\nmemory = ["lost"]', "zeroed, frozen, shuffled, but 'lost'"),

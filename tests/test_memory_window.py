@@ -76,9 +76,10 @@ def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, 
         close(getattr(after, name), getattr(final, name), msg=name)
 
 
+@pytest.mark.parametrize("before", [7, 2])
 @pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
-def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten):
-    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, seed=1)
+def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten, before):
+    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, 1, before)
     keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
     ahead = []
     for t in range(T):
@@ -94,17 +95,19 @@ def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten):
         close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
 
 
+@pytest.mark.parametrize("before", [7, 2])
 @pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
-def test_chosen_entries_are_as_among_all(discount, mask_unwritten):
-    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, seed=3)
-    other = play(discount, mask_unwritten, seed=3)[0]
+def test_chosen_entries_are_as_among_all(discount, mask_unwritten, before):
+    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, 3, before)
+    other = play(discount, mask_unwritten, 3, before)[0]
     keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
     for t in range(T):
         window.enter(t, is_first[t])
         scores = window.dots(keys, t)
-        chosen = torch.rand(scores.shape).topk(3).indices
+        few = min(3, scores.shape[2])
+        chosen = torch.rand(scores.shape).topk(few).indices
         close(window.dots(keys, t, chosen), scores.gather(2, chosen))
-        weights = torch.rand(B, K, 3, dtype=torch.float64)
+        weights = torch.rand(B, K, few, dtype=torch.float64)
         everywhere = torch.zeros_like(scores).scatter(2, chosen, weights)
         close(window.mix(weights, t, chosen), window.mix(everywhere, t))
         window.append(t, words[t], everywhere, slots[t])

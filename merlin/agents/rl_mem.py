@@ -74,7 +74,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
         )
 
     def begin(self, state: RLMemState, length: int, generator: torch.Generator | None = None) -> "RLMemActing":
-        """Return what acts for a window of `length` steps from `state`, and never copies the memory."""
+        """Return what acts for a window of `length` steps from `state`, and copies no memory from step to step."""
         return RLMemActing(self, state, length, generator)
 
     def features(self, observation: Any, output: StepOutput, state: RLMemState) -> dict[str, Float[Tensor, "B _"]]:
@@ -115,7 +115,10 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
 
 
 class RLMemActing(TapeActing):
-    """RL-MEM acting with the memory of a window. The same numbers as `RLMem.step`'s."""
+    """RL-MEM acting with the memory of a window. The same numbers as `RLMem.step`'s.
+
+    But for `top_k` of slots never written, where these can be read: of equal ones others may be chosen.
+    """
 
     agent: RLMem
 

@@ -85,7 +85,8 @@ def collect_curves(runs: Sequence[Run]) -> list[dict]:
         for index in np.flatnonzero(np.isfinite(curve["episode_return_mean"])):
             row = {"task": run.task.name, "agent": run.contender.name, "seed": run.seed}
             known = {name: curve[name][index] for name in CURVE_COLUMNS[3:] if name in curve}
-            rows.append(row | {name: f"{x:.6g}" for name, x in known.items() if np.isfinite(x)})
+            row |= {name: f"{x:.6g}" for name, x in known.items() if np.isfinite(x)}
+            rows.append(row | {"env_steps": int(curve["env_steps"][index])})
     return rows
 
 

@@ -46,12 +46,17 @@ def at_once(agent, codes, actions, unroll, state):
     return found._asdict(), after
 
 
-@pytest.fixture(scope="module", params=SWITCHES, ids=lambda x: ",".join(x) or "default")
+@pytest.fixture(
+    scope="module",
+    params=[(switches, before) for switches in SWITCHES for before in (T, 2)],
+    ids=lambda x: f"{','.join(x[0]) or 'default'} after {x[1]}",
+)
 def both(request):
     """Values and gradients of both ways, from a state in the middle of episodes, with resets inside."""
-    agent = make_agent("merlin", **request.param).double()
+    switches, before = request.param
+    agent = make_agent("merlin", **switches).double()
     is_first = torch.rand(2 * T, B, generator=torch.Generator().manual_seed(1)) < 0.12
-    unroll, _, middle, _ = act(agent.float(), is_first[:T])
+    unroll, _, middle, _ = act(agent.float(), is_first[T - before : T])
     unroll, initial, _, _ = act(agent, is_first[T:], middle, seed=1)
     agent = agent.double()
     generator = torch.Generator().manual_seed(2)

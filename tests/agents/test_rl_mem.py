@@ -33,11 +33,11 @@ def step_by_step(agent, encodings, state, unroll):
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=lambda x: ",".join(x) or "default")
-@pytest.mark.parametrize("first_rate", [0.0, 0.12])
-def test_values_and_gradients_are_those_of_single_steps(switches, first_rate):
+@pytest.mark.parametrize(("first_rate", "before"), [(0.0, T), (0.12, T), (0.0, 2)])
+def test_values_and_gradients_are_those_of_single_steps(switches, first_rate, before):
     agent = make_agent("rl-mem", **switches)
     is_first = torch.rand(2 * T, B, generator=torch.Generator().manual_seed(1)) < first_rate
-    _, _, middle, _ = act(agent, is_first[:T])
+    _, _, middle, _ = act(agent, is_first[T - before : T])
     unroll, initial, _, _ = act(agent, is_first[T:], middle, seed=1)
     agent = agent.double()
     generator = torch.Generator().manual_seed(2)
