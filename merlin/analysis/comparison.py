@@ -16,7 +16,9 @@ from merlin.analysis.tampering import WAYS
 from merlin.comparing import Comparison, Run, last_metrics
 from merlin.run import build_environment
 
-COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200")
+COLOURS = (
+    "#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200", "#35b5b0", "#e08fb4", "#9ab83f",
+)  # fmt: skip
 COLUMNS = (
     "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
     "value_explained", *WAYS,
@@ -149,7 +151,10 @@ def plot_comparison(runs: Sequence[Run], references: dict[str, dict[str, float]]
     Thick the interquartile mean over seeds, as far as all of them got, shaded its 95% interval, thin the seeds.
     """
     tasks, agents = (list(dict.fromkeys(x)) for x in ([r.task.name for r in runs], [r.contender.name for r in runs]))
-    figure = Figure(figsize=(9.6, 3.0 * len(tasks) + 0.4), dpi=110, facecolor="white", layout="constrained")
+    rows = math.ceil(len(agents) / 3)  # of the legend, below
+    figure = Figure(
+        figsize=(9.6, 3.0 * len(tasks) + 0.3 + 0.2 * rows), dpi=110, facecolor="white", layout="constrained"
+    )
     canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(len(tasks), 2, squeeze=False, sharey="row")
     for task, pair in zip(tasks, grid, strict=True):
@@ -168,9 +173,9 @@ def plot_comparison(runs: Sequence[Run], references: dict[str, dict[str, float]]
             axes.set_axisbelow(True)
         pair[0].set_ylabel("episode return")
         pair[0].set_title(task, loc="left", fontsize=10)
-    for axes in grid[:, 0]:
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8.5)
+    drawn = {label: line for axes in grid[:, 0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if drawn:
+        figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     canvas.print_png(str(path))
 
 
@@ -189,11 +194,7 @@ def _draw(curves: list[dict[str, np.ndarray]], column: str, axes, colour: str, l
         return
     x = np.linspace(begin, end, 100)
     scores = np.stack([np.interp(x, *line) for line in lines], -1)
-    axes.plot(x, interquartile_mean(scores), color=colour, linewidth=2, label=f"{label}, {_seeds(len(lines))}")
+    axes.plot(x, interquartile_mean(scores), color=colour, linewidth=2, label=label)
     if len(lines) > 1:
         intervals = np.array([bootstrap_interval([row], resamples=500) for row in scores])
         axes.fill_between(x, *intervals.T, color=colour, alpha=0.18, linewidth=0)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
