@@ -17,7 +17,7 @@ from merlin.comparing import Comparison, Run, last_metrics
 from merlin.run import build_environment
 
 COLOURS = (
-    "#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200", "#35b5b0", "#e08fb4", "#9ab83f",
+    "#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200", "#35b5b0", "#e08fb4",
 )  # fmt: skip
 COLUMNS = (
     "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
