@@ -220,7 +220,7 @@ def _compare(options: argparse.Namespace) -> int:
         reference_scores,
         table,
         write_rows,
-    )  # fmt: skip
+    )
     from merlin.comparing import choose, make_comparison, plan, read_comparison
     from merlin.jobs import compare
 
