@@ -113,6 +113,9 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             "policy_hidden_gain": 2.0,
         }
         training |= {"learning_rate": 1e-3, "max_grad_norm": 0.5}
+        lasting = ("merlin/GoalMaze", "merlin/WaterMaze", "merlin/RewardValuation")
+        if name.startswith(("merlin/", "MiniGrid-")) and not name.startswith(lasting):
+            training |= {"truncation_ends": True}  # whoever is not done in time earns nothing
         if agent == "rl-lstm":  # remembers no longer than gradients reach
             model |= {"hidden_size": 256, "num_layers": 1}
         if name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
@@ -120,13 +123,13 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             # back say it with less noise, and time must cost little, or nobody goes back to look at the cue.
             run |= {"num_envs": 64}
             model |= {"discount_factor": 0.999, "gae_lambda": 0.8, "entropy_cost": 0.02}
-            training |= {"passes": 4}
             if agent == "merlin":  # whose latents the return shapes: the match is seen by V before the policy
                 model |= {"return_cost": 5.0}
-            if agent == "rl-lstm":
-                training |= {"unroll_length": 64, "minibatches": 8, "learning_rate": 5e-4}
+                training |= {"learning_rate": 2e-3, "policy_learning_rate": 1e-3}
+            elif agent == "rl-lstm":
+                training |= {"unroll_length": 64, "passes": 4, "minibatches": 8, "learning_rate": 5e-4}
             else:
-                training |= {"unroll_length": 32, "minibatches": 2}
+                training |= {"unroll_length": 32, "passes": 4, "minibatches": 2}
         else:
             # A small step after each small window: in the same time four times the experience of the passes above.
             run |= {"num_envs": 32}

@@ -63,6 +63,7 @@ def build_environment(config: RunConfig, num_envs: int | None = None, render_mod
         env_kwargs=config.env_kwargs,
         vectorization=config.vectorization,
         render_mode=render_mode,
+        truncation_ends=config.training.truncation_ends,
     )
 
 

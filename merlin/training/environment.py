@@ -62,10 +62,12 @@ class Environment:
         device: str | torch.device = "cpu",
         *,
         task: str | None = None,
+        truncation_ends: bool = False,
         failures: SimpleQueue | None = None,
     ):
         """
         Args:
+            truncation_ends: Report truncations as terminations: see `TrainingConfig`.
             failures: Where the workers of an `AsyncVectorEnv` tell what ended them (`run_worker`).
         """
         self.vector_env = vector_env
@@ -94,6 +96,7 @@ class Environment:
         self._no = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._no_success = torch.full((self.num_envs,), torch.nan, device=self.device)
         self._is_last = self._no
+        self._truncation_ends = truncation_ends
         self._failures = failures
 
     @property
@@ -119,6 +122,8 @@ class Environment:
             )
         observation = self._tensors(observation)
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
+        if self._truncation_ends:
+            terminated, truncated = terminated | truncated, self._no
         is_first, is_last, final_observation = terminated | truncated, self._no, None
         success = self._success(info, is_first)
         if self._autoreset is AutoresetMode.NEXT_STEP:
@@ -254,6 +259,7 @@ def make_environment(
     env_kwargs: dict[str, Any] | None = None,
     vectorization: str = "sync",
     render_mode: str | None = None,
+    truncation_ends: bool = False,
 ) -> Environment:
     """Return a batch of a task.
 
@@ -262,6 +268,7 @@ def make_environment(
         env_kwargs: For the constructor of the task.
         vectorization: "sync" steps all environments in this process, "async" each in a worker process of its own.
             A task that is a batch of tensors has no need of either.
+        truncation_ends: Report truncations as terminations: see `TrainingConfig`.
 
     Raises:
         MerlinError: Unknown id, unsupported spaces, or a task that does not take `env_kwargs`.
@@ -281,7 +288,7 @@ def make_environment(
         failures=failures,
     )
     try:
-        return Environment(vector_env, device, task=task, failures=failures)
+        return Environment(vector_env, device, task=task, truncation_ends=truncation_ends, failures=failures)
     except BaseException:
         vector_env.close()
         raise

@@ -90,6 +90,16 @@ def test_an_id_gives_the_same_training_data_as_the_environments_alone(vectorizat
         assert transitions(environment, 40) == expected_transitions(3, 40)
 
 
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_truncation_can_end_an_episode_for_good(mode):
+    with Environment(episodes(mode), truncation_ends=True) as environment:
+        expected = [
+            [row | {"end": (any(row["end"]), False), "led_to": None if any(row["end"]) else row["led_to"]} for row in rows]
+            for rows in expected_transitions(3, 40)
+        ]
+        assert transitions(environment, 40) == expected
+
+
 def test_a_reset_begins_everywhere_and_again_the_same():
     with make_environment("test/Episodes-v0", 4) as environment:
         first = environment.reset(3)
