@@ -100,9 +100,8 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         training |= {"max_grad_norm": 0.5}
     else:
         # Of many steps few matter, and what matters is often a cue and a sight together, of which a policy gradient
-        # says little: small steps, and entropy so that deciding blindly does not become a habit. What is to be
-        # remembered is a small part of a view: so a wide latent, decoded early, but for Memory, whose views have few
-        # cells that matter and whose steps are better spent fast.
+        # says little: small steps. What is to be remembered is a small part of a view: so a wide latent, decoded
+        # early, but for Memory, whose views have few cells that matter and whose steps are better spent fast.
         model |= {
             "hidden_gain": 1.4,
             "normalize_advantages": True,
@@ -113,26 +112,31 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             "policy_hidden_gain": 2.0,
         }
         training |= {"learning_rate": 1e-3, "max_grad_norm": 0.5}
-        lasting = ("merlin/GoalMaze", "merlin/WaterMaze", "merlin/RewardValuation")
-        if name.startswith(("merlin/", "MiniGrid-")) and not name.startswith(lasting):
-            training |= {"truncation_ends": True}  # whoever is not done in time earns nothing
         if agent == "rl-lstm":  # remembers no longer than gradients reach
             model |= {"hidden_size": 256, "num_layers": 1}
-        if name.startswith(("merlin/Memory-", "MiniGrid-Memory")):
-            # Only cue and object together say what to do, and that in the last step: advantages that do not reach far
-            # back say it with less noise, and time must cost little, or nobody goes back to look at the cue.
-            run |= {"num_envs": 64}
-            model |= {"discount_factor": 0.999, "gae_lambda": 0.8, "entropy_cost": 0.02}
-            if agent == "merlin":  # whose latents the return shapes: the match is seen by V before the policy
+        is_memory = name.startswith(("merlin/Memory-", "MiniGrid-Memory"))
+        is_match = is_memory or name.startswith(("merlin/LatentLearning", "merlin/TransientInstruction"))
+        if is_match:
+            # Two things seen far apart say what to do, once in an episode. Whoever is not done in time earns nothing,
+            # and who wanders has more to search through: so little entropy. The match is seen by V before the policy.
+            model |= {"entropy_cost": 0.01}
+            training |= {"truncation_ends": True, "unroll_length": 16}
+            if agent == "merlin":
+                run |= {"num_envs": 64}
                 model |= {"return_cost": 5.0}
                 training |= {"learning_rate": 2e-3, "policy_learning_rate": 1e-3}
-            elif agent == "rl-lstm":
+        if is_memory:
+            # Advantages that do not reach far back say with less noise what the last step was worth, and time must
+            # cost little, or nobody goes back to look at the cue.
+            run |= {"num_envs": 64}
+            model |= {"discount_factor": 0.999, "gae_lambda": 0.8}
+            if agent == "rl-lstm":
                 training |= {"unroll_length": 64, "passes": 4, "minibatches": 8, "learning_rate": 5e-4}
-            else:
+            elif agent == "rl-mem":
                 training |= {"unroll_length": 32, "passes": 4, "minibatches": 2}
         else:
-            # A small step after each small window: in the same time four times the experience of the passes above.
-            run |= {"num_envs": 32}
+            # A small step after each small window: in the same time four times the experience of several passes.
+            run |= {"num_envs": 64 if agent == "merlin" else 32}
             model |= {
                 "latent_size": 64,
                 "encoder": replace(model["encoder"], grid_features=128),
@@ -140,11 +144,12 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             }
             if agent == "rl-lstm":
                 training |= {"unroll_length": 32}
-            if agent == "merlin":
+            if agent == "merlin":  # what it expects is decoded too, so that it learns to predict within a run
+                model |= {"expectation_cost": 1.0}
+            if agent == "merlin" and not is_match:
                 # Short windows of many environments, because steps that follow one another tell the predictor little
-                # that is new. And what it expects is decoded too, so that it learns to predict within a run.
-                run |= {"num_envs": 64}
-                model |= {"expectation_cost": 1.0, "policy_hidden_gain": 0.7}
+                # that is new.
+                model |= {"policy_hidden_gain": 0.7}
                 training |= {"unroll_length": 8, "learning_rate": 2e-3, "policy_learning_rate": 5e-4}
     config_class = AGENTS[agent].config_class
     known = {name: value for name, value in model.items() if name in config_class.__dataclass_fields__}

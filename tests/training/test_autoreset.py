@@ -94,7 +94,10 @@ def test_an_id_gives_the_same_training_data_as_the_environments_alone(vectorizat
 def test_truncation_can_end_an_episode_for_good(mode):
     with Environment(episodes(mode), truncation_ends=True) as environment:
         expected = [
-            [row | {"end": (any(row["end"]), False), "led_to": None if any(row["end"]) else row["led_to"]} for row in rows]
+            [
+                row | {"end": (any(row["end"]), False), "led_to": None if any(row["end"]) else row["led_to"]}
+                for row in rows
+            ]
             for rows in expected_transitions(3, 40)
         ]
         assert transitions(environment, 40) == expected
