@@ -44,11 +44,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(config_class: type[Config], values: Mapping, classes: Mapping[str, type] | None = None) -> Config:
     """Return the config that `to_dict` turned into `values`.
 
+    A setting that did not exist yet when they were written takes its default, which is what was done then.
+
     Args:
         classes: Dataclass of each field, by its dotted path, whose annotation does not name one.
 
     Raises:
-        MerlinError: A field is missing, unknown, or not of its type.
+        MerlinError: A field without a default is missing, or one is unknown or not of its type.
     """
     return _convert(values, config_class, "", classes or {})
 
@@ -264,9 +266,7 @@ def _build(config_class: type, values: Mapping, path: str, classes: Mapping[str,
             hint = f"did you mean {near[0]!r}?" if near else "remove it"
             raise MerlinError(f"the configuration{at} has the unknown setting {name!r}: {hint}")
     for name, field in fields.items():
-        if name not in values:
-            default = field.default
-            hint = "" if default is dataclasses.MISSING else f": add it, for example {json.dumps({name: default})}"
-            raise MerlinError(f"the configuration{at} lacks the setting {name!r}{hint}")
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise MerlinError(f"the configuration{at} lacks the setting {name!r}: add it")
     prefix = f"{path}." if path else ""
-    return config_class(**{name: _convert(values[name], hints[name], prefix + name, classes) for name in fields})
+    return config_class(**{name: _convert(values[name], hints[name], prefix + name, classes) for name in values})
