@@ -165,7 +165,7 @@ def test_what_did_not_exist_yet_takes_its_default():
 def test_from_dict_names_what_is_missing():
     values = to_dict(RUN)
     del values["task"]
-    with pytest.raises(MerlinError, match="^the configuration lacks the setting 'task': add it$"):
+    with pytest.raises(MerlinError, match=r"^the configuration lacks the setting 'task': add it$"):
         from_dict(Run, values)
 
 
