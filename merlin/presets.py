@@ -119,7 +119,7 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         if is_match:
             # Two things seen far apart say what to do, once in an episode. Whoever is not done in time earns nothing,
             # and who wanders has more to search through: so little entropy. The match is seen by V before the policy.
-            model |= {"entropy_cost": 0.01}
+            model |= {"entropy_cost": 0.02 if agent == "rl-mem" else 0.01}  # RL-MEM's soon falls to nothing
             training |= {"truncation_ends": True, "unroll_length": 16}
             if agent == "merlin":
                 run |= {"num_envs": 64}
@@ -132,8 +132,6 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
             model |= {"discount_factor": 0.999, "gae_lambda": 0.8}
             if agent == "rl-lstm":
                 training |= {"unroll_length": 64, "passes": 4, "minibatches": 8, "learning_rate": 5e-4}
-            elif agent == "rl-mem":
-                training |= {"unroll_length": 32, "passes": 4, "minibatches": 2}
         else:
             # A small step after each small window: in the same time four times the experience of several passes.
             run |= {"num_envs": 64 if agent == "merlin" else 32}
