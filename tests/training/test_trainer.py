@@ -178,3 +178,21 @@ def test_minibatches_of_one_pass_have_the_gradient_of_the_whole():
             (agent.losses(part, part_state)[0].total / 2).backward()
     for x, p in zip(whole, agent.parameters(), strict=True):
         torch.testing.assert_close(p.grad, x, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "ends"),
+    [("merlin/Memory-v0", True), ("merlin/TransientInstruction-v0", True), ("merlin/GoalMaze-v0", False)],
+)
+def test_time_that_is_part_of_the_task_ends_its_episodes(task, ends):
+    """In a goal maze time is up while there is more to earn; in the others who is not done in time has failed."""
+    config = preset("merlin", task, {"max_steps": 15})
+    with build_environment(config, 8) as environment:
+        environment.reset(0)
+        steps = [environment.step(torch.zeros(8, dtype=torch.int64)) for _ in range(15)]  # turning on the spot
+        rollout = Trainer(
+            build_agent(config, environment), environment, config.training, total_steps=64, seed=0
+        ).rollout
+        unroll, _, _ = rollout.collect(16)
+    assert torch.equal(steps[-1].terminated, torch.full((8,), ends)) and steps[-1].truncated.all() != ends
+    assert unroll.is_end.any() and ((unroll.discount[unroll.is_end] == 0).all() if ends else unroll.discount.all())
