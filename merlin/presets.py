@@ -75,7 +75,9 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         # An episode is 3·pairs flips, each written to a slot of its own.
         pairs = env_kwargs.get("pairs", 3)
         run |= {"steps": 1_000_000 if pairs <= 3 else 2_000_000 if pairs == 4 else 10_000_000}
-        model |= {"memory_size": 3 * pairs, "kl_reference_nats": 85_000.0}
+        # Pictures have a hundred times the nats of symbols, and reads need their latents as clean.
+        nats = 850_000.0 if env_kwargs.get("view") == "picture" else 85_000.0
+        model |= {"memory_size": 3 * pairs, "kl_reference_nats": nats}
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
         if agent == "merlin" and pairs > 4:
             # Of few slots the policy soon learns to leave one out of what it reads, of many it does not: let it start
