@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 AGENTS = ("merlin", "rl-mem", "rl-lstm")
-GAME, MAZE, S7, S13 = "merlin/MemoryGame-v0", "merlin/TMaze-v0", "MiniGrid-MemoryS7-v0", "MiniGrid-MemoryS13-v0"
+GAME, MAZE = "merlin/MemoryGame-v0", "merlin/TMaze-v0"
 SUITES: dict[str, list[str]] = {
     "memory-game-3": [GAME, "--env-kwargs", '{"pairs": 3}'],
     "memory-game-4": [GAME, "--env-kwargs", '{"pairs": 4}'],
@@ -27,11 +27,6 @@ SUITES: dict[str, list[str]] = {
     "tmaze-10": [MAZE, "--env-kwargs", '{"length": 10}'],
     "tmaze-50": [MAZE, "--env-kwargs", '{"length": 50}'],
     "tmaze-200": [MAZE, "--env-kwargs", '{"length": 200}'],
-    "minigrid-s7": [S7, "--env-kwargs", '{"agent_view_size": 3}'],
-    "minigrid-s13": [S13, "--env-kwargs", '{"agent_view_size": 3}'],
-    # the same tasks, step for step, as batches of tensors
-    "memory-s7": ["merlin/Memory-v0", "--env-kwargs", '{"size": 7, "agent_view_size": 3}'],
-    "memory-s13": ["merlin/Memory-v0", "--env-kwargs", '{"size": 13, "agent_view_size": 3}'],
 }
 COLUMNS = ("suite", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes")
 
