@@ -9,6 +9,7 @@ from merlin.analysis.analysing import analyse
 from merlin.analysis.expectations import expectations
 from merlin.analysis.experience import gather
 from merlin.analysis.saliency import saliency
+from merlin.config import override
 from merlin.errors import MerlinError
 from merlin.networks.recurrent import map_state
 from merlin.run import build_agent, build_environment
@@ -74,7 +75,9 @@ def test_what_the_task_tells_is_where_things_are():
 
 def test_an_end_that_is_both_is_no_truncation():
     """Of tasks that end episodes by success in the very last step some do both; learning counts it as an end."""
-    config = tiny("rl-lstm", "merlin/Memory-v0", {"size": 7, "max_steps": 8})
+    config = override(
+        tiny("rl-lstm", "merlin/Memory-v0", {"size": 7, "max_steps": 8}), ["training.truncation_ends=false"]
+    )
     with build_environment(config, 64) as environment:
         agent, step, both = build_agent(config, environment), environment.step, []
 
