@@ -27,7 +27,8 @@ class TrainingConfig:
     """T, steps of a window: how far gradients reach back. State is carried across windows."""
     truncation_ends: bool = False
     """An episode that was cut (truncated) is worth nothing more, rather than what V says of its last observation: right
-    where time is part of the task, in which else never to finish is worth as much as to finish."""
+    where time is part of the task, in which else never to finish is worth as much as to finish. Both cases: Pardo et
+    al. 2018, arXiv:1712.00378."""
     passes: int = 1
     """Times that each window is learnt from; more pay where the environment is slow."""
     minibatches: int = 1
