@@ -89,11 +89,14 @@ def _median(curves: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarra
 
 
 def draw_references(axes, scores: Mapping[str, int | float]) -> None:
-    """Draw each score as a dashed line with its name at the right."""
+    """Draw each score as a dashed line with its name at the right; equal ones share a line."""
+    names: dict[str, list[str]] = {}
     for name, score in scores.items():
-        axes.axhline(score, color="#8a8a8a", linewidth=1.0, linestyle=(0, (5, 4)))
+        names.setdefault(f"{score:.2f}", []).append(name)
+    for score, equal in names.items():
+        axes.axhline(float(score), color="#8a8a8a", linewidth=1.0, linestyle=(0, (5, 4)))
         axes.annotate(
-            f"{name} {score:.2f}", (1.0, score), xycoords=axes.get_yaxis_transform(), xytext=(5, 0),
+            f"{', '.join(equal)} {score}", (1.0, float(score)), xycoords=axes.get_yaxis_transform(), xytext=(5, 0),
             textcoords="offset points", verticalalignment="center", fontsize=8.5, color="#555555",
         )  # fmt: skip
 

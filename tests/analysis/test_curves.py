@@ -3,9 +3,10 @@ import json
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from merlin.analysis.curves import load, plot_learning_curve
+from merlin.analysis.curves import draw_references, load, plot_learning_curve
 from merlin.errors import MerlinError
 
 
@@ -58,3 +59,10 @@ def test_a_run_without_a_finished_episode_is_drawn(tmp_path):
     plot_learning_curve([run, run], tmp_path / "two.png")
     plot_learning_curve([run, write_run(tmp_path / "longer")], tmp_path / "two.png")
     assert (tmp_path / "one.png").exists() and (tmp_path / "two.png").exists()
+
+
+def test_equal_references_share_a_line_and_its_label():
+    axes = Figure().add_subplot()
+    draw_references(axes, {"random": 12.5, "memoryless": 12.5, "oracle": 44})
+    assert [text.get_text() for text in axes.texts] == ["random, memoryless 12.50", "oracle 44.00"]
+    assert [line.get_ydata()[0] for line in axes.lines] == [12.5, 44.0]
