@@ -8,7 +8,7 @@ entropy of observations) is taken over all shares, so that learning is that of o
 import gc
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -80,6 +80,16 @@ def share(module: nn.Module) -> nn.Module:
         # Newer PyTorch has another name for broadcast_buffers, which older ones do not know.
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
         return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average over all processes the gradients of what `share` does not watch, in one message."""
+    if number() == 1:
+        return
+    gradients = [x.grad for x in parameters if x.grad is not None]
+    flat = total(torch.cat([x.flatten() for x in gradients])) / number()
+    for gradient, x in zip(gradients, flat.split([x.numel() for x in gradients]), strict=True):
+        gradient.copy_(x.view_as(gradient))
 
 
 @contextmanager

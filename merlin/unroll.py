@@ -25,8 +25,9 @@ class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
     `previous_reward` is the reward of the row before, 0 where an episode starts. `noise` is what the latent was sampled
-    with while acting, and `slots` where memory was written, so that learning computes the same numbers. `is_valid` is
-    false in rows whose action the environment ignored (gymnasium's next-step autoreset); they count in no loss.
+    with while acting, `latent` what it was, and `slots` where memory was written, so that learning computes the same
+    numbers. `is_valid` is false in rows whose action the environment ignored (gymnasium's next-step autoreset); they
+    count in no loss.
     """
 
     observation: dict[str, Tensor]
@@ -42,6 +43,7 @@ class Unroll(NamedTuple):
     is_valid: Bool[Tensor, "T B"]
     noise: Float[Tensor, "T B Z"] | None = None
     slots: Int[Tensor, "T B"] | None = None
+    latent: Float[Tensor, "T B Z"] | None = None
 
 
 class StepOutput(NamedTuple):

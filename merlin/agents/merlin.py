@@ -13,7 +13,7 @@ from merlin.agents.agent import Agent, TapeActing
 from merlin.latents import DiagonalGaussian
 from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 from merlin.memory import Reader
-from merlin.memory_window import MemoryWindow
+from merlin.memory_window import DifferentiableWindow, MemoryWindow
 from merlin.networks.heads import mlp
 from merlin.networks.recurrent import LSTM, LSTMState, reset_state
 from merlin.networks.spaces import flatten_observation
@@ -176,16 +176,35 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         parameters = self._policy_parameters(recurred.latent, recurred.policy_hidden, recurred.policy_words)
 
         advantages, returns = advantages_and_returns(unroll, config)
-        log_prob = self.actions.log_prob(parameters, unroll.action)
-        entropy = self.actions.entropy(parameters)
-        actor = policy_loss(log_prob, unroll.log_prob, advantages, config.clip_ratio)
-        actor = actor - config.entropy_cost * entropy_scale * entropy
+        actor, log_prob, entropy = self._actor_loss(unroll, parameters, advantages, entropy_scale)
         predictor, value, metrics = self.predictor.loss(
             thoughts, unroll, parameters, actions, previous_actions, returns
         )
         metrics |= self._actor_critic_metrics(unroll, log_prob, entropy, value, returns)
         total = masked_mean(actor, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
         return Losses(total, {name: x.detach() for name, x in metrics.items()}), state
+
+    def policy_losses(self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0) -> Losses:
+        """Return the loss of the policy alone, on the latents and the memory that it acted with."""
+        config, latent = self.config, unroll.latent
+        assert latent is not None and unroll.slots is not None, "the policy learns from what was acted with"
+        window = self._replay(unroll, state)
+        lstm, words = state.policy, state.policy_read_words
+        hidden, read = [], []
+        for t, is_first in enumerate(unroll.is_first):
+            lstm, words = reset_state(lstm, is_first), reset_state(words, is_first)
+            lstm = self.policy["lstm"].step(torch.cat([latent[t], words], -1), lstm)
+            words = window.read(*self.policy["reader"](lstm.hidden), t, config.top_k).words.flatten(1)
+            hidden.append(lstm.hidden)
+            read.append(words)
+        parameters = self._policy_parameters(latent, torch.stack(hidden), torch.stack(read))
+        advantages, _ = advantages_and_returns(unroll, config)
+        actor, log_prob, entropy = self._actor_loss(unroll, parameters, advantages, entropy_scale)
+        metrics = {"entropy_nats": entropy, "policy_kl_nats": unroll.log_prob - log_prob}
+        return Losses(
+            masked_mean(actor, unroll.is_valid),
+            {name: masked_mean(x.detach(), unroll.is_valid) for name, x in metrics.items()},
+        )
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
@@ -238,6 +257,32 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             f"{chance:.2f} nats of observation explained), so the memory holds nothing: lower the KL weight "
             f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
+
+    def _actor_loss(
+        self,
+        unroll: Unroll,
+        parameters: Float[Tensor, "T B A"],
+        advantages: Float[Tensor, "T B"],
+        entropy_scale: float,
+    ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"], Float[Tensor, "T B"]]:
+        """Return the policy's loss, the log probability of what was done, and the policy's entropy in nats."""
+        log_prob = self.actions.log_prob(parameters, unroll.action)
+        entropy = self.actions.entropy(parameters)
+        actor = policy_loss(log_prob, unroll.log_prob, advantages, self.config.clip_ratio)
+        return actor - self.config.entropy_cost * entropy_scale * entropy, log_prob, entropy
+
+    @torch.no_grad()
+    def _replay(self, unroll: Unroll, state: MerlinState) -> DifferentiableWindow:
+        """Return the memory at each step of a window that was acted."""
+        config, words, slots = self.config, unroll.latent, unroll.slots
+        assert words is not None and slots is not None, "what is replayed was acted"
+        discount = config.retroactive_discount
+        window = DifferentiableWindow(state.predictor.memory, words, discount, config.mask_unwritten)
+        for t, is_first in enumerate(unroll.is_first):
+            window.enter(t, is_first)
+            unread = words.new_zeros(words.shape[1], 1, window.held + t)  # where it was written is known, not by usage
+            window.append(t, words[t], unread, slots[t])
+        return window
 
     def _weights(self) -> tuple[Weights, list[tuple[Tensor, Tensor]]]:
         """Return what the recurrence multiplies by."""
@@ -322,8 +367,9 @@ class MerlinActing(TapeActing):
     @torch.no_grad()
     def columns(self) -> dict[str, Tensor | None]:
         """Return what `Unroll` holds of the agent, for all steps taken."""
-        noise, slots = self.tape.noise[: len(self._actions)].clone(), torch.stack(self.tape.memory.slots)
-        return super().columns() | {"noise": noise, "slots": slots}
+        length = len(self._actions)
+        noise, latent = self.tape.noise[:length].clone(), self.tape.latent[:length].clone()
+        return super().columns() | {"noise": noise, "slots": torch.stack(self.tape.memory.slots), "latent": latent}
 
     def _decide(
         self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]

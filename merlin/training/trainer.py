@@ -31,6 +31,9 @@ class TrainingConfig:
     al. 2018, arXiv:1712.00378."""
     passes: int = 1
     """Times that each window is learnt from; more pay where the environment is slow."""
+    policy_passes: int = 1
+    """Times that MERLIN's policy learns from each window, on what it acted with: the predictor is best shown what is
+    new, the policy needs many small steps, and its are cheap."""
     minibatches: int = 1
     """Parts, by environment, that a window is learnt from in turn."""
     learning_rate: float = 1e-3
@@ -60,7 +63,7 @@ class TrainingConfig:
     On CPUs bfloat16 pays for LSTMs of 256 units and hundreds of environments, and costs where a memory is read."""
 
     def __post_init__(self) -> None:
-        for name in ("unroll_length", "passes", "minibatches", "num_threads", "learning_rate"):
+        for name in ("unroll_length", "passes", "policy_passes", "minibatches", "num_threads", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
 
@@ -93,6 +96,11 @@ class Trainer:
             raise MerlinError(
                 f"A window is split by environment, so minibatches must be at most num_envs, "
                 f"but they are {config.minibatches} and {environment.num_envs}: lower minibatches."
+            )
+        if config.policy_passes > 1 and "policy" not in agent.groups:
+            raise MerlinError(
+                f"Only a policy that learns apart from the rest, as MERLIN's, has policy_passes of its own, "
+                f"but {type(agent).__name__}'s does not: use training.passes."
             )
         self.agent = agent
         self.environment = environment
@@ -154,20 +162,32 @@ class Trainer:
                 for optimizer in self.optimizers.values():
                     optimizer.zero_grad(set_to_none=True)
                 loss.backward(_weight(part))
-                metrics |= {"loss": loss.detach()}
-                for name, optimizer in self.optimizers.items():
-                    parameters = optimizer.param_groups[0]["params"]
-                    limit = self.config.max_grad_norm or math.inf
-                    metrics[f"{name}_grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, limit)
-                if not all(metrics[f"{name}_grad_norm"].isfinite() for name in self.optimizers):
-                    raise MerlinError(
-                        f"Gradients must be finite, but after {self.env_steps} steps they are not: "
-                        f"resume from the last checkpoint with a lower training.learning_rate."
-                    )
-                for optimizer in self.optimizers.values():
-                    optimizer.step()
+                metrics |= {"loss": loss.detach()} | self._step(*self.optimizers)
                 del loss  # before the next window's graph is built
+        for _ in range(self.config.policy_passes - 1):
+            for part, part_state in self._minibatches(unroll, state):
+                losses = self.agent.policy_losses(part, part_state, entropy_scale)
+                self.optimizers["policy"].zero_grad(set_to_none=True)
+                losses.total.backward(_weight(part))
+                processes.average_gradients(self.optimizers["policy"].param_groups[0]["params"])
+                metrics |= losses.metrics | self._step("policy")
         return metrics
+
+    def _step(self, *names: str) -> dict[str, Tensor]:
+        """Let some optimisers step, and return the norms of their gradients."""
+        norms = {}
+        for name in names:
+            parameters = self.optimizers[name].param_groups[0]["params"]
+            limit = self.config.max_grad_norm or math.inf
+            norms[f"{name}_grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if not all(norm.isfinite() for norm in norms.values()):
+            raise MerlinError(
+                f"Gradients must be finite, but after {self.env_steps} steps they are not: "
+                f"resume from the last checkpoint with a lower training.learning_rate."
+            )
+        for name in names:
+            self.optimizers[name].step()
+        return norms
 
     def _minibatches(self, unroll: Unroll, state: Any) -> list[tuple[Unroll, Any]]:
         if self.config.minibatches == 1:

@@ -66,6 +66,7 @@ def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
         is_valid=torch.ones_like(is_end),
         noise=None if outputs[0].noise is None else stack("noise"),
         slots=None if outputs[0].slots is None else stack("slots"),
+        latent=None if outputs[0].latent is None else stack("latent"),
     )
     return unroll, initial, state, outputs
 

@@ -86,6 +86,24 @@ def test_policy_loss_reaches_the_policy_alone():
         assert moved(gradient) == name.startswith("policy."), name
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_k": 2}, {"mask_unwritten": False}, {"retroactive_discount": None}, {"memory_size": 20}]
+)
+def test_policy_that_learns_alone_learns_what_it_learns_with_the_predictor(settings):
+    agent = make_agent("merlin", **settings)
+    is_first = torch.zeros(T, B, dtype=torch.bool)  # but in the middle of two rows
+    is_first[3, 0] = is_first[6, 1] = True
+    _, _, state, _ = act(agent, no_resets())  # whose memory is not empty when the window begins
+    unroll, initial, _, _ = act(agent, is_first, state, seed=1)
+    together, _ = agent.losses(unroll, initial)
+    alone = agent.policy_losses(unroll, initial)
+    expected, found = gradients(agent, together.total), gradients(agent, alone.total)
+    for name, _ in agent.policy.named_parameters():
+        torch.testing.assert_close(found[f"policy.{name}"], expected[f"policy.{name}"], rtol=1e-4, atol=1e-6)
+    assert not any(moved(found[name]) for name in found if not name.startswith("policy."))
+    assert alone.metrics["policy_kl_nats"].abs() < 1e-6
+
+
 def test_predictor_losses_never_reach_the_policy():
     agent = make_agent("merlin")
     unroll, initial, _, _ = act(agent, no_resets())

@@ -32,6 +32,8 @@ def weights(agent) -> list[torch.Tensor]:
     "training", [{}, {"passes": 2}, {"passes": 2, "minibatches": 2, "final_learning_rate_fraction": 0.1}]
 )
 def test_resume_is_bit_for_bit_an_uninterrupted_run(tmp_path, name, training):
+    if name == "merlin":
+        training = {"policy_passes": 2} | training
     config = tiny(name, **training)
     whole = tmp_path / "whole"
     train(config, whole)
@@ -160,6 +162,27 @@ def test_gradients_that_are_not_finite_stop_before_the_step():
 def test_more_minibatches_than_environments_are_refused():
     config = tiny(minibatches=9)
     with build_environment(config) as environment, pytest.raises(MerlinError, match="minibatches"):
+        Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_the_policy_may_learn_more_often_than_the_rest(minibatches):
+    learnt = []
+    for policy_passes in (1, 3):
+        config = tiny(policy_passes=policy_passes, minibatches=minibatches)
+        with build_environment(config) as environment:
+            agent = build_agent(config, environment)
+            trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=1)
+            metrics, _ = trainer.update()
+            learnt.append(({name: x.clone() for name, x in agent.state_dict().items()}, metrics["policy_kl_nats"]))
+    (once, kl_once), (thrice, kl_thrice) = learnt
+    assert {name.partition(".")[0] for name in once if not torch.equal(once[name], thrice[name])} == {"policy"}
+    assert kl_once != kl_thrice
+
+
+def test_a_policy_that_is_no_part_of_its_own_cannot_learn_more_often():
+    config = tiny("rl-lstm", policy_passes=2)
+    with build_environment(config) as environment, pytest.raises(MerlinError, match="has policy_passes of its own"):
         Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
 
 
