@@ -186,17 +186,21 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     def policy_losses(self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0) -> Losses:
         """Return the loss of the policy alone, on the latents and the memory that it acted with."""
-        config, latent = self.config, unroll.latent
-        assert latent is not None and unroll.slots is not None, "the policy learns from what was acted with"
-        window = self._replay(unroll, state)
+        config, latent, slots = self.config, unroll.latent, unroll.slots
+        assert latent is not None and slots is not None, "the policy learns from what was acted with"
+        past = state.predictor.memory
+        memory = DifferentiableWindow(past, latent, config.retroactive_discount, config.mask_unwritten)
         lstm, words = state.policy, state.policy_read_words
         hidden, read = [], []
         for t, is_first in enumerate(unroll.is_first):
             lstm, words = reset_state(lstm, is_first), reset_state(words, is_first)
             lstm = self.policy["lstm"].step(torch.cat([latent[t], words], -1), lstm)
-            words = window.read(*self.policy["reader"](lstm.hidden), t, config.top_k).words.flatten(1)
+            memory.enter(t, is_first)
+            found, weights = memory.read(*self.policy["reader"](lstm.hidden), t, config.top_k)
+            words = found.flatten(1)
             hidden.append(lstm.hidden)
             read.append(words)
+            memory.append(t, latent[t], weights.detach(), slots[t])
         parameters = self._policy_parameters(latent, torch.stack(hidden), torch.stack(read))
         advantages, _ = advantages_and_returns(unroll, config)
         actor, log_prob, entropy = self._actor_loss(unroll, parameters, advantages, entropy_scale)
@@ -270,19 +274,6 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         entropy = self.actions.entropy(parameters)
         actor = policy_loss(log_prob, unroll.log_prob, advantages, self.config.clip_ratio)
         return actor - self.config.entropy_cost * entropy_scale * entropy, log_prob, entropy
-
-    @torch.no_grad()
-    def _replay(self, unroll: Unroll, state: MerlinState) -> DifferentiableWindow:
-        """Return the memory at each step of a window that was acted."""
-        config, words, slots = self.config, unroll.latent, unroll.slots
-        assert words is not None and slots is not None, "what is replayed was acted"
-        discount = config.retroactive_discount
-        window = DifferentiableWindow(state.predictor.memory, words, discount, config.mask_unwritten)
-        for t, is_first in enumerate(unroll.is_first):
-            window.enter(t, is_first)
-            unread = words.new_zeros(words.shape[1], 1, window.held + t)  # where it was written is known, not by usage
-            window.append(t, words[t], unread, slots[t])
-        return window
 
     def _weights(self) -> tuple[Weights, list[tuple[Tensor, Tensor]]]:
         """Return what the recurrence multiplies by."""
