@@ -146,8 +146,6 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
                 training |= {"unroll_length": 32}
             if agent == "merlin":  # what it expects is decoded too, so that it learns to predict within a run
                 model |= {"expectation_cost": 1.0}
-            if agent == "merlin" and is_match:  # views are decoded long before the policy makes use of them
-                training |= {"policy_passes": 4}
             if agent == "merlin" and not is_match:
                 # Short windows of many environments, because steps that follow one another tell the predictor little
                 # that is new.
