@@ -32,8 +32,8 @@ class TrainingConfig:
     passes: int = 1
     """Times that each window is learnt from; more pay where the environment is slow."""
     policy_passes: int = 1
-    """Times that MERLIN's policy learns from each window, on what it acted with; more save steps of the environment, and
-    pay where it is slow."""
+    """Times that MERLIN's policy learns from each window, on what it acted with; more save steps of the environment,
+    and pay where it is slow."""
     minibatches: int = 1
     """Parts, by environment, that a window is learnt from in turn."""
     learning_rate: float = 1e-3
