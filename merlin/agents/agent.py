@@ -69,13 +69,6 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             acting: What the whole window was acted by, if no parameter has changed since: spares computing it again.
         """
 
-    def policy_losses(self, unroll: Unroll, state: State, entropy_scale: float = 1.0) -> Losses:
-        """Return the loss of the policy alone, which reaches no other parameter, of a window that starts from `state`.
-
-        For agents with a parameter group named policy, which may learn from a window more often than the rest.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no policy that learns apart from the rest.")
-
     def begin(self, state: State, length: int, generator: torch.Generator | None = None) -> "Acting":
         """Return what acts for a window of `length` steps from `state`, and remembers what learning needs of it."""
         return Acting(self, state, generator)

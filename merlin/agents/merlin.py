@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.agents.agent import Agent, TapeActing
+from merlin.agents.associative import start_associative
 from merlin.latents import DiagonalGaussian
 from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 from merlin.memory import Reader
@@ -101,7 +102,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             }
         )
         if config.policy_associative_start:
-            _start_associative(self.policy["lstm"], self.policy["reader"], config.latent_size)
+            start_associative(self.policy["lstm"], self.policy["reader"], config.latent_size)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the policy's parameters, and all others, which the policy gradient never reaches."""
@@ -185,30 +186,30 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         return Losses(total, {name: x.detach() for name, x in metrics.items()}), state
 
     def policy_losses(self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0) -> Losses:
-        """Return the loss of the policy alone, on the latents and the memory that it acted with."""
+        """Return the loss of the policy alone, of a window that starts from `state`, on what it acted with.
+
+        It reaches no other parameter, so that the policy may learn from a window more often (`policy_passes`).
+        """
         config, latent, slots = self.config, unroll.latent, unroll.slots
         assert latent is not None and slots is not None, "the policy learns from what was acted with"
-        past = state.predictor.memory
-        memory = DifferentiableWindow(past, latent, config.retroactive_discount, config.mask_unwritten)
+        memory = DifferentiableWindow(
+            state.predictor.memory, latent, config.retroactive_discount, config.mask_unwritten
+        )
         lstm, words = state.policy, state.policy_read_words
-        hidden, read = [], []
+        recalled = []
         for t, is_first in enumerate(unroll.is_first):
             lstm, words = reset_state(lstm, is_first), reset_state(words, is_first)
             lstm = self.policy["lstm"].step(torch.cat([latent[t], words], -1), lstm)
             memory.enter(t, is_first)
             found, weights = memory.read(*self.policy["reader"](lstm.hidden), t, config.top_k)
             words = found.flatten(1)
-            hidden.append(lstm.hidden)
-            read.append(words)
+            recalled.append((lstm.hidden, words))
             memory.append(t, latent[t], weights.detach(), slots[t])
-        parameters = self._policy_parameters(latent, torch.stack(hidden), torch.stack(read))
+        parameters = self._policy_parameters(latent, *map(torch.stack, zip(*recalled, strict=True)))
         advantages, _ = advantages_and_returns(unroll, config)
-        actor, log_prob, entropy = self._actor_loss(unroll, parameters, advantages, entropy_scale)
-        metrics = {"entropy_nats": entropy, "policy_kl_nats": unroll.log_prob - log_prob}
-        return Losses(
-            masked_mean(actor, unroll.is_valid),
-            {name: masked_mean(x.detach(), unroll.is_valid) for name, x in metrics.items()},
-        )
+        actor, log_prob, _ = self._actor_loss(unroll, parameters, advantages, entropy_scale)
+        policy_kl = masked_mean(unroll.log_prob - log_prob.detach(), unroll.is_valid)
+        return Losses(masked_mean(actor, unroll.is_valid), {"policy_kl_nats": policy_kl})
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
@@ -384,31 +385,6 @@ class MerlinActing(TapeActing):
 
     def _make_state(self) -> MerlinState:
         return _state(self.tape, self._previous_action)
-
-
-@torch.no_grad()
-def _start_associative(lstm: LSTM, reader: Reader, latent_size: int) -> None:
-    """Let up to half of the policy's units pass the latent on, turned, and let every key be it, turned back.
-
-    A policy that first learns to leave what its reads show, cards just turned for one, learns next to keep what it
-    needs out of them: random keys end by reading everything else. One that is shown what is like the present, and some
-    of which pays, learns to read it.
-    """
-    size = lstm.hidden_size
-    count = min(latent_size, size // 2)
-    turn = nn.init.orthogonal_(torch.empty(count, latent_size))
-    (cell,) = lstm.cells
-    for gate, bias in enumerate((2.0, -2.0, 0.0, 2.0)):  # input open, forget closed, candidate, output open
-        units = slice(gate * size, gate * size + count)
-        for parameter in (cell.weight_ih, cell.weight_hh, cell.bias_hh):
-            parameter[units] = 0
-        cell.bias_ih[units] = bias
-    cell.weight_ih[2 * size : 2 * size + count, :latent_size] = turn
-    keys = reader.num_read_keys * reader.word_size
-    reader.project.weight[:keys] = 0
-    reader.project.bias[:keys] = 0
-    for first in range(0, keys, reader.word_size):
-        reader.project.weight[first : first + latent_size, :count] = turn.T
 
 
 def _carried(state: MerlinState) -> Carried:

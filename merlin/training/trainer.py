@@ -97,7 +97,7 @@ class Trainer:
                 f"A window is split by environment, so minibatches must be at most num_envs, "
                 f"but they are {config.minibatches} and {environment.num_envs}: lower minibatches."
             )
-        if config.policy_passes > 1 and "policy" not in agent.groups:
+        if config.policy_passes > 1 and not hasattr(agent, "policy_losses"):
             raise MerlinError(
                 f"Only a policy that learns apart from the rest, as MERLIN's, has policy_passes of its own, "
                 f"but {type(agent).__name__}'s does not: use training.passes."
