@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "merlin.losses": _PURE,
     "merlin.networks": ["merlin.errors", "merlin.processes", "merlin.networks"],
     "merlin.agents": _AGENT,
+    "merlin.agents.merlin": [*_AGENT, "merlin.agents.associative"],
     "merlin.predictor": _PARTS,
     "merlin.agents.__init__": [*_AGENTS_PARTS, "merlin.agents"],
     "merlin.training": _TRAINING,
