@@ -81,8 +81,10 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
         training |= {"final_learning_rate_fraction": 0.1, "final_entropy_fraction": 0.1}
         if agent == "merlin" and pairs > 4:
             # Of few slots the policy soon learns to leave one out of what it reads, of many it does not: let it start
-            # by reading what is like the card just shown, and change that in small steps, or noise undoes it.
-            model |= {"policy_associative_start": True, "policy_read_strength": 10.0}
+            # by reading what is like the card just shown, and change that in small steps, or noise undoes it. And it
+            # must settle on an order of turning cards: little entropy, and many updates.
+            run |= {"num_envs": 64}
+            model |= {"policy_associative_start": True, "policy_read_strength": 10.0, "entropy_cost": 0.005}
             training |= {"policy_learning_rate": 5e-4}
     elif name.startswith("merlin/TMaze"):
         # One decision an episode is all that needs memory: the longer the corridor, the more environments for as many
