@@ -93,7 +93,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         action="extend",
         default=[],
-        help="settings of all agents, as of train",
+        help="settings of all agents, of model.*, training.* and num_envs, as of train",
     )
     add("--max-seconds", metavar="S", type=_seconds, help="end each run after this long")
     add("--episodes", metavar="N", type=_whole_number(1), help="held-out episodes of each evaluation (default: 512)")

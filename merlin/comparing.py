@@ -48,8 +48,10 @@ class Contender:
 
     def __post_init__(self) -> None:
         for setting in self.set:
-            if not setting.startswith(("model.", "training.")):
-                raise MerlinError(f"what is set must be of model.* or training.*, but {setting!r} came: leave it out")
+            if not setting.startswith(("model.", "training.", "num_envs=")):
+                raise MerlinError(
+                    f"what is set must be of model.* or training.*, or num_envs, but {setting!r} came: leave it out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ SMALL = ["--steps", "512", "--episodes", "8", "--wandb", "disabled", "--set", "m
 
 
 def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
-    arguments = ["compare", DEFAULT_TASK, "--agents", "merlin", "rl-lstm", "--seeds", "3", *SMALL]
+    arguments = ["compare", DEFAULT_TASK, "--agents", "merlin", "rl-lstm", "--seeds", "3", *SMALL, "num_envs=32"]
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert "2 runs, 0 of them done" in err and "[2/2]" in err and err.count("return") == 2
@@ -39,6 +39,7 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
         assert float(row["of_gap"]) == pytest.approx((found["episode_return_mean"] - 1.6) / (3 - 1.6))
         config = json.loads((run_dir / "config.json").read_text())
         assert config["seed"] == int(row["seed"]) and config["model"]["hidden_size"] == 8 and config["steps"] == 512
+        assert config["num_envs"] == 32
     assert (tmp_path / "results.md").read_text() in out and (tmp_path / "curves.png").stat().st_size > 1000
 
     with open(tmp_path / "curves.csv", encoding="utf-8") as file:
