@@ -116,6 +116,20 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     assert status == 1 and one_sentence(err) and f"--resume {path}" in err
 
 
+@pytest.mark.parametrize(
+    ("task", "env_kwargs", "rate"),
+    [
+        ("merlin/Memory-v0", {}, 1e-3),
+        ("merlin/Memory-v0", {"size": 9, "agent_view_size": 3}, 3e-4),
+        ("MiniGrid-MemoryS7-v0", {}, 1e-3),
+        ("minigrid:MiniGrid-MemoryS17Random-v0", {}, 3e-4),
+    ],
+)
+def test_the_policy_takes_small_steps_where_the_cue_is_seldom_seen(task, env_kwargs, rate):
+    assert preset("merlin", task, env_kwargs).training.policy_learning_rate == rate
+    assert preset("rl-mem", task, env_kwargs).training.policy_learning_rate is None
+
+
 def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
     assert preset("rl-lstm", "merlin/Memory-v0").training.minibatches > 2
     arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", 2, "--steps", 1, "--run-dir", tmp_path / "run"]
