@@ -140,6 +140,8 @@ def preset(agent: str = "merlin", task: str = DEFAULT_TASK, env_kwargs: dict[str
                 # Most episodes end without the cue having been seen, by luck: in larger steps that settles what is done
                 # at an object before what the few say of cue and object together is learnt. In size 7 they are not few.
                 training |= {"policy_learning_rate": 3e-4}
+            if agent == "rl-mem":  # in larger steps it learns at once to end no episode, and never unlearns it
+                training |= {"learning_rate": 3e-4}
             if agent == "rl-lstm":
                 training |= {"unroll_length": 64, "passes": 4, "minibatches": 8, "learning_rate": 5e-4}
         else:
