@@ -17,6 +17,7 @@ from merlin.presets import RunConfig, preset
 from merlin.run import load_config
 
 RESULT = "evaluation.json"
+_ELSEWHERE = "choose another --out, or remove that directory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,8 @@ class Run(NamedTuple):
     contender: Contender
     seed: int
     run_dir: Path
+    conditions: dict[str, Any]
+    """What, beside its configuration, its results depend on: episodes, checkpoint, max_seconds."""
 
     @property
     def name(self) -> str:
@@ -131,11 +134,13 @@ class Run(NamedTuple):
         return ["own", *ways] if found is None else [way for way in ways if way not in found]
 
     def result(self) -> dict[str, Any] | None:
-        """Return what its evaluation found, and how it was made; None before it."""
+        """Return what its evaluation found, and how it was made; None before it, or where the run is to go on."""
         try:
-            return json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
+            found = json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+        spent, allowed = (float(x.get("max_seconds") or "inf") for x in (found, self.conditions))
+        return found if allowed <= spent else None
 
 
 def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Comparison:
@@ -208,24 +213,23 @@ def _entry(empty: dict[str, Any], key: str, entry: Any) -> Any:
 def plan(comparison: Comparison, out: Path) -> list[Run]:
     """Return all runs, seed by seed, so that the first ones tell something of every agent.
 
+    A run that ended sooner than it now may is to go on. (One that was to take other steps was scheduled otherwise.)
+
     Raises:
         MerlinError: A task or an agent cannot be configured so, or a run of that name was configured otherwise.
     """
     runs = []
     for seed, task, contender in product(comparison.seeds, comparison.tasks, comparison.agents):
-        run = Run(task, contender, seed, out / f"{_slug(task.name)}_{_slug(contender.name)}_seed{seed}")
-        config = run.config()
-        asked, found = conditions(comparison, task), run.result()
-        was = {} if found is None else {name: found.get(name) for name in asked if found.get(name) != asked[name]}
-        if (run.run_dir / "config.json").exists() and load_config(run.run_dir) != config:
-            was = {"configuration": "another"}
-        if was:
-            name, value = next(iter(was.items()))
-            raise MerlinError(
-                f"{run.run_dir} holds a run with another {name}"
-                f"{'' if name == 'configuration' else f', {value}, where {asked[name]} came'}: "
-                f"choose another --out, or remove that directory."
-            )
+        run_dir = out / f"{_slug(task.name)}_{_slug(contender.name)}_seed{seed}"
+        seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
+        asked = {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
+        run = Run(task, contender, seed, run_dir, asked)
+        if (run_dir / "config.json").exists() and load_config(run_dir) != run.config():
+            raise MerlinError(f"{run_dir} holds a run of another configuration: {_ELSEWHERE}")
+        found = run.result() or asked
+        if differing := [name for name in asked if found.get(name) != asked[name]]:
+            came = f"{differing[0]} {found.get(differing[0])}, but {asked[differing[0]]} came"
+            raise MerlinError(f"{run_dir} holds a run with {came}: {_ELSEWHERE}")
         runs.append(run)
     return runs
 
@@ -242,12 +246,6 @@ def last_metrics(run_dir: Path) -> dict[str, Any]:
         except ValueError:  # being written
             continue
     return {}
-
-
-def conditions(comparison: Comparison, task: Task) -> dict[str, Any]:
-    """Return what of a comparison, beside the configuration, the results on a task depend on."""
-    seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
-    return {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
 
 
 def _slug(name: str) -> str:

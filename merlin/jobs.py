@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from merlin.comparing import RESULT, Comparison, Run, conditions, last_metrics
+from merlin.comparing import RESULT, Comparison, Run, last_metrics
 from merlin.errors import MerlinError
 from merlin.run import interrupts, resolve_device
 from merlin.training import checkpoint
@@ -50,7 +50,7 @@ def compare(
         return _compare(
             runs,
             comparison.memory,
-            lambda run: _Job(run, comparison, wandb, lock),
+            lambda run: _Job(run, comparison.memory, wandb, lock),
             jobs or _default_jobs(runs),
             stream,
         )
@@ -128,9 +128,9 @@ def _end(jobs: Sequence["_Job"]) -> None:
 class _Job:
     """One run on its way: training, then evaluation."""
 
-    def __init__(self, run: Run, comparison: Comparison, wandb: str, lock: int) -> None:
+    def __init__(self, run: Run, memory: Sequence[str], wandb: str, lock: int) -> None:
         self.run, self.lock, self.failure = run, lock, None
-        self.conditions, self.waiting = conditions(comparison, run.task), run.missing(comparison.memory)
+        self.waiting = run.missing(memory)
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
         self.evaluating: str | None = None
@@ -142,9 +142,9 @@ class _Job:
             # Whatever ended before its first checkpoint begins anew.
             shutil.rmtree(run.run_dir, ignore_errors=True)
             begin = [*run.arguments(), "--run-dir", str(run.run_dir)]
-        if self.conditions["max_seconds"] is not None:
+        if run.conditions["max_seconds"] is not None:
             # A run whose time is over, but for its evaluation, ends at once.
-            left = self.conditions["max_seconds"] - checkpoint.read_wall_seconds(run.run_dir)
+            left = run.conditions["max_seconds"] - checkpoint.read_wall_seconds(run.run_dir)
             begin += ["--max-seconds", str(max(left, 1e-3))]
         self._start("train", *begin, "--wandb", wandb)
 
@@ -178,7 +178,7 @@ class _Job:
             except (ValueError, IndexError):
                 self.failure = f"was evaluated, but printed no result: {printed[-200:]!r}"
                 return False
-            result = self.run.result() or found | self.conditions  # own comes first
+            result = self.run.result() or found | self.run.conditions  # own comes first
             if self.evaluating != "own":
                 result[self.evaluating] = found["episode_return_mean"]
             temporary = self.run.run_dir / f".{RESULT}"
@@ -191,8 +191,8 @@ class _Job:
 
     def _evaluate(self, way: str) -> None:
         self.evaluating = way
-        episodes, which = str(self.conditions["episodes"]), self.conditions["checkpoint"]
-        directory = str(self.run.run_dir)
+        conditions, directory = self.run.conditions, str(self.run.run_dir)
+        episodes, which = str(conditions["episodes"]), conditions["checkpoint"]
         self._start("evaluate", directory, "--checkpoint", which, "--episodes", episodes, "--memory", way, "--json")
 
     def env_steps(self) -> int:

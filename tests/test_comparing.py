@@ -15,7 +15,7 @@ import pytest
 
 from merlin import cli
 from merlin.analysis.comparison import bootstrap_interval, interquartile_mean, table
-from merlin.comparing import RESULT, choose, conditions, last_metrics, make_comparison, plan, read_comparison
+from merlin.comparing import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
 from merlin.errors import MerlinError
 from merlin.presets import DEFAULT_TASK
 from merlin.run import write_config
@@ -56,9 +56,30 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
     assert "2 of them done" in capsys.readouterr().err
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
 
-    for changed in (["--steps", "600"], ["--episodes", "9"], ["--max-seconds", "60"]):
+    for *changed, wrong in (
+        ["--steps", "600", "of another configuration"],
+        ["--episodes", "9", "with episodes 8, but 9 came"],
+        ["--max-seconds", "60", "with max_seconds None, but 60.0 came"],
+    ):
         assert cli.main([*arguments, *changed, "--out", str(tmp_path)]) == 1
-        assert "holds a run with another" in capsys.readouterr().err
+        assert f"holds a run {wrong}" in capsys.readouterr().err
+
+
+def test_runs_go_on_where_they_get_more_time(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "--seeds", "3", "--wandb", "disabled"]
+    arguments += ["--episodes", "4", "--steps", "100000000", "--memory", "zeroed", "--set", "num_envs=8"]
+    found = []
+    for seconds in ("3", "5"):
+        assert cli.main([*arguments, "--max-seconds", seconds, "--out", str(tmp_path)]) == 0
+        assert "1 runs, 0 of them done" in capsys.readouterr().err
+        (run_dir,) = tmp_path.glob("*_seed3")
+        found.append((run_dir / "metrics.jsonl").read_text())
+        result = json.loads((run_dir / RESULT).read_text())
+        assert result["max_seconds"] == float(seconds) and "zeroed" in result
+        assert float(seconds) <= json.loads(found[-1].splitlines()[-1])["wall_seconds"] < float(seconds) + 20
+    assert found[1].startswith(found[0]) and len(found[1]) > len(found[0])
+    assert cli.main([*arguments, "--max-seconds", "4", "--out", str(tmp_path)]) == 1
+    assert "holds a run with max_seconds 5.0, but 4.0 came" in capsys.readouterr().err
 
 
 def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
@@ -89,13 +110,13 @@ def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
 def test_what_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "3", *SMALL, "--out", str(tmp_path)]
     entries = {"tasks": [{"task": DEFAULT_TASK, "steps": 512}], "agents": [{"agent": "rl-lstm", "set": SMALL[-1:]}]}
-    (run,) = plan(make_comparison(entries | {"seeds": [3]}), tmp_path)
+    (run,) = plan(make_comparison(entries | {"seeds": [3], "max_seconds": 600.0}), tmp_path)
     write_config(run.config(), run.run_dir)
     (run.run_dir / "checkpoints").mkdir()
     (run.run_dir / "checkpoints" / "best.safetensors").write_bytes(b"of a dead run")
     (run.run_dir / "metrics.jsonl").write_text('{"env_steps": 256, "wall_seconds": 1e9}\n')
     assert cli.main([*arguments, "--max-seconds", "600"]) == 0
-    assert run.result()["max_seconds"] == 600 and 512 <= last_metrics(run.run_dir)["env_steps"] < 10_000
+    assert run.result() and 512 <= last_metrics(run.run_dir)["env_steps"] < 10_000
     assert capsys.readouterr().err.count("failed") == 0
 
 
@@ -168,7 +189,7 @@ def test_a_file_says_what_is_compared(tmp_path):
     comparison = read_comparison(ROOT / "examples" / "paper_tasks.toml")
     assert len(plan(comparison, tmp_path)) == 7 * 3 * 5 and comparison.tasks[1].max_seconds == 900
     comparison = read_comparison(ROOT / "examples" / "paper_tasks.toml", {"max_seconds": 60.0})
-    assert {conditions(comparison, task)["max_seconds"] for task in comparison.tasks} == {60}
+    assert {run.conditions["max_seconds"] for run in plan(comparison, tmp_path)} == {60}
     with pytest.raises(MerlinError, match="is two of them"):
         choose(make_comparison({"tasks": [{"task": "a", "name": "merlin"}]}), ["merlin"])
     runs = plan(read_comparison(ROOT / "examples" / "minigrid_memory.toml"), tmp_path)
