@@ -95,7 +95,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="settings of all agents, of model.*, training.* and num_envs, as of train",
     )
-    add("--max-seconds", metavar="S", type=_seconds, help="end each run after this long; with more, runs that it ended go on")
+    add("--max-seconds", metavar="S", type=_seconds, help="end each run after this long; with more, they go on")
     add("--episodes", metavar="N", type=_whole_number(1), help="held-out episodes of each evaluation (default: 512)")
     add("--memory", nargs="+", choices=("zeroed", "frozen", "shuffled"), help="evaluate each agent that has a memory "
         "with another than its own, too: see evaluate --help")  # fmt: skip
