@@ -15,6 +15,7 @@ from merlin.config import from_dict, override, to_dict
 from merlin.errors import MerlinError
 from merlin.presets import RunConfig, preset
 from merlin.run import load_config
+from merlin.training import checkpoint
 
 RESULT = "evaluation.json"
 _ELSEWHERE = "choose another --out, or remove that directory"
@@ -140,7 +141,9 @@ class Run(NamedTuple):
         except (FileNotFoundError, ValueError):
             return None
         spent, allowed = (float(x.get("max_seconds") or "inf") for x in (found, self.conditions))
-        return found if allowed <= spent else None
+        last = checkpoint.last_step(self.run_dir)
+        is_of_last = last is None or found.get("checkpoint_step", last) == last
+        return found if allowed <= spent and is_of_last else None
 
 
 def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Comparison:

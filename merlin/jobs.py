@@ -76,7 +76,12 @@ def _compare(
         try:
             while (waiting or running) and not interrupted:
                 while waiting and len(running) < jobs:
-                    running.append(start(waiting.pop(0)))
+                    run = waiting.pop(0)
+                    try:
+                        running.append(start(run))
+                    except MerlinError as error:
+                        failures.append(f"{run.name}: {error}")
+                        note(f"[{len(runs) - len(waiting) - len(running)}/{len(runs)}] {failures[-1]}")
                 time.sleep(POLL_SECONDS)
                 for job in [job for job in running if not job.goes_on()]:
                     running.remove(job)
@@ -178,7 +183,8 @@ class _Job:
             except (ValueError, IndexError):
                 self.failure = f"was evaluated, but printed no result: {printed[-200:]!r}"
                 return False
-            result = self.run.result() or found | self.run.conditions  # own comes first
+            step = {"checkpoint_step": checkpoint.last_step(self.run.run_dir)}
+            result = self.run.result() or found | self.run.conditions | step  # own comes first
             if self.evaluating != "own":
                 result[self.evaluating] = found["episode_return_mean"]
             temporary = self.run.run_dir / f".{RESULT}"

@@ -26,7 +26,7 @@ from merlin.presets import RunConfig
 from merlin.session import Session
 from merlin.training import checkpoint
 from merlin.training.environment import Environment, make_environment
-from merlin.training.evaluation import HELD_OUT_SEED, evaluate
+from merlin.training.evaluation import CHOOSING_SEED, evaluate
 from merlin.training.reporting import Reporter
 from merlin.training.tracking import Tracker
 from merlin.training.trainer import Trainer
@@ -103,10 +103,10 @@ def load_agent(run_dir: Path, environment: Environment, config: RunConfig, which
 
 
 def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
-    """Return what the agent earns in the run's held-out episodes, as many as its evaluations take."""
+    """Return what the agent earns in episodes that choose the run's best weights, as many as its evaluations take."""
     episodes = config.training.evaluation_episodes
     with build_environment(config, min(config.num_envs, episodes)) as environment:
-        return evaluate(agent, environment, episodes=episodes, seed=config.seed + HELD_OUT_SEED)
+        return evaluate(agent, environment, episodes=episodes, seed=config.seed + CHOOSING_SEED)
 
 
 def start(config: RunConfig, run_dir: Path) -> None:

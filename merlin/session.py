@@ -18,6 +18,9 @@ from merlin.training.rollout import Episodes
 from merlin.training.tracking import Tracker
 from merlin.training.trainer import Trainer
 
+RECENT_EPISODES = 100
+"""The best weights are those of the highest mean return in as many episodes, unless training is evaluated."""
+
 
 class Session:
     """What happens around the training loop: reports, checkpoints, the picture at the end.
@@ -45,8 +48,9 @@ class Session:
         self.best = -math.inf if (best := checkpoint.read_best(run_dir)) is None else best.score
         # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
         self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
-        self.next_report = trainer.env_steps + self.report_steps
-        self.next_evaluation = trainer.env_steps + (config.training.evaluation_steps or 0)
+        self.next_report = _next(self.report_steps, trainer.env_steps)
+        self.next_evaluation = _next(config.training.evaluation_steps, trainer.env_steps)
+        self.ended, self.recent = 0, torch.empty(0)
         self.saved_at = time.monotonic()
         self._clear()
 
@@ -67,7 +71,7 @@ class Session:
         self.windows += 1
         self.episodes.append(episodes)
         if self.trainer.env_steps >= min(self.next_report, self.config.steps):
-            self.next_report = self.trainer.env_steps + self.report_steps
+            self.next_report = _next(self.report_steps, self.trainer.env_steps)
             self._report()
         if processes.any_of(time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds):
             self.save()
@@ -98,9 +102,12 @@ class Session:
         metrics |= {name: statistics.fmean(x[name] for _, x in seen) for name in means}
         if len(returns):
             self.last_return = metrics["episode_return_mean"]
-        score = self.last_return if len(returns) else -math.inf
-        if self.config.training.evaluation_steps and self.trainer.env_steps >= self.next_evaluation:
-            self.next_evaluation = self.trainer.env_steps + self.config.training.evaluation_steps
+        # The first to end are those that end soon, and the best of few are lucky: they say little of the weights.
+        self.ended, self.recent = self.ended + len(returns), torch.cat([self.recent, returns])[-RECENT_EPISODES:]
+        is_fair = len(returns) > 0 and self.ended >= self.config.num_envs + RECENT_EPISODES
+        score = self.recent.mean().item() if is_fair else -math.inf
+        if self.trainer.env_steps >= self.next_evaluation:
+            self.next_evaluation = _next(self.config.training.evaluation_steps, self.trainer.env_steps)
             evaluation = self.evaluate()
             metrics |= {f"evaluation_{name}": value for name, value in evaluation.items()}
             score = evaluation["episode_return_mean"]
@@ -145,3 +152,8 @@ class Session:
                 self.tracker.log_media(watch(self.run_dir, note=self.reporter.note), "episode")
             except Exception as error:  # a picture for wandb is no reason to lose a finished run
                 self.reporter.note(f"wandb gets no episode: {error}")
+
+
+def _next(interval: int | None, env_steps: int) -> int | float:
+    """Return the next multiple of `interval`, wherever a session began; infinity without one."""
+    return math.inf if interval is None else (env_steps // interval + 1) * interval

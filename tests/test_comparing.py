@@ -82,6 +82,25 @@ def test_runs_go_on_where_they_get_more_time(tmp_path, capsys):
     assert "holds a run with max_seconds 5.0, but 4.0 came" in capsys.readouterr().err
 
 
+def test_what_is_damaged_or_outdated_is_found_and_costs_the_others_nothing(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL, "--jobs", "1"]
+    arguments += ["--max-seconds", "600", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    results = {path.parent.name: path for path in tmp_path.glob(f"*/{RESULT}")}
+    before = {name: json.loads(path.read_text()) for name, path in results.items()}
+    for name, path in results.items():  # as if the run had gone on since
+        path.write_text(json.dumps(before[name] | {"checkpoint_step": 1, "episode_return_mean": 99.0}))
+    (damaged,) = tmp_path.glob("*rl-mem*/checkpoints/step-*/trainer.pt")
+    damaged.write_bytes(b"cut")
+    capsys.readouterr()
+    assert cli.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert "2 runs, 0 of them done" in err and "1 of 2 runs failed" in err and "trainer.pt" in err
+    assert "| rl-lstm |" in out and "rl-mem" not in out
+    for name, path in results.items():
+        assert (json.loads(path.read_text()) == before[name]) == ("rl-lstm" in name)
+
+
 def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL]
     arguments += ["--out", str(tmp_path)]

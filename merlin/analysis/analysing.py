@@ -92,7 +92,7 @@ class _Report:
         self.out, self.lines, self.numbers = out, [f"# {title}"], {}
         try:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "analysis.json").write_text("{}\n", encoding="utf-8")
+            (out / ".analysis.json").write_text("", encoding="utf-8")
         except OSError as error:
             raise MerlinError(f"{out} must be a directory to write into, but {error}: choose another --out.") from error
 
@@ -117,9 +117,10 @@ class _Report:
         self.lines += [f"## {title}", f"Left out: {why}."]
 
     def write(self) -> Path:
-        path = self.out / "analysis.md"
+        path, numbers = self.out / "analysis.md", self.out / ".analysis.json"
         path.write_text("\n\n".join(self.lines) + "\n", encoding="utf-8")
-        (self.out / "analysis.json").write_text(json.dumps(_plain(self.numbers), indent=1) + "\n", encoding="utf-8")
+        numbers.write_text(json.dumps(_plain(self.numbers), indent=1) + "\n", encoding="utf-8")
+        numbers.replace(self.out / "analysis.json")
         return path
 
 
@@ -197,9 +198,11 @@ def _decoding_section(report: _Report, played) -> None:
     report.add(
         title,
         "Manhattan distance from the goal to the cell that is nearest to it in the mean, as far as a softmax of a "
-        "linear map of the features can tell, in episodes that it was not fitted to.",
+        "linear map of the features can tell, in episodes that it was not fitted to. Of these "
+        f"{found.unseen:.0%} of the steps have a goal where none was in the others, which no map can name: more "
+        "episodes lower that.",
         ("sub-episode", "steps asked", *names), rows, "goal_decoding.png",
-        goal_decoding={"error": found.error, "constant": found.constant, "count": found.count},
+        goal_decoding={"error": found.error, "constant": found.constant, "count": found.count, "unseen": found.unseen},
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.analysis.experience import Experience, discounted_returns
-from merlin.analysis.probes import ASKED, CHOOSING, FITTED, fit_probe, manhattan
+from merlin.analysis.probes import ASKED, CHOOSING, FITTED, guess_class, manhattan
 
 MOST_SUB_EPISODES = 8
 MOST_ROWS = 20_000  # that probes are fitted to
@@ -53,6 +53,7 @@ class Decoding(NamedTuple):
     error: dict[str, Float[Tensor, "S"]]
     constant: Float[Tensor, "S"]
     count: Int[Tensor, "S"]
+    unseen: float  # fraction of what is asked whose goal is where none was in what the map was fitted to
 
 
 def decode_goal(played: Experience) -> Decoding | None:
@@ -80,11 +81,12 @@ def decode_goal(played: Experience) -> Decoding | None:
     middle = apart[:, wanted].mean(1).argmin()
     errors = {}
     for name, features in played.features.items():
-        guess = (fit_probe(features[keep], target, fold, height * width) @ apart).argmin(-1)
+        guess = guess_class(features[keep], target, fold, apart)
         errors[name] = _mean_by(manhattan(guess, truth, width).float(), asked)
     constant = _mean_by(manhattan(middle.expand_as(truth), truth, width).float(), asked)
     count = torch.bincount(asked, minlength=MOST_SUB_EPISODES)[:MOST_SUB_EPISODES]
-    return Decoding(errors, constant, count)
+    unseen = float((~torch.isin(truth, wanted)).double().mean())
+    return Decoding(errors, constant, count, unseen)
 
 
 class ReturnPrediction(NamedTuple):

@@ -23,16 +23,17 @@ def saliency(
 
     Args:
         seed: Of environments, actions and latents.
-        steps: Played steps that are asked about, one of `every`.
+        steps: Played steps that are asked about, one of `every`, drawn at random: tasks may have a rhythm.
     """
     generator = torch.Generator(environment.device).manual_seed(seed)
     timestep, state = environment.reset(seed), agent.initial_state(environment.num_envs)
+    asked = set(torch.randperm(steps * every, generator=torch.Generator().manual_seed(seed))[:steps].tolist())
     change: dict[str, Tensor] = {}
     for step in range(steps * every):
         given = (state, timestep.is_first, timestep.reward)
         noise = generator.get_state()
         output, state = agent.step(timestep.observation, *given, generator=generator)
-        if step % every == every - 1:
+        if step in asked:
             after = generator.get_state()
             for name, space in environment.spaces.items():
                 parts = _parts(space, timestep.observation[name])

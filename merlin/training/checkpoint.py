@@ -77,6 +77,12 @@ def steps(run_dir: Path) -> list[Path]:
     return sorted((path for path in found if _STEP.fullmatch(path.name)), key=_step)
 
 
+def last_step(run_dir: Path) -> int | None:
+    """Return the environment steps of the last checkpoint; None where there is none."""
+    found = steps(run_dir)
+    return _step(found[-1]) if found else None
+
+
 def load_latest(run_dir: Path, agent: nn.Module) -> tuple[int, dict[str, Any]]:
     """Load the last checkpoint's weights into `agent`; return its step and the rest, its tensors on the CPU."""
     found = steps(run_dir)

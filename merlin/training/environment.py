@@ -105,8 +105,12 @@ class Environment:
         return getattr(self.vector_env.unwrapped, "scores", {})
 
     def reset(self, seed: int) -> Timestep:
-        """Begin an episode everywhere; environment i is seeded with seed + i."""
-        observation, _ = self._ask("reset", self.vector_env.reset, seed=seed)
+        """Begin an episode everywhere, each environment with a seed of its own, which no other `seed` leads to."""
+        seeds: int | list[int] = seed
+        if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            # gymnasium would count on from `seed`, so that neighbouring seeds had all environments but one in common
+            seeds = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
+        observation, _ = self._ask("reset", self.vector_env.reset, seed=seeds)
         self._is_last = no = self._no
         return Timestep(self._tensors(observation), ~no, no, no.float(), no, no, None, self._no_success)
 

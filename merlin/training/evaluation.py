@@ -12,6 +12,8 @@ from merlin.unroll import StepOutput
 
 HELD_OUT_SEED = 1_000_000_007
 """Added to a run's seed for evaluation, so that no episode begins as one in training did."""
+CHOOSING_SEED = 2_000_000_011
+"""Added to it for evaluations in training, which choose the best weights: they are evaluated on other episodes."""
 
 
 @runtime_checkable

@@ -42,9 +42,13 @@ class Rollout:
         self.discount_factor = discount_factor
         self.generator = generator
         self.acting: Acting | None = None
-        zeros = torch.zeros(environment.num_envs, device=environment.device)
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Begin an episode everywhere."""
+        count, zeros = self.environment.num_envs, torch.zeros(self.environment.num_envs, device=self.environment.device)
         self.state = RolloutState(
-            environment.reset(seed), agent.initial_state(environment.num_envs), zeros, zeros.to(torch.int64)
+            self.environment.reset(seed), self.agent.initial_state(count), zeros, zeros.to(torch.int64)
         )
 
     @torch.no_grad()

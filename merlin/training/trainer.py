@@ -18,6 +18,10 @@ from merlin.training.environment import Environment
 from merlin.training.rollout import Episodes, Rollout
 from merlin.unroll import Unroll
 
+_POSITIVE = ("unroll_length", "passes", "policy_passes", "minibatches", "num_threads", "learning_rate",
+             "policy_learning_rate", "max_grad_norm", "report_steps", "checkpoint_seconds", "evaluation_steps",
+             "evaluation_episodes")  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -63,9 +67,10 @@ class TrainingConfig:
     On CPUs bfloat16 pays for LSTMs of 256 units and hundreds of environments, and costs where a memory is read."""
 
     def __post_init__(self) -> None:
-        for name in ("unroll_length", "passes", "policy_passes", "minibatches", "num_threads", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, but is {value}.")
 
     def set_torch(self, device: torch.device | None = None) -> str | None:
         """Let PyTorch compute in this process as configured; return a sentence if the device cannot."""
@@ -110,10 +115,10 @@ class Trainer:
         seed += processes.index() * environment.num_envs
         self.generator = torch.Generator(environment.device).manual_seed(seed)
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
-        rates = {"policy": config.policy_learning_rate}
+        rates = {} if config.policy_learning_rate is None else {"policy": config.policy_learning_rate}
         self.optimizers = {
             name: torch.optim.Adam(
-                parameters, lr=rates.get(name) or config.learning_rate, eps=config.adam_epsilon, fused=True
+                parameters, lr=rates.get(name, config.learning_rate), eps=config.adam_epsilon, fused=True
             )
             for name, parameters in agent.parameter_groups().items()
         }
@@ -144,6 +149,12 @@ class Trainer:
                     f"Observations must be finite, but {name!r} of {self.environment.task} held a number that is not: "
                     f"correct the environment."
                 )
+        # Those that truncated episodes end with are in no row; only their value is.
+        if not unroll.next_value.isfinite().all() and unroll.value.isfinite().all():
+            raise MerlinError(
+                f"Observations must be finite, but one with which {self.environment.task} truncated an episode held a "
+                f"number that is not: correct the environment."
+            )
 
     def _learn(self, unroll: Unroll, state: Any) -> dict[str, Tensor]:
         left = max(0.0, 1.0 - self.env_steps / self.total_steps)
@@ -243,6 +254,9 @@ class Trainer:
         if share["environment"] is not None:
             self.environment.load_state_dict(share["environment"])
             self.rollout.state = from_plain(share["rollout"], self.rollout.state)
+        else:  # other episodes than those that the run began with
+            device = self.generator.device
+            self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
 
 
 class _Learner(nn.Module):

@@ -5,7 +5,7 @@ import torch
 
 from merlin.analysis.experience import Experience, discounted_returns
 from merlin.analysis.findings import decode_goal, predict_returns, steps_to_goal, where_keys_read
-from merlin.analysis.probes import DECAYS, fit_probe, manhattan
+from merlin.analysis.probes import DECAYS, guess_class, manhattan
 
 HEIGHT, WIDTH = 3, 4
 
@@ -104,7 +104,7 @@ def test_a_probe_is_not_asked_about_what_it_was_fitted_to():
     torch.manual_seed(2)
     features, target = torch.randn(90, 80), torch.randint(2, (90,))
     fold = torch.arange(90) // 30
-    guess = fit_probe(features, target, fold, 2).argmax(-1)
+    guess = guess_class(features, target, fold, 1 - torch.eye(2))
     assert len(guess) == 30 and 0.2 < (guess == target[60:]).float().mean() < 0.8
 
 
@@ -116,10 +116,21 @@ def test_a_probe_of_many_features_is_held_back_as_far_as_helps():
     features[:, 0] *= 3
     features[:, 0] += 0.3 * torch.randn(440)
     right = [
-        (fit_probe(features, target, fold, 2, decays).argmax(-1) == target[40:]).float().mean()
+        (guess_class(features, target, fold, 1 - torch.eye(2), decays) == target[40:]).float().mean()
         for decays in ((0.0,), DECAYS)
     ]
     assert right[1] >= right[0] and right[1] > 0.6
+
+
+def test_features_that_say_nothing_cost_no_more_than_none():
+    """Three quarters of the classes are one, half of the others are in what is asked alone, and nothing tells them."""
+    torch.manual_seed(4)
+    features, fold = torch.randn(300, 60), torch.arange(300) % 3
+    target = torch.where(torch.rand(300) < 0.75, 4, torch.randint(9, (300,)))
+    target[(fold != 2) & (target > 5)] = 4
+    apart = (torch.arange(9).unsqueeze(1) - torch.arange(9)).abs().float()
+    told = apart[target[fold == 2], guess_class(features, target, fold, apart)].mean()
+    assert told <= 1.03 * apart[target[fold == 2], 4].mean()
 
 
 def test_a_value_that_is_the_return_explains_it():

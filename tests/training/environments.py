@@ -148,6 +148,23 @@ class Speaker(gymnasium.Env):
         return np.full((4, 5, 3), 7, np.uint8)
 
 
+class NotFiniteAtLast(gymnasium.Env):
+    """Three steps, after which time is up and nothing more is seen."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.num_steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.num_steps += 1
+        is_last = self.num_steps == 3
+        return np.full(2, np.nan if is_last else 0.5, np.float32), 0.0, False, is_last, {}
+
+
 def picture_minigrid(**kwargs):
     from minigrid.envs import EmptyEnv
     from minigrid.wrappers import RGBImgPartialObsWrapper
@@ -159,6 +176,7 @@ for name, entry_point in {
     "Episodes": Episodes,
     "Misbehaving": Misbehaving,
     "Speaker": Speaker,
+    "NotFiniteAtLast": NotFiniteAtLast,
     "PictureMiniGrid": picture_minigrid,
 }.items():
     gymnasium.register(f"test/{name}-v0", entry_point=entry_point)

@@ -1,5 +1,6 @@
 """Every autoreset mode gives the same training data."""
 
+import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
@@ -39,12 +40,13 @@ def transitions(environment, num_transitions, seed=7):
     return [rows[:num_transitions] for rows in collected]
 
 
-def expected_transitions(num_envs, num_transitions, seed=7):
+def expected_transitions(num_envs, num_transitions, seeds=None):
     """The same from each environment alone."""
+    seeds = np.random.SeedSequence(7).generate_state(num_envs).tolist() if seeds is None else seeds
     collected = []
     for i in range(num_envs):
         env, rows = Episodes(), []
-        observation, _ = env.reset(seed=seed + i)
+        observation, _ = env.reset(seed=seeds[i])
         flat = {"clock": observation["clock"].tolist(), "inner.0": observation["inner"][0]}
         is_first = True
         while len(rows) < num_transitions:
@@ -74,7 +76,7 @@ def expected_transitions(num_envs, num_transitions, seed=7):
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("batch", ["sync", "async", "tensors"])
 def test_every_autoreset_mode_gives_the_same_training_data(mode, batch):
-    expected = expected_transitions(3, 40)
+    expected = expected_transitions(3, 40, seeds=(7, 8, 9) if batch == "tensors" else None)  # a batch spreads its own
     ends = [row["end"] for rows in expected for row in rows]
     assert ends.count((True, False)) > 5 and ends.count((False, True)) > 5
     vector_env = episodes(mode, "async" if batch == "async" else "sync")
@@ -114,6 +116,15 @@ def test_a_reset_begins_everywhere_and_again_the_same():
         assert torch.equal(first.observation["inner.0"], again.observation["inner.0"])
         assert len({*first.observation["inner.0"].tolist()}) > 1
         assert not torch.equal(environment.reset(4).observation["inner.0"], first.observation["inner.0"])
+
+
+def test_neighbouring_seeds_have_no_environment_in_common():
+    with make_environment("test/Episodes-v0", 8) as environment:
+        seen = []
+        for seed in (1, 2):
+            environment.reset(seed)
+            seen.append([env.unwrapped.np_random.random() for env in environment.vector_env.unwrapped.envs])
+        assert len({*seen[0], *seen[1]}) == 16
 
 
 def test_a_reset_forgets_that_the_last_row_ended_an_episode():

@@ -11,8 +11,12 @@ from merlin.agents import AGENTS
 from merlin.errors import MerlinError
 from merlin.presets import RunConfig, preset
 from merlin.run import build_agent, build_environment, load_config, train
+from merlin.session import _next
 from merlin.training import checkpoint
+from merlin.training.environment import Environment
+from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
+from tests.training import environments  # noqa: F401 (they register themselves)
 
 
 def tiny(agent: str = "merlin", steps: int = 8 * 4 * 6, **training) -> RunConfig:
@@ -157,6 +161,67 @@ def test_gradients_that_are_not_finite_stop_before_the_step():
             trainer.update()
     changed = [not torch.equal(x, y) for x, y in zip(before, weights(agent), strict=True)]
     assert sum(changed) <= 1  # the running entropy of the observations, which is no weight
+
+
+def test_an_observation_that_ends_an_episode_must_be_finite_too():
+    config = replace(tiny("rl-lstm"), task="test/NotFiniteAtLast-v0")
+    with build_environment(config) as environment:
+        trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
+        with pytest.raises(MerlinError, match="with which test/NotFiniteAtLast-v0 truncated an episode"):
+            trainer.update()
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(None, 2e-3), (1e-5, 1e-5)])
+def test_a_policy_has_its_own_rate_or_that_of_the_rest(rate, expected):
+    config = tiny(learning_rate=2e-3, policy_learning_rate=rate)
+    with build_environment(config) as environment:
+        trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
+    assert trainer.optimizers["policy"].param_groups[0]["lr"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("policy_learning_rate", 0.0), ("max_grad_norm", -1.0), ("evaluation_steps", 0), ("evaluation_episodes", 0)],
+)
+def test_settings_that_have_no_meaning_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, but is {value}"):
+        tiny(**{name: value})
+
+
+def test_what_cannot_be_saved_goes_on_with_other_episodes(tmp_path, monkeypatch):
+    """The episodes that a gymnasium environment was in are lost; those that the run began with must not come again."""
+    config = replace(tiny("rl-lstm", steps=8 * 4 * 2), task="test/Episodes-v0")
+    train(config, tmp_path)
+    seeds, reset = [], Environment.reset
+    monkeypatch.setattr(Environment, "reset", lambda self, seed: seeds.append(seed) or reset(self, seed))
+    for updates in (4, 6):
+        train(replace(config, steps=8 * 4 * updates), tmp_path, resume=True)
+    assert seeds[0::2] == [config.seed] * 2 and len({config.seed, *seeds[1::2]}) == 3
+
+
+def test_the_best_weights_are_chosen_by_many_episodes_and_not_by_those_that_end_first(tmp_path, monkeypatch):
+    config, scores = tiny(steps=8 * 4 * 60, report_steps=8 * 4 * 2), []
+    reported = []
+
+    class Playing(Trainer):
+        """Hands on made-up episodes: one that was lucky and ends first, then many."""
+
+        def update(self):
+            metrics, _ = super().update()
+            lucky = len(reported) == 0
+            reported.append(lucky)
+            returns = torch.full((1 if lucky else 10,), 50.0 if lucky else float(len(reported) % 3))
+            return metrics, Episodes(returns, returns, returns)
+
+    monkeypatch.setattr(checkpoint, "save_best", lambda run_dir, step, score, agent: scores.append((step, score)))
+    monkeypatch.setattr("merlin.run.Trainer", Playing)
+    train(config, tmp_path)
+    assert scores and scores[0][0] >= 8 * 4 * 11 and max(score for _, score in scores) < 1.2
+
+
+@pytest.mark.parametrize(("start", "expected"), [(0, 3000), (2048, 3000), (3000, 6000), (14_336, 15_000)])
+def test_evaluations_come_at_the_same_steps_however_often_a_run_is_resumed(start, expected):
+    assert _next(3000, start) == expected and _next(None, start) == float("inf")
 
 
 def test_more_minibatches_than_environments_are_refused():
