@@ -69,7 +69,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--episodes", metavar="N", type=_whole_number(1), default=100, help="how many (default: 100)")
     add("--seed", metavar="S", type=_seed, help="chooses the held-out episodes (default: the run's seed)")
     add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
-    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
+    add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
+        "100 episodes in training or, if there are any, by its evaluations (default: best)")  # fmt: skip
     add("--num-envs", metavar="B", type=_whole_number(1), help="environments stepped together (default: the run's)")
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
         "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "
@@ -113,14 +114,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--episodes", metavar="N", type=_whole_number(4), default=256, help="held-out episodes that figures and "
         "scores are of (default: 256)")  # fmt: skip
     add("--seed", metavar="S", type=_seed, default=0, help="another seed plays other episodes (default: 0)")
-    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
+    add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
+        "100 episodes in training or, if there are any, by its evaluations (default: best)")  # fmt: skip
 
     add = command("watch", "record episodes of a trained agent: what it sees, believes, expects and recalls")
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
     add("--episodes", metavar="N", type=_whole_number(1), default=1, help="how many (default: 1)")
     add("--seed", metavar="S", type=_seed, default=0, help="another seed shows other episodes (default: 0)")
     add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
-    add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
+    add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
+        "100 episodes in training or, if there are any, by its evaluations (default: best)")  # fmt: skip
     add("--out", metavar="FILE", type=Path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
         "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
 
