@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-DECAYS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+DECAYS = (10.0, 1.0, 1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
 FITTED, CHOOSING, ASKED = 0, 1, 2
 
 
