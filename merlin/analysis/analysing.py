@@ -62,9 +62,10 @@ def analyse(
         agent = load_agent(run_dir, environment, config, which)
         note("playing")
         played = gather(agent, environment, episodes=max(episodes, count), seed=seed)
+        fewer = f" of the {episodes:,} asked for" if played.num_complete < episodes else ""
         report.lines.append(
-            f"{played.num_complete} held-out episodes in {count} environments, {len(played.reward):,} steps of each, "
-            f"sampled actions, {which} checkpoint."
+            f"{played.num_complete} held-out episodes{fewer} in {count} environments, {len(played.reward):,} steps of "
+            f"each{', which is the most' if fewer else ''}, sampled actions, {which} checkpoint."
         )
         note("which memory the score needs")
         _memory_section(report, agent, environment, episodes, seed)
