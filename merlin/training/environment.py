@@ -108,8 +108,7 @@ class Environment:
         """Begin an episode everywhere, each environment with a seed of its own, which no other `seed` leads to."""
         seeds: int | list[int] = seed
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
-            # gymnasium would count on from `seed`, so that neighbouring seeds had all environments but one in common
-            seeds = np.random.SeedSequence(seed).generate_state(self.num_envs).tolist()
+            seeds = spread_seed(seed, self.num_envs)
         observation, _ = self._ask("reset", self.vector_env.reset, seed=seeds)
         self._is_last = no = self._no
         return Timestep(self._tensors(observation), ~no, no, no.float(), no, no, None, self._no_success)
@@ -253,6 +252,14 @@ class Environment:
         success = self._tensor(np.asarray(success, np.float32) if not self.is_native else success, torch.float32)
         known = is_end if "_is_success" not in info else is_end & self._tensor(info["_is_success"], torch.bool)
         return torch.where(known, success, self._no_success)
+
+
+def spread_seed(seed: int, count: int) -> list[int]:
+    """Return a seed for each of `count` environments.
+
+    Counting on from `seed`, as gymnasium does, would let neighbouring seeds share all environments but one.
+    """
+    return np.random.SeedSequence(seed).generate_state(count).tolist()
 
 
 def make_environment(

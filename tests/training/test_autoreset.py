@@ -1,12 +1,11 @@
 """Every autoreset mode gives the same training data."""
 
-import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
 from merlin.errors import MerlinError
-from merlin.training.environment import Environment, make_environment
+from merlin.training.environment import Environment, make_environment, spread_seed
 from tests.training.environments import Episodes, TensorBatch, episodes
 
 
@@ -42,7 +41,7 @@ def transitions(environment, num_transitions, seed=7):
 
 def expected_transitions(num_envs, num_transitions, seeds=None):
     """The same from each environment alone."""
-    seeds = np.random.SeedSequence(7).generate_state(num_envs).tolist() if seeds is None else seeds
+    seeds = spread_seed(7, num_envs) if seeds is None else seeds
     collected = []
     for i in range(num_envs):
         env, rows = Episodes(), []
