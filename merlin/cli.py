@@ -170,7 +170,7 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from merlin.analysis.tampering import Tampered
-    from merlin.run import build_environment, load_agent, load_config
+    from merlin.run import build_environment, existing_checkpoint, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
     config = load_config(options.run_dir)
@@ -197,8 +197,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(json.dumps(result | {"memory": way}))
         return 0
     actions = "most probable" if options.greedy else "sampled"
+    which = existing_checkpoint(options.run_dir, options.checkpoint)
     who = config.agent if way == "own" else f"{config.agent} with its memory {way}"
-    print(f"{who} on {config.task}, {options.checkpoint} checkpoint, {actions} actions, held-out seed {seed}")
+    print(f"{who} on {config.task}, {which} checkpoint, {actions} actions, held-out seed {seed}")
     rows = [
         ("episode return", f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}"),
         *((f"  of {name} play", f"{score:.3f}") for name, score in scores.items()),

@@ -94,11 +94,16 @@ def load_config(run_dir: Path) -> RunConfig:
     return from_dict(RunConfig, values, {"model": AGENTS[name].config_class})
 
 
+def existing_checkpoint(run_dir: Path, which: str) -> str:
+    """Return `which` weights are loaded, best or last: of a run too short to tell which are best, the last."""
+    return "last" if which == "best" and checkpoint.read_best(run_dir) is None else which
+
+
 def load_agent(run_dir: Path, environment: Environment, config: RunConfig, which: str = "best") -> Agent:
     """Return the run's agent with the weights of its best or last checkpoint."""
     agent = build_agent(config, environment).eval()
-    if which == "last" or checkpoint.load_best(run_dir, agent) is None:
-        checkpoint.load_latest(run_dir, agent)
+    load = checkpoint.load_latest if existing_checkpoint(run_dir, which) == "last" else checkpoint.load_best
+    load(run_dir, agent)
     return agent
 
 

@@ -1,12 +1,14 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from merlin import cli
 from merlin.agents import AGENTS
@@ -254,6 +256,20 @@ def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
 
 
+def test_the_best_weights_are_evaluated_once_it_is_known_which_they_are(merlin, run_dir, tmp_path):
+    """A run of few episodes does not know."""
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "4")
+    assert f"{DEFAULT_TASK}, last checkpoint" in out
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    (weights,) = copy.glob("checkpoints/step-*/agent.safetensors")
+    tensors = {name: x + 1 for name, x in load_file(weights).items()}
+    save_file(tensors, copy / "checkpoints" / "best.safetensors", {"step": "8", "score": "1.0"})
+    _, best, _ = merlin("evaluate", copy, "--episodes", "4")
+    assert f"{DEFAULT_TASK}, best checkpoint" in best and best.splitlines()[1:] != out.splitlines()[1:]
+    _, last, _ = merlin("evaluate", copy, "--episodes", "4", "--checkpoint", "last")
+    assert last == out
+
+
 def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
     _, out, _ = merlin("evaluate", run_dir, "--episodes", "10", "--json")
     own = json.loads(out)
@@ -263,7 +279,7 @@ def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
         result = json.loads(out)
         assert result.pop("memory") == way and result["episodes"] == 10 and result != own
     _, out, _ = merlin("evaluate", run_dir, "--episodes", "2", "--memory", "zeroed")
-    assert out.startswith(f"merlin with its memory zeroed on {DEFAULT_TASK}, best checkpoint")
+    assert out.startswith(f"merlin with its memory zeroed on {DEFAULT_TASK}, last checkpoint")
     status, _, err = merlin("evaluate", run_dir, "--episodes", "1", "--memory", "shuffled")
     assert status == 2 and "needs at least 2 environments" in err
 

@@ -23,7 +23,7 @@ from merlin.analysis.saliency import saliency
 from merlin.analysis.tampering import WAYS, Tampered, find_memory
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, kind
-from merlin.run import build_environment, load_agent, load_config
+from merlin.run import build_environment, existing_checkpoint, load_agent, load_config
 from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
 FEWEST = 5  # of which a mean is drawn
@@ -53,7 +53,7 @@ def analyse(
     """
     run_dir = Path(run_dir)
     out = run_dir / "analysis" if out is None else Path(out)
-    config = load_config(run_dir)
+    config, which = load_config(run_dir), existing_checkpoint(run_dir, which)
     config.training.set_torch()
     report = _Report(out, f"{config.agent} on {config.task}")
     seed += config.seed + HELD_OUT_SEED
