@@ -105,7 +105,7 @@ class Environment:
         return getattr(self.vector_env.unwrapped, "scores", {})
 
     def reset(self, seed: int) -> Timestep:
-        """Begin an episode everywhere, each environment with a seed of its own, which no other `seed` leads to."""
+        """Begin an episode everywhere, each environment with a seed of its own, drawn from `seed`."""
         seeds: int | list[int] = seed
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = spread_seed(seed, self.num_envs)
