@@ -147,3 +147,35 @@ def test_what_cannot_be_seen_does_not_change_the_value():
             agent.encoder.entries[list(environment.spaces).index("image")].embedding.weight.zero_()
         found = saliency(agent, environment, seed=0, steps=2)
         assert found["image"].sum() == 0 and found["direction"] > 0
+
+
+def test_saliency_is_asked_of_every_phase_of_an_episode(monkeypatch):
+    """An episode of 12 steps, a multiple of the interval between questions."""
+    config = tiny("rl-lstm", "merlin/MemoryGame-v0", {"pairs": 4})
+    with build_environment(config, 4) as environment:
+        agent, asked = build_agent(config, environment), []
+        step, act = environment.step, agent.step
+        monkeypatch.setattr(environment, "step", lambda action: asked.append(0) or step(action))
+        calls = [[] for _ in range(12)]
+
+        def counting(*arguments, **more):
+            calls[len(asked) % 12].append(1)
+            return act(*arguments, **more)
+
+        monkeypatch.setattr(agent, "step", counting)
+        saliency(agent, environment, seed=0, steps=32, every=4)
+    often = [len(times) > len(asked) // 12 + 1 for times in calls]
+    assert len(asked) == 128 and sum(often) > 8  # of 12 phases, and not of the same three
+
+
+def test_an_analysis_that_is_broken_off_leaves_the_one_before(tmp_path, monkeypatch):
+    run_dir = make_run(tmp_path / "run", tiny(task="merlin/TMaze-v0"))
+    before = analyse(run_dir, episodes=8).with_name("analysis.json").read_text()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("merlin.analysis.analysing.gather", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        analyse(run_dir, episodes=8)
+    assert (run_dir / "analysis" / "analysis.json").read_text() == before != ""
