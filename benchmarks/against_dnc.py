@@ -25,8 +25,8 @@ def ours(length: int, slots: int, word_size: int, num_envs: int):
     from torch import nn
 
     from merlin import memory as memories
-    from merlin.memory_window import DifferentiableWindow
-    from merlin.networks.recurrent import LSTM
+    from merlin.memory.window import DifferentiableWindow
+    from merlin.networks.lstm import LSTM
 
     lstm = LSTM(INPUT_SIZE + NUM_READ_KEYS * word_size, HIDDEN_SIZE, 1)
     reader = memories.Reader(HIDDEN_SIZE, word_size, NUM_READ_KEYS)

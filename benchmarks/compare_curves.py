@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from merlin.analysis.curves import load
-from merlin.run import build_environment, load_config
+from merlin.runs.learning_curve import load
+from merlin.runs.run import build_environment, load_config
 
 AGENTS = {"merlin": ("MERLIN", "#6b3fa0"), "rl-mem": ("RL-MEM", "#d9822b"), "rl-lstm": ("RL-LSTM", "#2b7bba")}
 

@@ -32,7 +32,7 @@ def make_plain(agent) -> None:
     import torch
 
     from merlin.agents.agent import Agent
-    from merlin.networks.recurrent import map_state, reset_state
+    from merlin.networks.lstm import map_state, reset_state
 
     agent.begin = lambda *args: Agent.begin(agent, *args)
 
@@ -57,9 +57,9 @@ def learn(name: str, way: str, seed: int, steps: int, settings: list[str]) -> di
     """Return the mean training return of each part of a run, and its steps per second."""
     import torch
 
-    from merlin.config import override
-    from merlin.presets import preset
-    from merlin.run import build_agent, build_environment
+    from merlin.runs.presets import preset
+    from merlin.runs.run import build_agent, build_environment
+    from merlin.runs.settings import override
     from merlin.training.trainer import Trainer
 
     config = override(preset(name), settings)

@@ -87,7 +87,7 @@ SETUPS |= {
 
 def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
     """Train for some seconds after a warm-up; return steps per second and where the time went."""
-    from merlin.presets import preset
+    from merlin.runs.presets import preset
 
     config = preset(setup.agent, setup.task)
     config = replace(
@@ -98,7 +98,7 @@ def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]
         training=replace(config.training, num_threads=threads, **setup.training),
     )
     try:
-        from merlin.profiling import profile
+        from merlin.runs.profiling import profile
     except ImportError:  # code from before it could profile itself
         return {"steps_per_second": measure_updates(config, seconds)}
     result = profile(config, seconds)
@@ -109,7 +109,7 @@ def measure_updates(config, seconds: float) -> float:
     """Return the environment steps per second of training, after two updates to warm up."""
     import torch
 
-    from merlin.run import build_agent, build_environment
+    from merlin.runs.run import build_agent, build_environment
     from merlin.training.trainer import Trainer
 
     torch.set_num_threads(config.training.num_threads)

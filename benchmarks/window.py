@@ -24,8 +24,8 @@ def step_by_step(agent, codes, actions, unroll, state, acting=None):
     """Return what `Merlin._recur` returns, by single steps."""
     import torch
 
-    from merlin.networks.recurrent import reset_state
-    from merlin.recurrence import Recurred
+    from merlin.agents.merlin.recurrence import Recurred
+    from merlin.networks.lstm import reset_state
 
     rows = []
     for t in range(codes.shape[0]):
@@ -46,7 +46,7 @@ def measure(
     from gymnasium import spaces
 
     from merlin.agents.merlin import Merlin, MerlinConfig
-    from merlin.unroll import Unroll
+    from merlin.experience import Unroll
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

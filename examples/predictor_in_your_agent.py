@@ -7,11 +7,11 @@ import sys
 import torch
 
 from merlin import Unroll, make_environment
+from merlin.agents.merlin.predictor import Predictor, PredictorConfig
 from merlin.networks.actions import make_action_distribution
 from merlin.networks.heads import mlp
-from merlin.networks.recurrent import map_state, reset_state
-from merlin.predictor import Predictor, PredictorConfig
-from merlin.returns import n_step_returns
+from merlin.networks.lstm import map_state, reset_state
+from merlin.objectives.returns import n_step_returns
 
 ENVS, STEPS, LATENT, DISCOUNT = 64, 16, 16, 0.96
 

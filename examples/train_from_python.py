@@ -7,9 +7,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from merlin.config import override
-from merlin.presets import preset
-from merlin.run import build_environment, load_agent, train
+from merlin.runs.presets import preset
+from merlin.runs.run import build_environment, load_agent, train
+from merlin.runs.settings import override
 from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from merlin.analysis.episodes import record_episode
-from merlin.analysis.formats import save_episodes
-from merlin.presets import preset
-from merlin.run import build_environment, load_agent, load_config, train
+from merlin.runs.presets import preset
+from merlin.runs.run import build_environment, load_agent, load_config, train
+from merlin.viewer.episodes import record_episode
+from merlin.viewer.formats import save_episodes
 
 
 def main(run_dir: Path | None = None, out: Path = Path("episode.gif"), steps: int = 20_000) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import gymnasium
 
-from merlin.config import override
-from merlin.presets import preset
-from merlin.run import build_environment, load_agent, train
+from merlin.runs.presets import preset
+from merlin.runs.run import build_environment, load_agent, train
+from merlin.runs.settings import override
 from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 from tasks import cells
 from tasks.board import Board, coloured, in_colour

@@ -8,29 +8,34 @@
 Names are imported when they are first used, so that `import merlin` is instant and has no effects.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
+
+from merlin.moved import MovedFinder
 
 _PUBLIC = {
     "merlin.agents": ("AGENTS", "Agent"),
     "merlin.agents.merlin": ("Merlin", "MerlinConfig"),
     "merlin.agents.rl_lstm": ("RLLSTM", "RLLSTMConfig"),
     "merlin.agents.rl_mem": ("RLMem", "RLMemConfig"),
-    "merlin.analysis.curves": ("plot_learning_curve",),
-    "merlin.analysis.watching": ("watch",),
-    "merlin.config": ("override",),
+    "merlin.runs.learning_curve": ("plot_learning_curve",),
+    "merlin.viewer.watch": ("watch",),
+    "merlin.runs.settings": ("override",),
     "merlin.errors": ("MerlinError",),
     "merlin.memory": ("MemoryState", "Reader"),
-    "merlin.presets": ("RunConfig", "preset"),
-    "merlin.run": ("Summary", "build_agent", "build_environment", "load_agent", "load_config", "train"),
-    "merlin.training.environment": ("Environment", "Timestep", "make_environment"),
+    "merlin.runs.presets": ("RunConfig", "preset"),
+    "merlin.runs.run": ("Summary", "build_agent", "build_environment", "load_agent", "load_config", "train"),
+    "merlin.environments.batch": ("Environment", "Timestep", "make_environment"),
     "merlin.training.evaluation": ("evaluate",),
     "merlin.training.trainer": ("Trainer", "TrainingConfig"),
-    "merlin.unroll": ("Losses", "StepOutput", "Unroll"),
+    "merlin.experience": ("Losses", "StepOutput", "Unroll"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
+
+sys.meta_path.insert(0, MovedFinder())
 
 
 def __getattr__(name: str) -> Any:

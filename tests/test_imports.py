@@ -19,46 +19,46 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-_PURE = ["merlin.errors", "merlin.processes", "merlin.unroll", "merlin.returns", "merlin.losses"]
+_PURE = ["merlin.errors", "merlin.distributed", "merlin.experience", "merlin.objectives.returns", "merlin.objectives.policy_gradient"]
 _PARTS = [*_PURE, "merlin.memory", "merlin.latents", "merlin.networks"]
-_AGENTS_PARTS = [*_PARTS, "merlin.memory_window", "merlin.predictor", "merlin.recurrence"]
-_TRAINING = [*_AGENTS_PARTS, "merlin.config", "merlin.agents.agent", "merlin.training"]
+_AGENTS_PARTS = [*_PARTS, "merlin.memory.window", "merlin.agents.merlin.predictor", "merlin.agents.merlin.recurrence"]
+_TRAINING = [*_AGENTS_PARTS, "merlin.runs.settings", "merlin.agents.agent", "merlin.training"]
 _AGENT = [*_AGENTS_PARTS, "merlin.agents.agent", "merlin.agents.actor_critic"]
-_RUN = [*_TRAINING, "merlin.agents", "merlin.presets"]
+_RUN = [*_TRAINING, "merlin.agents", "merlin.runs.presets"]
 MAY_IMPORT = {
     "merlin.errors": [],
-    "merlin.processes": ["merlin.errors"],
+    "merlin.distributed": ["merlin.errors"],
     "merlin.memory": [],
-    "merlin.memory_window": ["merlin.memory"],
-    "merlin.recurrence": ["merlin.memory", "merlin.memory_window", "merlin.networks"],
+    "merlin.memory.window": ["merlin.memory"],
+    "merlin.agents.merlin.recurrence": ["merlin.memory", "merlin.memory.window", "merlin.networks"],
     "merlin.latents": [],
-    "merlin.returns": [],
-    "merlin.unroll": [],
-    "merlin.config": ["merlin.errors"],
-    "merlin.losses": _PURE,
-    "merlin.networks": ["merlin.errors", "merlin.processes", "merlin.networks"],
+    "merlin.objectives.returns": [],
+    "merlin.experience": [],
+    "merlin.runs.settings": ["merlin.errors"],
+    "merlin.objectives.policy_gradient": _PURE,
+    "merlin.networks": ["merlin.errors", "merlin.distributed", "merlin.networks"],
     "merlin.agents": _AGENT,
-    "merlin.agents.merlin": [*_AGENT, "merlin.agents.associative"],
-    "merlin.predictor": _PARTS,
+    "merlin.agents.merlin": [*_AGENT, "merlin.agents.merlin.associative"],
+    "merlin.agents.merlin.predictor": _PARTS,
     "merlin.agents.__init__": [*_AGENTS_PARTS, "merlin.agents"],
     "merlin.training": _TRAINING,
-    "merlin.presets": [*_TRAINING, "merlin.agents"],
-    "merlin.session": [*_RUN, "merlin.analysis"],
-    "merlin.run": [*_RUN, "merlin.session", "merlin.analysis"],
-    "merlin.analysis": [*_RUN, "merlin.run", "merlin.analysis"],
-    "merlin.comparing": [*_RUN, "merlin.run", "merlin.analysis.tampering"],
-    "merlin.jobs": [*_RUN, "merlin.run", "merlin.comparing"],
-    "merlin.analysis.comparison": [*_RUN, "merlin.run", "merlin.comparing", "merlin.analysis"],
-    "merlin.profiling": [*_RUN, "merlin.session", "merlin.run"],
-    "merlin.arguments": [],
+    "merlin.runs.presets": [*_TRAINING, "merlin.agents"],
+    "merlin.runs.monitor": [*_RUN, "merlin.analysis"],
+    "merlin.runs.run": [*_RUN, "merlin.runs.monitor", "merlin.analysis"],
+    "merlin.analysis": [*_RUN, "merlin.runs.run", "merlin.analysis"],
+    "merlin.experiments.spec": [*_RUN, "merlin.runs.run", "merlin.agents.memory_ablation"],
+    "merlin.experiments.launcher": [*_RUN, "merlin.runs.run", "merlin.experiments.spec"],
+    "merlin.experiments.results": [*_RUN, "merlin.runs.run", "merlin.experiments.spec", "merlin.analysis"],
+    "merlin.runs.profiling": [*_RUN, "merlin.runs.monitor", "merlin.runs.run"],
+    "merlin.cli.arguments": [],
     "merlin.cli": [
         *_RUN,
-        "merlin.run",
-        "merlin.comparing",
-        "merlin.jobs",
-        "merlin.profiling",
+        "merlin.runs.run",
+        "merlin.experiments.spec",
+        "merlin.experiments.launcher",
+        "merlin.runs.profiling",
         "merlin.analysis",
-        "merlin.arguments",
+        "merlin.cli.arguments",
     ],
     "merlin.__main__": ["merlin.cli"],
     "merlin.__init__": [],
@@ -113,10 +113,10 @@ def test_imports_point_downwards(name):
         ("merlin.agents.rl_mem", "from merlin.agents import merlin"),
         ("merlin.training.trainer", "from merlin.agents.merlin import Merlin"),
         ("merlin.training.trainer", "from merlin.agents import AGENTS"),
-        ("merlin.training.trainer", "def f():\n    import merlin.run"),
-        ("merlin.run", "from merlin import cli"),
-        ("merlin.presets", "import tasks.tmaze"),
-        ("merlin", "from merlin.run import train"),
+        ("merlin.training.trainer", "def f():\n    import merlin.runs.run"),
+        ("merlin.runs.run", "from merlin import cli"),
+        ("merlin.runs.presets", "import tasks.tmaze"),
+        ("merlin", "from merlin.runs.run import train"),
         ("tasks.tmaze", "from merlin.errors import MerlinError"),
     ],
 )

@@ -6,7 +6,7 @@ from merlin.agents.agent import Agent
 from merlin.agents.merlin import Merlin, MerlinConfig
 from merlin.agents.rl_lstm import RLLSTM, RLLSTMConfig
 from merlin.agents.rl_mem import RLMem, RLMemConfig
-from merlin.losses import ActorCriticConfig
+from merlin.objectives.policy_gradient import ActorCriticConfig
 
 
 class AgentEntry(NamedTuple):

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.agents.agent import Acting, Agent
-from merlin.losses import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
+from merlin.experience import Losses, StepOutput, Unroll
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.heads import mlp
-from merlin.networks.recurrent import LSTM, map_state, reset_state
+from merlin.networks.lstm import LSTM, map_state, reset_state
 from merlin.networks.spaces import flatten_observation
-from merlin.unroll import Losses, StepOutput, Unroll
+from merlin.objectives.policy_gradient import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
 
 Config = TypeVar("Config", bound="RecurrentConfig")
 State = TypeVar("State")

@@ -8,9 +8,9 @@ from gymnasium import Space
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from merlin.losses import ActorCriticConfig, masked_mean
+from merlin.experience import Losses, StepOutput, Unroll
 from merlin.networks.actions import make_action_distribution
-from merlin.unroll import Losses, StepOutput, Unroll
+from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
 State = TypeVar("State")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
 from merlin.agents.agent import TapeActing
-from merlin.networks.recurrent import LSTMState, map_state
-from merlin.unroll import Unroll
+from merlin.experience import Unroll
+from merlin.networks.lstm import LSTMState, map_state
 
 
 @dataclass(frozen=True, kw_only=True)

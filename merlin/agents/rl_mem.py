@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from merlin import memory as memories
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
 from merlin.agents.agent import Acting, TapeActing
+from merlin.experience import StepOutput, Unroll
 from merlin.memory import MemoryState, Reader
-from merlin.memory_window import DifferentiableWindow, MemoryWindow
-from merlin.networks.recurrent import LSTMState, map_state, reset_state
-from merlin.unroll import StepOutput, Unroll
+from merlin.memory.window import DifferentiableWindow, MemoryWindow
+from merlin.networks.lstm import LSTMState, map_state, reset_state
 
 
 @dataclass(frozen=True, kw_only=True)

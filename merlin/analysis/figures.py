@@ -9,8 +9,8 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from merlin.analysis.canvas import GREY, INK, Canvas
-from merlin.analysis.observations import draw_entry, height_of, is_picture, label
+from merlin.viewer.canvas import GREY, INK, Canvas
+from merlin.viewer.observations import draw_entry, height_of, is_picture, label
 
 Array = np.ndarray
 COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58")

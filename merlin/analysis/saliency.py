@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merlin.agents.agent import Agent
+from merlin.environments.batch import Environment
 from merlin.networks.spaces import kind
-from merlin.training.environment import Environment
 
 PATCHES = 16  # along each side of a picture
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from merlin import processes
+from merlin import distributed
 
 CLOSE = 0.1  # a decoded pixel or number this near to the truth counts as right
 
@@ -88,9 +88,9 @@ def num_steps(value: Tensor, shape: tuple[int, ...]) -> int:
 
 def frequency_nats(counts: Float[Tensor, " n"], total: int) -> Float[Tensor, ""]:
     """Return the entropy of how often each category occurs, over the steps of all processes."""
-    return torch.special.entr(processes.total(counts) / processes.total(counts.new_tensor(total))).sum()
+    return torch.special.entr(distributed.total(counts) / distributed.total(counts.new_tensor(total))).sum()
 
 
 def variance(x: Float[Tensor, "n size"]) -> Float[Tensor, " size"]:
     """Return the variance of each number, over the rows of all processes."""
-    return processes.mean((x - processes.mean(x)).square())
+    return distributed.mean((x - distributed.mean(x)).square())

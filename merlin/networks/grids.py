@@ -7,7 +7,7 @@ from gymnasium.spaces import MultiDiscrete
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin import processes
+from merlin import distributed
 from merlin.networks.categories import Categories
 from merlin.networks.entries import EntryDecoder, count, frequency_nats, num_steps
 from merlin.networks.heads import start_at_scale
@@ -82,7 +82,7 @@ class GridDecoder(EntryDecoder):
             return nats
         cells = value.flatten(-3, -2)
         columns = self.categories.columns(cells)
-        seen = processes.total(count(columns, self.categories.num_columns))
+        seen = distributed.total(count(columns, self.categories.num_columns))
         weights = seen.clamp(min=1).pow(-self.rarity)
         weights = weights * seen.sum() / (weights * seen).sum()
         return -(weights[columns] * self.categories.log_prob(self._cells(parameters), cells)).sum((-2, -1))

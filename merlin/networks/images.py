@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin import processes
+from merlin import distributed
 from merlin.networks.entries import CLOSE, EntryDecoder, variance
 from merlin.networks.heads import start_at_scale
 
@@ -140,7 +140,7 @@ class ImageDecoder(EntryDecoder):
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
         pixels = self.pixels(value).reshape(-1, math.prod(self.shape))
         if self.is_bernoulli:
-            return binary_entropy(processes.mean(pixels)).sum() - processes.mean(self.floor_nats(value).flatten())
+            return binary_entropy(distributed.mean(pixels)).sum() - distributed.mean(self.floor_nats(value).flatten())
         return 0.5 * variance(pixels).sum()
 
     def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from merlin import processes
+from merlin import distributed
 from merlin.networks.entries import EntryDecoder, count
 from merlin.networks.spaces import Tokens
 
@@ -57,10 +57,10 @@ class TextDecoder(EntryDecoder):
         texts = value.reshape(-1, value.shape[-1]).long()
         starts = torch.arange(self.shape[0], device=texts.device) * self.vocabulary_size
         outside = self.shape[0] * self.vocabulary_size  # one more column takes what is not counted
-        counts = processes.total(count(torch.where(is_said(texts), texts + starts, outside), outside + 1))[:-1]
+        counts = distributed.total(count(torch.where(is_said(texts), texts + starts, outside), outside + 1))[:-1]
         counts = counts.unflatten(0, (*self.shape, self.vocabulary_size))
         frequencies = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-        return (torch.special.entr(frequencies) * counts.sum(-1, keepdim=True)).sum() / processes.total(
+        return (torch.special.entr(frequencies) * counts.sum(-1, keepdim=True)).sum() / distributed.total(
             texts.new_tensor(len(texts))
         )
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from merlin.training.environment import Environment
-from merlin.unroll import StepOutput
+from merlin.environments.batch import Environment
+from merlin.experience import StepOutput
 
 HELD_OUT_SEED = 1_000_000_007
 """Added to a run's seed for evaluation, so that no episode begins as one in training did."""

@@ -1,4 +1,4 @@
-"""Collects windows of experience. The time axis is drawn in `merlin.unroll`."""
+"""Collects windows of experience. The time axis is drawn in `merlin.experience`."""
 
 from typing import Any, NamedTuple
 
@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.agents.agent import Acting, Agent
-from merlin.training.environment import Environment, Timestep
-from merlin.unroll import Unroll
+from merlin.environments.batch import Environment, Timestep
+from merlin.experience import Unroll
 
 
 class Episodes(NamedTuple):

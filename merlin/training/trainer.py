@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from merlin import processes
+from merlin import distributed
 from merlin.agents.agent import Agent
+from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
-from merlin.networks.recurrent import map_state
+from merlin.experience import Unroll
+from merlin.networks.lstm import map_state
 from merlin.training.checkpoint import from_plain, to_plain
-from merlin.training.environment import Environment
 from merlin.training.rollout import Episodes, Rollout
-from merlin.unroll import Unroll
 
 _POSITIVE = ("unroll_length", "passes", "policy_passes", "minibatches", "num_threads", "learning_rate",
              "policy_learning_rate", "max_grad_norm", "report_steps", "checkpoint_seconds", "evaluation_steps",
@@ -85,7 +85,7 @@ class TrainingConfig:
 class Trainer:
     """Trains an agent in an environment. `run` is the loop; `state_dict` is all that it takes to go on exactly.
 
-    Where several processes train together (`merlin.processes`), each has a trainer with environments of its own, and
+    Where several processes train together (`merlin.distributed`), each has a trainer with environments of its own, and
     all make the same steps with the same weights.
 
     Args:
@@ -112,7 +112,7 @@ class Trainer:
         self.config = config
         self.total_steps = total_steps
         self.env_steps = 0
-        seed += processes.index() * environment.num_envs
+        seed += distributed.rank() * environment.num_envs
         self.generator = torch.Generator(environment.device).manual_seed(seed)
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
         rates = {} if config.policy_learning_rate is None else {"policy": config.policy_learning_rate}
@@ -122,7 +122,7 @@ class Trainer:
             )
             for name, parameters in agent.parameter_groups().items()
         }
-        self._learner = processes.share(_Learner(agent))
+        self._learner = distributed.share(_Learner(agent))
         self._base_rates = {name: x.param_groups[0]["lr"] for name, x in self.optimizers.items()}
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
@@ -133,7 +133,7 @@ class Trainer:
         middle = time.perf_counter()
         self._check(unroll)
         metrics = self._learn(unroll, state)
-        self.env_steps += int(processes.total(unroll.is_valid.sum()))
+        self.env_steps += int(distributed.total(unroll.is_valid.sum()))
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
         return metrics, episodes
@@ -180,7 +180,7 @@ class Trainer:
                 losses = self.agent.policy_losses(part, part_state, entropy_scale)
                 self.optimizers["policy"].zero_grad(set_to_none=True)
                 losses.total.backward(_weight(part))
-                processes.average_gradients(self.optimizers["policy"].param_groups[0]["params"])
+                distributed.average_gradients(self.optimizers["policy"].param_groups[0]["params"])
                 metrics |= losses.metrics | self._step("policy")
         return metrics
 
@@ -215,7 +215,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train until `total_steps`, or until `should_stop` says so, calling `report` after each window."""
-        while self.env_steps < self.total_steps and not processes.any_of(should_stop()):
+        while self.env_steps < self.total_steps and not distributed.any_of(should_stop()):
             report(*self.update())
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class Trainer:
         return {
             "env_steps": self.env_steps,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "shares": processes.gather(share),
+            "shares": distributed.gather(share),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -241,12 +241,12 @@ class Trainer:
         Raises:
             MerlinError: It is of another number of processes or environments.
         """
-        if len(state["shares"]) != processes.number():
+        if len(state["shares"]) != distributed.world_size():
             raise MerlinError(
                 f"A run continues with as many processes as it began with, which were {len(state['shares'])}, "
-                f"but there are {processes.number()}: start as many, as with torchrun --nproc-per-node."
+                f"but there are {distributed.world_size()}: start as many, as with torchrun --nproc-per-node."
             )
-        share = state["shares"][processes.index()]
+        share = state["shares"][distributed.rank()]
         self.env_steps = state["env_steps"]
         self.generator.set_state(share["generator"].cpu())
         for name, optimizer in self.optimizers.items():
@@ -274,7 +274,7 @@ class _Learner(nn.Module):
 def _weight(unroll: Unroll) -> Tensor:
     """Return what this process's mean over valid rows counts, for the mean over processes to be that over all rows."""
     rows = unroll.is_valid.sum().to(unroll.reward.dtype)
-    return rows * processes.number() / processes.total(rows).clamp(min=1)
+    return rows * distributed.world_size() / distributed.total(rows).clamp(min=1)
 
 
 def _interpolate(final_fraction: float, left: float) -> float:

@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 
 from merlin.agents import AGENTS, Agent
-from merlin.presets import preset
-from merlin.unroll import Unroll
+from merlin.experience import Unroll
+from merlin.runs.presets import preset
 
 SPACES = {"card": spaces.Discrete(5), "place": spaces.Box(-1, 1, (3,), np.float32)}
 ACTION_SPACES = {

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from merlin.presets import preset
-from merlin.run import build_agent, build_environment
+from merlin.runs.presets import preset
+from merlin.runs.run import build_agent, build_environment
 from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 from merlin.training.trainer import Trainer
 

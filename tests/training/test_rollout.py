@@ -1,4 +1,4 @@
-"""The rollout: its rows line up as `merlin.unroll` draws them, in every autoreset mode, and truncation bootstraps."""
+"""The rollout: its rows line up as `merlin.experience` draws them, in every autoreset mode, and truncation bootstraps."""
 
 import gymnasium
 import numpy as np
@@ -8,8 +8,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from merlin.agents import AGENTS
-from merlin.networks.recurrent import map_state
-from merlin.training.environment import Environment
+from merlin.environments.batch import Environment
+from merlin.networks.lstm import map_state
 from merlin.training.rollout import Rollout
 from tests.agents.helpers import tensors
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
+from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
-from merlin.presets import RunConfig, preset
-from merlin.run import build_agent, build_environment, load_config, train
-from merlin.session import _next
+from merlin.runs.monitor import _next
+from merlin.runs.presets import RunConfig, preset
+from merlin.runs.run import build_agent, build_environment, load_config, train
 from merlin.training import checkpoint
-from merlin.training.environment import Environment
 from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
-from tests.training import environments  # noqa: F401 (they register themselves)
+from tests.environments import examples as environments  # noqa: F401 (they register themselves)
 
 
 def tiny(agent: str = "merlin", steps: int = 8 * 4 * 6, **training) -> RunConfig:
@@ -55,7 +55,7 @@ def test_resume_is_bit_for_bit_an_uninterrupted_run(tmp_path, name, training):
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
         for _ in range(3):
             stop_after_three(trainer)
-        from merlin.run import start
+        from merlin.runs.run import start
 
         start(config, halves)
         checkpoint.save(halves, trainer.env_steps, agent, {"trainer": trainer.state_dict(), "wall_seconds": 1.0})
@@ -214,7 +214,7 @@ def test_the_best_weights_are_chosen_by_many_episodes_and_not_by_those_that_end_
             return metrics, Episodes(returns, returns, returns)
 
     monkeypatch.setattr(checkpoint, "save_best", lambda run_dir, step, score, agent: scores.append((step, score)))
-    monkeypatch.setattr("merlin.run.Trainer", Playing)
+    monkeypatch.setattr("merlin.runs.run.Trainer", Playing)
     train(config, tmp_path)
     assert scores and scores[0][0] >= 8 * 4 * 11 and max(score for _, score in scores) < 1.2
 

@@ -1,0 +1,255 @@
+"""What is compared: agents, tasks and seeds, from a command or a file, as runs. `merlin.experiments.launcher` runs them."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from merlin.agents import AGENTS
+from merlin.agents.memory_ablation import WAYS
+from merlin.errors import MerlinError
+from merlin.runs.presets import RunConfig, preset
+from merlin.runs.run import load_config
+from merlin.runs.settings import from_dict, override, to_dict
+from merlin.training import checkpoint
+
+RESULT = "evaluation.json"
+_ELSEWHERE = "choose another --out, or remove that directory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One of the tasks that agents are compared on."""
+
+    task: str
+    """A gymnasium id, or `module:Id`."""
+    name: str = ""
+    """What it is called in tables and pictures; the id unless given."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    steps: int | None = None
+    """Environment steps of each run; none takes those of the preset."""
+    max_seconds: float | None = None
+    """End each run after this long; none takes the comparison's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One of the agents that are compared, or one way to configure it."""
+
+    agent: str
+    """merlin, rl-mem or rl-lstm."""
+    name: str = ""
+    """What it is called in tables and pictures; the agent unless given."""
+    set: tuple[str, ...] = ()
+    """Settings, as of `merlin train --set`."""
+
+    def __post_init__(self) -> None:
+        for setting in self.set:
+            if not setting.startswith(("model.", "training.", "num_envs=")):
+                raise MerlinError(
+                    f"what is set must be of model.* or training.*, or num_envs, but {setting!r} came: leave it out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Every agent on every task, with every seed."""
+
+    tasks: tuple[Task, ...]
+    agents: tuple[Contender, ...] = tuple(Contender(agent=name, name=name) for name in AGENTS)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    episodes: int = 512
+    """Held-out episodes of each evaluation."""
+    max_seconds: float | None = None
+    """End each run after this long; none lets it take all of its steps."""
+    checkpoint: str = "last"
+    """Which one is evaluated: last, or best, which the return in training chooses."""
+    memory: tuple[str, ...] = ()
+    """Ways to show agents another memory than their own, in evaluations besides: zeroed, frozen, shuffled."""
+
+    def __post_init__(self) -> None:
+        # by what their run directories are called
+        tasks, agents = ([_slug(entry.name) for entry in entries] for entries in (self.tasks, self.agents))
+        for name, entries in (("tasks", tasks), ("agents", agents), ("seeds", list(self.seeds))):
+            if not entries:
+                raise MerlinError(f"a comparison needs {name}, but there are none: name at least one")
+            if twice := [entry for entry in entries if entries.count(entry) > 1]:
+                raise MerlinError(f"{name} must differ, but {twice[0]!r} comes twice: change one of them")
+        if min(self.seeds) < 0:
+            raise MerlinError(f"seeds must be at least 0, but {min(self.seeds)} came: take another")
+        for task in self.tasks:
+            if task.steps is not None and task.steps < 1:
+                raise MerlinError(f"steps must be at least 1, but are {task.steps}: raise them, or leave them out")
+        for seconds in (self.max_seconds, *(task.max_seconds for task in self.tasks)):
+            if seconds is not None and not seconds > 0:
+                raise MerlinError(f"max_seconds must be above 0, but is {seconds:g}: raise it, or leave it out")
+        if self.checkpoint not in ("last", "best"):
+            raise MerlinError(f"checkpoint must be last or best, but is {self.checkpoint!r}: choose one of them")
+        if unknown := [way for way in self.memory if way not in WAYS]:
+            raise MerlinError(f"a memory can be {', '.join(WAYS)}, but {unknown[0]!r} came: choose one of them")
+        if len({*self.memory}) < len(self.memory):
+            raise MerlinError(f"ways of memory must differ, but are {', '.join(self.memory)}: leave one out")
+        if "shuffled" in self.memory and self.episodes < 2:
+            raise MerlinError("memories are shuffled between episodes, but episodes is 1: raise it")
+        if self.episodes < 1:
+            raise MerlinError(f"episodes must be at least 1, but are {self.episodes}: raise them")
+
+
+class Run(NamedTuple):
+    """One run of a comparison."""
+
+    task: Task
+    contender: Contender
+    seed: int
+    run_dir: Path
+    conditions: dict[str, Any]
+    """What, beside its configuration, its results depend on: episodes, checkpoint, max_seconds."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.task.name}, {self.contender.name}, seed {self.seed}"
+
+    def config(self) -> RunConfig:
+        """Return the configuration that `merlin train` makes of `arguments`."""
+        config = preset(self.contender.agent, self.task.task, dict(self.task.env_kwargs))
+        config = replace(config, seed=self.seed, steps=self.task.steps or config.steps)
+        return override(config, list(self.contender.set))
+
+    def arguments(self) -> list[str]:
+        """Return those of `merlin train` that choose its configuration."""
+        arguments = [self.task.task, "--agent", self.contender.agent, "--seed", str(self.seed)]
+        arguments += ["--env-kwargs", json.dumps(self.task.env_kwargs)] if self.task.env_kwargs else []
+        arguments += ["--steps", str(self.task.steps)] if self.task.steps else []
+        return arguments + (["--set", *self.contender.set] if self.contender.set else [])
+
+    def missing(self, memory: Sequence[str]) -> list[str]:
+        """Return the evaluations still to be made: own, and of an agent that has a memory the ways to change it."""
+        ways = [*memory] if hasattr(self.config().model, "memory_size") else []
+        found = self.result()
+        return ["own", *ways] if found is None else [way for way in ways if way not in found]
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what its evaluation found, and how it was made; None before it, or where the run is to go on."""
+        try:
+            found = json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        spent, allowed = (float(x.get("max_seconds") or "inf") for x in (found, self.conditions))
+        last = checkpoint.last_step(self.run_dir)
+        is_of_last = last is None or found.get("checkpoint_step", last) == last
+        return found if allowed <= spent and is_of_last else None
+
+
+def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Comparison:
+    """Return the comparison that a TOML file describes, whose fields are those of `Comparison`.
+
+    A task or an agent may be its id alone:
+
+        agents = ["rl-mem", { agent = "merlin", name = "no trace", set = ["model.retroactive_discount=none"] }]
+        tasks = [{ task = "merlin/MemoryGame-v0", env_kwargs = { pairs = 4 }, steps = 500_000 }]
+        seeds = [1, 2, 3, 4, 5]
+
+    Args:
+        changes: What takes the place of entries of the file, and `max_seconds` of those of its tasks.
+
+    Raises:
+        MerlinError: It cannot be read, or says what has no meaning.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MerlinError(f"A comparison is read from a TOML file, but {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise MerlinError(f"A comparison is read from a TOML file, but {path} is none: {error}.") from error
+    try:
+        comparison = make_comparison(values | dict(changes or {}))
+    except MerlinError as error:
+        raise MerlinError(f"{path}: {error}") from error
+    if "max_seconds" in (changes or {}):
+        return replace(comparison, tasks=tuple(replace(task, max_seconds=None) for task in comparison.tasks))
+    return comparison
+
+
+def choose(comparison: Comparison, names: Sequence[str]) -> Comparison:
+    """Return the comparison of those of its tasks and of its agents that are named; of all where none of them is.
+
+    Raises:
+        MerlinError: A name is that of none, or of a task and an agent.
+    """
+    known = [entry.name for entry in (*comparison.tasks, *comparison.agents)]
+    if wrong := [name for name in names if known.count(name) != 1]:
+        raise MerlinError(
+            f"Tasks and agents of the comparison are chosen by their names, {', '.join(map(repr, known))}, "
+            f"but {wrong[0]!r} came, which {'is two' if wrong[0] in known else 'is none'} of them: choose another."
+        )
+    tasks = tuple(task for task in comparison.tasks if task.name in names)
+    agents = tuple(agent for agent in comparison.agents if agent.name in names)
+    return replace(comparison, tasks=tasks or comparison.tasks, agents=agents or comparison.agents)
+
+
+def make_comparison(values: Mapping[str, Any]) -> Comparison:
+    """Return the comparison of plain values, as a file holds them.
+
+    Raises:
+        MerlinError: A name or a value has no meaning. Nothing was trained yet.
+    """
+    values = to_dict(Comparison(tasks=(Task(task="", name=""),))) | {"tasks": []} | dict(values)
+    for name, empty in (("tasks", Task(task="")), ("agents", Contender(agent=""))):
+        if isinstance(values[name], list):
+            values[name] = [_entry(to_dict(empty), name[:-1], entry) for entry in values[name]]
+    return from_dict(Comparison, values)
+
+
+def _entry(empty: dict[str, Any], key: str, entry: Any) -> Any:
+    entry = {key: entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, Mapping):
+        return entry  # which is then refused
+    return empty | {"name": entry.get(key)} | dict(entry)
+
+
+def plan(comparison: Comparison, out: Path) -> list[Run]:
+    """Return all runs, seed by seed, so that the first ones tell something of every agent.
+
+    A run that ended sooner than it now may is to go on. (One that was to take other steps was scheduled otherwise.)
+
+    Raises:
+        MerlinError: A task or an agent cannot be configured so, or a run of that name was configured otherwise.
+    """
+    runs = []
+    for seed, task, contender in product(comparison.seeds, comparison.tasks, comparison.agents):
+        run_dir = out / f"{_slug(task.name)}_{_slug(contender.name)}_seed{seed}"
+        seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
+        asked = {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
+        run = Run(task, contender, seed, run_dir, asked)
+        if (run_dir / "config.json").exists() and load_config(run_dir) != run.config():
+            raise MerlinError(f"{run_dir} holds a run of another configuration: {_ELSEWHERE}")
+        found = run.result() or asked
+        if differing := [name for name in asked if found.get(name) != asked[name]]:
+            came = f"{differing[0]} {found.get(differing[0])}, but {asked[differing[0]]} came"
+            raise MerlinError(f"{run_dir} holds a run with {came}: {_ELSEWHERE}")
+        runs.append(run)
+    return runs
+
+
+def last_metrics(run_dir: Path) -> dict[str, Any]:
+    """Return the last report of a run; nothing if there is none yet."""
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in reversed(lines):
+        try:
+            return json.loads(line)
+        except ValueError:  # being written
+            continue
+    return {}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")

@@ -1,0 +1,35 @@
+"""Content-addressed memory with least-used writes and a retroactive half, usable on its own.
+
+`content` has the equations, one step at a time; `window` the same memory over a window of steps, where nothing of its
+size is ever copied; `interface` what an agent asks of a memory, so that another one can take its place.
+"""
+
+from merlin.memory.content import (
+    EPSILON,
+    MemoryState,
+    Read,
+    Reader,
+    allocate,
+    attend,
+    initial_state,
+    read,
+    reset,
+    unit,
+    write,
+    written,
+)
+
+__all__ = [
+    "EPSILON",
+    "MemoryState",
+    "Read",
+    "Reader",
+    "allocate",
+    "attend",
+    "initial_state",
+    "read",
+    "reset",
+    "unit",
+    "write",
+    "written",
+]

@@ -1,0 +1,72 @@
+"""Losses of actor-critic agents: pure functions of `[T, B]` tensors, and the configuration that they share.
+
+Axes: T time, B batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from merlin import distributed
+from merlin.experience import Unroll
+from merlin.objectives.returns import generalized_advantages, n_step_returns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig:
+    """What every agent trained by advantages is configured with."""
+
+    discount_factor: float = 0.96
+    """Of the return, per step."""
+    gae_lambda: float = 0.9
+    """Of the generalised advantage estimates: 0 trusts the value function, 1 the window's returns."""
+    entropy_cost: float = 0.01
+    """Weight of the policy's entropy, in nats, against its advantages."""
+    return_cost: float = 1.0
+    """Weight of the return (value) loss."""
+    clip_ratio: float = 0.2
+    """PPO's clipping range; it acts only when a window is learnt from more than once."""
+    policy_hidden_gain: float | None = None
+    """Start the policy head's tanh layer orthogonal and this large, bent enough to learn what depends on two inputs
+    together, such as a cue and an object; PyTorch's almost linear start unless given."""
+    normalize_advantages: bool = False
+    """Divide advantages by their standard deviation over the window's batch, that of all processes."""
+
+
+def masked_mean(x: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, ""]:
+    """Return the mean over valid rows; 0 if there is none."""
+    return torch.where(is_valid, x, 0.0).sum() / is_valid.sum().clamp(min=1)
+
+
+def policy_loss(
+    log_prob: Float[Tensor, "T B"],
+    behaviour_log_prob: Float[Tensor, "T B"],
+    advantages: Float[Tensor, "T B"],
+    clip_ratio: float,
+) -> Float[Tensor, "T B"]:
+    """Return PPO's clipped surrogate, whose gradient in a window's first pass is the policy gradient −A ∇log π(a).
+
+        ratio = π(a) / π_behaviour(a)
+        loss  = −min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A)
+
+    Schulman et al. 2017, arXiv:1707.06347, Eq 7.
+    """
+    ratio = torch.exp(log_prob - behaviour_log_prob)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_ratio, 1 + clip_ratio) * advantages)
+
+
+def advantages_and_returns(
+    unroll: Unroll, config: ActorCriticConfig
+) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
+    """Return advantages for the policy and n-step returns for the value function, both constants."""
+    follow = (unroll.reward, unroll.discount)
+    advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
+    if config.normalize_advantages:
+        valid = unroll.is_valid.to(advantages.dtype)
+        sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
+        rows, first, second = distributed.total(torch.stack(sums))
+        rows = rows.clamp(min=1)
+        advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
+    return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)

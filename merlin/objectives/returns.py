@@ -1,0 +1,67 @@
+"""Returns and advantages: pure functions of `[T, B]` tensors.
+
+Every function takes what the rollout stores (`merlin.experience` draws the time axis). Row t's action earns `reward[t]`;
+`discount[t]` is 0 after termination; `next_value[t]` is the value of what the action led to: the next row's value, the
+value of the final observation after a truncation, the bootstrap value in the last row. `is_end[t]` says that the
+episode ended with row t's action, in either way, so that nothing of row t + 1 may reach row t.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def n_step_returns(
+    reward: Float[Tensor, "T B"],
+    discount: Float[Tensor, "T B"],
+    next_value: Float[Tensor, "T B"],
+    is_end: Bool[Tensor, "T B"],
+) -> Float[Tensor, "T B"]:
+    """Return the window's returns, bootstrapped where it or an episode is cut.
+
+    R[t] = reward[t] + discount[t] · (next_value[t] if t ends the episode or the window else R[t+1])
+    """
+    return lambda_returns(reward, discount, next_value, is_end, 1.0)
+
+
+def lambda_returns(
+    reward: Float[Tensor, "T B"],
+    discount: Float[Tensor, "T B"],
+    next_value: Float[Tensor, "T B"],
+    is_end: Bool[Tensor, "T B"],
+    gae_lambda: float,
+) -> Float[Tensor, "T B"]:
+    """Return the λ-returns of the window.
+
+        G[t] = reward[t] + discount[t] · ((1 − λ) next_value[t] + λ G[t+1])
+
+    with G[t+1] replaced by next_value[t] at the end of an episode or of the window. λ = 1 gives `n_step_returns`, λ = 0
+    the one-step target. Sutton and Barto 2018, Eq 12.20.
+    """
+    mixing = torch.where(is_end, 0.0, gae_lambda)
+    mixing[-1] = 0.0
+    base = reward + discount * (1 - mixing) * next_value
+    decay = discount * mixing
+    returns = torch.empty_like(reward)
+    following = torch.zeros_like(reward[0])
+    for t in range(reward.shape[0] - 1, -1, -1):
+        following = torch.addcmul(base[t], decay[t], following, out=returns[t])
+    return returns
+
+
+def generalized_advantages(
+    reward: Float[Tensor, "T B"],
+    discount: Float[Tensor, "T B"],
+    value: Float[Tensor, "T B"],
+    next_value: Float[Tensor, "T B"],
+    is_end: Bool[Tensor, "T B"],
+    gae_lambda: float,
+) -> Float[Tensor, "T B"]:
+    """Return the generalised advantage estimates of the window.
+
+        δ[t] = reward[t] + discount[t] · next_value[t] − value[t]
+        A[t] = δ[t] + discount[t] · λ · A[t+1]         (A[t+1] = 0 at the end of an episode or of the window)
+
+    which is G[t] − value[t] with the λ-return G. Schulman et al. 2016, arXiv:1506.02438, Eq 16.
+    """
+    return lambda_returns(reward, discount, next_value, is_end, gae_lambda) - value

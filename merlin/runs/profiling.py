@@ -1,0 +1,178 @@
+"""Where the time and the memory of training go."""
+
+import io
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, record_function
+from torch.utils.flop_counter import FlopCounterMode
+
+from merlin.environments.batch import Environment
+from merlin.networks.lstm import map_state
+from merlin.runs.monitor import Session
+from merlin.runs.presets import RunConfig
+from merlin.runs.reporting import Reporter
+from merlin.runs.run import build_agent, build_environment, evaluate_held_out
+from merlin.runs.settings import to_dict
+from merlin.runs.tracking import Tracker
+from merlin.training.trainer import Trainer
+
+PARTS = ("environment", "acting", "learning", "logging")
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What training costs on this machine."""
+
+    steps_per_second: float
+    """Environment steps, all environments together."""
+    shares: dict[str, float]
+    """Fractions of the time spent in environment, acting, learning and logging; what is missing to 1 is the rest."""
+    peak_megabytes: float
+    """Most memory ever in use: of the GPU's where there is one, else of the process."""
+    first_megabytes: float
+    """Memory in use before the first window."""
+    agent_bytes: float
+    """What the agent carries from step to step, per environment."""
+    task_bytes: float | None
+    """What the task carries, per environment; none where it does not tell."""
+    flops_per_step: float
+    """Floating point operations of matrix products and convolutions per environment step."""
+    product_flops_per_second: float
+    """What this machine reaches in large matrix products, on as many threads and at the run's precision."""
+
+    @property
+    def utilization(self) -> float:
+        """Fraction of the machine's matrix products that training makes use of."""
+        return self.steps_per_second * self.flops_per_step / self.product_flops_per_second
+
+
+def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None) -> Profile:
+    """Train for some seconds after a warm-up of two windows, and return where the time went. Nothing is kept.
+
+    On a GPU the shares are taken apart from the speed, for to tell them the host has to wait for the device.
+
+    Args:
+        seconds: How long to measure, at least two windows.
+        trace: Where to write a Chrome trace of one window more.
+    """
+    config.training.set_torch()
+    with build_environment(config) as environment, tempfile.TemporaryDirectory() as directory:
+        run_dir, device = Path(directory), environment.device
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=10**12, seed=config.seed)
+        with Reporter(run_dir, 10**12, stream=io.StringIO()) as reporter:
+            tracker = Tracker("disabled", run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
+            session = Session(
+                config, run_dir, trainer, reporter, tracker, -time.monotonic(), lambda: evaluate_held_out(agent, config)
+            )
+            first = _memory(device)
+            for _ in range(2):
+                session.report(*trainer.update())
+
+            begin, steps = _now(device), trainer.env_steps
+            while _now(device) - begin < seconds / 2 or trainer.env_steps == steps:
+                session.report(*trainer.update())
+            steps_per_second = (trainer.env_steps - steps) / (_now(device) - begin)
+
+            clock = _Clock(device)
+            environment.step = clock.timed("environment", environment.step)
+            trainer.rollout.collect = clock.timed("acting", trainer.rollout.collect)
+            trainer.update = clock.timed("learning", trainer.update)
+            session.report = clock.timed("logging", session.report)
+            begin = _now(device)
+            while _now(device) - begin < seconds / 2 or not clock.spent["learning"]:
+                session.report(*trainer.update())
+            spent = _now(device) - begin
+            shares = {name: clock.spent[name] / spent for name in PARTS}
+            shares["learning"] -= shares["acting"]  # an update collects a window first, and that steps the environment
+            shares["acting"] -= shares["environment"]
+
+            steps = trainer.env_steps
+            with FlopCounterMode(display=False) as counter:
+                trainer.update()
+            flops = counter.get_total_flops() / (trainer.env_steps - steps)
+            if trace is not None:
+                activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+                with torch.profiler.profile(activities=activities) as profiler:
+                    session.report(*trainer.update())
+                profiler.export_chrome_trace(str(trace))
+            return Profile(
+                steps_per_second=steps_per_second,
+                shares=shares,
+                peak_megabytes=_memory(device),
+                first_megabytes=first,
+                agent_bytes=_bytes(trainer.rollout.state.agent_state) / environment.num_envs,
+                task_bytes=_task_bytes(environment),
+                flops_per_step=flops,
+                product_flops_per_second=measure_products(device),
+            )
+
+
+def measure_products(device: torch.device, size: int | None = None) -> float:
+    """Return the floating point operations per second of square float32 matrix products, the median of nine.
+
+    Args:
+        size: Rows and columns; none takes 8,192 on a GPU and 1,024 elsewhere.
+    """
+    size = size or (8192 if device.type == "cuda" else 1024)
+    a, b = torch.rand(2, size, size, device=device)
+    torch.mm(a, b)
+    spent = []
+    for _ in range(9):
+        begin = _now(device)
+        torch.mm(a, b)
+        spent.append(_now(device) - begin)
+    return 2 * size**3 / statistics.median(spent)
+
+
+class _Clock:
+    """Adds up what calls cost, by name, and names them in traces."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.spent = dict.fromkeys(PARTS, 0.0)
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        def call(*arguments: Any) -> Any:
+            begin = _now(self.device)
+            with record_function(name):
+                result = function(*arguments)
+            self.spent[name] += _now(self.device) - begin
+            return result
+
+        return call
+
+
+def _now(device: torch.device) -> float:
+    """Return seconds by a clock that only goes on, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _memory(device: torch.device) -> float:
+    """Return the most megabytes ever in use."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MEGABYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _task_bytes(environment: Environment) -> float | None:
+    if not environment.is_native:
+        return None
+    return sum(x.nbytes for x in environment.state_dict().values()) / environment.num_envs
+
+
+def _bytes(state: Any) -> int:
+    sizes: list[int] = []
+    map_state(lambda x: sizes.append(x.nbytes) or x, state)
+    return sum(sizes)

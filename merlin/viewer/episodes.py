@@ -1,0 +1,154 @@
+"""An episode as it was played and thought: what `merlin watch` draws."""
+
+import math
+from collections.abc import Sequence
+from enum import EnumMeta
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from merlin.agents.agent import Agent
+from merlin.agents.memory_ablation import find_memory, last_word
+from merlin.environments.batch import Environment
+
+
+class Step(NamedTuple):
+    """One observation and what the agent made of it. Entries that an agent lacks are None.
+
+    `expected` is what the agent thought it would see, before it looked; `reconstruction` what it made of what it saw.
+    `policy` holds probabilities [A]; for a Box of n numbers their means, their standard deviations and the action
+    [3, n], in half ranges from the middle. `reward` is what `action` earned. What is read is the memory before this
+    step's write of `word` into `slot`.
+    """
+
+    observation: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray] | None
+    reconstruction: dict[str, np.ndarray] | None
+    value: float
+    policy: np.ndarray
+    action: np.ndarray
+    reward: float
+    read_weights: np.ndarray | None  # [K, N]
+    policy_read_weights: np.ndarray | None  # [K, N]
+    slot: int | None
+    word: np.ndarray | None  # [Z]
+    picture: np.ndarray | None  # the task, as it draws itself [Y, X, 3]
+
+
+class Episode(NamedTuple):
+    """The steps of an episode, and what is needed to draw them. `success` is NaN where the task does not define it."""
+
+    task: str
+    spaces: dict[str, gymnasium.Space]
+    action_space: gymnasium.Space
+    action_names: Sequence[str] | None
+    steps: list[Step]
+    is_complete: bool
+    success: float
+
+    def held(self, step: int) -> dict[int, int]:
+        """Return, for each slot that is written when `step` reads the memory, the step that wrote it."""
+        return {past.slot: index for index, past in enumerate(self.steps[:step]) if past.slot is not None}
+
+    def action_name(self, step: int) -> str:
+        """Return in words what was done in a step."""
+        action = self.steps[step].action
+        if isinstance(self.action_space, spaces.Box):
+            return "action " + " ".join(f"{x:.2f}" for x in action.reshape(-1)[:4]).replace("-", "−")
+        if self.action_names is not None:
+            return self.action_names[int(action) - int(self.action_space.start)]
+        return "action " + " ".join(map(str, action.reshape(-1)))
+
+
+@torch.no_grad()
+def record_episode(
+    agent: Agent,
+    environment: Environment,
+    seed: int,
+    generator: torch.Generator,
+    *,
+    greedy: bool = False,
+    max_steps: int | None = None,
+) -> Episode:
+    """Play one episode in an environment of num_envs=1 and return it, cut off after `max_steps`.
+
+    Args:
+        generator: Of actions and latents; on the environment's device.
+    """
+    assert environment.num_envs == 1
+    timestep, state = environment.reset(seed), agent.initial_state(1)
+    steps: list[Step] = []
+    is_complete, success = False, math.nan
+    while not is_complete and len(steps) != max_steps:
+        picture, before = environment.render(0), timestep
+        expected = agent.expect(state, before.is_first)
+        output, state = agent.step(
+            before.observation, state, before.is_first, before.reward, generator=generator, greedy=greedy
+        )
+        timestep = environment.step(output.action)
+        reconstruction = None if output.latent is None else agent.reconstruct(output.latent)
+        memory = find_memory(state)
+        assert (memory is None) == (output.read_weights is None)
+        steps.append(
+            Step(
+                observation=_first_rows(before.observation),
+                expected=None if expected is None else _first_rows(expected),
+                reconstruction=None if reconstruction is None else _first_rows(reconstruction),
+                value=output.value.item(),
+                policy=_policy(agent, output.policy_parameters, output.action),
+                action=_first_row(output.action),
+                reward=timestep.reward.item(),
+                read_weights=None if output.read_weights is None else _first_row(output.read_weights),
+                policy_read_weights=(
+                    None if output.policy_read_weights is None else _first_row(output.policy_read_weights)
+                ),
+                slot=None if memory is None else int(memory.write_weights[0].argmax()),
+                word=None if memory is None else _first_row(last_word(memory, agent.config.retroactive_discount)),
+                picture=None if picture is None else np.array(picture),
+            )
+        )
+        is_complete = bool(timestep.terminated | timestep.truncated)
+        success = timestep.success.item()
+    return Episode(
+        environment.task,
+        environment.spaces,
+        environment.action_space,
+        action_names(_one_task(environment), environment.action_space),
+        steps,
+        is_complete,
+        success,
+    )
+
+
+def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:
+    if not isinstance(agent.action_space, spaces.Box):
+        return _first_row(agent.actions.log_probs(parameters).exp())
+    mean, log_std = agent.actions.moments(parameters)
+    mean = (mean - agent.actions.centre) / agent.actions.half_range
+    return _first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
+
+
+def action_names(task: Any, action_space: gymnasium.Space) -> Sequence[str] | None:
+    """Return what a task calls its actions: in `action_names`, in an enumeration as MiniGrid's, or not at all."""
+    names = getattr(task, "action_names", None)
+    if names is None and isinstance(getattr(task, "actions", None), EnumMeta):
+        names = [action.name for action in task.actions]
+    is_whole = names is not None and isinstance(action_space, spaces.Discrete) and len(names) == action_space.n
+    return names if is_whole else None
+
+
+def _one_task(environment: Environment) -> Any:
+    vector_env: Any = environment.vector_env.unwrapped
+    return vector_env.envs[0].unwrapped if hasattr(vector_env, "envs") else vector_env
+
+
+def _first_rows(entries: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: _first_row(value) for name, value in entries.items()}
+
+
+def _first_row(value: Tensor) -> np.ndarray:
+    return value[0].cpu().numpy()

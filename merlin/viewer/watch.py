@@ -1,0 +1,65 @@
+"""`merlin watch`: plays an episode with a trained agent and writes what it saw, recalled, expected and did."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from merlin.errors import MerlinError
+from merlin.runs.run import build_environment, load_agent, load_config
+from merlin.training.evaluation import HELD_OUT_SEED
+from merlin.viewer.episodes import Episode, record_episode
+from merlin.viewer.formats import find_writer, save_episodes
+
+MAX_FRAMES, MAX_STEPS = 500, 2000  # of a film, of a page
+
+
+def watch(
+    run_dir: Path,
+    out: Path | None = None,
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    which: str = "best",
+    greedy: bool = False,
+    note: Callable[[str], object] = lambda sentence: print(sentence, file=sys.stderr),
+) -> Path:
+    """Play episodes that training never began with, write them as a picture of each step, and return the file.
+
+    Args:
+        out: Its ending chooses the format: .gif, .mp4, .html (a page to step through, and a memory to look into), or
+            .png (the most telling step).
+            RUN_DIR/episode.gif unless told.
+        seed: Of the environment, the latents and the actions; another seed shows another episode.
+        which: The run's best weights or its last.
+        greedy: Take the most probable actions rather than samples.
+        note: Is told when not everything is shown.
+
+    Raises:
+        MerlinError: No such format, an `.mp4` without the extra `video`, not a run, or a file that cannot be written.
+    """
+    run_dir = Path(run_dir)
+    out = Path(out) if out is not None else run_dir / "episode.gif"
+    find_writer(out)  # before an episode is played in vain
+    if episodes < 1:
+        raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}.")
+    # One environment is too small for a GPU, and what was trained on one is to be watched anywhere.
+    config = dataclasses.replace(load_config(run_dir), device="cpu", vectorization="sync")
+    seed += config.seed + HELD_OUT_SEED
+    generator = torch.Generator().manual_seed(seed)
+    played: list[Episode] = []
+    with build_environment(config, num_envs=1, render_mode="rgb_array") as environment:
+        agent = load_agent(run_dir, environment, config, which)
+        most = left = MAX_STEPS if out.suffix.lower() == ".html" else MAX_FRAMES
+        while left and len(played) < episodes:
+            played.append(
+                record_episode(agent, environment, seed + len(played), generator, greedy=greedy, max_steps=left)
+            )
+            left -= len(played[-1].steps)
+    if len(played) < episodes or not played[-1].is_complete:
+        note(f"Only the first {most} steps are shown.")
+    heading = f"{config.agent} on {config.task}"
+    save_episodes(played, out, heading)
+    return out

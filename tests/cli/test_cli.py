@@ -1,0 +1,376 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from merlin.agents import AGENTS
+from merlin.cli import commands as cli
+from merlin.runs.presets import DEFAULT_TASK, preset
+from merlin.runs.profiling import profile
+from merlin.runs.run import build_agent, build_environment, load_config
+from merlin.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--num-envs", "8", "--set", "model.hidden_size=8", "model.policy_hidden_size=8", "model.latent_size=4"]
+
+
+@pytest.fixture
+def merlin(capsys):
+    """Runs a command in this process; returns its status, standard output and standard error."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A finished run of 512 steps; not to be changed."""
+    path = tmp_path_factory.mktemp("cli") / "a run"
+    assert cli.main(["train", "--steps", "512", "--run-dir", str(path), *SMALL]) == 0
+    return path
+
+
+def command(*arguments, **more):
+    """Start the command as a user does, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "merlin", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more,
+    )  # fmt: skip
+
+
+def one_sentence(text):
+    return text.startswith("merlin") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_help_is_instant():
+    code = "import sys, merlin.cli\ntry: merlin.cli.main(['train', '--help'])\nfinally: print(sorted(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert process.returncode == 0 and process.stdout.startswith("usage: merlin train")
+    assert not {"torch", "numpy", "gymnasium", "matplotlib"} & set(re.findall(r"'(\w+)'", process.stdout))
+
+
+def test_help_tells_the_defaults_that_are_used(merlin, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # a narrow page would break words at their hyphens
+    status, out, _ = merlin("train", "--help")
+    out = " ".join(out.split())
+    assert status == 0 and f"(default: {DEFAULT_TASK})" in out and ", ".join([*AGENTS][:2]) in out
+    ours = preset()
+    assert f"(default: by task; {ours.num_envs} for the default one)" in out
+    assert f"(default: by task; {ours.steps / 1e6:g}e6 for the default one)" in out
+    assert (ours.agent, ours.seed, ours.vectorization) == ("merlin", 1, "sync")
+    assert merlin("--help")[0] == merlin("evaluate", "--help")[0] == merlin("watch", "--help")[0] == 0
+
+
+def test_settings_are_listed_with_type_value_and_meaning(merlin):
+    status, out, _ = merlin("train", "--help-settings", "--env-kwargs", '{"pairs": 5}', "--set", "model.gae_lambda=0.5")
+    lines = out.splitlines()
+    assert status == 0
+    assert "model.memory_size: int = 15  — N, slots." in lines
+    assert any(re.match(r"model\.gae_lambda: float = 0\.5  — Of the generalised advantage", line) for line in lines)
+    assert any(re.match(r"training\.unroll_length: int = \d+  — T, steps of a window", line) for line in lines)
+    assert not any(line.startswith(("task", "agent", "env_kwargs")) for line in lines)
+
+
+def test_tasks_and_agents_have_a_line_each(merlin):
+    status, out, _ = merlin("tasks")
+    assert status == 0 and [line.split()[0] for line in out.splitlines()[:2]] == [DEFAULT_TASK, "merlin/TMaze-v0"]
+    assert "MiniGrid-MemoryS7-v0" in out
+    status, out, _ = merlin("agents")
+    assert status == 0 and [line.split()[0] for line in out.splitlines()[: len(AGENTS)]] == list(AGENTS)
+
+
+def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp_path):
+    path = tmp_path / "a run"
+    status, out, err = merlin(
+        "train", "--agent", "rl-lstm", "--steps", "5e2", "--seed", "3", "--run-dir", path, *SMALL[:4]
+    )
+    assert status == 0, err
+    assert out.splitlines()[0] == (
+        f"training rl-lstm on {DEFAULT_TASK} until 500 steps, 8 environments on cpu, seed 3; run directory {path}"
+    )
+    assert "env_steps" in err  # no terminal: one line for each report
+    steps = int(checkpoint.steps(path)[-1].name.removeprefix("step-"))
+    assert f"done after {steps} steps" in out and steps >= 500
+    assert str(checkpoint.steps(path)[-1]) in out and str(path / "learning_curve.png") in out
+    assert f"merlin evaluate '{path}'" in out and f"merlin watch '{path}'" in out and "--resume" not in out
+    assert {entry.name for entry in path.iterdir()} >= {
+        "config.json", "metrics.jsonl", "checkpoints", "learning_curve.png"
+    }  # fmt: skip
+    config = load_config(path)
+    assert (config.agent, config.seed, config.num_envs, config.steps) == ("rl-lstm", 3, 8, 500)
+    assert config.model.hidden_size == 8
+
+    status, out, err = merlin("train", "--run-dir", path)
+    assert status == 1 and one_sentence(err) and f"--resume {path}" in err
+
+
+@pytest.mark.parametrize(
+    ("task", "env_kwargs", "rate"),
+    [
+        ("merlin/Memory-v0", {}, 1e-3),
+        ("merlin/Memory-v0", {"size": 9, "agent_view_size": 3}, 3e-4),
+        ("MiniGrid-MemoryS7-v0", {}, 1e-3),
+        ("minigrid:MiniGrid-MemoryS17Random-v0", {}, 3e-4),
+    ],
+)
+def test_the_policy_takes_small_steps_where_the_cue_is_seldom_seen(task, env_kwargs, rate):
+    assert preset("merlin", task, env_kwargs).training.policy_learning_rate == rate
+    assert preset("rl-mem", task, env_kwargs).training.policy_learning_rate is None
+
+
+def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
+    assert preset("rl-lstm", "merlin/Memory-v0").training.minibatches > 2
+    arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", 2, "--steps", 1, "--run-dir", tmp_path / "run"]
+    assert merlin("train", *arguments, "--wandb", "disabled")[0] == 0
+    assert load_config(tmp_path / "run").training.minibatches == 2
+
+
+def test_a_run_is_named_after_what_it_trains(merlin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = merlin("train", "merlin/TMaze-v0", "--steps", "1", "--env-kwargs", '{"length": 3}', *SMALL)
+    assert status == 0, err
+    (path,) = Path("runs").iterdir()
+    assert re.fullmatch(r"TMaze-v0-merlin-seed1-\d{8}-\d{6}", path.name)
+    assert load_config(path).env_kwargs == {"length": 3}
+
+
+def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
+    path = tmp_path / "run"
+    arguments = ["--run-dir", path, "--max-seconds", "0.001", *SMALL]
+    status, out, _ = merlin("train", "--steps", "400", *arguments)
+    assert status == 0 and out.splitlines()[1].startswith("out of time after ")
+    assert f"merlin train --resume {path}" in out
+    status, out, _ = merlin("train", "--resume", path, "--steps", "600", "--set", "training.learning_rate=1e-4")
+    assert status == 0 and out.splitlines()[1].startswith("done after ")
+    config = load_config(path)  # what was changed holds for the next time too
+    assert (config.steps, config.training.learning_rate) == (600, 1e-4)
+    assert config.model.hidden_size == 8
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "required: COMMAND"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "--agnet", "merlin"], "--agnet"),
+        (["train", "--agent", "merlyn"], "merlin, rl-lstm, rl-mem"),
+        (["train", "--steps", "many"], "--steps: must be a whole number"),
+        (["train", "--steps", "0"], "--steps: must be a whole number"),
+        (["train", "--steps", "1.5"], "--steps: must be a whole number"),
+        (["train", "--steps", "inf"], "--steps: must be a whole number"),
+        (["train", "--seed", "-1"], "--seed: must be a whole number from 0"),
+        (["train", "--max-seconds", "nan"], "number of seconds above 0"),
+        (["train", "--env-kwargs", "pairs=4"], "must be a JSON object"),
+        (["train", "--env-kwargs", "[4]"], "must be a JSON object"),
+        (["train", "--wandb", "maybe"], "--wandb: invalid choice"),
+        (["train", "--set", "model.kl_csot=1"], "did you mean 'model.kl_cost'"),
+        (["train", "--set", "model.memory_size=big"], "model.memory_size must be int"),
+        (["train", "--set", "model.memory_size"], "must be written path=value"),
+        (["train", "--set", "task=CartPole-v1"], "use TASK"),
+        (["train", "--set", "training.passes=2", DEFAULT_TASK], "must be written path=value"),
+        (["train", DEFAULT_TASK, "--seed", "1", "--resume", "x"], "but TASK, --seed came"),
+        (["train", "--run-dir", "y", "--num-envs", "3", "--resume", "x"], "but --num-envs, --run-dir came"),
+        (["train", "--resume", "x", "--set", "model.top_k=3"], "but --set model.top_k=3 came"),
+        (["evaluate"], "required: RUN_DIR"),
+        (["evaluate", "x", "--episodes", "0"], "--episodes: must be a whole number"),
+        (["watch", "x", "--out", "film.avi"], "must end in .gif, .mp4, .html or .png"),
+        (["profile", "--seconds", "0"], "number of seconds above 0"),
+        (["profile", "--trace", "nowhere/trace.json"], "directory that exists"),
+        (["play"], "required: TASK"),
+        (["play", DEFAULT_TASK, "--view", "below"], "--view: invalid choice"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
+    status, out, err = merlin(*arguments)
+    assert (status, out) == (2, "")
+    assert one_sentence(err) and message in err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
+        (["train", "--env-kwargs", '{"pears": 4}'], "pears"),
+        (["train", "--device", "abacus"], "'abacus'"),
+        (["train", "--resume", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["watch", "nowhere"], "nowhere"),
+        (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
+        (["play", "Pendulum-v1"], "action space is Discrete"),
+        (["train", "--run-dir", "a file/run"], "a file/run"),
+    ],
+)
+def test_what_goes_wrong_later_is_one_sentence_and_status_1(merlin, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    status, _, err = merlin(*arguments)
+    assert status == 1
+    assert one_sentence(err) and message in err
+    assert list(tmp_path.iterdir()) == [tmp_path / "a file"]
+
+
+def test_only_debug_shows_a_traceback(merlin, monkeypatch):
+    def fail(_):
+        raise RuntimeError("the\nsky fell")
+
+    monkeypatch.setattr("merlin.cli._agents", fail)
+    assert merlin("agents") == (
+        1, "", "merlin: unexpected RuntimeError: the sky fell: run again with --debug for the traceback.\n"
+    )  # fmt: skip
+    status, _, err = merlin("agents", "--debug")
+    assert status == 1 and err.startswith("Traceback")
+    status, _, err = merlin("evaluate", "nowhere", "--debug")
+    assert status == 1 and err.startswith("Traceback")
+
+
+def test_evaluation_is_one_json_object_and_repeatable(merlin, run_dir):
+    status, out, _ = merlin("evaluate", run_dir, "--episodes", "10", "--json")
+    result = json.loads(out)
+    assert status == 0 and result.keys() >= {
+        "episode_return_mean", "episode_return_std", "episode_length_mean", "episodes", "env_steps"
+    }  # fmt: skip
+    assert (result["episodes"], result["episode_length_mean"], result["env_steps"]) == (10, 9, 90)
+    assert merlin("evaluate", run_dir, "--episodes", "10", "--json")[1] == out
+    assert merlin("evaluate", run_dir, "--episodes", "10", "--json", "--seed", "99")[1] != out
+
+
+def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
+    status, out, _ = merlin("evaluate", run_dir, "--episodes", "5", "--greedy", "--checkpoint", "last")
+    assert status == 0
+    assert out.splitlines()[0] == f"merlin on {DEFAULT_TASK}, last checkpoint, most probable actions, held-out seed 1"
+    assert re.search(r"\n  episode return +-?\d+\.\d+ ± \d", out) and re.search(r"\n +of oracle play +3\.000\n", out)
+    assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
+
+
+def test_the_best_weights_are_evaluated_once_it_is_known_which_they_are(merlin, run_dir, tmp_path):
+    """A run of few episodes does not know."""
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "4")
+    assert f"{DEFAULT_TASK}, last checkpoint" in out
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    (weights,) = copy.glob("checkpoints/step-*/agent.safetensors")
+    tensors = {name: x + 1 for name, x in load_file(weights).items()}
+    save_file(tensors, copy / "checkpoints" / "best.safetensors", {"step": "8", "score": "1.0"})
+    _, best, _ = merlin("evaluate", copy, "--episodes", "4")
+    assert f"{DEFAULT_TASK}, best checkpoint" in best and best.splitlines()[1:] != out.splitlines()[1:]
+    _, last, _ = merlin("evaluate", copy, "--episodes", "4", "--checkpoint", "last")
+    assert last == out
+
+
+def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "10", "--json")
+    own = json.loads(out)
+    assert own.pop("memory") == "own"
+    for way in ("zeroed", "frozen", "shuffled"):
+        _, out, _ = merlin("evaluate", run_dir, "--episodes", "10", "--json", "--memory", way)
+        result = json.loads(out)
+        assert result.pop("memory") == way and result["episodes"] == 10 and result != own
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "2", "--memory", "zeroed")
+    assert out.startswith(f"merlin with its memory zeroed on {DEFAULT_TASK}, last checkpoint")
+    status, _, err = merlin("evaluate", run_dir, "--episodes", "1", "--memory", "shuffled")
+    assert status == 2 and "needs at least 2 environments" in err
+
+
+def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
+    status, out, err = merlin("analyse", run_dir, "--episodes", "8", "--out", tmp_path / "found")
+    assert status == 0 and out == f"{tmp_path / 'found' / 'analysis.md'}\n" and err.startswith("playing ...\n")
+    assert "# merlin on merlin/MemoryGame-v0" in (tmp_path / "found" / "analysis.md").read_text()
+    status, _, err = merlin("analyse", tmp_path)
+    assert status == 1 and "A run directory holds a config.json" in err
+
+
+def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
+    pytest.importorskip("merlin.viewer.watch")
+    status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")
+    assert status == 0, err
+    assert out == f"{tmp_path / 'episode.gif'}\n" and (tmp_path / "episode.gif").stat().st_size > 1000
+
+
+def test_profile_tells_where_the_time_goes_and_leaves_nothing(merlin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = merlin("profile", "--seconds", 0.2, *SMALL)
+    assert status == 0 and out.startswith(f"merlin on {DEFAULT_TASK}, 8 environments, windows of 16 steps, cpu")
+    for name in ("environment", "acting", "learning", "logging", "peak memory", "agent's state", "task's state"):
+        assert re.search(rf"^ +{name} +[\d<]", out, re.MULTILINE), name
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_profile_adds_up(merlin, tmp_path, agent):
+    trace = tmp_path / "trace.json"
+    status, out, _ = merlin("profile", "--agent", agent, "--num-envs", 8, "--seconds", 0.2, "--json", "--trace", trace)
+    result = json.loads(out)
+    assert status == 0
+    assert all(share > 0 for share in result["shares"].values()) and 0.9 < sum(result["shares"].values()) <= 1
+    rate = result["steps_per_second"] * result["flops_per_step"] / result["product_flops_per_second"]
+    assert result["utilization"] == pytest.approx(rate) and 0 < rate < 1
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {"environment", "acting", "learning"} <= {event.get("name") for event in events}
+
+
+def test_operations_are_counted():
+    """Acting multiplies by each weight once, learning three times, but for the gradients of what is observed."""
+    config = preset("rl-lstm")
+    with build_environment(config) as environment:
+        weights = sum(x.numel() for x in build_agent(config, environment).parameters() if x.ndim == 2)
+    assert 2 * 3 * weights < profile(config, 0.2).flops_per_step < 2 * 4.2 * weights
+
+
+def test_play_reads_keys_from_a_pipe():
+    arguments = ["play", "merlin/MemoryGame-v0", "--env-kwargs", '{"pairs": 2}', "--seed", "1", "--view", "above"]
+    out, err = command(*arguments, stdin=subprocess.PIPE).communicate("?4q", timeout=60)
+    lines = out.splitlines()
+    assert err == "" and [line.partition(":")[0] for line in lines[:2]] == [
+        "episode 1 of merlin/MemoryGame-v0", "merlin/MemoryGame-v0"
+    ]  # fmt: skip
+    assert "find the pairs" in lines[1] and re.fullmatch(r"step 1: flip 4, reward 0; card \d; position 4", lines[3])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_be_resumed(number, merlin, tmp_path):
+    process = command("train", "--run-dir", tmp_path / "run", "--set", "training.report_steps=1", *SMALL[3:])
+    try:
+        assert "env_steps" in next(line for line in process.stderr if "env_steps" in line)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "interrupted after " in out and f"merlin train --resume {tmp_path / 'run'}" in out
+    done = int(checkpoint.steps(tmp_path / "run")[-1].name.removeprefix("step-"))
+    status, out, _ = merlin("train", "--resume", tmp_path / "run", "--steps", done + 1)
+    assert status == 0 and int(checkpoint.steps(tmp_path / "run")[-1].name.removeprefix("step-")) > done
+
+
+def test_a_command_interrupted_before_it_has_anything_to_save_says_so(merlin, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("merlin.cli._agents", interrupt)
+    assert merlin("agents") == (130, "", "merlin: interrupted.\n")
+
+
+def test_statuses_reach_the_shell_and_a_reader_that_leaves_is_no_error(tmp_path):
+    failing, misused = command("evaluate", tmp_path / "nowhere"), command("train", "--steps", "x")
+    reader, writer = os.pipe()
+    os.close(reader)
+    left = subprocess.Popen(
+        [sys.executable, "-m", "merlin", "tasks"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert left.communicate(timeout=60)[1] == "" and left.returncode == 1
+    assert one_sentence(failing.communicate(timeout=60)[1]) and failing.returncode == 1
+    assert one_sentence(misused.communicate(timeout=60)[1]) and misused.returncode == 2

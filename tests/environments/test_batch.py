@@ -1,0 +1,109 @@
+"""Every environment looks the same to an agent: entries and types, tasks, pictures, and mistakes in asking for one."""
+
+import pytest
+import torch
+from gymnasium import spaces
+
+import tests.environments.examples  # noqa: F401 (registers test/...-v0)
+from merlin.environments.batch import make_environment
+from merlin.errors import MerlinError
+from merlin.networks.spaces import Tokens
+
+
+def test_entries_have_the_types_that_networks_take():
+    with make_environment("test/Speaker-v0", 2) as environment:
+        observation = environment.reset(0).observation
+    assert {name: entry.dtype for name, entry in observation.items()} == {"said": torch.int64, "heard": torch.float32}
+    with make_environment("test/PictureMiniGrid-v0", 2) as environment:
+        assert environment.reset(0).observation["image"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_texts_become_tokens_and_boxes_are_clipped(vectorization):
+    with make_environment("test/Speaker-v0", 2, vectorization=vectorization) as environment:
+        said = environment.spaces["said"]
+        assert isinstance(said, Tokens) and said.vocabulary == ("", *" abcxyz") and said.shape == (6,)
+        observation = environment.reset(0).observation
+        assert [said.vocabulary[index] for index in observation["said"][1]] == ["b", "a", "y", "", "", ""]
+        action = torch.tensor([[[-7.0, -7], [-7, -7]], [[1, 2], [3, 7]]])
+        observation = environment.step(action).observation
+        assert observation["heard"].tolist() == [[[-1, -2], [-3, -4]], [[1, 2], [3, 5]]]
+        assert (observation["said"] == 0).all()
+
+
+def test_our_tasks_are_batches_of_tensors_that_continue_exactly():
+    def actions():
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randint(6, (4,), generator=generator) for _ in range(40)]
+
+    with (
+        make_environment("merlin/MemoryGame-v0", 4) as environment,
+        make_environment("merlin/MemoryGame-v0", 4) as other,
+    ):
+        assert environment.is_native
+        environment.reset(0)
+        for action in actions()[:13]:
+            environment.step(action)
+        other.reset(1)
+        other.load_state_dict(environment.state_dict())
+        for action in actions()[13:]:
+            timestep, same = environment.step(action), other.step(action)
+            assert all(torch.equal(timestep.observation[name], same.observation[name]) for name in timestep.observation)
+            assert torch.equal(timestep.reward, same.reward)
+
+
+def test_success_is_nan_where_the_task_does_not_define_it():
+    with make_environment("CartPole-v1", 2) as environment:
+        environment.reset(0)
+        steps = [environment.step(torch.ones(2, dtype=torch.int64)) for _ in range(20)]
+    assert any(step.terminated.any() for step in steps) and all(step.success.isnan().all() for step in steps)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_pictures_of_an_environment(vectorization):
+    arguments = {"num_envs": 2, "vectorization": vectorization, "render_mode": "rgb_array"}
+    with make_environment("test/Speaker-v0", **arguments) as environment:
+        environment.reset(0)
+        assert environment.render(1).shape == (4, 5, 3)
+    with make_environment("test/Episodes-v0", **arguments) as environment:
+        assert environment.render(0) is None
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (
+            {"task": "MiniGrid-MemoryS6-v0"},
+            "There is no task 'MiniGrid-MemoryS6-v0'.*nearest of which is 'MiniGrid-Mem",
+        ),
+        ({"task": "merlin/MemoryGame-v1"}, "nearest of which is 'merlin/MemoryGame-v0'"),
+        ({"task": "no_such_module:Id-v0"}, "The module of 'no_such_module:Id-v0' cannot be imported"),
+        ({"task": "a:b:Id-v0"}, "cannot be imported"),
+        ({"task": "MiniGrid-MemoryS7-v0", "env_kwargs": {"sise": 9}}, "cannot be built with {'sise': 9}: .*'sise'"),
+        ({"task": "merlin/MemoryGame-v0", "env_kwargs": {"pears": 9}}, "cannot be built with {'pears': 9}: .*'pears'"),
+        ({"task": "merlin/MemoryGame-v0", "env_kwargs": {"pairs": 1}}, "cannot be built with .*at least 2"),
+        ({"task": "CartPole-v1", "env_kwargs": {"num_envs": 3}}, "cannot include num_envs"),
+        ({"task": "CartPole-v1", "num_envs": 0}, "The number of environments must be at least 1, but is 0"),
+        ({"task": "CartPole-v1", "vectorization": "threads"}, "must be 'sync' or 'async', but is 'threads'"),
+        (
+            {"task": "test/Misbehaving-v0", "env_kwargs": {"action_space": spaces.MultiBinary(3)}},
+            "Action spaces are Discrete, MultiDiscrete or Box; test/Misbehaving-v0 has a MultiBinary",
+        ),
+        (
+            {"task": "test/Misbehaving-v0", "env_kwargs": {"observation_space": spaces.Sequence(spaces.Discrete(2))}},
+            "'observation' is a Sequence",
+        ),
+        (
+            {
+                "task": "test/Misbehaving-v0",
+                "env_kwargs": {"observation_space": spaces.Sequence(spaces.Discrete(2))},
+                "vectorization": "async",
+            },
+            "'observation' is a Sequence",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(arguments, sentence):
+    with pytest.raises(MerlinError, match=sentence) as raised:
+        make_environment(**{"num_envs": 2, **arguments})
+    assert "\n" not in str(raised.value)

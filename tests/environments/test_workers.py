@@ -1,0 +1,103 @@
+"""What breaks inside an environment, here or in a worker process, ends in one sentence, and no worker outlives it."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import tests.environments.examples  # noqa: F401 (registers test/...-v0)
+from merlin.environments.batch import make_environment
+from merlin.errors import MerlinError
+
+
+def run_misbehaving(vectorization, **env_kwargs):
+    with make_environment("test/Misbehaving-v0", 2, vectorization=vectorization, env_kwargs=env_kwargs) as environment:
+        environment.reset(0)
+        for _ in range(3):
+            environment.step(torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "vectorization, misdeed, when, sentence",
+    [
+        ("sync", "raise", "step", "test/Misbehaving-v0 failed in step: ZeroDivisionError: the moon is full."),
+        ("sync", "raise", "reset", "test/Misbehaving-v0 failed in reset: ZeroDivisionError: the moon is full."),
+        ("sync", "raise", "constructor", "cannot be built with .*: ZeroDivisionError: the moon is full."),
+        ("sync", "nan", "step", "Rewards must be finite, but test/Misbehaving-v0 returned nan in environment 0"),
+        ("async", "raise", "step", r"failed in step: ZeroDivisionError: the moon is full \(environment \d\)."),
+        ("async", "raise", "reset", r"failed in reset: ZeroDivisionError: the moon is full \(environment \d\)."),
+        ("async", "raise", "constructor in a worker", "cannot be built with .*: ZeroDivisionError: the moon is full."),
+        ("async", "raise what cannot be pickled", "step", "failed in step: LocalError: .*held"),
+        ("async", "exit", "step", r"failed in step: the worker process of environment \d ended with status 7."),
+        ("async", "exit", "constructor in a worker", "cannot be built with .*: a worker process died."),
+        ("async", "nan", "step", "Rewards must be finite, but test/Misbehaving-v0 returned nan in environment 0"),
+    ],
+)
+@pytest.mark.timeout(30)
+def test_what_goes_wrong_inside_is_one_sentence(vectorization, misdeed, when, sentence):
+    with pytest.raises(MerlinError, match=sentence) as raised:
+        run_misbehaving(vectorization, misdeed=misdeed, when=when)
+    assert "\n" not in str(raised.value)
+    if misdeed != "nan":
+        assert raised.value.__cause__ is not None
+    if vectorization == "async" and misdeed == "raise" and when == "step":
+        assert "in misbehave" in str(raised.value.__cause__)  # the worker's own traceback, for --debug
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.timeout(30)
+def test_a_killed_worker_ends_in_a_sentence_within_seconds():
+    environment = make_environment("test/Misbehaving-v0", 3, vectorization="async")
+    environment.reset(0)
+    processes = environment.vector_env.unwrapped.processes
+    processes[1].kill()
+    start = time.monotonic()
+    with pytest.raises(MerlinError, match="worker process of environment 1 was killed by signal 9"):
+        for _ in range(3):
+            environment.step(torch.zeros(3, dtype=torch.int64))
+    assert time.monotonic() - start < 5
+    assert not any(process.is_alive() for process in processes)
+    environment.close()
+
+
+@pytest.mark.timeout(30)
+def test_a_batch_with_a_dead_worker_can_be_closed():
+    environment = make_environment("test/Misbehaving-v0", 3, vectorization="async")
+    environment.vector_env.unwrapped.processes[1].kill()
+    environment.vector_env.unwrapped.processes[1].join()
+    environment.close()
+    environment.close()
+
+
+@pytest.mark.timeout(30)
+def test_an_interrupted_step_can_be_closed():
+    environment = make_environment("test/Misbehaving-v0", 3, vectorization="async")
+    environment.reset(0)
+    vector_env = environment.vector_env.unwrapped
+    vector_env.step_async(np.zeros(3, np.int64))
+    vector_env.parent_pipes[0].recv()  # as if Ctrl-C had come between two answers
+    environment.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.timeout(30)
+def test_workers_leave_ctrl_c_to_the_trainer_and_end_with_it_despite_its_handlers(capfd):
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        environment = make_environment("test/Misbehaving-v0", 2, vectorization="async", env_kwargs={"misdeed": "sleep"})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    environment.reset(0)
+    for process in environment.vector_env.unwrapped.processes:
+        os.kill(process.pid, signal.SIGINT)
+    observation = environment.step(torch.zeros(2, dtype=torch.int64)).observation
+    assert torch.allclose(observation["observation"], torch.tensor(0.01))  # one torch thread in each worker
+    environment.step(torch.zeros(2, dtype=torch.int64))
+    environment.vector_env.unwrapped.step_async(np.zeros(2, np.int64))
+    time.sleep(0.5)  # for them to fall asleep
+    environment.close()
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,304 @@
+"""Comparisons: what is run, that nothing is run twice or lost, and the statistics of what was found."""
+
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merlin.cli import commands as cli
+from merlin.errors import MerlinError
+from merlin.experiments.results import bootstrap_interval, interquartile_mean, table
+from merlin.experiments.spec import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
+from merlin.runs.presets import DEFAULT_TASK
+from merlin.runs.run import write_config
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--steps", "512", "--episodes", "8", "--wandb", "disabled", "--set", "model.hidden_size=8"]
+
+
+def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "merlin", "rl-lstm", "--seeds", "3", *SMALL, "num_envs=32"]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "2 runs, 0 of them done" in err and "[2/2]" in err and err.count("return") == 2
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["agent"], row["seed"]) for row in rows} == {("merlin", "3"), ("rl-lstm", "3")}
+    for row in rows:
+        run_dir = tmp_path / f"merlin-MemoryGame-v0_{row['agent']}_seed{row['seed']}"
+        found = json.loads((run_dir / RESULT).read_text())
+        assert float(row["episode_return_mean"]) == found["episode_return_mean"] and found["episodes"] == 8
+        assert float(row["of_gap"]) == pytest.approx((found["episode_return_mean"] - 1.6) / (3 - 1.6))
+        config = json.loads((run_dir / "config.json").read_text())
+        assert config["seed"] == int(row["seed"]) and config["model"]["hidden_size"] == 8 and config["steps"] == 512
+        assert config["num_envs"] == 32
+    assert (tmp_path / "results.md").read_text() in out and (tmp_path / "curves.png").stat().st_size > 1000
+
+    with open(tmp_path / "curves.csv", encoding="utf-8") as file:
+        reports = list(csv.DictReader(file))
+    for row in rows:
+        path = tmp_path / f"merlin-MemoryGame-v0_{row['agent']}_seed3" / "metrics.jsonl"
+        returns = [json.loads(line).get("episode_return_mean") for line in path.read_text().splitlines()]
+        shown = [float(x["episode_return_mean"]) for x in reports if x["agent"] == row["agent"]]
+        assert [x["env_steps"] for x in reports if x["agent"] == row["agent"]][-1] == row["env_steps"]
+        assert shown == pytest.approx([x for x in returns if x is not None], rel=1e-5) and shown
+
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "2 of them done" in capsys.readouterr().err
+    assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+
+    for *changed, wrong in (
+        ["--steps", "600", "of another configuration"],
+        ["--episodes", "9", "with episodes 8, but 9 came"],
+        ["--max-seconds", "60", "with max_seconds None, but 60.0 came"],
+    ):
+        assert cli.main([*arguments, *changed, "--out", str(tmp_path)]) == 1
+        assert f"holds a run {wrong}" in capsys.readouterr().err
+
+
+def test_runs_go_on_where_they_get_more_time(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "--seeds", "3", "--wandb", "disabled"]
+    arguments += ["--episodes", "4", "--steps", "100000000", "--memory", "zeroed", "--set", "num_envs=8"]
+    found = []
+    for seconds in ("3", "5"):
+        assert cli.main([*arguments, "--max-seconds", seconds, "--out", str(tmp_path)]) == 0
+        assert "1 runs, 0 of them done" in capsys.readouterr().err
+        (run_dir,) = tmp_path.glob("*_seed3")
+        found.append((run_dir / "metrics.jsonl").read_text())
+        result = json.loads((run_dir / RESULT).read_text())
+        assert result["max_seconds"] == float(seconds) and "zeroed" in result
+        assert float(seconds) <= json.loads(found[-1].splitlines()[-1])["wall_seconds"] < float(seconds) + 20
+    assert found[1].startswith(found[0]) and len(found[1]) > len(found[0])
+    assert cli.main([*arguments, "--max-seconds", "4", "--out", str(tmp_path)]) == 1
+    assert "holds a run with max_seconds 5.0, but 4.0 came" in capsys.readouterr().err
+
+
+def test_what_is_damaged_or_outdated_is_found_and_costs_the_others_nothing(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL, "--jobs", "1"]
+    arguments += ["--max-seconds", "600", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    results = {path.parent.name: path for path in tmp_path.glob(f"*/{RESULT}")}
+    before = {name: json.loads(path.read_text()) for name, path in results.items()}
+    for name, path in results.items():  # as if the run had gone on since
+        path.write_text(json.dumps(before[name] | {"checkpoint_step": 1, "episode_return_mean": 99.0}))
+    (damaged,) = tmp_path.glob("*rl-mem*/checkpoints/step-*/trainer.pt")
+    damaged.write_bytes(b"cut")
+    capsys.readouterr()
+    assert cli.main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert "2 runs, 0 of them done" in err and "1 of 2 runs failed" in err and "trainer.pt" in err
+    assert "| rl-lstm |" in out and "rl-mem" not in out
+    for name, path in results.items():
+        assert (json.loads(path.read_text()) == before[name]) == ("rl-lstm" in name)
+
+
+def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL]
+    arguments += ["--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    assert "zeroed" not in capsys.readouterr().out
+    (run_dir,) = tmp_path.glob("*rl-mem_seed3")
+    lost = run_dir / "checkpoints"
+    lost.rename(tmp_path / "elsewhere")
+    before = (run_dir / RESULT).read_text()
+    assert cli.main([*arguments, "--memory", "zeroed", "shuffled"]) == 1
+    assert "1 of 2 runs failed" in capsys.readouterr().err and (run_dir / RESULT).read_text() == before
+    (tmp_path / "elsewhere").rename(lost)
+    made = {path: path.stat().st_mtime_ns for path in (run_dir / "metrics.jsonl", *lost.glob("*"))}
+    assert cli.main([*arguments, "--memory", "zeroed", "shuffled", "--only", "rl-mem"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 runs, 0 of them done" in err and "| seconds | zeroed | shuffled |" in out and "| rl-lstm |" in out
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+    with open(tmp_path / "results.csv", encoding="utf-8") as file:
+        row, without = csv.DictReader(file)
+    assert without["zeroed"] == without["shuffled"] == row["frozen"] == ""
+    for way in ("zeroed", "shuffled"):
+        assert cli.main(["evaluate", str(run_dir), *"--checkpoint last --episodes 8 --json --memory".split(), way]) == 0
+        assert json.loads(capsys.readouterr().out)["episode_return_mean"] == float(row[way])
+
+
+def test_what_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
+    arguments = ["compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "3", *SMALL, "--out", str(tmp_path)]
+    entries = {"tasks": [{"task": DEFAULT_TASK, "steps": 512}], "agents": [{"agent": "rl-lstm", "set": SMALL[-1:]}]}
+    (run,) = plan(make_comparison(entries | {"seeds": [3], "max_seconds": 600.0}), tmp_path)
+    write_config(run.config(), run.run_dir)
+    (run.run_dir / "checkpoints").mkdir()
+    (run.run_dir / "checkpoints" / "best.safetensors").write_bytes(b"of a dead run")
+    (run.run_dir / "metrics.jsonl").write_text('{"env_steps": 256, "wall_seconds": 1e9}\n')
+    assert cli.main([*arguments, "--max-seconds", "600"]) == 0
+    assert run.result() and 512 <= last_metrics(run.run_dir)["env_steps"] < 10_000
+    assert capsys.readouterr().err.count("failed") == 0
+
+
+def test_two_comparisons_do_not_write_to_one_directory(tmp_path, capsys):
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cli.main(["compare", DEFAULT_TASK, *SMALL, "--out", str(tmp_path)]) == 1
+    assert "is at work in" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "failing.py"
+    path.write_text(
+        "import gymnasium, numpy as np\n"
+        "class Failing(gymnasium.Env):\n"
+        "    observation_space, action_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        return 0, {}\n"
+        "    def step(self, action):\n"
+        "        raise RuntimeError('the bridge is out')\n"
+        "gymnasium.register('Failing-v0', Failing)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tasks = ["failing:Failing-v0", DEFAULT_TASK]
+    arguments = ["compare", *tasks, "--agents", "rl-lstm", "--seeds", "1", "--jobs", "1", *SMALL]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert (
+        "the bridge is out" in err and "1 of 2 runs failed" in err and "| merlin/MemoryGame-v0 | rl-lstm | 1 |" in out
+    )
+
+
+def test_an_interruption_leaves_checkpoints_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "merlin", "compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "1"]
+    command += ["--steps", "100000000", "--max-seconds", "6", "--episodes", "4", "--wandb", "disabled"]
+    command += ["--set", "training.report_steps=2000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    run_dir = tmp_path / "merlin-MemoryGame-v0_rl-lstm_seed1"
+    deadline = time.monotonic() + 60
+    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in err
+    assert list((run_dir / "checkpoints").iterdir()) and not (run_dir / RESULT).exists()
+    before = (run_dir / "metrics.jsonl").read_text()
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / RESULT).exists() and (run_dir / "metrics.jsonl").read_text().startswith(before)
+    assert "--resume" in run_dir.with_name(f"{run_dir.name}.log").read_text()
+
+
+def test_a_file_says_what_is_compared(tmp_path):
+    comparison = read_comparison(ROOT / "examples" / "ablations.toml")
+    runs = plan(comparison, tmp_path)
+    assert len(runs) == 2 * 9 * 3 == len({run.run_dir for run in runs})
+    (run,) = (run for run in runs if run.run_dir.name == "4-pairs_no-retroactive-half_seed2")
+    assert run.config().model.retroactive_discount is None and run.config().env_kwargs == {"pairs": 4}
+    assert read_comparison(ROOT / "examples" / "ablations.toml", {"seeds": [7]}).seeds == (7,)
+    chosen = choose(comparison, ["4 pairs", "rl-mem", "KL weight 1"])
+    assert {(run.task.name, run.contender.name) for run in plan(chosen, tmp_path)} == {
+        ("4 pairs", "rl-mem"), ("4 pairs", "KL weight 1"),
+    }  # fmt: skip
+    assert choose(comparison, ["4 pairs"]).agents == comparison.agents
+    with pytest.raises(MerlinError, match="'KL weight 2' came"):
+        choose(comparison, ["KL weight 2"])
+    comparison = read_comparison(ROOT / "examples" / "paper_tasks.toml")
+    assert len(plan(comparison, tmp_path)) == 7 * 3 * 5 and comparison.tasks[1].max_seconds == 900
+    comparison = read_comparison(ROOT / "examples" / "paper_tasks.toml", {"max_seconds": 60.0})
+    assert {run.conditions["max_seconds"] for run in plan(comparison, tmp_path)} == {60}
+    with pytest.raises(MerlinError, match="is two of them"):
+        choose(make_comparison({"tasks": [{"task": "a", "name": "merlin"}]}), ["merlin"])
+    runs = plan(read_comparison(ROOT / "examples" / "minigrid_memory.toml"), tmp_path)
+    assert len(runs) == 6 * 3 * 5 and {run.task.env_kwargs["agent_view_size"] for run in runs} == {3}
+    runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
+    assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("tasks = [", "is none: "),
+        ("seeds = [1]", "needs tasks"),
+        ('tasks = ["a", "a"]', "'a' comes twice"),
+        ('tasks = ["a"]\nagents = []', "needs agents"),
+        ('tasks = ["a"]\nseeds = [1.5]', "must be int"),
+        ('tasks = ["a"]\nepisodes = 0', "at least 1"),
+        ('tasks = ["a"]\nmemory = ["zeroed", "zeroed"]', "must differ"),
+        ('tasks = ["a"]\nmemory = ["shuffled"]\nepisodes = 1', "episodes is 1"),
+        ('tasks = [{ task = "a", max_seconds = 0.0 }]', "max_seconds must be above 0"),
+        ('tasks = ["a"]\nmax_seconds = -1.5', "max_seconds must be above 0"),
+        ('tasks = ["a"]\nmemory = ["lost"]', "zeroed, frozen, shuffled, but 'lost'"),
+        ('tasks = ["a"]\ncheckpoint = "first"', "last or best"),
+        ('tasks = [{ tsk = "a" }]', "did you mean 'task'"),
+        ("tasks = [3]", "must be Task, got 3"),
+        ('tasks = [{ task = "a", steps = 0 }]', "steps must be at least 1"),
+        ('tasks = ["a"]\nseeds = [-1]', "seeds must be at least 0"),
+        ('tasks = ["a"]\nagents = [{ agent = "merlin", set = ["seed=3"] }]', "'seed=3' came"),
+    ],
+)
+def test_a_file_that_means_nothing_is_refused_in_a_sentence(tmp_path, text, sentence):
+    path = tmp_path / "comparison.toml"
+    path.write_text(text)
+    with pytest.raises(MerlinError, match=sentence):
+        read_comparison(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.toml"], "No such file"),
+        (["x.toml", "--steps", "5"], "--steps came too"),
+        (["merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
+        ([DEFAULT_TASK, "--agents", "merln"], "'merln' came"),
+        ([DEFAULT_TASK, "--set", "model.kl_csot=1"], "did you mean"),
+        ([DEFAULT_TASK, "--seeds", "1", "1"], "comes twice"),
+    ],
+)
+def test_bad_arguments_get_a_sentence_before_anything_is_trained(tmp_path, capsys, arguments, sentence):
+    try:
+        status = cli.main(["compare", *arguments, "--out", str(tmp_path / "out")])
+    except SystemExit as exit:
+        status = exit.code
+    err = capsys.readouterr().err
+    assert status in (1, 2) and sentence in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    assert interquartile_mean(np.array([1.0, 2.0, 6.0])) == 3.0
+    assert interquartile_mean(np.array([-100.0, 1.0, 3.0, 1000.0])) == 2.0
+    assert interquartile_mean(np.array([9.0, 0.0, 1.0, 2.0, -5.0])) == 1.0  # of five one goes at either end
+
+
+def test_the_interval_holds_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    held = 0
+    for trial in range(200):
+        groups = [rng.normal(size=20), rng.normal(size=20)]
+        low, high = bootstrap_interval(groups, resamples=400, seed=trial)
+        held += low <= 0 <= high
+    assert 0.88 < held / 200 < 0.99
+
+
+def test_runs_are_drawn_within_their_task():
+    low, high = bootstrap_interval([np.zeros(5), np.ones(5)])  # of half zeros, half ones, the middle half too
+    assert low == high == 0.5
+
+
+def test_the_table_has_a_line_for_each_agent_and_one_for_all_tasks():
+    rows = [
+        {
+            "task": task, "agent": agent, "seed": seed, "env_steps": 10, "wall_seconds": 1.0, "success_rate": None,
+            "episode_return_mean": 2.0 + seed, "of_gap": 0.5 + seed / 10, "episodes": 4,
+        }
+        for task in ("a", "b") for agent in ("x", "y") for seed in (0, 1, 2)
+    ]  # fmt: skip
+    text = table(rows, {"a": {"oracle": 4.0}, "b": {}})
+    assert "| a | x | 3 | 3.00 (2.00 to 4.00) |  | 0.60 (0.50 to 0.70) | 10 | 1 |" in text
+    assert "| a | *oracle play* |  | 4.00 |" in text
+    rows[0]["env_steps"] = rows[0]["wall_seconds"] = None  # ended before its first report
+    assert table(rows, {"a": {"oracle": 4.0}, "b": {}}) == text
+    assert text.count("| all |") == 2 and "| all | y | 6 |  |  | 0.60 (" in text

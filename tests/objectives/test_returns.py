@@ -1,0 +1,101 @@
+"""Returns and advantages against loops, hand-derived values and their special cases."""
+
+import pytest
+import torch
+
+from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, policy_loss
+from merlin.objectives.returns import generalized_advantages, lambda_returns, n_step_returns
+
+T, B = 7, 3
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def window() -> dict[str, torch.Tensor]:
+    """Rows 2 of column 0 and 4 of column 1 terminate; row 3 of column 2 is truncated."""
+    discount = torch.full((T, B), 0.9, dtype=torch.float64)
+    is_end = torch.zeros(T, B, dtype=torch.bool)
+    is_end[2, 0] = is_end[4, 1] = is_end[3, 2] = True
+    discount[2, 0] = discount[4, 1] = 0
+    return {"reward": randn(T, B), "discount": discount, "next_value": randn(T, B, seed=1), "is_end": is_end}
+
+
+def test_advantages_equal_the_sum_of_discounted_td_errors():
+    w, value, gae_lambda = window(), randn(T, B, seed=2), 0.8
+    # What follows a row that ends nothing is the next row, and worth its value.
+    following = torch.cat([value[1:], w["next_value"][-1:]])
+    w["next_value"] = torch.where(w["is_end"], w["next_value"], following)
+    ours = generalized_advantages(value=value, gae_lambda=gae_lambda, **w)
+    td_errors = w["reward"] + w["discount"] * w["next_value"] - value
+    for b in range(B):
+        for t in range(T):
+            expected, weight = 0.0, 1.0
+            for s in range(t, T):
+                expected += weight * td_errors[s, b]
+                if w["is_end"][s, b]:
+                    break
+                weight *= w["discount"][s, b] * gae_lambda
+            assert ours[t, b] == pytest.approx(float(expected))
+
+
+def test_n_step_returns_by_hand():
+    reward = torch.tensor([[1.0], [2.0], [4.0], [8.0]], dtype=torch.float64)
+    discount = torch.tensor([[0.5], [0.5], [0.5], [0.5]], dtype=torch.float64)
+    next_value = torch.tensor([[99.0], [16.0], [99.0], [32.0]], dtype=torch.float64)
+    is_end = torch.tensor([[False], [True], [False], [False]])
+    # Row 1 is truncated: 2 + 0.5 · 16 = 10, then row 0: 1 + 0.5 · 10. Row 3 is cut by the window: 8 + 0.5 · 32.
+    expected = torch.tensor([[6.0], [10.0], [16.0], [24.0]], dtype=torch.float64)
+    torch.testing.assert_close(n_step_returns(reward, discount, next_value, is_end), expected)
+
+
+def test_termination_ignores_every_value_after_it_and_truncation_only_the_next_row():
+    w = window()
+    before = n_step_returns(**w)
+    changed = {**w, "next_value": w["next_value"].clone(), "reward": w["reward"].clone()}
+    changed["next_value"][2, 0] = changed["reward"][3, 0] = 100.0
+    assert torch.equal(n_step_returns(**changed)[:3, 0], before[:3, 0])
+    changed = {**w, "next_value": w["next_value"].clone(), "reward": w["reward"].clone()}
+    changed["reward"][4, 2] = 100.0
+    assert torch.equal(n_step_returns(**changed)[:4, 2], before[:4, 2])
+    changed["next_value"][3, 2] += 1.0
+    assert n_step_returns(**changed)[3, 2] == pytest.approx(float(before[3, 2]) + 0.9)
+
+
+def test_lambda_one_is_n_step_and_zero_is_one_step():
+    w, value = window(), randn(T, B, seed=2)
+    torch.testing.assert_close(lambda_returns(gae_lambda=1.0, **w), n_step_returns(**w))
+    one_step = w["reward"] + w["discount"] * w["next_value"]
+    torch.testing.assert_close(lambda_returns(gae_lambda=0.0, **w), one_step)
+    torch.testing.assert_close(generalized_advantages(value=value, gae_lambda=0.0, **w), one_step - value)
+
+
+def test_columns_are_independent_and_inputs_stay_as_they_were():
+    w = window()
+    before = {name: x.clone() for name, x in w.items()}
+    whole = lambda_returns(gae_lambda=0.7, **w)
+    alone = lambda_returns(gae_lambda=0.7, **{name: x[:, 1:2] for name, x in w.items()})
+    assert torch.equal(whole[:, 1:2], alone)
+    assert all(torch.equal(w[name], before[name]) for name in w)
+
+
+def test_policy_loss_is_the_policy_gradient_in_the_first_pass_and_clipped_beyond():
+    log_prob, advantages = randn(T, B).requires_grad_(), randn(T, B, seed=1)
+    loss = policy_loss(log_prob, log_prob.detach(), advantages, 0.2)
+    (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
+    torch.testing.assert_close(gradient, -advantages)
+    far = policy_loss(log_prob, log_prob.detach() - 1, advantages, 0.2)  # ratio e, above 1.2
+    (gradient,) = torch.autograd.grad(far.sum(), log_prob)
+    assert (gradient[advantages > 0] == 0).all() and (gradient[advantages < 0] != 0).all()
+
+
+def test_masked_mean_leaves_out_even_what_is_not_a_number():
+    x = torch.tensor([[1.0, torch.nan], [3.0, torch.inf]])
+    assert masked_mean(x, x.isfinite()) == 2
+    assert masked_mean(x, torch.zeros(2, 2, dtype=torch.bool)) == 0
+
+
+def test_config_defaults_are_the_papers():
+    config = ActorCriticConfig()
+    assert (config.discount_factor, config.gae_lambda, config.entropy_cost) == (0.96, 0.9, 0.01)

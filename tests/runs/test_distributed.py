@@ -1,0 +1,190 @@
+"""Several processes that train one agent: the same learning as one, one run directory, exact resume, and a death."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from merlin.agents import AGENTS
+from merlin.experience import Unroll
+from merlin.networks.lstm import map_state
+from merlin.runs.run import build_agent, build_environment
+from merlin.training import checkpoint
+from merlin.training.trainer import Trainer, _columns
+from tests.training.test_trainer import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+def together(arguments, number=2):
+    """Start as many processes of a command as torchrun would, and return them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+    shared |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(number)
+    ]
+
+
+def ends(processes, seconds=120):
+    """Return the exit status, output and errors of each process; none is left behind."""
+    try:
+        results = [(*process.communicate(timeout=seconds)[::-1], process.returncode) for process in processes]
+        return [(code, output, errors) for errors, output, code in results]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def to_double(tree):
+    """Return the same tree in float64."""
+    return map_state(lambda x: x.double() if x.is_floating_point() else x, tree)
+
+
+def in_double(unroll):
+    observation = {name: to_double(x) for name, x in unroll.observation.items()}
+    rest = {name: x if x is None else to_double(x) for name, x in unroll._asdict().items() if name != "observation"}
+    return Unroll(observation=observation, **rest)
+
+
+def learn_from(path, first, last):
+    """Return the weights after learning from some columns of a window that was stored."""
+    unroll, state, config = torch.load(path, weights_only=False)
+    columns = torch.arange(first, last)
+    with build_environment(config, last - first) as environment:
+        agent = build_agent(config, environment).double()
+        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
+        trainer._learn(_columns(unroll, columns), map_state(lambda x: x[columns], state))
+        return agent.state_dict()
+
+
+LEARN_A_SHARE = """
+import sys, torch
+from tests.runs.test_distributed import learn_from
+from merlin import distributed
+with distributed.joined(torch.device("cpu")):
+    per = 8 // distributed.world_size()
+    weights = learn_from(sys.argv[1], per * distributed.rank(), per * (distributed.rank() + 1))
+    torch.save(weights, f"{sys.argv[1]}.{distributed.rank()}")
+"""
+
+
+@pytest.mark.parametrize(("name", "task"), [*((name, None) for name in AGENTS), ("merlin", "merlin/Empty-v0")])
+def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name, task):
+    config = tiny(name, passes=2, policy_passes=3 if name == "merlin" else 1)
+    config = replace(config, model=replace(config.model, normalize_advantages=True), task=task or config.task)
+    if task:  # where losses weigh what is seen by how rare it is in all of the window
+        decoder = replace(config.model.decoder, grid_rarity=0.5)
+        config = replace(config, model=replace(config.model, decoder=decoder))
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=1)
+        trainer.update()
+        unroll, state, _ = trainer.rollout.collect(4)
+    unroll, state = in_double(unroll), to_double(state)
+    unroll.is_valid[1:, 1] = False  # so that the processes' shares do not weigh the same
+    unroll.is_valid[2, 6] = False
+    path = tmp_path / "window"
+    torch.save((unroll, state, config), path)
+
+    expected = learn_from(path, 0, 8)
+    for code, output, errors in ends(together(["-c", LEARN_A_SHARE, str(path)])):
+        assert code == 0, output + errors
+    for rank in range(2):
+        learnt = torch.load(f"{path}.{rank}")
+        for parameter, x in expected.items():
+            torch.testing.assert_close(learnt[parameter], x, rtol=1e-7, atol=1e-9, msg=f"{rank} {parameter}")
+    with build_environment(config) as environment:
+        before = build_agent(config, environment).double().state_dict()
+    assert any((before[parameter] - x).abs().max() > 1e-3 for parameter, x in expected.items())
+
+
+def command(run_dir, *more):
+    values = ("report_steps=2048", "checkpoint_seconds=1", "final_entropy_fraction=1")
+    settings = [word for value in values for word in ("--set", f"training.{value}")]
+    return ["-m", "merlin", "train", "merlin/TMaze-v0", "--num-envs", "64", "--run-dir", str(run_dir), *settings, *more]
+
+
+def finals(run_dir):
+    weights = checkpoint.steps(run_dir)[-1] / "agent.safetensors"
+    return checkpoint.steps(run_dir)[-1].name, weights.read_bytes()
+
+
+def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for run_dir, steps in ((whole, 8192), (halves, 4096)):
+        (code, output, errors), (other_code, *others) = ends(together(command(run_dir, "--steps", str(steps))))
+        assert (code, other_code) == (0, 0), errors + others[1]
+        assert others == ["", ""], "only the first process speaks"
+        assert "done after" in output and "env_steps" in errors
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["env_steps"] for row in rows] == [2048, 4096, 6144, 8192], "the steps of both count"
+    assert all(row["episodes"] > 0 for row in rows)
+
+    resume = ["-m", "merlin", "train", "--resume", str(halves), "--steps", "8192"]
+    for code, _, errors in ends(together(resume)):
+        assert code == 0, errors
+    assert finals(halves) == finals(whole)
+    rest = torch.load(checkpoint.steps(whole)[-1] / "trainer.pt", weights_only=True)
+    first, second = (share["generator"] for share in rest["trainer"]["shares"])
+    assert not torch.equal(first, second), "each process makes choices of its own"
+
+    one = subprocess.run([sys.executable, *resume, "--steps", "9000"], cwd=ROOT, capture_output=True, text=True)
+    assert one.returncode == 1
+    assert "as many processes as it began with, which were 2, but there are 1" in one.stderr
+
+
+def test_when_a_process_dies_the_other_ends_and_the_run_can_be_resumed(tmp_path):
+    run_dir = tmp_path / "run"
+    processes = together(command(run_dir, "--steps", "100000000"))
+    begin = time.monotonic()
+    while not checkpoint.steps(run_dir) and time.monotonic() - begin < 60:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGKILL)
+    (code, _, errors), (killed, *_) = ends(processes, 60)
+    assert killed == -signal.SIGKILL and code == 1
+    assert "that process 0 waited for ended or did not answer" in errors.splitlines()[-1]
+    steps = int(checkpoint.steps(run_dir)[-1].name.removeprefix("step-"))
+    resumed = together(["-m", "merlin", "train", "--resume", str(run_dir), "--steps", str(steps + 2048)])
+    for code, _, errors in ends(resumed):
+        assert code == 0, errors
+
+
+def test_an_interrupt_of_one_process_stops_all_with_a_checkpoint(tmp_path):
+    run_dir = tmp_path / "run"
+    never = ("--set", "training.checkpoint_seconds=1000")
+    processes = together(command(run_dir, "--steps", "100000000", *never))
+    begin = time.monotonic()
+    while not (run_dir / "metrics.jsonl").exists() and time.monotonic() - begin < 60:
+        time.sleep(0.1)
+    time.sleep(2)
+    assert not checkpoint.steps(run_dir)
+    processes[1].send_signal(signal.SIGTERM)
+    for code, _, errors in ends(processes, 60):
+        assert code == 130, errors
+    assert checkpoint.steps(run_dir)
+
+
+def test_environments_that_cannot_be_shared_out_are_told(tmp_path):
+    processes = together([*command(tmp_path / "run"), "--num-envs", "63"])
+    for code, _, errors in ends(processes):
+        assert code == 1
+        assert "num_envs must be a multiple of the 2 processes, but is 63" in errors

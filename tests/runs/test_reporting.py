@@ -1,0 +1,93 @@
+import io
+import json
+import math
+
+import pytest
+
+from merlin.errors import MerlinError
+from merlin.runs.reporting import Reporter
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def metrics(env_steps, **more):
+    return {"env_steps": env_steps, "wall_seconds": env_steps / 1000, "env_steps_per_second": 1000.0, **more}
+
+
+def rows(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_report_is_one_row_and_is_on_disk_at_once(tmp_path):
+    with Reporter(tmp_path, 1000, stream=io.StringIO()) as reporter:
+        reporter.report(metrics(100, kl_nats=7.5, episode_return_mean=math.nan, loss=-math.inf))
+        assert rows(tmp_path) == [metrics(100, kl_nats=7.5, episode_return_mean=None, loss=None)]
+        reporter.report(metrics(200))
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200]
+
+
+def test_a_pipe_gets_one_aligned_line_per_report(tmp_path):
+    stream = io.StringIO()
+    with Reporter(tmp_path, 1_000_000, stream=stream) as reporter:
+        scores = {"episode_return_mean": 1.42, "episode_return_std": 0.61, "kl_nats": 7.1}
+        reporter.report(metrics(64_000, **{**scores, "env_steps_per_second": 25_310.4}))
+        reporter.report(metrics(1_000_000, **scores, success_rate=0.5))
+    assert stream.getvalue().splitlines() == [
+        "env_steps    64,000    25,310/s  return  1.42 ± 0.61  kl  7.1 nats  01:04 left 00:37",
+        "env_steps 1,000,000     1,000/s  return  1.42 ± 0.61  success  50%  kl  7.1 nats  16:40 left 00:00",
+    ]
+
+
+def test_hours_and_unknown_speed(tmp_path):
+    stream = io.StringIO()
+    with Reporter(tmp_path, 10**8, stream=stream) as reporter:
+        reporter.report({"env_steps": 5, "wall_seconds": 7384.0, "episode_return_mean": math.nan})
+    assert stream.getvalue().endswith(" 2:03:04 left --:--\n")
+
+
+def test_a_terminal_gets_a_bar_that_notes_do_not_break(tmp_path):
+    stream = Terminal()
+    with Reporter(tmp_path, 1000, first_step=250, stream=stream) as reporter:
+        reporter.report(metrics(500, episode_return_mean=1.5))
+        reporter.note("hello")
+    shown = stream.getvalue()
+    assert " 25% |" in shown, "the bar starts where the run resumes"
+    assert " 50% |" in shown and "500/1.00k" in shown and "return  1.50" in shown
+    assert "\rhello\n" in shown.replace(" ", ""), "the bar is cleared before the line is written"
+
+
+def test_warnings_are_given_once_per_key(tmp_path):
+    stream = io.StringIO()
+    with Reporter(tmp_path, 1000, stream=stream) as reporter:
+        for key in ["collapse", "collapse", "other"]:
+            reporter.warn_once(key, f"{key} happened")
+    assert stream.getvalue() == "warning: collapse happened\nwarning: other happened\n"
+
+
+def test_resuming_drops_rows_beyond_the_checkpoint_and_a_torn_line(tmp_path):
+    with Reporter(tmp_path, 1000, stream=io.StringIO()) as reporter:
+        for env_steps in (100, 200, 300):
+            reporter.report(metrics(env_steps))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"env_steps": 4')
+    with Reporter(tmp_path, 1000, first_step=200, stream=io.StringIO()) as reporter:
+        reporter.report(metrics(250))
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200, 250]
+
+
+def test_a_torn_line_goes_even_where_no_row_is_beyond(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 100}\n{"env_steps": 150}')
+    Reporter(tmp_path, 1000, first_step=200, stream=io.StringIO()).close()
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100]
+
+
+def test_a_full_disk_gets_one_sentence(tmp_path):
+    reporter = Reporter(tmp_path, 1000, stream=io.StringIO())
+    reporter.close()
+    reporter._file = open("/dev/full", "w")
+    for write in (lambda: reporter.report(metrics(100)), reporter.close):
+        with pytest.raises(MerlinError, match=r"could not write .*metrics.jsonl \(No space left on device\)"):
+            write()
