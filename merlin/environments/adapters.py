@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.async_vector_env import _async_worker
 
+from merlin.errors import describe
 from merlin.networks.spaces import Tokens, flatten_space
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
@@ -158,9 +159,3 @@ class _RaisedAgain:
 
     def put(self, failure: tuple) -> None:
         raise
-
-
-def describe(error: BaseException) -> str:
-    """Return the kind of an exception and the first line of its message, without its full stop."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {message[0].rstrip('.')}" if message else type(error).__name__

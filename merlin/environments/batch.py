@@ -14,9 +14,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
-from merlin.environments.adapters import describe
 from merlin.environments.make import find_spec, make_vector_env
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, describe
 from merlin.networks.spaces import flatten_observation, flatten_space
 
 

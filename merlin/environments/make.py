@@ -14,8 +14,9 @@ import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from merlin.environments.adapters import AgentView, describe, run_worker
-from merlin.errors import MerlinError
+from merlin.environments.adapters import AgentView, run_worker
+from merlin.errors import MerlinError, describe
+from merlin.imports import import_named
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
 REGISTERED_BY = {"merlin/": "tasks", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
@@ -30,10 +31,7 @@ def find_spec(task: str) -> EnvSpec:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # minigrid's pygame greets on standard output
     module, _, task_id = task.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:
-            raise MerlinError(f"The module of {task!r} cannot be imported: {describe(error)}.") from error
+        import_named(task)
     if task_id not in gymnasium.registry:
         _import_quietly([name for prefix, name in REGISTERED_BY.items() if task_id.startswith(prefix)])
     if task_id not in gymnasium.registry:

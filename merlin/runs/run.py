@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from merlin import distributed
-from merlin.agents import AGENTS, Agent
+from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import MerlinError
 from merlin.runs.monitor import Session
@@ -71,12 +71,16 @@ def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        agent = AGENTS[config.agent].agent_class(environment.spaces, environment.action_space, config.model)
+        agent = find_agent(config.agent).agent_class(environment.spaces, environment.action_space, config.model)
     return agent.to(environment.device)
 
 
 def load_config(run_dir: Path) -> RunConfig:
-    """Return the configuration of a run directory."""
+    """Return the configuration of a run directory.
+
+    Raises:
+        MerlinError: There is none, it was changed, or its agent's module cannot be imported.
+    """
     path = run_dir / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -89,9 +93,12 @@ def load_config(run_dir: Path) -> RunConfig:
             f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
         ) from error
     name = values.get("agent") if isinstance(values, dict) else None
-    if name not in AGENTS:
-        raise MerlinError(f"{path} must name one of the agents {', '.join(AGENTS)}, but names {name!r}: restore it.")
-    return from_dict(RunConfig, values, {"model": AGENTS[name].config_class})
+    if not isinstance(name, str):
+        raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
+    try:
+        return from_dict(RunConfig, values, {"model": find_agent(name).config_class})
+    except MerlinError as error:
+        raise MerlinError(f"{path}: {error}") from error
 
 
 def existing_checkpoint(run_dir: Path, which: str) -> str:

@@ -1,19 +1,36 @@
 """Frozen dataclasses of settings: changed by name, written to JSON and read back, each value held to its annotation."""
 
+import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import re
+import textwrap
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from merlin.errors import MerlinError
 
 Config = TypeVar("Config")
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Setting(NamedTuple):
+    """One setting of a configuration, for people to read."""
+
+    path: str
+    """Its name, dotted."""
+    annotation: str
+    value: Any
+    """Its value, or default; `dataclasses.MISSING` where there is none."""
+    text: str
+    """The docstring below the field."""
+    owner: type
+    """The dataclass that it is a field of."""
 
 
 def override(config: Config, assignments: list[str]) -> Config:
@@ -26,13 +43,13 @@ def override(config: Config, assignments: list[str]) -> Config:
         MerlinError: The path names no field, or the value is not of the field's type.
     """
     for assignment in assignments:
-        path, equals, text = assignment.partition("=")
+        path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise MerlinError(f"a setting must be written path=value, got {assignment!r}")
         try:
-            config = _set(config, path.strip().split("."), text.strip(), config, path.strip())
+            config = _set(config, path.split("."), text, config, path)
         except ValueError as error:
-            raise MerlinError(f"{path.strip()} cannot be {text.strip()!r}: {error}") from error
+            raise MerlinError(f"{path} cannot be {text!r}: {error}") from error
     return config
 
 
@@ -55,29 +72,54 @@ def from_dict(config_class: type[Config], values: Mapping, classes: Mapping[str,
     return _convert(values, config_class, "", classes or {})
 
 
-def fields_help(config: Any) -> list[str]:
-    """Return one line per setting, "model.kl_cost: float = 1.0  — what it is", from a config or its class.
+def list_settings(config: Any, prefix: str = "") -> list[Setting]:
+    """Return every setting of a config, or of its class, that holds no others."""
+    owner = config if isinstance(config, type) else type(config)
+    hints, texts, found = get_type_hints(owner), _docstrings(owner), []
+    for field in dataclasses.fields(owner):
+        if config is not owner:
+            value = getattr(config, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = field.default
+        nested = value if dataclasses.is_dataclass(value) else hints[field.name]
+        path = prefix + field.name
+        if dataclasses.is_dataclass(nested):
+            found += list_settings(nested, f"{path}.")
+        else:
+            found.append(Setting(path, _name(hints[field.name]), value, texts.get(field.name, ""), owner))
+    return found
 
-    What it is comes from the comment on the field's line or just above it, or from the docstring below it.
-    """
-    lines = []
-    for path, owner, field, value in _leaves(config):
-        shown = "" if value is dataclasses.MISSING else f" = {value!r}"
-        comment = _comment(owner, field.name)
-        lines.append(f"{path}: {_name(get_type_hints(owner)[field.name])}{shown}{comment and f'  — {comment}'}")
-    return lines
+
+@functools.cache
+def _docstrings(owner: type) -> dict[str, str]:
+    """Return the docstrings below the fields of a dataclass and of those that it extends, each in one line."""
+    texts: dict[str, str] = {}
+    for defined_in in reversed(owner.__mro__):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(defined_in))).body[0].body
+        except (OSError, TypeError, SyntaxError):  # built in, or typed at a prompt
+            continue
+        for node, below in zip(body, body[1:], strict=False):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                texts[node.target.id] = " ".join(str(below.value.value).split())
+    return texts
 
 
 def _set(config: Any, parts: list[str], text: str, root: Any, path: str) -> Any:
     """Return `config` with the field at `parts` parsed from `text`; `root` and `path` are for messages."""
     name, *rest = parts
-    hints = get_type_hints(type(config))
     if name not in {field.name for field in dataclasses.fields(config)}:
         raise MerlinError(_unknown(path, root))
-    value, annotation = getattr(config, name), hints[name]
+    value = getattr(config, name)
     if dataclasses.is_dataclass(value):
         if not rest:
-            first = _leaves(value)[0][0]
+            first = list_settings(value)[0].path
             raise MerlinError(f"{path} is a group of settings: set one of them, such as {path}.{first}=...")
         value = _set(value, rest, text, root, path)
     elif rest and isinstance(value, Mapping):
@@ -85,12 +127,12 @@ def _set(config: Any, parts: list[str], text: str, root: Any, path: str) -> Any:
     elif rest:
         raise MerlinError(_unknown(path, root))
     else:
-        value = _parse(text, annotation, path)
+        value = _parse(text, get_type_hints(type(config))[name], path)
     return dataclasses.replace(config, **{name: value})
 
 
 def _unknown(path: str, root: Any) -> str:
-    paths = [leaf[0] for leaf in _leaves(root)]
+    paths = [setting.path for setting in list_settings(root)]
     last = path.rpartition(".")[2]
     # A name left without its group ("kl_cost") is nearer to "model.kl_cost" than its letters are.
     near = [known for known in paths if known.rpartition(".")[2] == last]
@@ -101,58 +143,21 @@ def _unknown(path: str, root: Any) -> str:
     return f"there is no setting {path!r}: {hint}"
 
 
-def _leaves(config: Any, prefix: str = "") -> list[tuple[str, type, dataclasses.Field, Any]]:
-    """Return (dotted path, dataclass that owns it, field, value or default) of every setting that holds no others."""
-    owner = config if isinstance(config, type) else type(config)
-    found = []
-    for field in dataclasses.fields(owner):
-        annotation = get_type_hints(owner)[field.name]
-        if config is not owner:
-            value = getattr(config, field.name)
-        elif field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
-        else:
-            value = field.default
-        nested = value if dataclasses.is_dataclass(value) else annotation
-        if dataclasses.is_dataclass(nested):
-            found += _leaves(nested, f"{prefix}{field.name}.")
-        else:
-            found.append((prefix + field.name, owner, field, value))
-    return found
-
-
-def _comment(owner: type, name: str) -> str:
-    """Return the first line of what the source says of a field: behind it, in a docstring below it, or above it."""
-    for defined_in in owner.__mro__:
-        if name not in vars(defined_in).get("__annotations__", {}):
-            continue
-        try:
-            lines = [line.strip() for line in inspect.getsource(defined_in).splitlines()]
-        except (OSError, TypeError):  # a class typed at a prompt has no source
-            return ""
-        at = next((i for i, line in enumerate(lines) if re.match(rf"{name}\s*:", line)), 0)
-        if behind := re.search(r"\s#\s*(.*)", lines[at]):
-            return behind[1]
-        if lines[at + 1 : at + 2] and lines[at + 1].startswith('"""'):
-            return lines[at + 1].strip('"')
-        above = at
-        while above > 0 and lines[above - 1].startswith("#"):
-            above -= 1
-        return lines[above].lstrip("# ") if above < at else ""
-    return ""
-
-
 def _name(annotation: Any) -> str:
     """Return an annotation as one would write it."""
     if annotation is type(None):
         return "None"
-    if get_origin(annotation) in (Union, types.UnionType):
+    if _is_union(annotation):
         return " | ".join(_name(member) for member in get_args(annotation))
     if get_origin(annotation) is Literal:
         return " | ".join(repr(choice) for choice in get_args(annotation))
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "")
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
 
 
 def _literal(text: str) -> Any:
@@ -164,49 +169,38 @@ def _literal(text: str) -> Any:
 
 def _parse(text: str, annotation: Any, path: str) -> Any:
     """Return the value that `text` writes down in a field of this annotation."""
-    wrong = MerlinError(f"{path} must be {_name(annotation)}, got {text!r}")
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        if type(None) in arguments and text.lower() in ("none", "null"):
-            return None
-        for member in arguments:
-            try:
-                return _parse(text, member, path)
-            except MerlinError:
-                continue
-        raise wrong
-    if origin is Literal:
-        for choice in arguments:
-            if text == str(choice):
-                return choice
-        raise wrong
-    if annotation is str:
-        return text
-    if annotation is bool:
-        if text.lower() not in _BOOLEANS:
-            raise wrong
-        return _BOOLEANS[text.lower()]
-    if annotation in (int, float):
+    members = get_args(annotation) if _is_union(annotation) else (annotation,)
+    for member in sorted(members, key=lambda member: member is not type(None)):  # `none` is None before it is a text
         try:
-            number = float(text) if annotation is float or not re.fullmatch(r"[+-]?[\d_]+", text) else int(text)
+            return _convert(_plain(text, member, path), member, path, {})
+        except MerlinError:
+            continue
+    of_dict = "a JSON object such as '{\"size\": 9}'"
+    must = of_dict if (get_origin(annotation) or annotation) is dict else _name(annotation)
+    raise MerlinError(f"{path} must be {must}, got {text!r}")
+
+
+def _plain(text: str, annotation: Any, path: str) -> Any:
+    """Return what JSON would hold for `text`, in a field of this annotation; the text itself where that is nothing."""
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is type(None):
+        return None if text.lower() in ("none", "null") else text
+    if origin is bool:
+        return _BOOLEANS.get(text.lower(), text)
+    if origin in (int, float):
+        try:
+            number = int(text) if origin is int and re.fullmatch(r"[+-]?[\d_]+", text) else float(text)
         except ValueError:
-            raise wrong from None
-        if number != number or (annotation is int and number % 1):  # NaN; a fraction, or ∞ % 1, which is NaN
-            raise wrong
-        return annotation(number)
-    if origin is tuple or annotation is tuple:
+            return text
+        # NaN is no number, and a fraction no integer, nor is ∞, whose remainder is NaN.
+        return text if number != number or (origin is int and number % 1) else origin(number)
+    if origin is Literal:
+        return next((choice for choice in arguments if text == str(choice)), text)
+    if origin is tuple:
         items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
         members = _members(arguments, len(items))
-        if members is None:
-            raise wrong
-        try:
-            return tuple(_parse(item, member, path) for item, member in zip(items, members, strict=True))
-        except MerlinError:
-            raise wrong from None
-    value = _literal(text)
-    if (origin is dict or annotation is dict) and not isinstance(value, dict):
-        raise MerlinError(f"{path} must be a JSON object such as '{{\"size\": 9}}', got {text!r}")
-    return _convert(value, annotation, path, {})
+        return members and [_parse(item, member, path) for item, member in zip(items, members, strict=True)]
+    return text if origin is str else _literal(text)
 
 
 def _members(arguments: tuple, length: int) -> tuple | None:
@@ -221,13 +215,9 @@ def _members(arguments: tuple, length: int) -> tuple | None:
 def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]) -> Any:
     """Return `value`, read from JSON, as an instance of `annotation`."""
     annotation = classes.get(path, annotation)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     wrong = MerlinError(f"{path or 'the configuration'} must be {_name(annotation)}, got {value!r}")
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if dataclasses.is_dataclass(annotation):
-        if not isinstance(value, Mapping):
-            raise wrong
-        return _build(annotation, value, path, classes)
-    if origin in (Union, types.UnionType):
+    if _is_union(annotation):
         for member in arguments:
             try:
                 return _convert(value, member, path, classes)
@@ -240,15 +230,18 @@ def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
             raise wrong
         return value
-    if origin is tuple or annotation is tuple:
+    if origin is tuple:
         members = _members(arguments, len(value)) if isinstance(value, list | tuple) else None
         if members is None:
             raise wrong
         return tuple(_convert(item, member, path, classes) for item, member in zip(value, members, strict=True))
-    if origin is dict:
+    if dataclasses.is_dataclass(annotation) or origin is dict:
         if not isinstance(value, Mapping):
             raise wrong
-        return {key: _convert(item, arguments[1], f"{path}.{key}", classes) for key, item in value.items()}
+        if origin is not dict:
+            return _build(annotation, value, path, classes)
+        of_values = arguments[1] if arguments else Any
+        return {key: _convert(item, of_values, f"{path}.{key}", classes) for key, item in value.items()}
     if annotation is float and type(value) is int:
         return float(value)
     if not isinstance(value, annotation) or (type(value) is bool and annotation is not bool):

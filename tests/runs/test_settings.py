@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal
 
 import pytest
@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merlin.errors import MerlinError
-from merlin.runs.settings import fields_help, from_dict, override, to_dict
+from merlin.runs.settings import from_dict, list_settings, override, to_dict
 
 
 @dataclass(frozen=True)
 class Model:
-    kl_cost: float | None = None  # weight of the KL; none scales it by the observation
+    kl_cost: float | None = None
+    """Weight of the KL; none
+    scales it by the observation."""
     memory_size: int = 64
-    # Whether rows that were
-    # never written are masked.
     mask_empty: bool = True
+    """Whether rows that were never written are masked."""
     read: Literal["softmax", "top-k"] = "softmax"
     widths: tuple[int, ...] = (32, 16)
 
@@ -169,11 +170,19 @@ def test_from_dict_names_what_is_missing():
         from_dict(Run, values)
 
 
-def test_help_lists_every_setting_with_type_default_and_comment():
-    assert fields_help(Run)[:4] == [
-        "task: str",
-        "model.kl_cost: float | None = None  — weight of the KL; none scales it by the observation",
-        "model.memory_size: int = 64",
-        "model.mask_empty: bool = True  — Whether rows that were",
+def test_settings_are_listed_with_type_value_and_the_whole_of_their_docstring():
+    @dataclass(frozen=True)
+    class Deeper(Model):
+        depth: int = 2
+        """Layers."""
+
+    listed = list_settings(Run)
+    assert [tuple(setting) for setting in listed[1:4]] == [
+        ("model.kl_cost", "float | None", None, "Weight of the KL; none scales it by the observation.", Model),
+        ("model.memory_size", "int", 64, "", Model),
+        ("model.mask_empty", "bool", True, "Whether rows that were never written are masked.", Model),
     ]
-    assert "learning_rate: float = 0.1" in fields_help(Run("x", learning_rate=0.1))
+    assert (listed[0].path, listed[0].value) == ("task", MISSING)
+    assert {x.path: x.value for x in list_settings(Run("x", learning_rate=0.1))}["learning_rate"] == 0.1
+    texts = {setting.path: setting.text for setting in list_settings(Deeper())}
+    assert texts["depth"] == "Layers." and texts["mask_empty"] == listed[3].text

@@ -1,0 +1,164 @@
+"""Whole run configurations by family of tasks, task and agent.
+
+Each family is a module whose `table(task, env_kwargs)` says, for each agent, all settings that are not the defaults of
+its dataclasses, by the names that `merlin train --set` takes. A name that the agent's configuration lacks is an error.
+
+An agent of `module:Class` starts from the table of the agent here whose configuration class its own extends. If it
+extends none of them, it starts from RL-MEM's table, as far as its configuration has fields of those names.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, NamedTuple, get_type_hints
+
+from merlin.agents import AGENTS, find_agent
+from merlin.errors import MerlinError
+from merlin.objectives.policy_gradient import ActorCriticConfig
+from merlin.runs.presets import grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
+from merlin.runs.settings import from_dict
+from merlin.training.trainer import TrainingConfig
+
+DEFAULT_TASK = "merlin/MemoryGame-v0"
+
+
+class Family(NamedTuple):
+    """A family of tasks that are trained alike."""
+
+    tasks: tuple[str, ...]
+    """Beginnings of their ids."""
+    table: Callable[[str, Mapping[str, Any]], dict[str, dict[str, Any]]]
+    """Settings by agent, given the task's id and the keyword arguments of its environment."""
+
+
+FAMILIES = {
+    "memory-game": Family(("merlin/MemoryGame",), memory_game.table),
+    "tmaze": Family(("merlin/TMaze",), tmaze.table),
+    "symbols": Family(("merlin/RepeatPrevious", "merlin/Playback", "merlin/VisuomotorMapping"), symbols.table),
+    "minigrid-memory": Family(("merlin/Memory-", "MiniGrid-Memory"), minigrid_memory.table),
+    "matching": Family(("merlin/LatentLearning", "merlin/TransientInstruction"), matching.table),
+    "paper": Family((), paper.table),
+    "grid-world": Family(("",), grid_world.table),  # all others
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run is made from."""
+
+    task: str = DEFAULT_TASK
+    """A gymnasium id, or `module:Id`, which imports the module first."""
+    agent: str = "merlin"
+    """Which agent: see `merlin agents`, or `module:Class`, which imports the module first."""
+    preset: str = field(default="", compare=False)
+    """The family of tasks whose table the settings started from. A record only, unknown of old runs."""
+    seed: int = 1
+    """Of the weights, the environments and every random choice."""
+    steps: int = 1_000_000
+    """Environment steps to train for."""
+    num_envs: int = 128
+    """B, environments stepped together, by all processes."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    vectorization: str = "sync"
+    """How environments that are not tensors are stepped: sync in this process, async in one process each."""
+    model: ActorCriticConfig
+    """The agent's configuration."""
+    training: TrainingConfig
+    """The training's configuration."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
+
+
+def preset(
+    agent: str = "merlin",
+    task: str = DEFAULT_TASK,
+    env_kwargs: dict[str, Any] | None = None,
+    *,
+    name: str | None = None,
+) -> RunConfig:
+    """Return the configuration that an agent is trained with on a task unless told otherwise.
+
+    Args:
+        name: One of `FAMILIES`; the family of the task unless given. "paper" has the sizes and costs of the paper.
+
+    Raises:
+        MerlinError: There is no such agent or preset.
+    """
+    env_kwargs = env_kwargs or {}
+    name = family_of(task) if name is None else name
+    config_class = find_agent(agent).config_class
+    values = {"model": {}, "training": {}} | _nested(recommended(agent, task, env_kwargs, name))
+    values |= {"task": task, "agent": agent, "preset": name, "env_kwargs": env_kwargs}
+    try:
+        return from_dict(RunConfig, values, {"model": config_class})
+    except MerlinError as error:
+        raise MerlinError(f"The preset {name!r} does not fit the agent {agent!r}: {error}") from error
+
+
+def family_of(task: str) -> str:
+    """Return the name of the family that a task calls for."""
+    task_id = task.rpartition(":")[2]
+    return next(name for name, family in FAMILIES.items() if task_id.startswith(family.tasks))
+
+
+def recommended(agent: str, task: str, env_kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings that a preset says of an agent, by their dotted names."""
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
+        raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {name!r} came: {hint}")
+    return _of_agent(agent, FAMILIES[name].table(task.rpartition(":")[2], env_kwargs))
+
+
+def paper_values(agent: str, task: str, env_kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return the settings that the paper or others who rebuilt it state: (value, "paper" or "second-hand")."""
+    rows = _of_agent(agent, paper.sourced(task.rpartition(":")[2], env_kwargs))
+    return {path: (value, source) for path, (value, source) in rows.items() if source != paper.OURS}
+
+
+def _of_agent(agent: str, table: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return an agent's part of a table, by the rule in the module's docstring."""
+    if agent in table:
+        return table[agent]
+    config_class = find_agent(agent).config_class
+    for name in table:
+        if issubclass(config_class, AGENTS[name].config_class):
+            return table[name]
+    return {path: value for path, value in _flat(table["rl-mem"]).items() if _has(config_class, path)}
+
+
+def _has(config_class: type, path: str) -> bool:
+    """Return whether an agent's configuration has a setting; other settings of a run are there for every agent."""
+    group, *names = path.split(".")
+    owner: Any = config_class
+    for name in names if group == "model" else ():
+        if not is_dataclass(owner) or name not in {x.name for x in fields(owner)}:
+            return False
+        owner = get_type_hints(owner)[name]
+    return True
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted names only, from some whose values are dicts of further ones."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dicts in dicts from dotted names."""
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        *groups, name = path.split(".")
+        group = nested
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[name] = value
+    return nested

@@ -1,0 +1,92 @@
+"""Agents found by name, and a plain sentence for each way not to find one."""
+
+import sys
+
+import pytest
+
+from merlin.agents import AGENTS, find_agent
+from merlin.errors import MerlinError
+from merlin.imports import importable_from
+
+SOURCE = '''
+from dataclasses import dataclass
+from merlin.agents.merlin import Merlin, MerlinConfig
+from merlin.agents.agent import Agent
+
+class Mine(Merlin):
+    """Mine, in a line.
+
+    And more."""
+    config_class = MerlinConfig
+
+class Bare(Merlin):
+    config_class = dict
+
+class Abstract(Agent):
+    config_class = MerlinConfig
+
+class Unconfigured(Merlin):
+    config_class = None
+
+class NoAgent:
+    config_class = MerlinConfig
+
+CONFIG = MerlinConfig()
+'''
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A directory with an agent in a module, importable for as long as the test lasts."""
+    (tmp_path / "agent_of_mine.py").write_text(SOURCE)
+    (tmp_path / "agent_that_fails.py").write_text("raise RuntimeError('the sky fell.\\nand more')")
+    with importable_from(tmp_path):
+        yield tmp_path
+    sys.modules.pop("agent_of_mine", None)
+    assert str(tmp_path) not in sys.path
+
+
+def test_agents_of_this_package_and_of_a_module_are_found(directory):
+    assert all(find_agent(name) is entry for name, entry in AGENTS.items())
+    found = find_agent("agent_of_mine:Mine")
+    assert found.agent_class is sys.modules["agent_of_mine"].Mine
+    assert found.config_class is AGENTS["merlin"].config_class and found.summary == "Mine, in a line."
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("rl-lst", "or module:Class, but 'rl-lst' came: did you mean 'rl-lstm'?"),
+        ("zzz", "but 'zzz' came: choose one of them."),
+        ("", "but '' came: choose one of them."),
+        (
+            "no_such_module:Mine",
+            "No module named 'no_such_module': install it, or say where it lies with --import-from",
+        ),
+        ("agent_that_fails:Mine", "cannot be imported: RuntimeError: the sky fell."),
+        ("agent_of_mine:Mien", "agent_of_mine.py) has no 'Mien': did you mean 'Mine'?"),
+        ("agent_of_mine:zzz", "has no 'zzz': name a class that it defines."),
+        ("agent_of_mine:", "has no '': name a class that it defines."),
+        (":Mine", "cannot be imported: ValueError: Empty module name"),
+        ("agent_of_mine:NoAgent", "An agent is a class that extends merlin.Agent, but 'agent_of_mine:NoAgent' does"),
+        ("agent_of_mine:CONFIG", "An agent is a class that extends merlin.Agent, but 'agent_of_mine:CONFIG' does"),
+        ("agent_of_mine:Abstract", "'agent_of_mine:Abstract' lacks features, initial_state, losses, step: add them."),
+        ("agent_of_mine:Bare", "ActorCriticConfig, but that of 'agent_of_mine:Bare' is <class 'dict'>: add it"),
+        ("agent_of_mine:Unconfigured", "but that of 'agent_of_mine:Unconfigured' is None: add it to the class."),
+    ],
+)
+def test_what_is_no_agent_is_told_in_a_sentence(directory, name, sentence):
+    with pytest.raises(MerlinError) as error:
+        find_agent(name)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_directory_comes_after_what_is_installed(tmp_path):
+    """A file of the user's that is called as a module of somebody else's takes nobody's place."""
+    with importable_from(tmp_path):
+        assert sys.path[-1] == str(tmp_path)
+        with importable_from(tmp_path):
+            pass
+        assert sys.path[-1] == str(tmp_path)
+    with importable_from(None):
+        assert str(tmp_path) not in sys.path
