@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from merlin.cli.arguments import parse_arguments
+from merlin.cli import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

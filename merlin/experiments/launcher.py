@@ -29,6 +29,7 @@ def compare(
     *,
     jobs: int | None = None,
     wandb: str = "disabled",
+    import_from: Path | None = None,
     stream: io.TextIOBase | None = None,
 ) -> list[str]:
     """Train and evaluate what was not yet, and return what went wrong, a sentence for each run that failed.
@@ -40,6 +41,7 @@ def compare(
         runs: What `plan` returned.
         jobs: Runs at a time; as many as there are cores unless given.
         wandb: auto, online, offline or disabled.
+        import_from: Where the modules of tasks and agents lie that are not installed.
         stream: Where progress is shown; standard error unless told.
 
     Raises:
@@ -50,7 +52,7 @@ def compare(
         return _compare(
             runs,
             comparison.memory,
-            lambda run: _Job(run, comparison.memory, wandb, lock),
+            lambda run: _Job(run, comparison.memory, wandb, import_from, lock),
             jobs or _default_jobs(runs),
             stream,
         )
@@ -133,8 +135,10 @@ def _end(jobs: Sequence["_Job"]) -> None:
 class _Job:
     """One run on its way: training, then evaluation."""
 
-    def __init__(self, run: Run, memory: Sequence[str], wandb: str, lock: int) -> None:
+    def __init__(self, run: Run, memory: Sequence[str], wandb: str, import_from: Path | None, lock: int) -> None:
         self.run, self.lock, self.failure = run, lock, None
+        has_module = import_from is not None and ":" in run.task.task + run.contender.agent
+        self.modules = ["--import-from", str(import_from)] if has_module else []
         self.waiting = run.missing(memory)
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
@@ -154,7 +158,7 @@ class _Job:
         self._start("train", *begin, "--wandb", wandb)
 
     def _start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "merlin", *arguments]
+        command = [sys.executable, "-m", "merlin", *arguments, *self.modules]
         with open(self.log, "a", encoding="utf-8") as log, open(self.output, "w", encoding="utf-8") as output:
             log.write(f"{shlex.join(command)}\n")
             log.flush()

@@ -1,4 +1,4 @@
-"""What is compared: agents, tasks and seeds, from a command or a file, as runs. `merlin.experiments.launcher` runs them."""
+"""What is compared: agents, tasks and seeds, from a command or a file. `merlin.experiments.launcher` runs it."""
 
 import json
 import re
@@ -42,7 +42,7 @@ class Contender:
     """One of the agents that are compared, or one way to configure it."""
 
     agent: str
-    """merlin, rl-mem or rl-lstm."""
+    """merlin, rl-mem, rl-lstm, or `module:Class`."""
     name: str = ""
     """What it is called in tables and pictures; the agent unless given."""
     set: tuple[str, ...] = ()

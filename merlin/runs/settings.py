@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import re
 import textwrap
@@ -101,13 +102,10 @@ def _docstrings(owner: type) -> dict[str, str]:
             body = ast.parse(textwrap.dedent(inspect.getsource(defined_in))).body[0].body
         except (OSError, TypeError, SyntaxError):  # built in, or typed at a prompt
             continue
-        for node, below in zip(body, body[1:], strict=False):
-            if (
-                isinstance(node, ast.AnnAssign)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-            ):
-                texts[node.target.id] = " ".join(str(below.value.value).split())
+        for pair in itertools.pairwise(body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    texts[name] = " ".join(text.split())
     return texts
 
 

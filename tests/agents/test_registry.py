@@ -61,7 +61,7 @@ def test_agents_of_this_package_and_of_a_module_are_found(directory):
         ("", "but '' came: choose one of them."),
         (
             "no_such_module:Mine",
-            "No module named 'no_such_module': install it, or say where it lies with --import-from",
+            "'no_such_module': install it, or say where it lies with --import-from DIR.",
         ),
         ("agent_that_fails:Mine", "cannot be imported: RuntimeError: the sky fell."),
         ("agent_of_mine:Mien", "agent_of_mine.py) has no 'Mien': did you mean 'Mine'?"),

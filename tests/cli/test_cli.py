@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from merlin import cli
 from merlin.agents import AGENTS
-from merlin.cli import commands as cli
-from merlin.runs.presets import DEFAULT_TASK, preset
+from merlin.cli.arguments import PRESETS
+from merlin.runs.presets import DEFAULT_TASK, FAMILIES, preset
 from merlin.runs.profiling import profile
 from merlin.runs.run import build_agent, build_environment, load_config
 from merlin.training import checkpoint
@@ -75,14 +76,39 @@ def test_help_tells_the_defaults_that_are_used(merlin, monkeypatch):
     assert merlin("--help")[0] == merlin("evaluate", "--help")[0] == merlin("watch", "--help")[0] == 0
 
 
-def test_settings_are_listed_with_type_value_and_meaning(merlin):
+def test_presets_are_named_and_the_nearest_is_told(merlin, monkeypatch):
+    assert {*PRESETS} == {*FAMILIES} and PRESETS[-1] == "paper"
+    monkeypatch.setenv("COLUMNS", "400")
+    for command in ("train", "profile"):
+        assert ", ".join(PRESETS[:-1]) in " ".join(merlin(command, "--help")[1].split())
+        status, _, err = merlin(command, "--preset", "papper")
+        assert status == 2 and one_sentence(err) and "did you mean 'paper'?" in err
+    status, out, _ = merlin("train", "--preset", "paper", "--help-settings")
+    assert status == 0 and "model.kl_cost: float | None = 1.0  [paper: 1]" in out
+    assert "model.memory_size: int = 40  [paper: 40, second-hand]" in out
+
+
+def test_settings_are_listed_with_type_value_and_meaning(merlin, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
     status, out, _ = merlin("train", "--help-settings", "--env-kwargs", '{"pairs": 5}', "--set", "model.gae_lambda=0.5")
     lines = out.splitlines()
-    assert status == 0
-    assert "model.memory_size: int = 15  — N, slots." in lines
-    assert any(re.match(r"model\.gae_lambda: float = 0\.5  — Of the generalised advantage", line) for line in lines)
-    assert any(re.match(r"training\.unroll_length: int = \d+  — T, steps of a window", line) for line in lines)
-    assert not any(line.startswith(("task", "agent", "env_kwargs")) for line in lines)
+    assert status == 0 and max(map(len, lines)) <= 90
+    at = lines.index("  model.memory_size: int = 15  [paper: 40, second-hand]")
+    assert lines[at + 1] == "      N, slots."
+    assert "  model.gae_lambda: float = 0.5  [paper: 0.8, second-hand]" in lines
+    assert "  training.unroll_length: int = 16  [paper: 24, second-hand]" in lines
+    assert "  model.return_cost: float = 0.5  [paper: 0.04167, second-hand]" in lines
+    assert "  model.encoder.image_features: int = 128  [paper: 500]" in lines
+    assert not any(re.match(" *(task|agent|preset|env_kwargs)", line) for line in lines)
+    groups = [line.partition(":")[0] for line in lines if re.match(r"[a-z.]+: ", line)]
+    assert groups == ["run", "model", "model.encoder", "model.decoder", "training"]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_what_a_setting_is_is_not_cut_in_mid_sentence(merlin, agent):
+    _, out, _ = merlin("train", "--help-settings", "--agent", agent)
+    texts = re.split(r"\n  [a-z]\S+: .*\n|\n\n", out)
+    assert len(texts) > 30 and all(text.strip() == "" or text.rstrip().endswith(".") for text in texts), texts
 
 
 def test_tasks_and_agents_have_a_line_each(merlin):
@@ -116,20 +142,6 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
 
     status, out, err = merlin("train", "--run-dir", path)
     assert status == 1 and one_sentence(err) and f"--resume {path}" in err
-
-
-@pytest.mark.parametrize(
-    ("task", "env_kwargs", "rate"),
-    [
-        ("merlin/Memory-v0", {}, 1e-3),
-        ("merlin/Memory-v0", {"size": 9, "agent_view_size": 3}, 3e-4),
-        ("MiniGrid-MemoryS7-v0", {}, 1e-3),
-        ("minigrid:MiniGrid-MemoryS17Random-v0", {}, 3e-4),
-    ],
-)
-def test_the_policy_takes_small_steps_where_the_cue_is_seldom_seen(task, env_kwargs, rate):
-    assert preset("merlin", task, env_kwargs).training.policy_learning_rate == rate
-    assert preset("rl-mem", task, env_kwargs).training.policy_learning_rate is None
 
 
 def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
@@ -181,6 +193,9 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
         (["train", "--set", "model.memory_size=big"], "model.memory_size must be int"),
         (["train", "--set", "model.memory_size"], "must be written path=value"),
         (["train", "--set", "task=CartPole-v1"], "use TASK"),
+        (["train", "--set", "preset=paper"], "use TASK, --agent, --preset"),
+        (["train", "--agent", "nowhere_to_be_found:Mine"], "say where it lies with --import-from"),
+        (["train", "--resume", "x", "--preset", "paper"], "but --preset came"),
         (["train", "--set", "training.passes=2", DEFAULT_TASK], "must be written path=value"),
         (["train", DEFAULT_TASK, "--seed", "1", "--resume", "x"], "but TASK, --seed came"),
         (["train", "--run-dir", "y", "--num-envs", "3", "--resume", "x"], "but --num-envs, --run-dir came"),
@@ -227,7 +242,7 @@ def test_only_debug_shows_a_traceback(merlin, monkeypatch):
     def fail(_):
         raise RuntimeError("the\nsky fell")
 
-    monkeypatch.setattr("merlin.cli._agents", fail)
+    monkeypatch.setattr("merlin.cli.lists.list_agents", fail)
     assert merlin("agents") == (
         1, "", "merlin: unexpected RuntimeError: the sky fell: run again with --debug for the traceback.\n"
     )  # fmt: skip
@@ -359,7 +374,7 @@ def test_a_command_interrupted_before_it_has_anything_to_save_says_so(merlin, mo
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("merlin.cli._agents", interrupt)
+    monkeypatch.setattr("merlin.cli.lists.list_agents", interrupt)
     assert merlin("agents") == (130, "", "merlin: interrupted.\n")
 
 

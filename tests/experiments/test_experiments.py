@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merlin.cli import commands as cli
+from merlin import cli
 from merlin.errors import MerlinError
 from merlin.experiments.results import bootstrap_interval, interquartile_mean, table
 from merlin.experiments.spec import RESULT, choose, last_metrics, make_comparison, plan, read_comparison

@@ -1,0 +1,89 @@
+"""The run configuration that options choose, and its settings for people to read."""
+
+import argparse
+import shutil
+import textwrap
+from typing import TYPE_CHECKING
+
+from merlin.cli.arguments import flag
+from merlin.errors import MerlinError
+
+if TYPE_CHECKING:
+    from merlin.runs.presets import RunConfig
+
+_CHOOSE_THE_PRESET = ("task", "agent", "preset", "env_kwargs")
+
+
+def new_config(options: argparse.Namespace) -> "RunConfig":
+    """Return the configuration of a run that begins."""
+    from dataclasses import replace
+
+    from merlin.runs.presets import DEFAULT_TASK, preset
+    from merlin.runs.settings import override
+
+    for assignment in options.set:
+        if assignment.startswith(_CHOOSE_THE_PRESET):
+            options.fail(f"{assignment} would come after what it chooses: use TASK, --agent, --preset or --env-kwargs")
+    try:
+        config = preset(
+            options.agent or "merlin", options.task or DEFAULT_TASK, options.env_kwargs, name=options.preset
+        )
+        names = ("seed", "steps", "num_envs", "device", "vectorization")
+        flags = {name: getattr(options, name, None) for name in names}
+        config = replace(config, **{name: value for name, value in flags.items() if value is not None})
+        parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
+        return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
+    except MerlinError as error:
+        options.fail(str(error))
+
+
+def resumed_config(options: argparse.Namespace) -> "RunConfig":
+    """Return the configuration of the run that `--resume` names, which goes on as it began."""
+    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "run_dir")
+    given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
+    given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
+    if given:
+        options.fail(
+            f"--resume continues a run as it began, so only --steps, --max-seconds, --wandb and --set training.* may "
+            f"change, but {', '.join(given)} came: leave that out"
+        )
+    from dataclasses import replace
+
+    from merlin.runs.run import load_config
+    from merlin.runs.settings import override
+
+    config = load_config(options.resume)
+    try:
+        return override(replace(config, steps=options.steps or config.steps), options.set)
+    except MerlinError as error:
+        options.fail(str(error))
+
+
+def print_settings(config: "RunConfig") -> None:
+    """Print every setting that --set takes: type, value, the paper's value where it is known, and meaning."""
+    import inspect
+
+    from merlin.runs.presets import paper_values
+    from merlin.runs.settings import Setting, list_settings
+
+    width = max(40, shutil.get_terminal_size((100, 24)).columns)
+    stated = paper_values(config.agent, config.task, config.env_kwargs)
+    legend = (
+        f"Settings of {config.agent} on {config.task}, by the preset {config.preset or 'of its day'}. [paper: X] is "
+        "the value of Wayne et al. 2018, second-hand where only others who rebuilt it tell; --preset paper takes them."
+    )
+    print(textwrap.fill(legend, width))
+    groups: dict[str, list[Setting]] = {}
+    for setting in list_settings(config):
+        if not setting.path.startswith(_CHOOSE_THE_PRESET):
+            groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
+    for group, settings in groups.items():
+        about = (inspect.getdoc(settings[0].owner) or "").split("\n\n")[0]
+        print("", textwrap.fill(f"{group or 'run'}: {about}", width), sep="\n")
+        for setting in settings:
+            value, source = stated.get(setting.path, (None, ""))
+            shown = f"{value:.4g}" if isinstance(value, float) else f"{value}"
+            paper = f"  [paper: {shown}{', second-hand' * (source == 'second-hand')}]" if source else ""
+            print(f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}")
+            if setting.text:
+                print(textwrap.fill(setting.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))

@@ -1,0 +1,69 @@
+"""merlin evaluate."""
+
+import argparse
+import json
+from typing import Any
+
+from merlin.cli.arguments import add_command, add_run_dir, seed, whole_number
+from merlin.cli.output import print_table
+
+
+def add_to(commands: Any) -> None:
+    """Add the command and its arguments."""
+    summary = "play held-out episodes with a trained agent and print its score"
+    add = add_command(commands, "evaluate", summary, evaluate)
+    add_run_dir(add)
+    add("--episodes", metavar="N", type=whole_number(1), default=100, help="how many (default: 100)")
+    add("--seed", metavar="S", type=seed, help="chooses the held-out episodes (default: the run's seed)")
+    add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
+    add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together (default: the run's)")
+    add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
+        "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "
+        "left it; shuffled, that of another environment (default: own)")  # fmt: skip
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluate, and print the scores."""
+    from merlin.agents.memory_ablation import Tampered
+    from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
+    from merlin.training.evaluation import HELD_OUT_SEED
+    from merlin.training.evaluation import evaluate as play
+
+    config = load_config(options.run_dir)
+    config.training.set_torch()
+    way = options.memory
+    seed = config.seed if options.seed is None else options.seed
+    num_envs = min(options.num_envs or config.num_envs, options.episodes)
+    if way == "shuffled" and num_envs < 2:
+        options.fail(
+            "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
+        )
+    with build_environment(config, num_envs) as environment:
+        agent = load_agent(options.run_dir, environment, config, options.checkpoint)
+        result = play(
+            agent if way == "own" else Tampered(agent, way),
+            environment,
+            episodes=options.episodes,
+            seed=seed + HELD_OUT_SEED,
+            greedy=options.greedy,
+            skip=1 if way == "frozen" else 0,
+        )
+        scores = environment.scores
+    if options.json:
+        print(json.dumps(result | {"memory": way}))
+        return 0
+    actions = "most probable" if options.greedy else "sampled"
+    which = existing_checkpoint(options.run_dir, options.checkpoint)
+    who = config.agent if way == "own" else f"{config.agent} with its memory {way}"
+    print(f"{who} on {config.task}, {which} checkpoint, {actions} actions, held-out seed {seed}")
+    rows = [
+        ("episode return", f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}"),
+        *((f"  of {name} play", f"{score:.3f}") for name, score in scores.items()),
+        ("episode length", f"{result['episode_length_mean']:.1f} steps"),
+        ("episodes", f"{result['episodes']:,}"),
+    ]
+    if "success_rate" in result:
+        rows.insert(1 + len(scores), ("success rate", f"{result['success_rate']:.1%}"))
+    print_table(rows)
+    return 0

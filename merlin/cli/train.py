@@ -1,0 +1,96 @@
+"""merlin train."""
+
+import argparse
+import math
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merlin.cli.arguments import add_command, add_configuration, add_import_from, add_wandb, seconds, whole_number
+from merlin.cli.configuration import new_config, print_settings, resumed_config
+from merlin.cli.output import print_table, short_name
+
+if TYPE_CHECKING:
+    from merlin.runs.presets import RunConfig
+    from merlin.runs.run import Summary
+
+_EXAMPLES = """\
+examples:
+  merlin train                                      MERLIN on the memory game: learns within minutes
+  merlin train MiniGrid-MemoryS7-v0 --agent rl-lstm --steps 2e6
+  merlin train --env-kwargs '{"pairs": 4}' --set model.memory_size=12 training.learning_rate=1e-3
+  merlin train my_task:Mine-v0 --agent my_agent:Mine --preset grid-world
+  merlin train --resume runs/MemoryGame-v0-merlin-seed1-20260101-120000
+  torchrun --nproc-per-node 2 -m merlin train       two processes or GPUs train one agent
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command and its arguments."""
+    summary = "train an agent, or continue training one"
+    add = add_command(commands, "train", summary, train, names_modules=True, epilog=_EXAMPLES)
+    add_configuration(add)
+    add("--steps", metavar="N", type=whole_number(1), help="environment steps in all, such as 1e6 "
+        "(default: by task; 1e6 for the default one)")  # fmt: skip
+    add("--help-settings", action="store_true", help="list every setting of --set, with its type, its value for this "
+        "task, agent and preset, the paper's and what it is, and exit")  # fmt: skip
+    add("--run-dir", metavar="DIR", type=Path, help="where the run's files go "
+        "(default: runs/TASK-AGENT-seedS-DATE-TIME)")  # fmt: skip
+    add("--resume", metavar="DIR", type=Path, help="continue the run in this directory exactly where its last "
+        "checkpoint was taken; needs nothing else")  # fmt: skip
+    add("--max-seconds", metavar="S", type=seconds, default=math.inf, help="stop after this long, with a checkpoint")
+    add_wandb(add)
+    add_import_from(add, "the working directory; none with --resume")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train, or go on training, and say how it ended."""
+    config = resumed_config(options) if options.resume else new_config(options)
+    if options.help_settings:
+        print_settings(config)
+        return 0
+    from merlin import distributed
+    from merlin.runs import run
+
+    run_dir = options.resume or options.run_dir or _default_run_dir(config)
+    leads = not distributed.is_launched() or os.environ["RANK"] == "0"  # of several processes one speaks
+    if leads:
+        print(
+            f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
+            f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
+            flush=True,
+        )
+    summary = run.train(
+        config,
+        run_dir,
+        resume=options.resume is not None,
+        wandb=options.wandb,
+        max_seconds=options.max_seconds,
+    )
+    if leads:
+        _conclude(summary, config, run_dir)
+    return 130 if summary.interrupted else 0
+
+
+def _default_run_dir(config: "RunConfig") -> Path:
+    names = f"{short_name(config.task)}-{short_name(config.agent)}-seed{config.seed}"
+    return Path("runs") / f"{names}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
+    """Say how the run ended, where its files are and what can be done next."""
+    from merlin.training.checkpoint import steps
+
+    name = shlex.quote(str(run_dir))
+    score = f", episode return {summary.episode_return_mean:.2f}" if math.isfinite(summary.episode_return_mean) else ""
+    how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"
+    rows = [("checkpoint", str(steps(run_dir)[-1]))]
+    if (curve := run_dir / "learning_curve.png").exists():
+        rows.append(("learning curve", str(curve)))
+    if how != "done":
+        rows.append(("resume", f"merlin train --resume {name}"))
+    rows += [("evaluate", f"merlin evaluate {name}"), ("watch", f"merlin watch {name}")]
+    print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s{score}")
+    print_table(rows)
