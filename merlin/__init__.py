@@ -10,9 +10,43 @@ Names are imported when they are first used, so that `import merlin` is instant 
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merlin.moved import MovedFinder
+
+if TYPE_CHECKING:  # the names of _PUBLIC, for type checkers, to whom any other is an error
+    from merlin.agents import AGENTS as AGENTS
+    from merlin.agents import Agent as Agent
+    from merlin.agents.merlin import Merlin as Merlin
+    from merlin.agents.merlin import MerlinConfig as MerlinConfig
+    from merlin.agents.rl_lstm import RLLSTM as RLLSTM
+    from merlin.agents.rl_lstm import RLLSTMConfig as RLLSTMConfig
+    from merlin.agents.rl_mem import RLMem as RLMem
+    from merlin.agents.rl_mem import RLMemConfig as RLMemConfig
+    from merlin.environments.batch import Environment as Environment
+    from merlin.environments.batch import Timestep as Timestep
+    from merlin.environments.batch import make_environment as make_environment
+    from merlin.errors import MerlinError as MerlinError
+    from merlin.experience import Losses as Losses
+    from merlin.experience import StepOutput as StepOutput
+    from merlin.experience import Unroll as Unroll
+    from merlin.memory import MemoryState as MemoryState
+    from merlin.memory import Reader as Reader
+    from merlin.runs.learning_curve import plot_learning_curve as plot_learning_curve
+    from merlin.runs.presets import RunConfig as RunConfig
+    from merlin.runs.presets import preset as preset
+    from merlin.runs.run import Summary as Summary
+    from merlin.runs.run import build_agent as build_agent
+    from merlin.runs.run import build_environment as build_environment
+    from merlin.runs.run import load_agent as load_agent
+    from merlin.runs.run import load_config as load_config
+    from merlin.runs.run import train as train
+    from merlin.runs.settings import override as override
+    from merlin.training.evaluation import evaluate as evaluate
+    from merlin.training.trainer import Trainer as Trainer
+    from merlin.training.trainer import TrainingConfig as TrainingConfig
+    from merlin.version import __version__ as __version__
+    from merlin.viewer.watch import watch as watch
 
 _PUBLIC = {
     "merlin.agents": ("AGENTS", "Agent"),
@@ -30,21 +64,21 @@ _PUBLIC = {
     "merlin.training.evaluation": ("evaluate",),
     "merlin.training.trainer": ("Trainer", "TrainingConfig"),
     "merlin.experience": ("Losses", "StepOutput", "Unroll"),
+    "merlin.version": ("__version__",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
-
 sys.meta_path.insert(0, MovedFinder())
 
+if not TYPE_CHECKING:
+    __all__ = sorted(_MODULE_OF)
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
