@@ -9,7 +9,6 @@ gradients of states alone, and the gradient of each weight is one product over a
 cells are those of this file. It serves one window, forward and backward, until a parameter changes.
 """
 
-import copy
 from typing import TypeVar
 
 import torch
@@ -27,7 +26,7 @@ def in_window(module: Module) -> Module:
         return WindowLSTMCell(module)  # type: ignore[return-value]
     if not module._modules:
         return module
-    clone = copy.copy(module)
+    clone = object.__new__(type(module))
     clone.__dict__ = module.__dict__ | {
         "_modules": {name: None if child is None else in_window(child) for name, child in module._modules.items()}
     }
@@ -43,17 +42,27 @@ class WindowLinear(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
         super().__init__()
-        self.uses: list[tuple[Tensor, Tensor]] = []
-        self.transposed = weight.detach().T
-        self.bias = _Collect.apply(self.uses, weight, weight.new_zeros(len(weight)) if bias is None else bias)
+        self.weight, self.uses = weight.detach(), []
+        self._transposed = self.weight.T
+        self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
+        self._bias: Tensor | None = None
+
+    @property
+    def bias(self) -> Float[Tensor, "O"]:
+        """The bias, from its first use on with the node that collects gradients."""
+        if self._bias is None:
+            if not torch.is_grad_enabled():
+                return self._learning[1]
+            self._bias = _Collect.apply(self.uses, *self._learning)
+        return self._bias
 
     def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
-        flat = x if x.ndim == 2 else x.flatten(0, -2)
-        output = torch.addmm(self.bias, flat, self.transposed)
+        flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        output = torch.addmm(self.bias, flat, self._transposed)
         if output.requires_grad:
             uses, seen = self.uses, flat.detach()
             output.register_hook(lambda gradient: uses.append((gradient, seen)))
-        return output if x.ndim == 2 else output.unflatten(0, x.shape[:-1])
+        return output if x.ndim == 2 else output.view(*x.shape[:-1], -1)
 
 
 class _Collect(torch.autograd.Function):
@@ -80,7 +89,9 @@ class WindowLSTMCell(nn.Module):
 
     def __init__(self, cell: nn.LSTMCell) -> None:
         super().__init__()
-        self.gates = WindowLinear(torch.cat([cell.weight_ih, cell.weight_hh], -1), cell.bias_ih + cell.bias_hh)
+        with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
+            weight, bias = torch.cat([cell.weight_ih, cell.weight_hh], -1), cell.bias_ih + cell.bias_hh
+        self.gates = WindowLinear(weight, bias)
 
     def forward(
         self, x: Float[Tensor, "B I"], state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]
