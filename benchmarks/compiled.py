@@ -15,8 +15,8 @@ import torch
 from gymnasium import spaces
 
 from merlin.agents.merlin import Merlin, MerlinState
-from merlin.networks.lstm import map_state
 from merlin.runs.presets import preset
+from merlin.states import map_state
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cosine_similarity
 
-from merlin.networks.lstm import reset_state
 from merlin.networks.spaces import flatten_observation
 from merlin.runs.run import build_environment, load_agent, load_config
+from merlin.states import reset_state
 
 KEY, BALL = 5, 6  # as MiniGrid numbers them
 

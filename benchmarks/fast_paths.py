@@ -32,7 +32,7 @@ def make_plain(agent) -> None:
     import torch
 
     from merlin.agents.agent import Agent
-    from merlin.networks.lstm import map_state, reset_state
+    from merlin.states import map_state, reset_state
 
     agent.begin = lambda *args: Agent.begin(agent, *args)
 

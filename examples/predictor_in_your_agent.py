@@ -10,8 +10,8 @@ from merlin import Unroll, make_environment
 from merlin.agents.merlin.predictor import Predictor, PredictorConfig
 from merlin.networks.actions import make_action_distribution
 from merlin.networks.heads import mlp
-from merlin.networks.lstm import map_state, reset_state
 from merlin.objectives.returns import n_step_returns
+from merlin.states import map_state, reset_state
 
 ENVS, STEPS, LATENT, DISCOUNT = 64, 16, 16, 0.96
 

@@ -7,7 +7,6 @@ entropy of observations) is taken over all shares, so that learning is that of o
 
 import gc
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +16,6 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from merlin.errors import MerlinError
 
@@ -72,18 +70,8 @@ def gather(x: Any) -> list[Any] | None:
     return everything
 
 
-def share(module: nn.Module) -> nn.Module:
-    """Return the module with its gradients averaged over all processes as they are computed."""
-    if world_size() == 1:
-        return module
-    with warnings.catch_warnings():
-        # Newer PyTorch has another name for broadcast_buffers, which older ones do not know.
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-        return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)
-
-
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average over all processes the gradients of what `share` does not watch, in one message."""
+    """Average gradients over all processes, in one message."""
     if world_size() == 1:
         return
     gradients = [x.grad for x in parameters if x.grad is not None]

@@ -1,4 +1,4 @@
-"""What passes between agents and training: a window of experience, the output of a step, and losses.
+"""Experience: what passes between agents and training, a window of it, the output of a step, and losses.
 
 Time, drawn once:
 
@@ -15,7 +15,7 @@ Time, drawn once:
 Axes: T time, B batch, A action parameters, Z latent, K read keys, N slots.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -24,10 +24,9 @@ from torch import Tensor
 class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
-    `previous_reward` is the reward of the row before, 0 where an episode starts. `noise` is what the latent was sampled
-    with while acting, `latent` what it was, and `slots` where memory was written, so that learning computes the same
-    numbers. `is_valid` is false in rows whose action the environment ignored (gymnasium's next-step autoreset); they
-    count in no loss.
+    `previous_reward` is the reward of the row before, 0 where an episode starts. `is_valid` is false in rows whose action
+    the environment ignored (gymnasium's next-step autoreset); they count in no loss. `extras` are the agent's own: what
+    it must keep of acting, such as the noise of its latents, to compute the same numbers in learning.
     """
 
     observation: dict[str, Tensor]
@@ -41,19 +40,21 @@ class Unroll(NamedTuple):
     next_value: Float[Tensor, "T B"]
     is_end: Bool[Tensor, "T B"]
     is_valid: Bool[Tensor, "T B"]
-    noise: Float[Tensor, "T B Z"] | None = None
-    slots: Int[Tensor, "T B"] | None = None
-    latent: Float[Tensor, "T B Z"] | None = None
+    extras: Any = None
 
 
 class StepOutput(NamedTuple):
-    """What an agent does on seeing one observation, and what it thought. Entries that an agent lacks are None."""
+    """The action on one observation, and what led to it. Entries that an agent lacks are None.
+
+    `extras` are those of `Unroll`. `read_weights` are those of the reads that the next step sees, `policy_read_weights`
+    those of a policy that reads before it acts; `slots` is where the step was written.
+    """
 
     action: Tensor
     log_prob: Float[Tensor, "B"]
     value: Float[Tensor, "B"]
     policy_parameters: Float[Tensor, "B A"]
-    noise: Float[Tensor, "B Z"] | None = None
+    extras: Any = None
     slots: Int[Tensor, "B"] | None = None
     latent: Float[Tensor, "B Z"] | None = None
     read_weights: Float[Tensor, "B K N"] | None = None
@@ -61,7 +62,7 @@ class StepOutput(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The scalar to minimise, and what to report, by name with its unit."""
+    """The scalar to minimise, and metrics by name with their unit."""
 
     total: Float[Tensor, ""]
     metrics: dict[str, Tensor]

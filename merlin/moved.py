@@ -10,7 +10,7 @@ MOVED = {
     "merlin.analysis.episodes": "merlin.viewer.episodes",
     "merlin.analysis.formats": "merlin.viewer.formats",
     "merlin.config": "merlin.runs.settings",
-    "merlin.networks.recurrent": "merlin.networks.lstm",
+    "merlin.networks.recurrent": "merlin.states",
     "merlin.predictor": "merlin.agents.merlin.predictor",
     "merlin.presets": "merlin.runs.presets",
     "merlin.returns": "merlin.objectives.returns",

@@ -1,17 +1,12 @@
-"""The examples run, and are short; what the README prints works."""
+"""The examples run, and are short."""
 
 import importlib.util
-import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from merlin.cli import parse_arguments
-
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def load(name: str):
@@ -47,23 +42,3 @@ def test_predictor_in_your_agent():
 def test_watch_an_episode(tmp_path, capsys):
     out = load("watch_an_episode").main(out=tmp_path / "episode.gif", steps=2_000)
     assert out.stat().st_size > 1_000 and "step 9" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_python_of_the_readme_runs(snippet):
-    exec(compile(snippet, "README.md", "exec"), {})
-
-
-def commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", README, re.DOTALL)
-    return [line.partition("  #")[0] for block in blocks for line in block.splitlines() if line.startswith("merlin ")]
-
-
-@pytest.mark.parametrize("command", commands())
-def test_commands_of_the_readme_are_understood(command):
-    arguments = shlex.split(command)[1:]
-    assert parse_arguments(arguments).command == arguments[0]
-
-
-def test_readme_has_its_two_commands():
-    assert "pip install . && merlin train" in README and "pip install '.[test]' && pytest" in README

@@ -1,31 +1,74 @@
-"""What every agent is to those who train, evaluate and watch it."""
+"""The interface of an agent to those who train, evaluate and watch it, and the one step that all of them take."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from gymnasium import Space
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from merlin.agents.learner import ActorCriticLearner, Learner, LearnerConfig
 from merlin.experience import Losses, StepOutput, Unroll
+from merlin.memory import Memory
 from merlin.networks.actions import make_action_distribution
-from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean
+from merlin.networks.spaces import flatten_observation
+from merlin.networks.window_linear import in_window
+from merlin.objectives.policy_gradient import ActorCriticConfig
+from merlin.states import map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
 State = TypeVar("State")
 
 
+class Perceived(NamedTuple):
+    """The first half of a step: all up to the action.
+
+    Attributes:
+        activations: A NamedTuple of tensors, what heads and losses read of the step.
+        extras: What acting must keep for learning to compute the same numbers; a NamedTuple, or None.
+        read_weights: Those of reads that the action depends on, if there are any.
+    """
+
+    activations: Any
+    state: Any
+    extras: Any = None
+    read_weights: Tensor | None = None
+
+
+class Advanced(NamedTuple):
+    """The second half of a step: what follows from the action. `read_weights` are those that the next step sees."""
+
+    state: Any
+    extras: Any = None
+    read_weights: Tensor | None = None
+
+
 class Agent(nn.Module, ABC, Generic[Config, State]):
     """An agent that remembers: its state is a value, and acting and learning compute the same numbers.
+
+    A step is written once, in two halves, `perceive` and `advance`, between which the action is chosen:
+
+        code              = encode(observation, previous action, previous reward)    the state of rows that start an
+        perceived         = perceive(code, state)                                    episode being zeroed before
+        action            ~ policy(activations);   value(activations)              perceived.activations
+        state             = advance(perceived, action)
+
+    `step` takes it to act; `Acting` takes it over a window, with the graph recorded where learning follows; `scan` takes
+    it over a window that was experienced. What does not depend on the step before, `encode` and the heads, is computed
+    for all steps of a window at once.
+
+    The state is a NamedTuple of tensors, batch first, all zeros at an episode's start, with an entry `previous_action`.
 
     Args:
         spaces: The entries of an observation, flat (`merlin.networks.spaces.flatten_space`).
         action_space: Discrete, MultiDiscrete or Box.
     """
 
-    groups: ClassVar[tuple[str, ...]]
-    """Names of the parameter groups; each has an optimiser of its own."""
+    config_class: ClassVar[type]
+    """Dataclass of the agent's configuration."""
+    memory: Memory | None = None
+    """The memory, of an agent that has one; `memory_state` and `with_memory` say where in the state its contents are."""
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: Config) -> None:
         super().__init__()
@@ -39,6 +82,78 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the state before anything was seen."""
 
     @abstractmethod
+    def encode(
+        self,
+        observation: dict[str, Tensor],
+        previous_action: Float[Tensor, "*batch E"],
+        previous_reward: Float[Tensor, "*batch"],
+    ) -> Float[Tensor, "*batch C"]:
+        """Return what a step makes of its observation alone; any leading dimensions.
+
+        Args:
+            previous_action: As `ActionDistribution.encode` gives it; zeros where an episode starts.
+            previous_reward: 0 where an episode starts.
+        """
+
+    @abstractmethod
+    def perceive(
+        self,
+        code: Float[Tensor, "B C"],
+        state: State,
+        extras: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Perceived:
+        """Return the step up to the action.
+
+        Args:
+            extras: Those of the same step where it is taken again; None where it is new.
+            generator: Of what is drawn in a new step.
+        """
+
+    @abstractmethod
+    def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
+        """Return the step from the action on.
+
+        Args:
+            action: The one taken, encoded.
+        """
+
+    @abstractmethod
+    def policy_parameters(self, activations: Any) -> Float[Tensor, "*batch A"]:
+        """Return the parameters of the action's distribution."""
+
+    @abstractmethod
+    def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        """Return V."""
+
+    @abstractmethod
+    def loss(
+        self,
+        activations: Any,
+        unroll: Unroll,
+        actions: Float[Tensor, "T B E"],
+        previous_actions: Float[Tensor, "T B E"],
+        entropy_scale: float,
+    ) -> Losses:
+        """Return the loss of a window, given the activations of all of its steps.
+
+        Args:
+            actions: Those taken, encoded.
+            previous_actions: Those of the rows before, encoded; zeros where an episode starts.
+            entropy_scale: Multiplies `entropy_cost`; training schedules it.
+        """
+
+    @abstractmethod
+    def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
+        """Return the agent's knowledge after a step, by where it is held. For analyses.
+
+        Args:
+            observation: That of the step.
+            output: The step's output.
+            state: The state after it.
+        """
+
+    @torch.no_grad()
     def step(
         self,
         observation: Any,
@@ -57,8 +172,40 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             reward: What the previous action earned; None stands for zeros.
             greedy: Take the most probable action rather than a sample.
         """
+        perceived = self.perceive_new(flatten_observation(observation), state, is_first, reward, generator)
+        activations = perceived.activations
+        parameters = self.policy_parameters(activations)
+        action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
+        advanced = self.advance(perceived, self.actions.encode(action))
+        output = StepOutput(
+            action=action,
+            log_prob=self.actions.log_prob(parameters, action),
+            value=self.value(activations, parameters),
+            policy_parameters=parameters,
+            extras=advanced.extras,
+            slots=getattr(advanced.extras, "slots", None),
+            latent=getattr(activations, "latent", None),
+            read_weights=advanced.read_weights,
+            policy_read_weights=perceived.read_weights,
+        )
+        return output, advanced.state
 
-    @abstractmethod
+    def perceive_new(
+        self,
+        observation: dict[str, Tensor],
+        state: State,
+        is_first: Bool[Tensor, "B"],
+        reward: Float[Tensor, "B"] | None,
+        generator: torch.Generator | None,
+    ) -> Perceived:
+        """Return the first half of a step on what was just observed, the state being reset where an episode starts."""
+        state = reset_state(state, is_first)
+        previous_action: Tensor = state.previous_action  # type: ignore[attr-defined]
+        if reward is None:
+            reward = torch.zeros_like(is_first, dtype=previous_action.dtype)
+        code = self.encode(observation, previous_action, reward.masked_fill(is_first, 0))
+        return self.perceive(code, state, None, generator)
+
     def losses(
         self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: "Acting | None" = None
     ) -> tuple[Losses, State]:
@@ -66,175 +213,160 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
         Args:
             entropy_scale: Multiplies `entropy_cost`; training schedules it.
-            acting: What the whole window was acted by, if no parameter has changed since: spares computing it again.
+            acting: What the whole window was acted by, with its graph, if no parameter has changed since: spares taking
+                the steps again.
         """
+        actions, previous_actions = self.action_codes(unroll, state)
+        if acting is None:
+            activations, state = self.scan(unroll, state, actions, previous_actions)
+        else:
+            activations, state = acting.activations(), acting.state
+        return self.loss(activations, unroll, actions, previous_actions, entropy_scale), state
 
-    def begin(self, state: State, length: int, generator: torch.Generator | None = None) -> "Acting":
-        """Return what acts for a window of `length` steps from `state`, and remembers what learning needs of it."""
-        return Acting(self, state, generator)
+    def scan(
+        self,
+        unroll: Unroll,
+        state: State,
+        actions: Float[Tensor, "T B E"],
+        previous_actions: Float[Tensor, "T B E"],
+    ) -> tuple[Any, State]:
+        """Return the activations of a window's steps, taken again from `state`, and the state after them."""
+        stepping = in_window(self) if torch.is_grad_enabled() else self
+        state = self.begin_window(state, len(unroll.is_first))
+        codes = self.encode(unroll.observation, previous_actions, unroll.previous_reward).unbind()
+        rows = []
+        for t, (code, action, is_first) in enumerate(zip(codes, actions, unroll.is_first, strict=True)):
+            extras = map_state(lambda x, t=t: x[t], unroll.extras)
+            perceived = stepping.perceive(code, reset_state(state, is_first), extras)
+            rows.append(perceived.activations)
+            state = stepping.advance(perceived, action).state
+        return stack_states(rows), self.end_window(state)
+
+    def action_codes(self, unroll: Unroll, state: State) -> tuple[Float[Tensor, "T B E"], Float[Tensor, "T B E"]]:
+        """Return the encodings of the window's actions, and of each row's previous one (0 where an episode starts)."""
+        actions = self.actions.encode(unroll.action)
+        before: Tensor = state.previous_action  # type: ignore[attr-defined]
+        previous = torch.cat([before.unsqueeze(0), actions[:-1]])
+        return actions, previous.masked_fill(unroll.is_first.unsqueeze(-1), 0)
+
+    def memory_state(self, state: State) -> Any:
+        """Return the contents of the memory. An agent that has one says where they are."""
+        return state.memory  # type: ignore[attr-defined]
+
+    def with_memory(self, state: State, memory: Any) -> State:
+        """Return the state with other contents of the memory."""
+        return state._replace(memory=memory)  # type: ignore[attr-defined]
+
+    def begin_window(self, state: State, length: int) -> State:
+        """Return the state in the form that `length` steps are taken in, the memory as its window."""
+        if self.memory is None:
+            return state
+        return self.with_memory(state, self.memory.begin_window(self.memory_state(state), length))
+
+    def end_window(self, state: State) -> State:
+        """Return the state after a window, cut from the graph and in its usual form."""
+        if self.memory is not None:
+            state = self.with_memory(state, self.memory.end_window(self.memory_state(state)))
+        return map_state(Tensor.detach, state)
+
+    def learner(self, config: LearnerConfig, generator: torch.Generator) -> Learner:
+        """Return what learns from windows of experience: optimisers, rates, phases."""
+        return ActorCriticLearner(self, config, generator)
+
+    def source(self, rollout: Any) -> Any:
+        """Return where the learner's windows come from (`merlin.training.rollout.Source`): unless overridden, acting."""
+        return rollout
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by the optimiser that owns them."""
-        return {self.groups[0]: list(self.parameters())}
+        return {"agent": list(self.parameters())}
 
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor] | None:
         """Return the observation that the latent stands for, or None if the agent has no decoder."""
         return None
 
     def expect(self, state: State, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor] | None:
-        """Return the observation that the agent thinks it will see next, or None if it predicts none.
+        """Return the observation that the agent expects to see next, or None if it predicts none.
 
         Args:
             is_first: Rows that start an episode, of which it knows nothing.
         """
         return None
 
-    @abstractmethod
-    def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
-        """Return what the agent knows after a step, by where it knows it. For analyses.
-
-        Args:
-            observation: What the step saw.
-            output: What the step gave.
-            state: The state after it.
-        """
-
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
-        """Return what a user should be told about a report's metrics: a plain sentence with its remedy, by a key."""
+        """Return advice on a report's metrics: a plain sentence with its remedy, by a key."""
         return {}
-
-    def _action_codes(
-        self, unroll: Unroll, previous_action: Float[Tensor, "B E"]
-    ) -> tuple[Float[Tensor, "T B E"], Float[Tensor, "T B E"]]:
-        """Return the encodings of the window's actions, and of each row's previous one (0 where an episode starts)."""
-        actions = self.actions.encode(unroll.action)
-        previous = torch.cat([previous_action.unsqueeze(0), actions[:-1]])
-        return actions, previous.masked_fill(unroll.is_first.unsqueeze(-1), 0)
-
-    def _actor_critic_metrics(
-        self,
-        unroll: Unroll,
-        log_prob: Float[Tensor, "T B"],
-        entropy: Float[Tensor, "T B"],
-        value: Float[Tensor, "T B"],
-        returns: Float[Tensor, "T B"],
-    ) -> dict[str, Tensor]:
-        def mean(x: Tensor) -> Tensor:
-            return masked_mean(x, unroll.is_valid)
-
-        spread = (mean(returns.square()) - mean(returns).square()).clamp(min=1e-8)
-        return {
-            "entropy_nats": mean(entropy),
-            "value_explained": 1 - mean((returns - value).square()) / spread,
-            "policy_kl_nats": mean(unroll.log_prob - log_prob),
-        }
 
 
 class Acting:
-    """An agent acting for a window, step by step: here, by `Agent.step`. Without gradients.
+    """An agent acting for a window, step by step.
+
+    Args:
+        length: T, steps that may be taken.
+        records: Keep the graph, for `Agent.losses` to learn from what was acted by.
 
     Attributes:
-        state: The agent's state after the steps taken so far.
+        agent: Whose parameters must stay until the window was learnt from.
     """
 
-    def __init__(self, agent: Agent, state: Any, generator: torch.Generator | None) -> None:
-        self.agent, self.state, self.generator = agent, state, generator
-        self.outputs: list[StepOutput] = []
-
-    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
-        """Return the action, and go on."""
-        output, self.state = self.agent.step(observation, self.state, is_first, reward, generator=self.generator)
-        self.outputs.append(output)
-        return output.action
-
-    def value(
-        self,
-        observation: dict[str, Tensor],
-        is_first: Bool[Tensor, "B"],
-        reward: Float[Tensor, "B"],
-    ) -> Float[Tensor, "B"]:
-        """Return what would be the next step's value, and go nowhere."""
-        return self.agent.step(observation, self.state, is_first, reward, generator=self.generator)[0].value
-
-    def columns(self) -> dict[str, Tensor | None]:
-        """Return what `Unroll` holds of the agent, for all steps taken."""
-        names = ("log_prob", "value", "noise", "slots", "latent")
-        columns = {name: [getattr(output, name) for output in self.outputs] for name in names}
-        return {name: None if column[0] is None else torch.stack(column) for name, column in columns.items()}
-
-
-class TapeActing(Acting, ABC):
-    """An agent acting on a tape, which it may then learn from, so that nothing is computed twice."""
-
-    tape: Any
-
-    def __init__(self, agent: Agent, previous_action: Float[Tensor, "B E"], generator: torch.Generator | None) -> None:
-        self.agent, self.generator = agent, generator
-        self._previous_action = previous_action
+    def __init__(
+        self, agent: Agent, state: Any, length: int, generator: torch.Generator | None = None, records: bool = False
+    ) -> None:
+        self.agent, self.generator, self.records = agent, generator, records
+        self._stepping = in_window(agent) if records else agent
+        self._versions = [x._version for x in agent.parameters()]
+        self._running, self._end = agent.begin_window(state, length), None
+        self._activations: list[Any] = []
         self._parameters: list[Tensor] = []
         self._actions: list[Tensor] = []
-        self._state: Any = None
-        self._versions = [x._version for x in agent.parameters()]
+        self._extras: list[Any] = []
 
     @property
     def state(self) -> Any:
-        """The agent's state after the steps taken so far."""
-        if self._state is None:
-            self._state = self._make_state()
-        return self._state
+        """The agent's state after the steps taken, none of which may follow."""
+        if self._end is None:
+            self._end, self._running = self.agent.end_window(self._running), None
+        return self._end
 
-    @torch.no_grad()
     def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
         """Return the action, and go on."""
-        _, parameters = self._decide(observation, is_first, reward)
-        action = self.agent.actions.sample(parameters, self.generator)
-        self._previous_action = self.agent.actions.encode(action)
-        self._advance()
+        with torch.set_grad_enabled(self.records):
+            perceived = self._stepping.perceive_new(observation, self._running, is_first, reward, self.generator)
+            activations = perceived.activations
+            with torch.no_grad():
+                parameters = self.agent.policy_parameters(activations)
+                action = self.agent.actions.sample(parameters, self.generator)
+                code = self.agent.actions.encode(action)
+            self._running, extras, _ = self._stepping.advance(perceived, code)
+        self._activations.append(activations)
         self._parameters.append(parameters)
         self._actions.append(action)
-        self._state = None
+        self._extras.append(map_state(Tensor.detach, extras))
         return action
 
     @torch.no_grad()
-    def value(
+    def next_value(
         self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
     ) -> Float[Tensor, "B"]:
         """Return what would be the next step's value, and go nowhere."""
-        return self._value(*self._decide(observation, is_first, reward))
+        state = self._running if self._end is None else self._end
+        perceived = self.agent.perceive_new(observation, state, is_first, reward, self.generator)
+        return self.agent.value(perceived.activations, self.agent.policy_parameters(perceived.activations))
 
     @torch.no_grad()
-    def columns(self) -> dict[str, Tensor | None]:
-        """Return what `Unroll` holds of the agent, for all steps taken."""
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of `Unroll` that are the agent's, for all steps taken."""
         parameters = torch.stack(self._parameters)
         return {
             "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
-            "value": self._value(self._all_seen(), parameters),
+            "value": self.agent.value(stack_states(self._activations), parameters),
+            "extras": stack_states(self._extras),
         }
 
-    def unchanged(self) -> "TapeActing":
-        """Return this, if no parameter has changed since it began: what was acted by can be learnt from until then."""
+    def activations(self) -> Any:
+        """Return the activations of all steps, with their graph, from which can be learnt once."""
+        assert self.records, "a window is recorded where it is learnt from"
         unchanged = self._versions == [x._version for x in self.agent.parameters()]
         assert unchanged, "what was acted by is learnt from before a parameter changes"
-        return self
-
-    @abstractmethod
-    def _decide(
-        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
-    ) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B A"]]:
-        """Return what V is a function of at the next step, and the policy's parameters. It may be asked again."""
-
-    @abstractmethod
-    def _advance(self) -> None:
-        """Go on from the step decided, `_previous_action` being what was done."""
-
-    @abstractmethod
-    def _value(self, seen: Float[Tensor, "*batch F"], parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
-        """Return V."""
-
-    @abstractmethod
-    def _all_seen(self) -> Float[Tensor, "T B F"]:
-        """Return what V is a function of, at all steps taken."""
-
-    @abstractmethod
-    def _make_state(self) -> Any:
-        """Return the agent's state after the steps taken so far, sharing nothing with the tape."""
+        activations, self._activations = stack_states(self._activations), []
+        return activations

@@ -11,7 +11,7 @@ from merlin.agents.agent import Agent
 from merlin.errors import MerlinError
 from merlin.experience import StepOutput
 from merlin.memory import MemoryState
-from merlin.networks.lstm import map_state
+from merlin.states import map_state
 
 WAYS = {
     "zeroed": "it is empty at every step",

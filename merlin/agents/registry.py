@@ -1,6 +1,5 @@
 """Agents by the names that the command line knows them by, and those of anybody's module."""
 
-import difflib
 import inspect
 from dataclasses import is_dataclass
 from typing import NamedTuple
@@ -10,8 +9,8 @@ from merlin.agents.merlin import Merlin, MerlinConfig
 from merlin.agents.rl_lstm import RLLSTM, RLLSTMConfig
 from merlin.agents.rl_mem import RLMem, RLMemConfig
 from merlin.errors import MerlinError
-from merlin.imports import import_named
 from merlin.objectives.policy_gradient import ActorCriticConfig
+from merlin.plugins import load_class
 
 
 class AgentEntry(NamedTuple):
@@ -38,27 +37,15 @@ def find_agent(name: str) -> AgentEntry:
     """
     if name in AGENTS:
         return AGENTS[name]
-    class_name = name.rpartition(":")[2]
-    if class_name == name:
-        near = difflib.get_close_matches(name, AGENTS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
-        raise MerlinError(f"An agent is one of {', '.join(AGENTS)}, or module:Class, but {name!r} came: {hint}")
-    module = import_named(name)
-    agent_class = getattr(module, class_name, None)
-    if agent_class is None:
-        near = difflib.get_close_matches(class_name, vars(module), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "name a class that it defines."
-        raise MerlinError(f"{module.__name__} ({getattr(module, '__file__', None)}) has no {class_name!r}: {hint}")
-    if not (isinstance(agent_class, type) and issubclass(agent_class, Agent)):
-        raise MerlinError(f"An agent is a class that extends merlin.Agent, but {name!r} does not: let it extend that.")
+    agent_class = load_class(name, {known: entry.agent_class for known, entry in AGENTS.items()}, Agent, "agent")
     if inspect.isabstract(agent_class):
         lacking = ", ".join(sorted(agent_class.__abstractmethods__))
-        raise MerlinError(f"An agent has all methods of merlin.Agent, but {name!r} lacks {lacking}: add them.")
+        raise MerlinError(f"The agent {name!r} must have all methods of Agent, but lacks {lacking}: add them.")
     config_class = getattr(agent_class, "config_class", None)
     is_config = isinstance(config_class, type) and issubclass(config_class, ActorCriticConfig)
     if not (is_config and is_dataclass(config_class)):
         raise MerlinError(
-            f"An agent's config_class is the dataclass that configures it, which extends {ActorCriticConfig.__module__}"
-            f".{ActorCriticConfig.__name__}, but that of {name!r} is {config_class!r}: add it to the class."
+            f"The agent {name!r} must have a config_class, the dataclass that configures it, derived from "
+            f"{ActorCriticConfig.__module__}.ActorCriticConfig, but has {config_class!r}: add it to the class."
         )
     return AgentEntry(agent_class, config_class, (agent_class.__doc__ or name).strip().splitlines()[0])

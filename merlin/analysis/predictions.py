@@ -8,7 +8,7 @@ from torch import Tensor
 
 from merlin.agents.merlin import Merlin
 from merlin.environments.batch import Environment
-from merlin.networks.lstm import reset_state
+from merlin.states import reset_state
 
 Rows = list[dict[str, np.ndarray]]
 

@@ -13,7 +13,7 @@ from merlin.cli import analyse, compare, evaluate, lists, play, profile, train, 
 from merlin.cli.arguments import Parser
 from merlin.cli.output import fail
 from merlin.errors import MerlinError
-from merlin.imports import importable_from
+from merlin.plugins import importable_from
 
 __all__ = ["main", "parse_arguments"]
 

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from merlin.environments.adapters import AgentView, run_worker
 from merlin.errors import MerlinError, describe
-from merlin.imports import import_named
+from merlin.plugins import load_module
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
 REGISTERED_BY = {"merlin/": "tasks", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
@@ -31,7 +31,7 @@ def find_spec(task: str) -> EnvSpec:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # minigrid's pygame greets on standard output
     module, _, task_id = task.rpartition(":")
     if module:
-        import_named(task)
+        load_module(module, task)
     if task_id not in gymnasium.registry:
         _import_quietly([name for prefix, name in REGISTERED_BY.items() if task_id.startswith(prefix)])
     if task_id not in gymnasium.registry:

@@ -18,15 +18,20 @@ from merlin.memory.content import (
     write,
     written,
 )
+from merlin.memory.interface import ContentMemory, Memory, MemoryConfig, make_memory
 
 __all__ = [
     "EPSILON",
+    "ContentMemory",
+    "Memory",
+    "MemoryConfig",
     "MemoryState",
     "Read",
     "Reader",
     "allocate",
     "attend",
     "initial_state",
+    "make_memory",
     "read",
     "reset",
     "unit",

@@ -145,18 +145,29 @@ def write(
     Args:
         retroactive_discount: g, in [0, 1). None leaves the retroactive half out; a slot is then as wide as a word.
     """
-    batch_size, memory_size, word_size = state.memory.shape
-    state, slot = allocate(state, read_weights, retroactive_discount)
-    index = slot.view(-1, 1, 1).expand(-1, 1, word_size)
+    return write_to(state, word, read_weights, retroactive_discount)[0]
+
+
+def write_to(
+    state: MemoryState,
+    word: Float[Tensor, "B Z"],
+    read_weights: Float[Tensor, "B K N"],
+    retroactive_discount: float | None = None,
+    slot: Int[Tensor, "B"] | None = None,
+) -> tuple[MemoryState, Int[Tensor, "B"]]:
+    """Return the memory after `write`, and the slot written: the one given, or the one that usage says."""
+    batch_size, memory_size, slot_size = state.memory.shape
+    state, slot = allocate(state, read_weights, retroactive_discount, slot)
+    index = slot.view(-1, 1, 1).expand(-1, 1, slot_size)
     if retroactive_discount is None:
         row, memory = word, state.memory.clone()
     else:
-        row, trace = F.pad(word, (0, word_size - word.shape[1])), state.retroactive_weights
+        row, trace = F.pad(word, (0, slot_size - word.shape[1])), state.retroactive_weights
         halves = torch.stack([torch.zeros_like(trace), trace], dim=-1)
         memory = torch.addcmul(
             state.memory.view(batch_size, memory_size, 2, -1), halves.unsqueeze(-1), word[:, None, None]
-        ).view(batch_size, memory_size, word_size)
-    return state._replace(memory=memory.scatter_(1, index, row.unsqueeze(1)))
+        ).view(batch_size, memory_size, slot_size)
+    return state._replace(memory=memory.scatter_(1, index, row.unsqueeze(1))), slot
 
 
 def allocate(

@@ -1,13 +1,13 @@
-"""The memory of `merlin.memory` over a window of steps, as a linear operator whose N slots are never rewritten.
+"""The memory of `merlin.memory.content` over a window of steps, as a linear operator whose slots are never rewritten.
 
 Writing changes one slot and adds a decayed word to the traces of all others. Done slot by slot, a window of T steps
 makes T memories of N · W numbers, and automatic differentiation keeps them all. But while slots are only added to,
 
     slot n at step t  =  [word_n, trace_n + c_n · s_t]           s_t = Σ_{τ<t} g^τ word_τ,  the window's words so far
 
-where c_n, how much of the window's first word slot n takes, is known when the window begins: all slots change along
-one direction. So the memory at step t is the memory that the window began with, which stays as it is, a vector
-s_t, and the words that were written in the window, which are entries of their own, N and after, with traces that grow
+where c_n, the share of the window's first word that slot n takes, is known when the window begins: all slots change
+along one direction. So the memory at step t is the memory that the window began with, which stays as it is, a vector
+s_t, and the words that were written in the window. These are entries of their own, N and after, with traces that grow
 in place. Slots that have been written over, and those of earlier episodes, are entries that cannot be read: they weigh
 0, so that a NaN in them would still spread. Nothing of N · W numbers is made or kept at any step. Where keys read few
 of many entries, only finding them looks at all: reading them, and the way back, takes those few.
@@ -16,44 +16,40 @@ Slots are filled in order, and where those never written cannot be read the firs
 written when the window begins, are all that reads look at: their cost grows with what is remembered, not with N. What
 remains of N is the usage of each slot at each step, and one copy of the memory for a window.
 
-Axes: T time, B batch, K read keys, N slots, H of them held, W width of a slot, Z width of what is written, E = H + t
-entries, C chosen.
+Going back, `dots` and `mix` are each other's adjoint. The entries are shared by all steps, so the way back must pass
+the steps from the last to the first and take each write out again. All reads and writes hang on one thread through the
+graph, so that automatic differentiation keeps that order; it is asserted as well.
+
+Axes: T time, B batch, K read keys, N slots, H of them held, W width of a slot, Z width of a word, E = H + t entries,
+C chosen.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from merlin.memory import EPSILON, MemoryState, Read, allocate, attend, reset, unit
+from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, unit
 
 
-class View(NamedTuple):
-    """Which entries can be read at a step, and one over their norms. `kept` is 0 where the first N are empty by now."""
+class At(NamedTuple):
+    """A step of a window, and the rows of the batch whose first slots can be read as empty by then, if any can."""
 
-    readable: Bool[Tensor, "B E"]
-    inverse_norms: Float[Tensor, "B E"]
-    kept: Float[Tensor, "B 1 1"] | None
+    step: int
+    emptied: Bool[Tensor, "B"] | None
 
 
 class MemoryWindow:
-    """The memory at each step of a window, by what was written so far. Reads and writes have no gradient of their own.
-
-        for t in range(T):
-            window.enter(t, is_first[t])
-            scores  = window.dots(keys, t)              keys · memoryᵀ
-            words   = window.mix(weights, t)            weights · memory
-            window.append(t, latent, weights)
-
-    `dots` and `mix` are each other's adjoint, so that a backward pass needs nothing else: going back from the last
-    step, it calls `undo(t)` before it asks for those of step t. A step may be entered again until it is written.
-    Of both, and of `append`, `chosen` makes what each key has to do with C entries of its own all that is computed.
+    """The entries that all steps of a window share: the slots at its begin, and the words that it writes.
 
     Args:
         state: The memory that the window begins with.
-        length: T, steps that may be written; one more may be entered.
+        length: T, steps that may be written; one more may be read.
         retroactive_discount: g of the retroactive half; None if there is none.
         mask_unwritten: Keep slots that were never written from being read.
     """
@@ -61,261 +57,401 @@ class MemoryWindow:
     def __init__(
         self, state: MemoryState, length: int, retroactive_discount: float | None, mask_unwritten: bool = True
     ) -> None:
-        self.discount, self.mask_unwritten = retroactive_discount, mask_unwritten
-        batch_size, self.memory_size, word_size = state.memory.shape
-        self.half = word_size if retroactive_discount is None else word_size // 2
-        new = state.memory.new_empty
+        self.discount, self.mask_unwritten, self.length = retroactive_discount, mask_unwritten, length
+        memory = state.memory.detach()
+        batch_size, self.memory_size, slot_size = memory.shape
+        self.word_size = slot_size if retroactive_discount is None else slot_size // 2
         self.held = self.memory_size
         if mask_unwritten:
             self.held = int(state.num_written.max().clamp(1, self.memory_size))
-        held = state.memory[:, : self.held]
-        self.entries = new(batch_size, self.held + length, word_size)
+        held = memory[:, : self.held]
+        self.entries = memory.new_empty(batch_size, self.held + length, slot_size)
         self.entries[:, : self.held] = held
         self.square_norms = held.square().sum(-1)
         if retroactive_discount is not None:
             g = retroactive_discount
             trace, last = (x[:, : self.held] for x in (state.retroactive_weights, state.write_weights))
             self.take = g * trace + (1 - g) * last
-            self.sums = new(length + 1, batch_size, self.half)
+            self.sums = memory.new_empty(length + 1, batch_size, self.word_size)
             self.sums[0] = 0
-            age = torch.arange(length, device=state.memory.device, dtype=state.memory.dtype)
+            age = torch.arange(length, device=memory.device, dtype=memory.dtype)
             age = (age.unsqueeze(0) - age.unsqueeze(1) - 1).clamp(min=0)
             self.decay = (1 - g) * g**age  # of the entry written at s for the word of t > s
-        self.views: list[View | None] = [None] * (length + 1)
-        self.slots: list[Tensor] = []
-        # Of the slots, all but what they hold; which of the first N entries were not written over in this episode;
-        # which of the window's own are still slots of it; and which rows have seen an episode start.
-        self.rest = state._replace(memory=new(batch_size, self.memory_size, 0))
-        self.present = torch.ones_like(state.usage, dtype=torch.bool)
-        self.alive = self.present.new_zeros(batch_size, length)
-        self.emptied = self.present.new_zeros(batch_size)
-        self._positions = torch.arange(self.held, device=state.memory.device)
+        self.slots = state.num_written.new_zeros(batch_size, length)
+        self.positions = torch.arange(self.held, device=memory.device)
+        self.num_entered = 0  # steps whose words are in the traces now
+        self.teaches = False  # whether words have gradients
+        self.is_spent = False  # whether a backward pass has begun to take them out
+        self.grad_entries: Tensor | None = None  # of the window's own
+        self.grad_sums: Tensor | None = None
 
-    def enter(self, t: int, is_first: Bool[Tensor, "B"]) -> None:
-        """Begin step t: forget where an episode starts, and find what can be read."""
-        assert len(self.slots) == t, "a step is entered when the one before was written"
-        rest, present, alive, emptied = self.rest, self.present, self.alive, self.emptied
-        if is_first.device.type != "cpu" or is_first.any():
-            rest, first = reset(rest, is_first), is_first.unsqueeze(1)
-            present, alive, emptied = present | first, alive & ~first, emptied | is_first
-        self._entered = rest, present, alive, emptied
-        readable = present[:, : self.held]
-        if self.mask_unwritten:
-            readable = readable & (self._positions < rest.num_written.unsqueeze(1))
-        kept = None if self.mask_unwritten else (~emptied).to(self.entries.dtype).view(-1, 1, 1)
-        inverse_norms = self._inverse_norms(t)
-        if kept is not None:
-            inverse_norms[:, : self.held] *= kept[:, 0]
-        self.views[t] = View(torch.cat([readable, alive[:, :t]], -1), inverse_norms, kept)
+    def begin(self, state: MemoryState) -> "WindowState":
+        """Return the state at the window's first step."""
+        present = torch.ones_like(state.usage, dtype=torch.bool)
+        return WindowState(
+            window=self,
+            step=0,
+            rest=state._replace(memory=state.memory.new_empty(*state.usage.shape, 0)),
+            present=present,
+            alive=present.new_zeros(len(present), self.length),
+            emptied=present.new_zeros(len(present)),
+            thread=[torch.zeros((), device=present.device, requires_grad=True)],
+        )
+
+    def traces(self, step: int) -> Float[Tensor, "B t Z"]:
+        """Return the traces of the words written before a step."""
+        return self.entries[:, self.held : self.held + step, self.word_size :]
+
+    def enter(self, step: int, word: Float[Tensor, "B Z"]) -> None:
+        """Add an entry, and its word to the traces of those before it."""
+        assert not self.is_spent and self.num_entered == step < self.length, "steps are written one after another"
+        z, at = self.word_size, self.held + step
+        self.entries[:, at, :z] = word
+        if self.discount is not None:
+            self.entries[:, at, z:] = 0
+            if step > 0:
+                self.traces(step).addcmul_(self.decay[:step, step, None], word.unsqueeze(1))
+            torch.add(self.sums[step], word, alpha=self.discount**step, out=self.sums[step + 1])
+        self.num_entered += 1
+
+    def go_back_to(self, step: int) -> None:
+        """Take the words of this step and of later ones out of the traces, from the last on."""
+        self.is_spent = True
+        assert self.num_entered >= step, "a window is gone back through from its last step to its first, and once"
+        while self.num_entered > step:
+            self.num_entered -= 1
+            if self.discount is not None and self.num_entered > 0:
+                word = self.entries[:, self.held + self.num_entered, : self.word_size]
+                decay = self.decay[: self.num_entered, self.num_entered, None]
+                self.traces(self.num_entered).addcmul_(decay, word.unsqueeze(1), value=-1)
 
     def dots(
-        self, keys: Float[Tensor, "B K W"], t: int, chosen: Int[Tensor, "B K C"] | None = None
-    ) -> Float[Tensor, "B K E"] | Float[Tensor, "B K C"]:
-        """Return keys · memoryᵀ at step t."""
+        self, at: At, keys: Float[Tensor, "B K W"], chosen: Int[Tensor, "B K C"] | None = None
+    ) -> Float[Tensor, "B K #E"]:
+        """Return keys · memoryᵀ, of all entries or of those that each key has chosen."""
         if chosen is not None:
-            return (self._rows(t, chosen) @ keys.unsqueeze(-1)).squeeze(-1)
-        n = self.held
-        scores = torch.bmm(keys, self.entries[:, : n + t].mT)
-        if self.discount is not None and t > 0:
-            share = torch.bmm(keys[..., self.half :], self.sums[t].unsqueeze(-1))
+            return (self._rows(at, chosen) @ keys.unsqueeze(-1)).squeeze(-1)
+        n, step = self.held, at.step
+        scores = torch.bmm(keys, self.entries[:, : n + step].mT)
+        if self.discount is not None and step > 0:
+            share = torch.bmm(keys[..., self.word_size :], self.sums[step].unsqueeze(-1))
             scores[..., :n].addcmul_(share, self.take.unsqueeze(1))
-        return self._of_this_episode(scores, t)
+        if at.emptied is not None:
+            scores[..., :n].masked_fill_(at.emptied.view(-1, 1, 1), 0)
+        return scores
 
     def mix(
-        self, weights: Float[Tensor, "B K E"], t: int, chosen: Int[Tensor, "B K C"] | None = None
+        self, at: At, weights: Float[Tensor, "B K #E"], chosen: Int[Tensor, "B K C"] | None = None
     ) -> Float[Tensor, "B K W"]:
-        """Return weights · memory at step t."""
+        """Return weights · memory."""
         if chosen is not None:
-            return (weights.unsqueeze(-2) @ self._rows(t, chosen)).squeeze(-2)
-        n = self.held
-        if not self.mask_unwritten:
-            weights = self._of_this_episode(weights.clone(), t)
-        words = torch.bmm(weights, self.entries[:, : n + t])
-        if self.discount is not None and t > 0:
+            return (weights.unsqueeze(-2) @ self._rows(at, chosen)).squeeze(-2)
+        n, step = self.held, at.step
+        if at.emptied is not None:
+            weights = torch.cat([_without(at.emptied, weights[..., :n]), weights[..., n:]], -1)
+        words = torch.bmm(weights, self.entries[:, : n + step])
+        if self.discount is not None and step > 0:
             share = torch.bmm(weights[..., :n], self.take.unsqueeze(-1))
-            words[..., self.half :].addcmul_(share, self.sums[t].unsqueeze(1))
+            words[..., self.word_size :].addcmul_(share, self.sums[step].unsqueeze(1))
         return words
 
-    def read(
-        self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], t: int, top_k: int | None = None
-    ) -> Read:
-        """Return what `merlin.memory.read` finds at step t, and the weights of the entries."""
-        view = self.views[t]
-        assert view is not None, "a step is entered before it is read"
-        similarity = self.dots(unit(keys), t) * view.inverse_norms.unsqueeze(1)
-        weights = attend(strengths.unsqueeze(-1) * similarity, view.readable.unsqueeze(1), top_k)
-        return Read(self.mix(weights, t), weights)
+    def inverse_norms(self, at: At) -> Float[Tensor, "B E"]:
+        """Return one over the length of each entry, 0 for those of an earlier episode that can be read as empty."""
+        n, step = self.held, at.step
+        squares = self.square_norms
+        if self.discount is not None and step > 0:
+            sums = self.sums[step]
+            across = torch.bmm(self.entries[:, :n, self.word_size :], sums.unsqueeze(-1)).squeeze(-1)
+            across = torch.addcmul(2 * across, self.take, sums.square().sum(-1, keepdim=True))
+            squares = torch.addcmul(squares, self.take, across).clamp_(min=0)
+        if step > 0:
+            inside = torch.linalg.vector_norm(self.entries[:, n : n + step], dim=-1).square()
+            squares = torch.cat([squares, inside], -1)
+        inverse_norms = squares.add(EPSILON).rsqrt_()
+        if at.emptied is not None:
+            inverse_norms[:, :n].masked_fill_(at.emptied.unsqueeze(1), 0)
+        return inverse_norms
 
-    def append(
-        self,
-        t: int,
-        word: Float[Tensor, "B Z"],
-        read_weights: Float[Tensor, "B K E"],
-        slot: Int[Tensor, "B"] | None = None,
-        chosen: Int[Tensor, "B K C"] | None = None,
-    ) -> Int[Tensor, "B"]:
-        """Write what step t is remembered by, and return the slot that it went to.
+    def _rows(self, at: At, chosen: Int[Tensor, "B K C"]) -> Float[Tensor, "B K C W"]:
+        """Return what the chosen entries hold."""
+        step = at.step
+        batch_size, size, slot_size = self.entries.shape
+        first = size * torch.arange(batch_size, device=chosen.device).view(-1, 1, 1)
+        rows = self.entries.view(-1, slot_size).index_select(0, (chosen + first).flatten()).view(*chosen.shape, -1)
+        is_own = chosen >= self.held
+        if self.discount is not None and step > 0:
+            slots = chosen.clamp(max=self.held - 1).flatten(1)
+            take = self.take.gather(1, slots).view(chosen.shape).masked_fill(is_own, 0)
+            rows[..., self.word_size :].addcmul_(take.unsqueeze(-1), self.sums[step, :, None, None])
+        if at.emptied is not None:
+            rows.masked_fill_((at.emptied.view(-1, 1, 1) & ~is_own).unsqueeze(-1), 0)
+        return rows
+
+    def teach(self, at: At, weights: Float[Tensor, "B K E"], vectors: Float[Tensor, "B K W"]) -> None:
+        """Add Σₖ weights[k, e] · vectors[k] to the gradient of each entry e, as far as the window's words made it."""
+        self._begin_gradients()
+        n, step = self.held, at.step
+        if step == 0:
+            return
+        self.grad_entries[:, :step] += torch.bmm(weights[..., n:].mT, vectors)
+        if self.discount is not None:
+            held = _without(at.emptied, weights[..., :n])
+            share = torch.bmm(held, self.take.unsqueeze(-1))
+            self.grad_sums += (share * vectors[..., self.word_size :]).sum(1)
+
+    def teach_norms(self, at: At, grad_squares: Float[Tensor, "B E"]) -> None:
+        """Add the gradient of the entries' square norms to that of the entries."""
+        self._begin_gradients()
+        n, step = self.held, at.step
+        grad_squares = 2 * grad_squares.unsqueeze(-1)
+        self.grad_entries[:, :step] += grad_squares[:, n:] * self.entries[:, n : n + step]
+        if self.discount is not None:
+            along = (grad_squares[:, :n] * self.take.unsqueeze(-1)).mT
+            traces = torch.bmm(along, self.entries[:, :n, self.word_size :]).squeeze(1)
+            self.grad_sums += traces + (along.squeeze(1) * self.take).sum(-1, keepdim=True) * self.sums[step]
+
+    def word_gradient(self, step: int) -> Float[Tensor, "B Z"] | None:
+        """Return the gradient of the word of a step, all later reads having been gone back through."""
+        if self.grad_entries is None:
+            return None
+        z = self.word_size
+        gradient = self.grad_entries[:, step, :z]
+        if self.discount is not None:
+            gradient = gradient + self.discount**step * self.grad_sums
+            if step > 0:
+                traced = torch.einsum("t,btz->bz", self.decay[:step, step], self.grad_entries[:, :step, z:])
+                gradient = gradient + traced
+        return gradient
+
+    def _begin_gradients(self) -> None:
+        if self.grad_entries is None:
+            own = self.entries[:, self.held :]
+            self.grad_entries = torch.zeros_like(own)
+            self.grad_sums = torch.zeros_like(own[:, 0, : self.word_size]) if own.shape[1] else None
+
+
+def _without(emptied: Bool[Tensor, "B"] | None, x: Float[Tensor, "B K H"]) -> Float[Tensor, "B K H"]:
+    return x if emptied is None else x.masked_fill(emptied.view(-1, 1, 1), 0)
+
+
+@dataclass(frozen=True)
+class WindowState:
+    """The memory at one step of a window: the entries that all steps share, and what is of this step alone.
+
+    Attributes:
+        rest: Of the slots, all but their contents.
+        present: Slots that were not written over since the window began, or the episode.
+        alive: Words of the window that are still in a slot of this episode.
+        emptied: Rows of the batch that have seen an episode start.
+        thread: The last node of the graph that a read or a write of the window made.
+    """
+
+    window: MemoryWindow
+    step: int
+    rest: MemoryState
+    present: Bool[Tensor, "B N"]
+    alive: Bool[Tensor, "B T"]
+    emptied: Bool[Tensor, "B"]
+    thread: list[Float[Tensor, ""]]
+
+    @property
+    def at(self) -> At:
+        """The step, as the window knows it."""
+        return At(self.step, None if self.window.mask_unwritten else self.emptied)
+
+    @cached_property
+    def readable(self) -> Bool[Tensor, "B 1 E"]:
+        """Entries that can be read."""
+        slots = self.present[:, : self.window.held]
+        if self.window.mask_unwritten:
+            slots = slots & (self.window.positions < self.rest.num_written.unsqueeze(1))
+        return torch.cat([slots, self.alive[:, : self.step]], -1).unsqueeze(1)
+
+    @property
+    def inverse_norms(self) -> Float[Tensor, "B 1 E"]:
+        """One over the length of each entry."""
+        learns = self.window.teaches and self.step > 0 and torch.is_grad_enabled()
+        return self._learning_norms if learns else self._constant_norms
+
+    @cached_property
+    def _constant_norms(self) -> Float[Tensor, "B 1 E"]:
+        return self.window.inverse_norms(self.at).unsqueeze(1)
+
+    @cached_property
+    def _learning_norms(self) -> Float[Tensor, "B 1 E"]:
+        return self._apply(_InverseNorms).unsqueeze(1)
+
+    def reset(self, is_first: Bool[Tensor, "B"]) -> "WindowState":
+        """Return the state with the batch rows that start an episode emptied."""
+        first = is_first.unsqueeze(1)
+        return replace(
+            self,
+            rest=reset(self.rest, is_first),
+            present=self.present | first,
+            alive=self.alive & ~first,
+            emptied=self.emptied | is_first,
+        )
+
+    def read(self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], top_k: int | None = None) -> Read:
+        """Return what `merlin.memory.read` finds, the weights being those of the entries."""
+        readable, inverse_norms = self.readable, self.inverse_norms
+        keys, strengths = unit(keys), strengths.unsqueeze(-1)
+        if top_k is None or top_k >= readable.shape[2]:
+            similarity = self._apply(_Dots, keys, None) * inverse_norms
+            weights = attend(strengths * similarity, readable)
+            return Read(self._apply(_Mix, weights, None), weights)
+        with torch.no_grad():
+            found = (self.window.dots(self.at, keys) * inverse_norms).masked_fill(~readable, -torch.inf)
+            chosen = found.topk(top_k, sorted=False).indices
+        readable, inverse_norms = (x.expand(-1, keys.shape[1], -1).gather(2, chosen) for x in (readable, inverse_norms))
+        similarity = self._apply(_Dots, keys, chosen) * inverse_norms
+        weights = attend(strengths * similarity, readable)
+        words = self._apply(_Mix, weights, chosen)
+        return Read(words, torch.zeros_like(found).scatter(2, chosen, weights))
+
+    def write(
+        self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
+    ) -> "WindowState":
+        """Return the state of the next step, with the word where `merlin.memory.write` puts it.
 
         Args:
             read_weights: Those of the step's reads that count as usage.
             slot: Write here, as when experience is replayed, rather than where usage says.
         """
-        n = self.held
-        rest, present, alive, self.emptied = self._entered
-        if chosen is None:
+        window, step, n = self.window, self.step, self.window.held
+        with torch.no_grad():
             weights = read_weights.sum(1, keepdim=True)
-        else:
-            weights = read_weights.new_zeros(len(read_weights), 1, n + t)
-            weights.scatter_add_(2, chosen.flatten(1).unsqueeze(1), read_weights.flatten(1).unsqueeze(1))
-        of_slots = F.pad(weights[..., :n], (0, self.memory_size - n))
-        if t > 0:
-            of_slots = of_slots.scatter_add(2, torch.stack(self.slots, -1).unsqueeze(1), weights[..., n:])
-        self.rest, slot = allocate(rest, of_slots, self.discount, slot)
-        index = slot.unsqueeze(1)
-        self.present = present.scatter(1, index, False)
-        self.alive = alive.clone()
-        if t > 0:
-            self.alive[:, :t] &= torch.stack(self.slots, -1) != index
-        self.alive[:, t] = True
-        self.slots.append(slot)
+            of_slots = F.pad(weights[..., :n], (0, window.memory_size - n))
+            if step > 0:
+                of_slots = of_slots.scatter_add(2, window.slots[:, :step].unsqueeze(1), weights[..., n:])
+            rest, slot = allocate(self.rest, of_slots, window.discount, slot)
+            index = slot.unsqueeze(1)
+            alive = self.alive.clone()
+            if step > 0:
+                alive[:, :step] &= window.slots[:, :step] != index
+            alive[:, step] = True
+            window.slots[:, step] = slot
+            window.enter(step, word)
+        window.teaches |= word.requires_grad
+        self._apply(_Write, word)
+        present = self.present.scatter(1, index, False)
+        return WindowState(window, step + 1, rest, present, alive, self.emptied, self.thread)
 
-        self.entries[:, n + t, : self.half] = word
-        if self.discount is not None:
-            self.entries[:, n + t, self.half :] = 0
-            if t > 0:
-                self._traces(t).addcmul_(self.decay[:t, t, None], word.unsqueeze(1))
-            torch.add(self.sums[t], word, alpha=self.discount**t, out=self.sums[t + 1])
-        return slot
-
-    def undo(self, t: int) -> None:
-        """Take what step t wrote out of the traces of others, so that the entries are as before it."""
-        if self.discount is not None and t > 0:
-            word = self.entries[:, self.held + t, : self.half]
-            self._traces(t).addcmul_(self.decay[:t, t, None], word.unsqueeze(1), value=-1)
-
-    def state(self) -> MemoryState:
-        """Return the memory after the steps written so far."""
-        n, t = self.held, len(self.slots)
-        memory = self.entries.new_zeros(len(self.entries), self.memory_size, self.entries.shape[2])
-        held = memory[:, :n].copy_(self.entries[:, :n])
-        if self.discount is not None:
-            held[..., self.half :].addcmul_(self.take.unsqueeze(-1), self.sums[t].unsqueeze(1))
+    @torch.no_grad()
+    def memory_state(self) -> MemoryState:
+        """Return the memory after the words written so far, as a value of its own."""
+        window, n, step = self.window, self.window.held, self.step
+        assert window.num_entered == step, "of a window the state at its end is a memory"
+        memory = window.entries.new_zeros(len(window.entries), window.memory_size, window.entries.shape[2])
+        held = memory[:, :n].copy_(window.entries[:, :n])
+        if window.discount is not None:
+            held[..., window.word_size :].addcmul_(window.take.unsqueeze(-1), window.sums[step].unsqueeze(1))
         held.masked_fill_(self.emptied[:, None, None], 0)
-        for s, slot in enumerate(self.slots):
+        for s, slot in enumerate(window.slots[:, :step].unbind(1)):
             index = slot.view(-1, 1, 1).expand(-1, 1, memory.shape[2])
-            row = torch.where(self.alive[:, s, None, None], self.entries[:, n + s, None], memory.gather(1, index))
+            row = torch.where(self.alive[:, s, None, None], window.entries[:, n + s, None], memory.gather(1, index))
             memory.scatter_(1, index, row)
         return self.rest._replace(memory=memory)
 
-    def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:
-        n, squares = self.held, self.square_norms
-        if self.discount is not None and t > 0:
-            sums = self.sums[t]
-            across = torch.bmm(self.entries[:, :n, self.half :], sums.unsqueeze(-1)).squeeze(-1)
-            across = torch.addcmul(2 * across, self.take, sums.square().sum(-1, keepdim=True))
-            squares = torch.addcmul(squares, self.take, across).clamp_(min=0)
-        if t > 0:
-            inside = torch.linalg.vector_norm(self.entries[:, n : n + t], dim=-1).square()
-            squares = torch.cat([squares, inside], -1)
-        return squares.add(EPSILON).rsqrt_()
-
-    def _rows(self, t: int, chosen: Int[Tensor, "B K C"]) -> Float[Tensor, "B K C W"]:
-        """Return what the chosen entries hold at step t."""
-        batch_size, size, word_size = self.entries.shape
-        first = size * torch.arange(batch_size, device=chosen.device).view(-1, 1, 1)
-        rows = self.entries.view(-1, word_size).index_select(0, (chosen + first).flatten()).view(*chosen.shape, -1)
-        is_own = chosen >= self.held
-        if self.discount is not None and t > 0:
-            slots = chosen.clamp(max=self.held - 1).flatten(1)
-            take = self.take.gather(1, slots).view(chosen.shape).masked_fill(is_own, 0)
-            rows[..., self.half :].addcmul_(take.unsqueeze(-1), self.sums[t, :, None, None])
-        view = self.views[t]
-        if view is not None and view.kept is not None:
-            rows *= torch.where(is_own, 1.0, view.kept).unsqueeze(-1)
-        return rows
-
-    def _traces(self, t: int) -> Float[Tensor, "B t Z"]:
-        return self.entries[:, self.held : self.held + t, self.half :]
-
-    def _of_this_episode(self, x: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K E"]:
-        """Zero in place what the first entries have in x where they are empty by now, and can be read all the same."""
-        view = self.views[t]
-        if view is not None and view.kept is not None:
-            x[..., : self.held] *= view.kept
-        return x
+    def _apply(self, function: Any, *arguments: Any) -> Tensor:
+        """Return what a read or a write of the window gives, and let the next one hang on it."""
+        result, thread = function.apply(self.thread[0], self.window, self.at, *arguments)
+        if torch.is_grad_enabled():
+            self.thread[0] = thread
+        return result
 
 
-class DifferentiableWindow(MemoryWindow):
-    """A window whose words are known when it begins, and have gradients: what is read teaches what was written.
+class _Operation(torch.autograd.Function):
+    """A read or a write of a window. It gives a result and the thread that the next operation hangs on."""
 
-    What does not depend on who reads is computed for all steps together: the words' sums s_t and the norms of all
-    entries at all steps. A trace is never made: with D[τ, t] the weight of word t in the trace of the entry of step τ,
+    @staticmethod
+    def setup(ctx: Any, window: MemoryWindow, at: At) -> None:
+        ctx.window, ctx.at = window, at
+        ctx.set_materialize_grads(False)
 
-        keys · traceᵀ  =  (keys · wordsᵀ) Dᵀ          weights · trace  =  (weights D) · words
-        |trace_τ(t)|²  =  Σ_{σ<t} (2 D[τ, σ] Σ_{ρ<σ} D[τ, ρ] word_ρ · word_σ  +  D[τ, σ]² |word_σ|²)
 
-    so that automatic differentiation keeps T · (T + N) numbers per environment, and none of N · W.
+class _Dots(_Operation):
+    """`MemoryWindow.dots`, with gradients to keys and words."""
 
-    Args:
-        words: Of all steps of the window. `append` is given the same ones.
-    """
+    @staticmethod
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, keys: Tensor, chosen: Tensor | None) -> Any:
+        _Operation.setup(ctx, window, at)
+        ctx.chosen = chosen
+        ctx.save_for_backward(keys if window.teaches else None)
+        return window.dots(at, keys, chosen), thread.clone()
 
-    def __init__(
-        self,
-        state: MemoryState,
-        words: Float[Tensor, "T B Z"],
-        retroactive_discount: float | None,
-        mask_unwritten: bool = True,
-    ) -> None:
-        super().__init__(state, len(words), retroactive_discount, mask_unwritten)
-        self.initial, self.words = state.memory[:, : self.held], words.movedim(0, 1)
-        squares = self.square_norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
-        norms = self.words.square().sum(-1)
-        own = norms.unsqueeze(-1).expand(-1, -1, len(words) + 1)
-        if retroactive_discount is not None:
-            self.decay = self.decay.triu(1)
-            powers = retroactive_discount ** torch.arange(len(words), device=words.device, dtype=words.dtype)
-            sums = (self.words * powers.unsqueeze(-1)).cumsum(1)
-            self.word_sums = torch.cat([torch.zeros_like(sums[:, :1]), sums], 1)
-            take = self.take.unsqueeze(-1)
-            across = torch.bmm(self.initial[..., self.half :], self.word_sums.mT)
-            squares = squares + take * (2 * across + take * self.word_sums.square().sum(-1).unsqueeze(1))
-            alike = torch.bmm(self.words, self.words.mT).triu(1)
-            grown = (2 * self.decay * (self.decay @ alike) + self.decay.square() * norms.unsqueeze(1)).cumsum(-1)
-            own = own + torch.cat([torch.zeros_like(grown[..., :1]), grown], -1)
-        self.entry_norms = torch.cat([squares.clamp(min=0), own], 1).add(EPSILON).rsqrt()
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple:
+        ctx.window.go_back_to(ctx.at.step)
+        if gradient is None:
+            return (None,) * 5
+        (keys,) = ctx.saved_tensors
+        if keys is not None:
+            ctx.window.teach(ctx.at, _whole(gradient, ctx), keys)
+        return None, None, None, ctx.window.mix(ctx.at, gradient, ctx.chosen), None
 
-    def dots(self, keys: Float[Tensor, "B K W"], t: int) -> Float[Tensor, "B K E"]:
-        """Return keys · memoryᵀ at step t."""
-        scores = torch.bmm(keys, self.initial.mT)
-        if t == 0:
-            return self._of_this_episode(scores, t)
-        words = self.words[:, :t].mT
-        own = torch.bmm(keys[..., : self.half], words)
-        if self.discount is not None:
-            traced = keys[..., self.half :]
-            scores = scores + traced @ self.word_sums[:, t].unsqueeze(-1) * self.take.unsqueeze(1)
-            own = own + torch.bmm(traced, words) @ self.decay[:t, :t].mT
-        return torch.cat([self._of_this_episode(scores, t), own], -1)
 
-    def mix(self, weights: Float[Tensor, "B K E"], t: int) -> Float[Tensor, "B K W"]:
-        """Return weights · memory at step t."""
-        initial, own = weights.split([self.held, t], -1)
-        if not self.mask_unwritten:
-            initial = self._of_this_episode(initial, t)
-        found = torch.bmm(initial, self.initial)
-        if t == 0:
-            return found
-        added = torch.bmm(own, self.words[:, :t])
-        if self.discount is not None:
-            traces = torch.bmm(own @ self.decay[:t, :t], self.words[:, :t])
-            traces = traces + initial @ self.take.unsqueeze(-1) * self.word_sums[:, t].unsqueeze(1)
-            added = torch.cat([added, traces], -1)
-        return found + added
+class _Mix(_Operation):
+    """`MemoryWindow.mix`, with gradients to weights and words."""
 
-    def _inverse_norms(self, t: int) -> Float[Tensor, "B E"]:
-        return self.entry_norms[:, : self.held + t, t].clone()
+    @staticmethod
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, weights: Tensor, chosen: Tensor | None) -> Any:
+        _Operation.setup(ctx, window, at)
+        ctx.chosen = chosen
+        ctx.save_for_backward(weights if window.teaches else None)
+        return window.mix(at, weights, chosen), thread.clone()
 
-    def _of_this_episode(self, x: Float[Tensor, "B K N"], t: int) -> Float[Tensor, "B K N"]:
-        view = self.views[t]
-        return x if view is None or view.kept is None else x * view.kept
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple:
+        ctx.window.go_back_to(ctx.at.step)
+        if gradient is None:
+            return (None,) * 5
+        (weights,) = ctx.saved_tensors
+        if weights is not None:
+            ctx.window.teach(ctx.at, _whole(weights, ctx), gradient)
+        return None, None, None, ctx.window.dots(ctx.at, gradient, ctx.chosen), None
+
+
+def _whole(weights: Tensor, ctx: Any) -> Tensor:
+    """Return weights of chosen entries as weights of all of them."""
+    if ctx.chosen is None:
+        return weights
+    size = ctx.window.held + ctx.at.step
+    return weights.new_zeros(*weights.shape[:2], size).scatter(2, ctx.chosen, weights)
+
+
+class _InverseNorms(_Operation):
+    """`MemoryWindow.inverse_norms`, with gradients to words."""
+
+    @staticmethod
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At) -> Any:
+        _Operation.setup(ctx, window, at)
+        inverse_norms = window.inverse_norms(at)
+        ctx.save_for_backward(inverse_norms)
+        return inverse_norms, thread.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple:
+        ctx.window.go_back_to(ctx.at.step)
+        if gradient is not None:
+            (inverse_norms,) = ctx.saved_tensors
+            ctx.window.teach_norms(ctx.at, -0.5 * gradient * inverse_norms**3)
+        return None, None, None
+
+
+class _Write(_Operation):
+    """The writing of a word. Its gradient is complete when all later reads have been gone back through."""
+
+    @staticmethod
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, word: Tensor) -> Any:
+        _Operation.setup(ctx, window, at)
+        return thread.clone(), thread.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *_: Any) -> tuple:
+        ctx.window.go_back_to(ctx.at.step)
+        return None, None, None, ctx.window.word_gradient(ctx.at.step) if ctx.needs_input_grad[3] else None

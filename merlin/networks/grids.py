@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from merlin import distributed
 from merlin.networks.categories import Categories
 from merlin.networks.entries import EntryDecoder, count, frequency_nats, num_steps
-from merlin.networks.heads import start_at_scale
 from merlin.networks.images import Bottleneck, stages
+from merlin.networks.initialization import start_at_scale
 
 
 class GridEncoder(nn.Module):

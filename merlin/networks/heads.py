@@ -1,7 +1,9 @@
-"""Small networks that end in parameters, values or corrections, and how encoders start."""
+"""Small networks that end in parameters, values or corrections."""
 
 import torch
 from torch import nn
+
+from merlin.networks.initialization import start_orthogonal
 
 
 def mlp(
@@ -28,37 +30,3 @@ def mlp(
         output.weight.mul_(output_scale)
         output.bias.zero_()
     return nn.Sequential(*layers, output)
-
-
-def start_at_scale(convolutions: nn.Module, linear: nn.Linear) -> None:
-    """Keep the variance of what is seen through convolutions and ReLUs, and let the tanh after `linear` bend it.
-
-    With PyTorch's initial weights a ball in the place of a key would change a grid's encoding by 0.004, a fortieth of
-    what never changes in it; policies hardly learn from that. He et al. 2015, arXiv:1502.01852.
-    """
-    for layer in convolutions.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-    start_orthogonal(linear, 3.0)
-
-
-def start_orthogonal(linear: nn.Linear, gain: float) -> None:
-    """Let what comes in go out `gain` times as long, whatever the widths. Saxe et al. 2013, arXiv:1312.6120."""
-    nn.init.orthogonal_(linear.weight, gain)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-
-
-def start_balanced(linear: nn.Linear, parts: list[tuple[int, int]], gain: float) -> None:
-    """Let every part of what comes in count the same at first, so that a wide picture does not drown a reward.
-
-    Args:
-        parts: Width and square length of each.
-    """
-    start = 0
-    for width, square_length in parts:
-        std = gain * (len(parts) * square_length) ** -0.5
-        nn.init.normal_(linear.weight[:, start : start + width], std=std)
-        start += width
-    assert start == linear.in_features

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.entries import CLOSE, EntryDecoder, variance
-from merlin.networks.heads import start_at_scale
+from merlin.networks.initialization import start_at_scale
 
 SMALL = 8  # rows and columns that need no further halving
 

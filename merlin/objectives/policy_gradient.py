@@ -4,6 +4,7 @@ Axes: T time, B batch.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from merlin import distributed
 from merlin.experience import Unroll
+from merlin.networks.actions import ActionDistribution
 from merlin.objectives.returns import generalized_advantages, n_step_returns
 
 
@@ -70,3 +72,41 @@ def advantages_and_returns(
         rows = rows.clamp(min=1)
         advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
+
+
+class ActorLoss(NamedTuple):
+    """The policy's loss in each row, the log-probability of what was done, and the policy's entropy in nats."""
+
+    loss: Float[Tensor, "T B"]
+    log_prob: Float[Tensor, "T B"]
+    entropy: Float[Tensor, "T B"]
+
+
+def actor_loss(
+    actions: ActionDistribution,
+    parameters: Float[Tensor, "T B A"],
+    unroll: Unroll,
+    advantages: Float[Tensor, "T B"],
+    config: ActorCriticConfig,
+    entropy_scale: float,
+) -> ActorLoss:
+    """Return the policy loss less the entropy's bonus: policy_loss − entropy_cost · entropy_scale · entropy."""
+    log_prob, entropy = actions.log_prob(parameters, unroll.action), actions.entropy(parameters)
+    loss = policy_loss(log_prob, unroll.log_prob, advantages, config.clip_ratio)
+    return ActorLoss(loss - config.entropy_cost * entropy_scale * entropy, log_prob, entropy)
+
+
+def actor_critic_metrics(
+    unroll: Unroll, actor: ActorLoss, value: Float[Tensor, "T B"], returns: Float[Tensor, "T B"]
+) -> dict[str, Tensor]:
+    """Return metrics that every actor-critic reports, with gradients."""
+
+    def mean(x: Tensor) -> Tensor:
+        return masked_mean(x, unroll.is_valid)
+
+    spread = (mean(returns.square()) - mean(returns).square()).clamp(min=1e-8)
+    return {
+        "entropy_nats": mean(actor.entropy),
+        "value_explained": 1 - mean((returns - value).square()) / spread,
+        "policy_kl_nats": mean(unroll.log_prob - actor.log_prob),
+    }

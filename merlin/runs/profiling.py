@@ -15,13 +15,13 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from merlin.environments.batch import Environment
-from merlin.networks.lstm import map_state
 from merlin.runs.monitor import Session
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.run import build_agent, build_environment, evaluate_held_out
 from merlin.runs.settings import to_dict
 from merlin.runs.tracking import Tracker
+from merlin.states import map_state
 from merlin.training.trainer import Trainer
 
 PARTS = ("environment", "acting", "learning", "logging")

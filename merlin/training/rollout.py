@@ -1,12 +1,13 @@
 """Collects windows of experience. The time axis is drawn in `merlin.experience`."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.agents.agent import Acting, Agent
+from merlin.agents.learner import Window
 from merlin.environments.batch import Environment, Timestep
 from merlin.experience import Unroll
 
@@ -28,6 +29,23 @@ class RolloutState(NamedTuple):
     episode_length: Int[Tensor, "B"]
 
 
+class Source(Protocol):
+    """Where a learner's windows come from: a rollout, or what keeps the windows of one, to give them out again."""
+
+    def collect(self, unroll_length: int, records: bool = False) -> tuple[Window, Episodes]:
+        """Return a window of `unroll_length` steps to learn from, and the episodes that ended in the newest one.
+
+        Args:
+            records: Keep the graph of acting, to learn from it.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the source goes on from, beside the rollout's own state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+
+
 class Rollout:
     """Steps a batch of environments with an agent, window by window, the state carried over.
 
@@ -41,7 +59,6 @@ class Rollout:
         self.environment = environment
         self.discount_factor = discount_factor
         self.generator = generator
-        self.acting: Acting | None = None
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -52,13 +69,10 @@ class Rollout:
         )
 
     @torch.no_grad()
-    def collect(self, unroll_length: int) -> tuple[Unroll, Any, Episodes]:
-        """Return a window of `unroll_length` steps, the state that it starts from, and the episodes that ended.
-
-        `acting` is then what the window was acted by.
-        """
+    def collect(self, unroll_length: int, records: bool = False) -> tuple[Window, Episodes]:
+        """Return a window of `unroll_length` steps, and the episodes that ended in it. See `Source`."""
         timestep, initial_state, episode_return, episode_length = self.state
-        acting = self.acting = self.agent.begin(initial_state, unroll_length, self.generator)
+        acting = Acting(self.agent, initial_state, unroll_length, self.generator, records)
         rows, ended, final_values = [], [], []
         for _ in range(unroll_length):
             action = acting.step(timestep.observation, timestep.is_first, timestep.reward)
@@ -83,9 +97,9 @@ class Rollout:
             episode_return = episode_return.masked_fill(is_end, 0)
             episode_length = episode_length.masked_fill(is_end, 0)
             timestep = following
-        self.state = RolloutState(timestep, acting.state, episode_return, episode_length)
         # One more step, which advances nothing: what it leads to is worth V.
-        bootstrap = acting.value(timestep.observation, timestep.is_first, timestep.reward)
+        bootstrap = acting.next_value(timestep.observation, timestep.is_first, timestep.reward)
+        self.state = RolloutState(timestep, acting.state, episode_return, episode_length)
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         observations = columns.pop("observation")
         stacked = {name: torch.stack(column) for name, column in columns.items()} | acting.columns()
@@ -96,7 +110,15 @@ class Rollout:
                 replaced = stacked["is_end"][t] & (stacked["discount"][t] > 0)
                 next_value[t] = torch.where(replaced, final_value, next_value[t])
         observation = {name: torch.stack([x[name] for x in observations]) for name in observations[0]}
-        return Unroll(observation=observation, next_value=next_value, **stacked), initial_state, _episodes(ended)
+        unroll = Unroll(observation=observation, next_value=next_value, **stacked)
+        return Window(unroll, initial_state, acting), _episodes(ended)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the trainer saves where collection stands."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as before."""
 
     def _final_value(self, following: Timestep, acting: Acting) -> Float[Tensor, "B"] | None:
         """Return the value of the final observations of truncated episodes, on the state that they end with."""
@@ -109,7 +131,7 @@ class Rollout:
             name: torch.where(following.truncated.view(-1, *[1] * (x.ndim - 1)), x, following.observation[name])
             for name, x in following.final_observation.items()
         }
-        return acting.value(observation, torch.zeros_like(following.truncated), following.reward)
+        return acting.next_value(observation, torch.zeros_like(following.truncated), following.reward)
 
 
 def _episodes(ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]]) -> Episodes:

@@ -1,30 +1,25 @@
 """The training loop: collect a window, learn from it, report, save."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from merlin import distributed
 from merlin.agents.agent import Agent
+from merlin.agents.learner import LearnerConfig, check_positive
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.experience import Unroll
-from merlin.networks.lstm import map_state
 from merlin.training.checkpoint import from_plain, to_plain
-from merlin.training.rollout import Episodes, Rollout
-
-_POSITIVE = ("unroll_length", "passes", "policy_passes", "minibatches", "num_threads", "learning_rate",
-             "policy_learning_rate", "max_grad_norm", "report_steps", "checkpoint_seconds", "evaluation_steps",
-             "evaluation_episodes")  # fmt: skip
+from merlin.training.rollout import Episodes, Rollout, Source
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(LearnerConfig):
     """How an agent is trained, whichever it is."""
 
     unroll_length: int = 20
@@ -33,25 +28,6 @@ class TrainingConfig:
     """An episode that was cut (truncated) is worth nothing more, rather than what V says of its last observation: right
     where time is part of the task, in which else never to finish is worth as much as to finish. Both cases: Pardo et
     al. 2018, arXiv:1712.00378."""
-    passes: int = 1
-    """Times that each window is learnt from; more pay where the environment is slow."""
-    policy_passes: int = 1
-    """Times that MERLIN's policy learns from each window, on what it acted with; more save steps of the environment,
-    and pay where it is slow."""
-    minibatches: int = 1
-    """Parts, by environment, that a window is learnt from in turn."""
-    learning_rate: float = 1e-3
-    """Of Adam, for everything but MERLIN's policy."""
-    policy_learning_rate: float | None = None
-    """Of Adam, for MERLIN's policy; none takes `learning_rate`."""
-    final_learning_rate_fraction: float = 1.0
-    """Learning rates fall linearly to this fraction over the run."""
-    final_entropy_fraction: float = 1.0
-    """`entropy_cost` falls linearly to this fraction over the run."""
-    adam_epsilon: float = 1e-8
-    """Of Adam."""
-    max_grad_norm: float | None = 10.0
-    """Gradients of each optimiser are clipped to this norm; none leaves them alone."""
     report_steps: int | None = None
     """Environment steps between reports; none makes about 100 of the run, and at most 50,000 steps between two."""
     checkpoint_seconds: float = 60.0
@@ -67,10 +43,10 @@ class TrainingConfig:
     On CPUs bfloat16 pays for LSTMs of 256 units and hundreds of environments, and costs where a memory is read."""
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, but is {value}.")
+        super().__post_init__()
+        names = ("unroll_length", "num_threads", "report_steps", "checkpoint_seconds", "evaluation_steps",
+                 "evaluation_episodes")  # fmt: skip
+        check_positive(self, names)
 
     def set_torch(self, device: torch.device | None = None) -> str | None:
         """Let PyTorch compute in this process as configured; return a sentence if the device cannot."""
@@ -102,11 +78,6 @@ class Trainer:
                 f"A window is split by environment, so minibatches must be at most num_envs, "
                 f"but they are {config.minibatches} and {environment.num_envs}: lower minibatches."
             )
-        if config.policy_passes > 1 and not hasattr(agent, "policy_losses"):
-            raise MerlinError(
-                f"Only a policy that learns apart from the rest, as MERLIN's, has policy_passes of its own, "
-                f"but {type(agent).__name__}'s does not: use training.passes."
-            )
         self.agent = agent
         self.environment = environment
         self.config = config
@@ -115,25 +86,25 @@ class Trainer:
         seed += distributed.rank() * environment.num_envs
         self.generator = torch.Generator(environment.device).manual_seed(seed)
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
-        rates = {} if config.policy_learning_rate is None else {"policy": config.policy_learning_rate}
-        self.optimizers = {
-            name: torch.optim.Adam(
-                parameters, lr=rates.get(name, config.learning_rate), eps=config.adam_epsilon, fused=True
-            )
-            for name, parameters in agent.parameter_groups().items()
-        }
-        self._learner = distributed.share(_Learner(agent))
-        self._base_rates = {name: x.param_groups[0]["lr"] for name, x in self.optimizers.items()}
+        self.source: Source = agent.source(self.rollout)
+        self.learner = agent.learner(config, self.generator)
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
     def update(self) -> tuple[dict[str, Tensor], Episodes]:
         """Collect one window and learn from it; return its losses and the episodes that ended in it."""
         begin = time.perf_counter()
-        unroll, state, episodes = self.rollout.collect(self.config.unroll_length)
+        window, episodes = self.source.collect(self.config.unroll_length, self.learner.records)
         middle = time.perf_counter()
-        self._check(unroll)
-        metrics = self._learn(unroll, state)
-        self.env_steps += int(distributed.total(unroll.is_valid.sum()))
+        self._check(window.unroll)
+        left = max(0.0, 1.0 - self.env_steps / self.total_steps)
+        try:
+            metrics = self.learner.update(window, left)
+        except FloatingPointError as error:
+            raise MerlinError(
+                f"Gradients must be finite, but after {self.env_steps} steps they are not: "
+                f"resume from the last checkpoint with a lower training.learning_rate."
+            ) from error
+        self.env_steps += int(distributed.total(window.unroll.is_valid.sum()))
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
         return metrics, episodes
@@ -155,59 +126,6 @@ class Trainer:
                 f"Observations must be finite, but one with which {self.environment.task} truncated an episode held a "
                 f"number that is not: correct the environment."
             )
-
-    def _learn(self, unroll: Unroll, state: Any) -> dict[str, Tensor]:
-        left = max(0.0, 1.0 - self.env_steps / self.total_steps)
-        entropy_scale = _interpolate(self.config.final_entropy_fraction, left)
-        for name, optimizer in self.optimizers.items():
-            rate = self._base_rates[name] * _interpolate(self.config.final_learning_rate_fraction, left)
-            optimizer.param_groups[0]["lr"] = rate
-        metrics: dict[str, Tensor] = {}
-        acting, self.rollout.acting = self.rollout.acting, None  # it holds a window's worth of memory
-        if self.config.minibatches > 1:
-            acting = None
-        for _ in range(self.config.passes):
-            for part, part_state in self._minibatches(unroll, state):
-                loss, metrics = self._learner(part, part_state, entropy_scale, acting)
-                acting = None  # the parameters are about to change
-                for optimizer in self.optimizers.values():
-                    optimizer.zero_grad(set_to_none=True)
-                loss.backward(_weight(part))
-                metrics |= {"loss": loss.detach()} | self._step(*self.optimizers)
-                del loss  # before the next window's graph is built
-        for _ in range(self.config.policy_passes - 1):
-            for part, part_state in self._minibatches(unroll, state):
-                losses = self.agent.policy_losses(part, part_state, entropy_scale)
-                self.optimizers["policy"].zero_grad(set_to_none=True)
-                losses.total.backward(_weight(part))
-                distributed.average_gradients(self.optimizers["policy"].param_groups[0]["params"])
-                metrics |= losses.metrics | self._step("policy")
-        return metrics
-
-    def _step(self, *names: str) -> dict[str, Tensor]:
-        """Let some optimisers step, and return the norms of their gradients."""
-        norms = {}
-        for name in names:
-            parameters = self.optimizers[name].param_groups[0]["params"]
-            limit = self.config.max_grad_norm or math.inf
-            norms[f"{name}_grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if not all(norm.isfinite() for norm in norms.values()):
-            raise MerlinError(
-                f"Gradients must be finite, but after {self.env_steps} steps they are not: "
-                f"resume from the last checkpoint with a lower training.learning_rate."
-            )
-        for name in names:
-            self.optimizers[name].step()
-        return norms
-
-    def _minibatches(self, unroll: Unroll, state: Any) -> list[tuple[Unroll, Any]]:
-        if self.config.minibatches == 1:
-            return [(unroll, state)]
-        order = torch.randperm(self.environment.num_envs, generator=self.generator, device=self.environment.device)
-        return [
-            (_columns(unroll, columns), map_state(lambda x, columns=columns: x[columns], state))
-            for columns in order.chunk(self.config.minibatches)
-        ]
 
     def run(
         self,
@@ -231,7 +149,8 @@ class Trainer:
         }
         return {
             "env_steps": self.env_steps,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": self.learner.state_dict(),
+            "source": self.source.state_dict(),
             "shares": distributed.gather(share),
         }
 
@@ -249,42 +168,11 @@ class Trainer:
         share = state["shares"][distributed.rank()]
         self.env_steps = state["env_steps"]
         self.generator.set_state(share["generator"].cpu())
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        self.learner.load_state_dict(state["optimizers"])
+        self.source.load_state_dict(state.get("source", {}))
         if share["environment"] is not None:
             self.environment.load_state_dict(share["environment"])
             self.rollout.state = from_plain(share["rollout"], self.rollout.state)
         else:  # other episodes than those that the run began with
             device = self.generator.device
             self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
-
-
-class _Learner(nn.Module):
-    """An agent whose forward pass is its loss, which is what PyTorch's engine for several processes needs."""
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        self.agent = agent
-
-    def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, _ = self.agent.losses(*arguments)
-        return losses.total, losses.metrics
-
-
-def _weight(unroll: Unroll) -> Tensor:
-    """Return what this process's mean over valid rows counts, for the mean over processes to be that over all rows."""
-    rows = unroll.is_valid.sum().to(unroll.reward.dtype)
-    return rows * distributed.world_size() / distributed.total(rows).clamp(min=1)
-
-
-def _interpolate(final_fraction: float, left: float) -> float:
-    return final_fraction + (1.0 - final_fraction) * left
-
-
-def _columns(unroll: Unroll, columns: Tensor) -> Unroll:
-    """Return the window of some of its environments."""
-    observation = {name: x[:, columns] for name, x in unroll.observation.items()}
-    rest = {
-        field: None if x is None else x[:, columns] for field, x in unroll._asdict().items() if field != "observation"
-    }
-    return Unroll(observation=observation, **rest)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
-from merlin.networks.lstm import map_state
 from merlin.objectives.policy_gradient import ActorCriticConfig
+from merlin.states import map_state
 from tests.agents.helpers import ACTION_SPACES, DISCOUNT, act, make_agent, tensors, window
 
 T, B = 12, 5  # longer than the memory's 5 slots, so that slots are used again

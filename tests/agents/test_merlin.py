@@ -10,8 +10,8 @@ from gymnasium import spaces
 from merlin.agents import AGENTS
 from merlin.agents.merlin import MerlinConfig
 from merlin.latents import DiagonalGaussian
-from merlin.networks.lstm import map_state
 from merlin.runs.presets import preset
+from merlin.states import map_state
 from tests import reference
 from tests.agents.helpers import SPACES, act, make_agent, random_observation
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from merlin.networks.lstm import map_state, reset_state
+from merlin.states import map_state, reset_state
 from tests.agents.helpers import act, make_agent, tensors
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)

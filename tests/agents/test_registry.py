@@ -6,7 +6,7 @@ import pytest
 
 from merlin.agents import AGENTS, find_agent
 from merlin.errors import MerlinError
-from merlin.imports import importable_from
+from merlin.plugins import importable_from
 
 SOURCE = '''
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ def directory(tmp_path):
     """A directory with an agent in a module, importable for as long as the test lasts."""
     (tmp_path / "agent_of_mine.py").write_text(SOURCE)
     (tmp_path / "agent_that_fails.py").write_text("raise RuntimeError('the sky fell.\\nand more')")
+    (tmp_path / "agent_that_needs.py").write_text("import no_such_module")
     with importable_from(tmp_path):
         yield tmp_path
     sys.modules.pop("agent_of_mine", None)
@@ -56,23 +57,22 @@ def test_agents_of_this_package_and_of_a_module_are_found(directory):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("rl-lst", "or module:Class, but 'rl-lst' came: did you mean 'rl-lstm'?"),
-        ("zzz", "but 'zzz' came: choose one of them."),
-        ("", "but '' came: choose one of them."),
-        (
-            "no_such_module:Mine",
-            "'no_such_module': install it, or say where it lies with --import-from DIR.",
-        ),
+        ("rl-lst", "rl-lstm, rl-mem or module:Name, but is 'rl-lst': did you mean 'rl-lstm'?"),
+        ("zzz", "but is 'zzz': choose one of them."),
+        ("", "but is '': choose one of them."),
+        ("no_such_module:Mine", "'no_such_module': install it, or say where it lies with --import-from DIR."),
+        ("no_such.module:Mine", "'no_such': install it, or say where it lies with --import-from DIR."),
+        ("agent_that_needs:Mine", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'."),
         ("agent_that_fails:Mine", "cannot be imported: RuntimeError: the sky fell."),
-        ("agent_of_mine:Mien", "agent_of_mine.py) has no 'Mien': did you mean 'Mine'?"),
-        ("agent_of_mine:zzz", "has no 'zzz': name a class that it defines."),
-        ("agent_of_mine:", "has no '': name a class that it defines."),
+        ("agent_of_mine:Mien", "agent_of_mine.py has nothing of that name: did you mean 'Mine'?"),
+        ("agent_of_mine:zzz", "has nothing of that name: correct it."),
+        ("agent_of_mine:", "has nothing of that name: correct it."),
         (":Mine", "cannot be imported: ValueError: Empty module name"),
-        ("agent_of_mine:NoAgent", "An agent is a class that extends merlin.Agent, but 'agent_of_mine:NoAgent' does"),
-        ("agent_of_mine:CONFIG", "An agent is a class that extends merlin.Agent, but 'agent_of_mine:CONFIG' does"),
-        ("agent_of_mine:Abstract", "'agent_of_mine:Abstract' lacks features, initial_state, losses, step: add them."),
-        ("agent_of_mine:Bare", "ActorCriticConfig, but that of 'agent_of_mine:Bare' is <class 'dict'>: add it"),
-        ("agent_of_mine:Unconfigured", "but that of 'agent_of_mine:Unconfigured' is None: add it to the class."),
+        ("agent_of_mine:NoAgent", "must name a class derived from Agent, but what it has of that name is none"),
+        ("agent_of_mine:CONFIG", "must name a class derived from Agent, but what it has of that name is none"),
+        ("agent_of_mine:Abstract", "'agent_of_mine:Abstract' must have all methods of Agent, but lacks advance, "),
+        ("agent_of_mine:Bare", "ActorCriticConfig, but has <class 'dict'>: add it to the class."),
+        ("agent_of_mine:Unconfigured", "ActorCriticConfig, but has None: add it to the class."),
     ],
 )
 def test_what_is_no_agent_is_told_in_a_sentence(directory, name, sentence):

@@ -10,9 +10,9 @@ from merlin.analysis.recording import gather
 from merlin.analysis.report import analyse
 from merlin.analysis.saliency import saliency
 from merlin.errors import MerlinError
-from merlin.networks.lstm import map_state
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import override
+from merlin.states import map_state
 from tests.viewer.test_watch import make_run, tiny
 
 MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})

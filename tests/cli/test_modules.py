@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from merlin.imports import importable_from
+from merlin.plugins import importable_from
 from merlin.runs.run import load_config
 
 ROOT = Path(__file__).parents[2]

@@ -252,7 +252,7 @@ def test_a_file_that_means_nothing_is_refused_in_a_sentence(tmp_path, text, sent
         (["nowhere.toml"], "No such file"),
         (["x.toml", "--steps", "5"], "--steps came too"),
         (["merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
-        ([DEFAULT_TASK, "--agents", "merln"], "'merln' came"),
+        ([DEFAULT_TASK, "--agents", "merln"], "but is 'merln': did you mean 'merlin'"),
         ([DEFAULT_TASK, "--set", "model.kl_csot=1"], "did you mean"),
         ([DEFAULT_TASK, "--seeds", "1", "1"], "comes twice"),
     ],

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from merlin.networks import lstm as recurrent
-from merlin.networks.lstm import LSTM, LSTMState, map_state, reset_state
+from merlin.networks.lstm import LSTM, LSTMState
+from merlin.states import map_state, reset_state
 
 T, B, INPUT, HIDDEN = 6, 3, 5, 7
 

@@ -15,8 +15,8 @@ import torch
 
 from merlin.agents import AGENTS
 from merlin.experience import Unroll
-from merlin.networks.lstm import map_state
 from merlin.runs.run import build_agent, build_environment
+from merlin.states import map_state
 from merlin.training import checkpoint
 from merlin.training.trainer import Trainer, _columns
 from tests.training.test_trainer import tiny

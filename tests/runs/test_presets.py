@@ -126,7 +126,7 @@ def test_any_preset_can_be_taken_for_any_task():
     assert (of_maze.model, of_maze.training, of_maze.steps) == (of_grids.model, of_grids.training, of_grids.steps)
     with pytest.raises(MerlinError, match=r"'grid-wrld' came: did you mean 'grid-world'\?"):
         preset(name="grid-wrld")
-    with pytest.raises(MerlinError, match=r"An agent is one of merlin, .*'merlyn' came: did you mean 'merlin'\?"):
+    with pytest.raises(MerlinError, match=r"one of merlin, .*but is 'merlyn': did you mean 'merlin'\?"):
         preset("merlyn")
 
 

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from merlin.agents import AGENTS
 from merlin.environments.batch import Environment
-from merlin.networks.lstm import map_state
+from merlin.states import map_state
 from merlin.training.rollout import Rollout
 from tests.agents.helpers import tensors
 

@@ -6,21 +6,26 @@ from typing import Any, NamedTuple
 
 import torch
 from gymnasium import Space
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from merlin.agents.agent import Agent, TapeActing
-from merlin.agents.merlin.associative import start_associative
-from merlin.agents.merlin.predictor import Predictor, PredictorConfig, PredictorState, Thought
-from merlin.agents.merlin.recurrence import Carried, Keys, Recurred, Tape, Weights, recur
+from merlin.agents.agent import Advanced, Agent, Perceived
+from merlin.agents.merlin.initialization import start_associative
+from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
 from merlin.experience import Losses, StepOutput, Unroll
-from merlin.latents import DiagonalGaussian
 from merlin.memory import Reader
-from merlin.memory.window import DifferentiableWindow, MemoryWindow
 from merlin.networks.heads import mlp
-from merlin.networks.lstm import LSTM, LSTMState, reset_state
+from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.spaces import flatten_observation
-from merlin.objectives.policy_gradient import ActorCriticConfig, advantages_and_returns, masked_mean, policy_loss
+from merlin.networks.window_linear import in_window
+from merlin.objectives.policy_gradient import (
+    ActorCriticConfig,
+    actor_critic_metrics,
+    actor_loss,
+    advantages_and_returns,
+    masked_mean,
+)
+from merlin.states import reset_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +45,34 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
 
 
 class MerlinState(NamedTuple):
-    """What MERLIN carries from step to step: the predictor's state; h~, c~, m~; a_{t-1}, encoded."""
+    """State of MERLIN: the predictor's; h~, c~, m~ of the policy."""
 
     predictor: PredictorState
     policy: LSTMState
     policy_read_words: Float[Tensor, "B KW"]
-    previous_action: Float[Tensor, "B E"]
+
+    @property
+    def previous_action(self) -> Float[Tensor, "B E"]:
+        """a_{t-1}, encoded."""
+        return self.predictor.action
+
+
+class MerlinActivations(NamedTuple):
+    """Activations of a step that heads and losses read; prior and posterior by their parameters."""
+
+    prior: Float[Tensor, "*batch Y"]
+    posterior: Float[Tensor, "*batch Y"]
+    latent: Float[Tensor, "*batch Z"]
+    policy_hidden: Float[Tensor, "*batch H"]
+    policy_words: Float[Tensor, "*batch KW"]
+
+
+class MerlinExtras(NamedTuple):
+    """What the latent was sampled with, what it was, and the slot that it was written to."""
+
+    noise: Float[Tensor, "*batch Z"]
+    latent: Float[Tensor, "*batch Z"]
+    slots: Int[Tensor, "*batch"] | None
 
 
 class Merlin(Agent[MerlinConfig, MerlinState]):
@@ -83,12 +110,13 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     6. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
     """
 
-    groups = ("predictor", "policy")
+    config_class = MerlinConfig
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: MerlinConfig) -> None:
         super().__init__(spaces, action_space, config)
         self.predictor = Predictor(spaces, self.actions, config)
-        word_size, hidden_size = self.predictor.word_size, config.policy_hidden_size
+        self.memory = self.predictor.memory
+        word_size, hidden_size = self.memory.slot_size, config.policy_hidden_size
         num_keys, strength = config.policy_num_read_keys, config.policy_read_strength
         if strength is None:
             strength = math.log(max(config.memory_size, 2))
@@ -110,111 +138,126 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     def initial_state(self, batch_size: int) -> MerlinState:
         """Return zeros: nothing seen, nothing remembered."""
-        predictor, policy = self.predictor.initial_state(batch_size), self.policy["lstm"].initial_state(batch_size)
-        zeros = policy.hidden.new_zeros
+        policy = self.policy["lstm"].initial_state(batch_size)
+        words_size = self.config.policy_num_read_keys * self.memory.slot_size
         return MerlinState(
-            predictor,
-            policy,
-            zeros(batch_size, self.config.policy_num_read_keys * self.predictor.word_size),
-            zeros(batch_size, self.actions.encoding_size),
+            self.predictor.initial_state(batch_size), policy, policy.hidden.new_zeros(batch_size, words_size)
         )
 
-    @torch.no_grad()
-    def step(
+    def memory_state(self, state: MerlinState) -> Any:
+        """Return the contents of the memory."""
+        return state.predictor.memory
+
+    def with_memory(self, state: MerlinState, memory: Any) -> MerlinState:
+        """Return the state with other contents of the memory."""
+        return state._replace(predictor=state.predictor._replace(memory=memory))
+
+    def encode(
         self,
-        observation: Any,
+        observation: dict[str, Tensor],
+        previous_action: Float[Tensor, "*batch E"],
+        previous_reward: Float[Tensor, "*batch"],
+    ) -> Float[Tensor, "*batch C"]:
+        """Return e, as the posterior's first layer sees it."""
+        return self.predictor.encode(observation, previous_action, previous_reward)
+
+    def perceive(
+        self,
+        code: Float[Tensor, "B C"] | None,
         state: MerlinState,
-        is_first: Bool[Tensor, "B"],
-        reward: Float[Tensor, "B"] | None = None,
-        *,
+        extras: MerlinExtras | None = None,
         generator: torch.Generator | None = None,
-        greedy: bool = False,
-    ) -> tuple[StepOutput, MerlinState]:
-        """Return the action and the next state. See `Agent.step`."""
-        state = reset_state(state, is_first)
-        if reward is None:
-            reward = torch.zeros_like(is_first, dtype=state.previous_action.dtype)
-        previous_reward = reward.masked_fill(is_first, 0)
-        code = self.predictor.encode(flatten_observation(observation), state.previous_action, previous_reward)
-        noise = torch.randn(
-            (is_first.shape[0], self.config.latent_size), generator=generator, device=code.device, dtype=code.dtype
-        )
-        thought = self.predictor.perceive(code, noise, state.predictor)
-        state, policy_weights = self._recall(thought.latent, state)
-        parameters = self._policy_parameters(thought.latent, state.policy.hidden, state.policy_read_words)
-        action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
-        state, weights = self._advance(thought.latent, self.actions.encode(action), state)
-        output = StepOutput(
-            action=action,
-            log_prob=self.actions.log_prob(parameters, action),
-            value=self.predictor.value(thought.latent, parameters),
-            policy_parameters=parameters,
-            noise=noise,
-            slots=state.predictor.memory.write_weights.argmax(-1),
-            latent=thought.latent,
-            read_weights=weights,
-            policy_read_weights=policy_weights,
-        )
-        return output, state
+    ) -> Perceived:
+        """Return prior, posterior and latent, and what the policy recalls. See `Agent.perceive`.
 
-    def begin(self, state: MerlinState, length: int, generator: torch.Generator | None = None) -> "MerlinActing":
-        """Return what acts for a window of `length` steps from `state`, and remembers what learning needs of it."""
-        return MerlinActing(self, state, length, generator)
+        Args:
+            code: None where nothing is seen, as in imagination: the latent is a sample of the prior then.
+        """
+        slots = None if extras is None else extras.slots
+        if extras is None:
+            like, size = state.policy_read_words, self.config.latent_size
+            noise = self.predictor.latents.draw_noise(len(like), size, like, generator)
+        else:
+            noise = extras.noise
+        inference = self.predictor.perceive(code, noise, state.predictor)
+        state, weights = self.recall(inference.latent, state)
+        activations = MerlinActivations(*inference, state.policy.hidden, state.policy_read_words)
+        return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
 
-    def losses(
-        self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0, acting: "MerlinActing | None" = None
-    ) -> tuple[Losses, MerlinState]:
-        """Return the loss of a window that starts from `state`, and the state after it. See `Agent.losses`."""
-        config = self.config
-        actions, previous_actions = self._action_codes(unroll, state.previous_action)
-        codes = self.predictor.encode(unroll.observation, previous_actions, unroll.previous_reward)
-        recurred, state = self._recur(codes, actions, unroll, state, acting)
-        thoughts = Thought(
-            DiagonalGaussian(*recurred.prior.chunk(2, -1)),
-            DiagonalGaussian(*recurred.posterior.chunk(2, -1)),
-            recurred.latent,
-        )
-        parameters = self._policy_parameters(recurred.latent, recurred.policy_hidden, recurred.policy_words)
+    def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
+        """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
+        lstm = self.policy["lstm"].step(torch.cat([self.seen(latent), state.policy_read_words], -1), state.policy)
+        words, weights = self.memory.read(state.predictor.memory, *self.policy["reader"](lstm.hidden))
+        return state._replace(policy=lstm, policy_read_words=words.flatten(1)), weights
 
-        advantages, returns = advantages_and_returns(unroll, config)
-        actor, log_prob, entropy = self._actor_loss(unroll, parameters, advantages, entropy_scale)
+    def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
+        """Return the predictor's recurrence, read and write. See `Agent.advance`."""
+        latent, extras = perceived.activations.latent, perceived.extras
+        state: MerlinState = perceived.state
+        predictor, weights, slots = self.predictor.advance(latent, action, state.predictor, extras.slots)
+        return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights)
+
+    def policy_parameters(self, activations: MerlinActivations) -> Float[Tensor, "*batch A"]:
+        """Return log π, not normalised, of [sg(z), h~, m~]."""
+        latent = self.seen(activations.latent)
+        return self.policy["head"](torch.cat([latent, activations.policy_hidden, activations.policy_words], -1))
+
+    def value(
+        self, activations: MerlinActivations, policy_parameters: Float[Tensor, "*batch A"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return V, of [z, sg(log π)]."""
+        return self.predictor.value(activations.latent, policy_parameters)
+
+    def seen(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch Z"]:
+        """Return the latent as the policy sees it: a constant, unless the policy gradient may shape it."""
+        return latent if self.config.policy_gradient_to_latent else latent.detach()
+
+    def loss(
+        self,
+        activations: MerlinActivations,
+        unroll: Unroll,
+        actions: Float[Tensor, "T B E"],
+        previous_actions: Float[Tensor, "T B E"],
+        entropy_scale: float,
+    ) -> Losses:
+        """Return the loss of a window. See `Agent.loss`."""
+        parameters = self.policy_parameters(activations)
+        advantages, returns = advantages_and_returns(unroll, self.config)
+        actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
+        inferences = Inference(activations.prior, activations.posterior, activations.latent)
         predictor, value, metrics = self.predictor.loss(
-            thoughts, unroll, parameters, actions, previous_actions, returns
+            inferences, unroll, parameters, actions, previous_actions, returns
         )
-        metrics |= self._actor_critic_metrics(unroll, log_prob, entropy, value, returns)
-        total = masked_mean(actor, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
-        return Losses(total, {name: x.detach() for name, x in metrics.items()}), state
+        metrics |= actor_critic_metrics(unroll, actor, value, returns)
+        total = masked_mean(actor.loss, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
+        return Losses(total, {name: x.detach() for name, x in metrics.items()})
 
     def policy_losses(self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0) -> Losses:
         """Return the loss of the policy alone, of a window that starts from `state`, on what it acted with.
 
         It reaches no other parameter, so that the policy may learn from a window more often (`policy_passes`).
         """
-        config, latent, slots = self.config, unroll.latent, unroll.slots
-        assert latent is not None and slots is not None, "the policy learns from what was acted with"
-        memory = DifferentiableWindow(
-            state.predictor.memory, latent, config.retroactive_discount, config.mask_unwritten
-        )
-        lstm, words = state.policy, state.policy_read_words
-        recalled = []
-        for t, is_first in enumerate(unroll.is_first):
-            lstm, words = reset_state(lstm, is_first), reset_state(words, is_first)
-            lstm = self.policy["lstm"].step(torch.cat([latent[t], words], -1), lstm)
-            memory.enter(t, is_first)
-            found, weights = memory.read(*self.policy["reader"](lstm.hidden), t, config.top_k)
-            words = found.flatten(1)
-            recalled.append((lstm.hidden, words))
-            memory.append(t, latent[t], weights.detach(), slots[t])
-        parameters = self._policy_parameters(latent, *map(torch.stack, zip(*recalled, strict=True)))
-        advantages, _ = advantages_and_returns(unroll, config)
-        actor, log_prob, _ = self._actor_loss(unroll, parameters, advantages, entropy_scale)
-        policy_kl = masked_mean(unroll.log_prob - log_prob.detach(), unroll.is_valid)
-        return Losses(masked_mean(actor, unroll.is_valid), {"policy_kl_nats": policy_kl})
+        extras: MerlinExtras = unroll.extras
+        stepping = in_window(self)
+        state = self.begin_window(state, len(unroll.is_first))
+        rows = []
+        for latent, slot, is_first in zip(extras.latent, extras.slots, unroll.is_first, strict=True):
+            state, weights = stepping.recall(latent, reset_state(state, is_first))
+            rows.append((state.policy.hidden, state.policy_read_words))
+            memory, _ = self.memory.write(self.memory_state(state), latent, weights.detach(), slot)
+            state = self.with_memory(state, memory)
+        hidden, words = map(torch.stack, zip(*rows, strict=True))
+        parameters = self.policy_parameters(MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words))
+        advantages, _ = advantages_and_returns(unroll, self.config)
+        actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
+        policy_kl = masked_mean(unroll.log_prob - actor.log_prob.detach(), unroll.is_valid)
+        return Losses(masked_mean(actor.loss, unroll.is_valid), {"policy_kl_nats": policy_kl})
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
         """Return the observation that is decoded from the prior's mean, before anything is seen. See `Agent.expect`."""
-        return self.reconstruct(self.predictor.prior(reset_state(state, is_first).predictor).mean)
+        prior = self.predictor.prior(reset_state(state, is_first).predictor)
+        return self.reconstruct(self.predictor.latents.from_parameters(prior).mode)
 
     @torch.no_grad()
     def imagine(
@@ -226,13 +269,10 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """
         latents = []
         for _ in range(length):
-            prior = self.predictor.prior(state.predictor)
-            noise = torch.randn(prior.mean.shape, generator=generator, device=prior.mean.device, dtype=prior.mean.dtype)
-            latent = prior.sample(noise)
-            state, _ = self._recall(latent, state)
-            parameters = self._policy_parameters(latent, state.policy.hidden, state.policy_read_words)
-            state, _ = self._advance(latent, self.actions.encode(self.actions.sample(parameters, generator)), state)
-            latents.append(latent)
+            perceived = self.perceive(None, state, generator=generator)
+            action = self.actions.sample(self.policy_parameters(perceived.activations), generator)
+            state = self.advance(perceived, self.actions.encode(action)).state
+            latents.append(perceived.activations.latent)
         return torch.stack(latents)
 
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]:
@@ -241,7 +281,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     @torch.no_grad()
     def features(self, observation: Any, output: StepOutput, state: MerlinState) -> dict[str, Float[Tensor, "B _"]]:
-        """Return what the agent knows after a step, by where it knows it. See `Agent.features`."""
+        """Return the agent's knowledge after a step, by where it is held. See `Agent.features`."""
         assert output.latent is not None
         return {
             "encoding": self.predictor.encoder(flatten_observation(observation)),
@@ -262,142 +302,3 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             f"{chance:.2f} nats of observation explained), so the memory holds nothing: lower the KL weight "
             f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
         }
-
-    def _actor_loss(
-        self,
-        unroll: Unroll,
-        parameters: Float[Tensor, "T B A"],
-        advantages: Float[Tensor, "T B"],
-        entropy_scale: float,
-    ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"], Float[Tensor, "T B"]]:
-        """Return the policy's loss, the log probability of what was done, and the policy's entropy in nats."""
-        log_prob = self.actions.log_prob(parameters, unroll.action)
-        entropy = self.actions.entropy(parameters)
-        actor = policy_loss(log_prob, unroll.log_prob, advantages, self.config.clip_ratio)
-        return actor - self.config.entropy_cost * entropy_scale * entropy, log_prob, entropy
-
-    def _weights(self) -> tuple[Weights, list[tuple[Tensor, Tensor]]]:
-        """Return what the recurrence multiplies by."""
-        recurrent, layers = self.predictor.recurrent_weights()
-        cell, reader = self.policy["lstm"].cells[0], self.policy["reader"].project
-        weights = Weights(
-            **recurrent,
-            policy=torch.cat([cell.weight_ih, cell.weight_hh], -1),
-            policy_bias=cell.bias_ih + cell.bias_hh,
-            policy_reader=reader.weight,
-            policy_reader_bias=reader.bias,
-        )
-        return weights, layers
-
-    def _tape(self, state: MerlinState, length: int) -> Tape:
-        """Return an empty tape for the steps that follow `state`."""
-        config, past = self.config, state.predictor
-        with torch.no_grad():
-            weights, layers = self._weights()
-        memory = MemoryWindow(past.memory, length, config.retroactive_discount, config.mask_unwritten)
-        keys = Keys(config.num_read_keys, config.policy_num_read_keys, config.top_k)
-        return Tape(weights, layers, _carried(state), memory, keys, length)
-
-    def _recur(
-        self,
-        codes: Float[Tensor, "T B C"],
-        actions: Float[Tensor, "T B E"],
-        unroll: Unroll,
-        state: MerlinState,
-        acting: "MerlinActing | None" = None,
-    ) -> tuple[Recurred, MerlinState]:
-        """Return what `step` computes, for a whole window, and the state after it."""
-        gates = self.predictor.action_gates(actions)
-        if acting is None:
-            tape = self._tape(state, codes.shape[0])
-            with torch.no_grad():
-                for t in range(codes.shape[0]):
-                    tape.perceive(t, codes[t], unroll.noise[t], unroll.is_first[t])
-                    tape.decide(t)
-                    tape.advance(t, gates[t], None if unroll.slots is None else unroll.slots[t])
-            after = _state(tape, actions[-1])
-        else:
-            tape, after = acting.unchanged().tape, acting.state
-        to_latent = self.config.policy_gradient_to_latent
-        return recur(tape, codes, gates, _carried(state), *self._weights(), to_latent), after
-
-    def _recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K N"]]:
-        """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
-        seen = self._for_policy(latent)
-        lstm = self.policy["lstm"].step(torch.cat([seen, state.policy_read_words], -1), state.policy)
-        words, weights = self.predictor.read(self.policy["reader"], lstm.hidden, state.predictor.memory)
-        return state._replace(policy=lstm, policy_read_words=words), weights
-
-    def _advance(
-        self, latent: Float[Tensor, "B Z"], action: Float[Tensor, "B E"], state: MerlinState
-    ) -> tuple[MerlinState, Float[Tensor, "B K N"]]:
-        predictor, weights = self.predictor.advance(latent, action, state.predictor)
-        return state._replace(predictor=predictor, previous_action=action), weights
-
-    def _for_policy(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch Z"]:
-        return latent if self.config.policy_gradient_to_latent else latent.detach()
-
-    def _policy_parameters(
-        self,
-        latent: Float[Tensor, "*batch Z"],
-        hidden: Float[Tensor, "*batch H"],
-        read_words: Float[Tensor, "*batch KW"],
-    ) -> Float[Tensor, "*batch A"]:
-        return self.policy["head"](torch.cat([self._for_policy(latent), hidden, read_words], -1))
-
-
-class MerlinActing(TapeActing):
-    """MERLIN acting on a tape that it then learns from. The same numbers as `Merlin.step`'s."""
-
-    agent: Merlin
-
-    @torch.no_grad()
-    def __init__(self, agent: Merlin, state: MerlinState, length: int, generator: torch.Generator | None) -> None:
-        super().__init__(agent, state.previous_action, generator)
-        self.tape = agent._tape(state, length)
-
-    @torch.no_grad()
-    def columns(self) -> dict[str, Tensor | None]:
-        """Return what `Unroll` holds of the agent, for all steps taken."""
-        length = len(self._actions)
-        noise, latent = self.tape.noise[:length].clone(), self.tape.latent[:length].clone()
-        return super().columns() | {"noise": noise, "slots": torch.stack(self.tape.memory.slots), "latent": latent}
-
-    def _decide(
-        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
-    ) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B A"]]:
-        agent, t = self.agent, len(self._actions)
-        previous_action = self._previous_action.masked_fill(is_first.unsqueeze(-1), 0)
-        code = agent.predictor.encode(observation, previous_action, reward.masked_fill(is_first, 0))
-        size = (is_first.shape[0], agent.config.latent_size)
-        noise = torch.randn(size, generator=self.generator, device=code.device, dtype=code.dtype)
-        latent = self.tape.perceive(t, code, noise, is_first)
-        return latent, agent._policy_parameters(latent, *self.tape.decide(t))
-
-    def _advance(self) -> None:
-        self.tape.advance(len(self._actions), self.agent.predictor.action_gates(self._previous_action))
-
-    def _value(self, seen: Float[Tensor, "*batch Z"], parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
-        return self.agent.predictor.value(seen, parameters)
-
-    def _all_seen(self) -> Float[Tensor, "T B Z"]:
-        return self.tape.latent[: len(self._actions)]
-
-    def _make_state(self) -> MerlinState:
-        return _state(self.tape, self._previous_action)
-
-
-def _carried(state: MerlinState) -> Carried:
-    past = state.predictor
-    return Carried(*past.lstm, past.read_words, *state.policy, state.policy_read_words)
-
-
-def _state(tape: Tape, previous_action: Float[Tensor, "B E"]) -> MerlinState:
-    """Return the state after the steps on a tape, free of it and of the graph."""
-    end = Carried(*(x.detach().clone() for x in tape.carried))  # rows of the tape, which they would keep
-    return MerlinState(
-        PredictorState(LSTMState(end.hidden, end.cell), end.words, tape.memory.state()),
-        LSTMState(end.policy_hidden, end.policy_cell),
-        end.policy_words,
-        previous_action.detach().clone(),
-    )

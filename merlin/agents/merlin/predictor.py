@@ -2,29 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import Space
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from merlin import memory as memories
 from merlin.experience import Unroll
 from merlin.latents import DiagonalGaussian, kl_nats
-from merlin.memory import MemoryState, Reader
+from merlin.memory import MemoryConfig, Reader, make_memory
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
 from merlin.networks.encoders import Encoder, EncoderConfig
-from merlin.networks.heads import mlp, start_balanced, start_orthogonal
+from merlin.networks.heads import mlp
+from merlin.networks.initialization import start_balanced, start_orthogonal
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.spaces import kind
 from merlin.objectives.policy_gradient import masked_mean
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorConfig:
+class PredictorConfig(MemoryConfig):
     """Sizes, costs and switches of the predictor. The sizes given here are the paper's."""
 
     latent_size: int = 200
@@ -33,16 +32,8 @@ class PredictorConfig:
     """H, units of each LSTM layer of the predictor."""
     num_layers: int = 2
     """LSTM layers of the predictor."""
-    memory_size: int = 1350
-    """N, slots."""
     num_read_keys: int = 3
     """K, read keys of the predictor."""
-    retroactive_discount: float | None = 0.96
-    """g of the retroactive half of the memory; none leaves it out."""
-    mask_unwritten: bool = True
-    """Keep slots that were never written from being read."""
-    top_k: int | None = None
-    """Read only this many slots for each key; none reads all."""
     posterior_scale: float = 6.0
     """First weights of the posterior's mean, in PyTorch's usual ones. At 1 a latent starts with some fifteen times more
     noise than signal, which decoders take long to find; at 6 with two or three times more."""
@@ -82,18 +73,19 @@ class PredictorConfig:
 
 
 class PredictorState(NamedTuple):
-    """What the predictor carries from step to step: h, c; m; M and its weights."""
+    """State of the predictor: h, c; m; M and its weights; a_{t-1}, encoded."""
 
     lstm: LSTMState
     read_words: Float[Tensor, "B KW"]
-    memory: MemoryState
+    memory: Any
+    action: Float[Tensor, "B E"]
 
 
-class Thought(NamedTuple):
-    """What the predictor makes of one observation, before the agent acts."""
+class Inference(NamedTuple):
+    """Parameters of prior and posterior, before and after an observation was seen, and the latent, a sample."""
 
-    prior: DiagonalGaussian
-    posterior: DiagonalGaussian
+    prior: Float[Tensor, "*batch Y"]
+    posterior: Float[Tensor, "*batch Y"]
     latent: Float[Tensor, "*batch Z"]
 
 
@@ -110,15 +102,17 @@ class Predictor(nn.Module):
     One step is `encode`, `perceive`, then, once the action is chosen, `advance`.
     """
 
+    latents = DiagonalGaussian
+
     def __init__(self, spaces: dict[str, Space], actions: ActionDistribution, config: PredictorConfig) -> None:
         super().__init__()
         self.spaces, self.actions, self.config = spaces, actions, config
         latent_size, action_size = config.latent_size, actions.encoding_size
-        self.word_size = latent_size * (1 if config.retroactive_discount is None else 2)
-        words_size = config.num_read_keys * self.word_size
+        self.memory = make_memory(latent_size, config)
+        words_size = config.num_read_keys * self.memory.slot_size
         context_size = config.num_layers * config.hidden_size + words_size
 
-        double, gain = 2 * latent_size, config.hidden_gain
+        double, gain = self.latents.num_parameters(latent_size), config.hidden_gain
         self.encoder = Encoder(spaces, config.encoder)
         self.prior_network = mlp(context_size, (double, double), double, hidden_gain=gain)
         # The first layer of the posterior network, split: what depends on the observation alone, and the rest.
@@ -131,7 +125,7 @@ class Predictor(nn.Module):
             start_balanced(self.posterior_input, [*self.encoder.parts, (action_size, 1), (1, 1)], gain)
             start_orthogonal(self.posterior_context, gain)
         self.lstm = LSTM(latent_size + action_size + words_size, config.hidden_size, config.num_layers)
-        self.reader = Reader(self.lstm.output_size, self.word_size, config.num_read_keys)
+        self.reader = Reader(self.lstm.output_size, self.memory.slot_size, config.num_read_keys)
         self.value_head = mlp(latent_size + actions.num_parameters, (200,), 1, hidden_gain=gain)
         self.advantage_head = mlp(latent_size + action_size, (50,), 1, hidden_gain=gain)
         self.decoder = Decoder(spaces, latent_size, config.decoder)
@@ -141,11 +135,12 @@ class Predictor(nn.Module):
 
     def initial_state(self, batch_size: int) -> PredictorState:
         """Return zeros: nothing seen, nothing remembered."""
-        config, zeros = self.config, self.observation_nats.new_zeros
+        zeros = self.observation_nats.new_zeros
         return PredictorState(
             self.lstm.initial_state(batch_size),
-            zeros(batch_size, config.num_read_keys * self.word_size),
-            memories.initial_state(batch_size, config.memory_size, self.word_size, device=self.observation_nats.device),
+            zeros(batch_size, self.config.num_read_keys * self.memory.slot_size),
+            self.memory.initial_state(batch_size, self.observation_nats.device),
+            zeros(batch_size, self.actions.encoding_size),
         )
 
     def encode(
@@ -154,7 +149,7 @@ class Predictor(nn.Module):
         previous_action: Float[Tensor, "*batch E"],
         previous_reward: Float[Tensor, "*batch"],
     ) -> Float[Tensor, "*batch C"]:
-        """Return what the posterior network makes of the observation before it knows the context.
+        """Return the posterior network's view of the observation, before it knows the context.
 
         Args:
             previous_action: As `ActionDistribution.encode` gives it; zeros where an episode starts.
@@ -163,71 +158,47 @@ class Predictor(nn.Module):
         encoding = torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
         return self.posterior_input(encoding)
 
-    def prior(self, state: PredictorState) -> DiagonalGaussian:
-        """Return what the next latent will be, before anything of it is seen."""
-        context = torch.cat([state.lstm.hidden, state.read_words], -1)
-        return DiagonalGaussian(*self.prior_network(context).chunk(2, -1))
+    def prior(self, state: PredictorState) -> Float[Tensor, "B Y"]:
+        """Return the parameters of the next latent's distribution, before anything of it is seen."""
+        return self.prior_network(self._context(state))
 
-    def perceive(self, code: Float[Tensor, "B C"], noise: Float[Tensor, "B Z"], state: PredictorState) -> Thought:
-        """Return prior, posterior and a sample of it, made with standard normal `noise`."""
-        context = torch.cat([state.lstm.hidden, state.read_words], -1)
-        prior = self.prior_network(context)
-        correction = self.posterior_network(code + self.posterior_context(torch.cat([context, prior], -1)))
-        posterior = DiagonalGaussian(*(prior + correction).chunk(2, -1))
-        return Thought(DiagonalGaussian(*prior.chunk(2, -1)), posterior, posterior.sample(noise))
+    def perceive(
+        self, code: Float[Tensor, "B C"] | None, noise: Float[Tensor, "B Z"], state: PredictorState
+    ) -> Inference:
+        """Return prior, posterior and a sample of it.
+
+        Args:
+            code: From `encode`; None where nothing is seen, as in imagination: the posterior is the prior then.
+            noise: As the latent's family draws it.
+        """
+        context = self._context(state)
+        prior = posterior = self.prior_network(context)
+        if code is not None:
+            seen = code + self.posterior_context(torch.cat([context, prior], -1))
+            posterior = prior + self.posterior_network(seen)
+        return Inference(prior, posterior, self.latents.from_parameters(posterior).sample(noise))
 
     def advance(
-        self, latent: Float[Tensor, "B Z"], action: Float[Tensor, "B E"], state: PredictorState
-    ) -> tuple[PredictorState, Float[Tensor, "B K N"]]:
-        """Return the state after recurrence, read and write, and the read weights. `action` is encoded."""
+        self,
+        latent: Float[Tensor, "B Z"],
+        action: Float[Tensor, "B E"],
+        state: PredictorState,
+        slot: Int[Tensor, "B"] | None = None,
+    ) -> tuple[PredictorState, Float[Tensor, "B K _"], Int[Tensor, "B"] | None]:
+        """Return the state after recurrence, read and write, the read weights, and the slot written.
+
+        Args:
+            action: The one taken, encoded.
+            slot: Where to write, where a step is taken again.
+        """
         lstm = self.lstm.step(torch.cat([latent, action, state.read_words], -1), state.lstm)
-        words, weights = self.read(self.reader, lstm.hidden, state.memory)
-        memory = memories.write(state.memory, latent.detach(), weights.detach(), self.config.retroactive_discount)
-        return PredictorState(lstm, words, memory), weights
+        words, weights = self.memory.read(state.memory, *self.reader(lstm.hidden))
+        memory, slot = self.memory.write(state.memory, latent.detach(), weights.detach(), slot)
+        return PredictorState(lstm, words.flatten(1), memory, action), weights, slot
 
-    def recurrent_weights(self) -> tuple[dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
-        """Return the predictor's share of `merlin.agents.merlin.recurrence.Weights`, and its further LSTM layers."""
-        latent_size, action_size = self.config.latent_size, self.actions.encoding_size
-        first, *further = self.lstm.cells
-        context_size = self.prior_network[0].in_features
-        posterior_context, posterior_prior = self.posterior_context.weight.split([context_size, 2 * latent_size], -1)
-        words_start = latent_size + action_size
-        nothing = first.weight_hh.new_zeros(first.weight_hh.shape[0], self.lstm.output_size - self.lstm.hidden_size)
-        gates = torch.cat([first.weight_hh, nothing, first.weight_ih[:, words_start:]], -1)
-        prior, posterior = self.prior_network, self.posterior_network[1]
-        weights = {
-            "context": torch.cat([prior[0].weight, posterior_context, gates]),
-            "context_bias": torch.cat([prior[0].bias, self.posterior_context.bias, gates.new_zeros(gates.shape[0])]),
-            "prior_second": prior[2].weight,
-            "prior_second_bias": prior[2].bias,
-            "prior_last": prior[4].weight,
-            "prior_last_bias": prior[4].bias,
-            "posterior_prior": posterior_prior,
-            "posterior_second": posterior[0].weight,
-            "posterior_second_bias": posterior[0].bias,
-            "posterior_last": posterior[2].weight,
-            "posterior_last_bias": posterior[2].bias,
-            "latent": first.weight_ih[:, :latent_size],
-            "reader": self.reader.project.weight,
-            "reader_bias": self.reader.project.bias,
-        }
-        layers = [
-            (torch.cat([layer.weight_ih, layer.weight_hh], -1), layer.bias_ih + layer.bias_hh) for layer in further
-        ]
-        return weights, layers
-
-    def action_gates(self, actions: Float[Tensor, "*batch E"]) -> Float[Tensor, "*batch G"]:
-        """Return what encoded actions are to the gates of the first LSTM layer, with their bias."""
-        cell, start = self.lstm.cells[0], self.config.latent_size
-        return F.linear(actions, cell.weight_ih[:, start : start + actions.shape[-1]], cell.bias_ih + cell.bias_hh)
-
-    def read(
-        self, reader: Reader, hidden: Float[Tensor, "B H"], memory: MemoryState
-    ) -> tuple[Float[Tensor, "B KW"], Float[Tensor, "B K N"]]:
-        """Return what `reader` finds in the memory, which stays as it is, and its read weights."""
-        readable = memories.written(memory) if self.config.mask_unwritten else None
-        words, weights = memories.read(memory.memory, *reader(hidden), readable, self.config.top_k)
-        return words.flatten(1), weights
+    def _context(self, state: PredictorState) -> Float[Tensor, "B C"]:
+        """Return what prior and posterior know before the observation: [h, m]."""
+        return torch.cat([state.lstm.hidden, state.read_words], -1)
 
     def value(
         self, latent: Float[Tensor, "*batch Z"], policy_parameters: Float[Tensor, "*batch A"]
@@ -238,22 +209,23 @@ class Predictor(nn.Module):
 
     def loss(
         self,
-        thoughts: Thought,
+        inferences: Inference,
         unroll: Unroll,
         policy_parameters: Float[Tensor, "T B A"],
         actions: Float[Tensor, "T B E"],
         previous_actions: Float[Tensor, "T B E"],
         returns: Float[Tensor, "T B"],
     ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"], dict[str, Tensor]]:
-        """Return the predictor's loss, V, and what to report.
+        """Return the predictor's loss, V, and metrics.
 
         Args:
-            thoughts: Those of all rows of the window.
+            inferences: Those of all rows of the window.
             actions: Those taken, encoded.
             previous_actions: Those of the rows before, encoded; zeros where an episode starts.
             returns: R, the window's bootstrapped returns.
         """
-        config, latent = self.config, thoughts.latent
+        config, latent = self.config, inferences.latent
+        prior, posterior = map(self.latents.from_parameters, (inferences.prior, inferences.posterior))
 
         def mean(x: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
             return masked_mean(x, unroll.is_valid)
@@ -265,10 +237,10 @@ class Predictor(nn.Module):
 
         kl_cost = self._kl_cost(unroll)
         reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
-        kl = kl_nats(thoughts.posterior, thoughts.prior)
+        kl = kl_nats(posterior, prior)
         total = reconstruction + config.return_cost * return_loss + kl_cost * (kl - config.free_nats).clamp(min=0)
         if config.expectation_cost:
-            loss, nats = self._observation_loss(self.decoder(thoughts.prior.mean), unroll)
+            loss, nats = self._observation_loss(self.decoder(prior.mode), unroll)
             total = total + config.expectation_cost * loss
             metrics["expected_nats"] = mean(sum(nats.values()))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}

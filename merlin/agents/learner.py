@@ -1,0 +1,181 @@
+"""Learners: what owns an agent's optimisers, learning rates, schedules and phases, and learns from windows."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from merlin import distributed
+from merlin.errors import MerlinError
+from merlin.experience import Unroll
+from merlin.states import map_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """How an agent learns from each window."""
+
+    passes: int = 1
+    """Times that each window is learnt from; more pay where the environment is slow."""
+    policy_passes: int = 1
+    """Times that MERLIN's policy learns from each window, on what it acted with; more save steps of the environment,
+    and pay where it is slow."""
+    minibatches: int = 1
+    """Parts, by environment, that a window is learnt from in turn."""
+    learning_rate: float = 1e-3
+    """Of Adam, for everything but MERLIN's policy."""
+    policy_learning_rate: float | None = None
+    """Of Adam, for MERLIN's policy; none takes `learning_rate`."""
+    final_learning_rate_fraction: float = 1.0
+    """Learning rates fall linearly to this fraction over the run."""
+    final_entropy_fraction: float = 1.0
+    """`entropy_cost` falls linearly to this fraction over the run."""
+    adam_epsilon: float = 1e-8
+    """Of Adam."""
+    max_grad_norm: float | None = 10.0
+    """Gradients of each optimiser are clipped to this norm; none leaves them alone."""
+
+    def __post_init__(self) -> None:
+        names = ("passes", "policy_passes", "minibatches", "learning_rate", "policy_learning_rate", "max_grad_norm")
+        check_positive(self, names)
+
+
+def check_positive(config: Any, names: tuple[str, ...]) -> None:
+    """Raise a ValueError unless these settings are above 0, or None."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be above 0, but is {value}.")
+
+
+class Window(NamedTuple):
+    """Experience to learn from: T steps, the agent's state before them, and what acted in them, if it was recorded."""
+
+    unroll: Unroll
+    state: Any
+    acting: Any = None
+
+
+class Learner(ABC):
+    """What changes an agent's parameters.
+
+    Attributes:
+        records: Whether it learns from the graph that acting recorded.
+    """
+
+    records: bool = False
+
+    @abstractmethod
+    def update(self, window: Window, left: float) -> dict[str, Tensor]:
+        """Learn from a window, and return metrics by name.
+
+        Args:
+            left: Fraction of the run that is ahead, for schedules.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that learning goes on from, but for the agent's parameters."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+
+
+class ActorCriticLearner(Learner):
+    """Learns from each window by the agent's `losses`, with one Adam for each of its groups of parameters.
+
+    A window is learnt from in `passes` passes, each over `minibatches` parts of its environments. The first pass over a
+    whole window takes the graph that acting recorded.
+
+    Args:
+        generator: Of the order of environments in minibatches.
+    """
+
+    def __init__(self, agent: Any, config: LearnerConfig, generator: torch.Generator) -> None:
+        if config.policy_passes > 1 and not hasattr(agent, "policy_losses"):
+            raise MerlinError(
+                f"Only a policy that learns apart from the rest, as MERLIN's, has policy_passes of its own, "
+                f"but {type(agent).__name__}'s does not: use training.passes."
+            )
+        self.agent, self.config, self.generator = agent, config, generator
+        self.records = config.minibatches == 1
+        self.groups: dict[str, list[nn.Parameter]] = agent.parameter_groups()
+        rates = {} if config.policy_learning_rate is None else {"policy": config.policy_learning_rate}
+        self.base_rates = {name: rates.get(name, config.learning_rate) for name in self.groups}
+        self.optimizers = {
+            name: torch.optim.Adam(parameters, lr=self.base_rates[name], eps=config.adam_epsilon, fused=True)
+            for name, parameters in self.groups.items()
+        }
+
+    def update(self, window: Window, left: float) -> dict[str, Tensor]:
+        """Learn from a window, and return its losses."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = self.base_rates[name] * self._scheduled("learning_rate", left)
+        entropy_scale = self._scheduled("entropy", left)
+        metrics: dict[str, Tensor] = {}
+        acting = window.acting if self.records else None
+        for _ in range(self.config.passes):
+            for unroll, state in self._minibatches(window):
+                losses, _ = self.agent.losses(unroll, state, entropy_scale, acting)
+                acting = None  # the parameters are about to change
+                metrics = losses.metrics | {"loss": losses.total.detach()}
+                metrics |= self._descend(losses.total, unroll, tuple(self.groups))
+                del losses  # before the next window's graph is built
+        for _ in range(self.config.policy_passes - 1):
+            for unroll, state in self._minibatches(window):
+                losses = self.agent.policy_losses(unroll, state, entropy_scale)
+                metrics |= losses.metrics | self._descend(losses.total, unroll, ("policy",))
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+
+    def _descend(self, loss: Tensor, unroll: Unroll, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """Let the optimisers of some groups step down the loss, and return the norms of their gradients."""
+        groups = [self.groups[name] for name in names]
+        for name in names:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward(_weight(unroll))
+        distributed.average_gradients(parameter for group in groups for parameter in group)
+        limit = self.config.max_grad_norm or math.inf
+        norms = [torch.nn.utils.clip_grad_norm_(group, limit) for group in groups]
+        if not all(norm.isfinite() for norm in norms):
+            raise FloatingPointError("gradients must be finite")
+        for name in names:
+            self.optimizers[name].step()
+        return {f"{name}_grad_norm": norm for name, norm in zip(names, norms, strict=True)}
+
+    def _minibatches(self, window: Window) -> list[tuple[Unroll, Any]]:
+        if self.config.minibatches == 1:
+            return [(window.unroll, window.state)]
+        valid = window.unroll.is_valid
+        order = torch.randperm(valid.shape[1], generator=self.generator, device=valid.device)
+        return [
+            (columns_of(window.unroll, columns), map_state(lambda x, columns=columns: x[columns], window.state))
+            for columns in order.chunk(self.config.minibatches)
+        ]
+
+    def _scheduled(self, name: str, left: float) -> float:
+        final = getattr(self.config, f"final_{name}_fraction")
+        return final + (1.0 - final) * left
+
+
+def columns_of(unroll: Unroll, columns: Tensor) -> Unroll:
+    """Return the window of some of its environments."""
+    observation = {name: x[:, columns] for name, x in unroll.observation.items()}
+    rest = unroll._replace(observation=None)
+    return map_state(lambda x: x[:, columns], rest)._replace(observation=observation)
+
+
+def _weight(unroll: Unroll) -> Tensor:
+    """Return what this process's mean over valid rows counts, for the mean over processes to be that over all rows."""
+    rows = unroll.is_valid.sum().to(unroll.reward.dtype)
+    return rows * distributed.world_size() / distributed.total(rows).clamp(min=1)

@@ -1,0 +1,136 @@
+"""What an agent asks of a memory, so that another one can take its place: `--set model.memory=module:Name`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from merlin.memory import content
+from merlin.memory.content import Read
+from merlin.memory.window import MemoryWindow, WindowState
+from merlin.plugins import load_class
+from merlin.states import map_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """The memory's kind, its size and how it is read."""
+
+    memory: str = "content"
+    """content, or `module:Name`, a class of your own that is a `merlin.memory.Memory`."""
+    memory_size: int = 1350
+    """N, slots."""
+    retroactive_discount: float | None = 0.96
+    """g of the retroactive half of the memory; none leaves it out."""
+    mask_unwritten: bool = True
+    """Keep slots that were never written from being read."""
+    top_k: int | None = None
+    """Read only this many slots for each key; none reads all."""
+
+
+class Memory(ABC):
+    """How a memory is read and written. Its state is a value: a NamedTuple of tensors, batch first, all zeros when empty.
+
+    Args:
+        word_size: Z, width of what is written.
+    """
+
+    slot_size: int
+    """W, width of keys and of what a read returns."""
+
+    def __init__(self, word_size: int, config: MemoryConfig) -> None:
+        self.word_size, self.config = word_size, config
+        self.slot_size = word_size
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> Any:
+        """Return an empty memory."""
+
+    @abstractmethod
+    def read(self, state: Any, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"]) -> Read:
+        """Return the words that the keys find, and the weights of the slots that they are made of."""
+
+    @abstractmethod
+    def write(
+        self,
+        state: Any,
+        word: Float[Tensor, "B Z"],
+        read_weights: Float[Tensor, "B K _"],
+        slot: Int[Tensor, "B"] | None = None,
+    ) -> tuple[Any, Int[Tensor, "B"] | None]:
+        """Return the state with the word, and the slot that holds it, or None if it is of no use to anybody.
+
+        Args:
+            read_weights: Those of the predictor's reads before the write.
+            slot: Where the word went when this was experienced; given where experience is replayed.
+        """
+
+    def begin_window(self, state: Any, length: int) -> Any:
+        """Return the state in a form whose backward pass over `length` steps is cheap; unless overridden, as it is."""
+        return state
+
+    def end_window(self, state: Any) -> Any:
+        """Return the state that a window leaves, cut from the graph and in the usual form."""
+        return map_state(Tensor.detach, state)
+
+    def last_word(self, state: Any) -> Float[Tensor, "B Z"] | None:
+        """Return what was written last; None where the memory cannot tell. For analyses."""
+        return None
+
+
+class ContentMemory(Memory):
+    """The memory of `merlin.memory.content`: least-used writes, retroactive half; over a window, `MemoryWindow`."""
+
+    def __init__(self, word_size: int, config: MemoryConfig) -> None:
+        super().__init__(word_size, config)
+        self.slot_size = word_size * (1 if config.retroactive_discount is None else 2)
+
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> content.MemoryState:
+        return content.initial_state(batch_size, self.config.memory_size, self.slot_size, device=device)
+
+    def read(
+        self,
+        state: content.MemoryState | WindowState,
+        keys: Float[Tensor, "B K W"],
+        strengths: Float[Tensor, "B K"],
+    ) -> Read:
+        if isinstance(state, WindowState):
+            return state.read(keys, strengths, self.config.top_k)
+        readable = content.written(state) if self.config.mask_unwritten else None
+        return content.read(state.memory, keys, strengths, readable, self.config.top_k)
+
+    def write(
+        self,
+        state: content.MemoryState | WindowState,
+        word: Float[Tensor, "B Z"],
+        read_weights: Float[Tensor, "B K _"],
+        slot: Int[Tensor, "B"] | None = None,
+    ) -> tuple[content.MemoryState | WindowState, Int[Tensor, "B"]]:
+        if isinstance(state, WindowState):
+            return state.write(word, read_weights, slot), state.window.slots[:, state.step]
+        return content.write_to(state, word, read_weights, self.config.retroactive_discount, slot)
+
+    def begin_window(self, state: content.MemoryState, length: int) -> WindowState:
+        return MemoryWindow(state, length, self.config.retroactive_discount, self.config.mask_unwritten).begin(state)
+
+    def end_window(self, state: WindowState) -> content.MemoryState:
+        return state.memory_state()
+
+    def last_word(self, state: content.MemoryState) -> Float[Tensor, "B Z"]:
+        index = state.write_weights.argmax(-1).view(-1, 1, 1).expand(-1, 1, self.slot_size)
+        return state.memory.gather(1, index).squeeze(1)[:, : self.word_size]
+
+
+MEMORIES: dict[str, type[Memory]] = {"content": ContentMemory}
+
+
+def make_memory(word_size: int, config: MemoryConfig) -> Memory:
+    """Return the memory that a configuration names.
+
+    Raises:
+        MerlinError: There is no such memory.
+    """
+    return load_class(config.memory, MEMORIES, Memory, "memory")(word_size, config)

@@ -1,0 +1,40 @@
+"""States as values: nested NamedTuples of tensors, batch first, that are mapped over and reset without being changed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
+    """Return the state with `function` applied to each of its tensors (to corresponding ones, if several are given)."""
+    if isinstance(states[0], Tensor):
+        return function(*states)
+    if states[0] is None:
+        return None
+    return type(states[0])(*(map_state(function, *children) for children in zip(*states, strict=True)))
+
+
+def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
+    """Return the state with the batch rows that start an episode zeroed, and no other touched.
+
+    Filling rather than multiplying stops gradients and NaNs at the episode's edge exactly.
+    """
+    if is_first.device.type == "cpu" and not is_first.any():
+        return state  # spares a copy of the memory; on a GPU the question would cost more than the copy
+    return _reset(state, is_first)
+
+
+def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
+    if isinstance(state, Tensor):
+        return state.masked_fill(is_first.view(-1, *[1] * (state.ndim - 1)), 0)
+    if isinstance(state, tuple):
+        return type(state)(*(_reset(child, is_first) for child in state))
+    return None if state is None else state.reset(is_first)  # a memory inside a window
+
+
+def stack_states(states: list[Any]) -> Any:
+    """Return states of the same form, one of each step, as one whose tensors begin with a time axis."""
+    return map_state(lambda *rows: torch.stack(rows), *states)
