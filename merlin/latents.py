@@ -12,11 +12,13 @@ so that the noise can be kept, and learning computes the latents of acting again
 """
 
 import math
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Own = TypeVar("Own")
 
 
 class Latent(Protocol):
@@ -26,7 +28,7 @@ class Latent(Protocol):
     def num_parameters(size: int) -> int: ...
 
     @classmethod
-    def from_parameters(cls, parameters: Float[Tensor, "*batch Y"]) -> Self: ...
+    def from_parameters(cls: type[Own], parameters: Float[Tensor, "*batch Y"]) -> Own: ...
 
     @staticmethod
     def draw_noise(
@@ -40,7 +42,7 @@ class Latent(Protocol):
 
     def entropy_nats(self) -> Float[Tensor, "*batch"]: ...
 
-    def kl_nats(self, prior: Self) -> Float[Tensor, "*batch"]: ...
+    def kl_nats(self: Own, prior: Own) -> Float[Tensor, "*batch"]: ...
 
 
 Family = TypeVar("Family", bound=Latent)
