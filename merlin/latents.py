@@ -12,7 +12,7 @@ so that the noise can be kept, and learning computes the latents of acting again
 """
 
 import math
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from torch import Tensor
 Own = TypeVar("Own")
 
 
+@runtime_checkable
 class Latent(Protocol):
     """A distribution of a latent variable. See the module for what each does."""
 
