@@ -19,7 +19,13 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-_PURE = ["merlin.errors", "merlin.distributed", "merlin.experience", "merlin.objectives.returns", "merlin.objectives.policy_gradient"]
+_PURE = [
+    "merlin.errors",
+    "merlin.distributed",
+    "merlin.experience",
+    "merlin.objectives.returns",
+    "merlin.objectives.policy_gradient",
+]
 _PARTS = [*_PURE, "merlin.memory", "merlin.latents", "merlin.networks"]
 _AGENTS_PARTS = [*_PARTS, "merlin.memory.window", "merlin.agents.merlin.predictor", "merlin.agents.merlin.recurrence"]
 _TRAINING = [*_AGENTS_PARTS, "merlin.runs.settings", "merlin.agents.agent", "merlin.training"]
@@ -27,6 +33,9 @@ _AGENT = [*_AGENTS_PARTS, "merlin.agents.agent", "merlin.agents.actor_critic"]
 _RUN = [*_TRAINING, "merlin.agents", "merlin.runs.presets"]
 MAY_IMPORT = {
     "merlin.errors": [],
+    "merlin.version": [],
+    "merlin.moved": [],
+    "merlin.plugins": ["merlin.errors"],
     "merlin.distributed": ["merlin.errors"],
     "merlin.memory": [],
     "merlin.memory.window": ["merlin.memory"],
@@ -40,9 +49,10 @@ MAY_IMPORT = {
     "merlin.agents": _AGENT,
     "merlin.agents.merlin": [*_AGENT, "merlin.agents.merlin.associative"],
     "merlin.agents.merlin.predictor": _PARTS,
-    "merlin.agents.__init__": [*_AGENTS_PARTS, "merlin.agents"],
+    "merlin.agents.__init__": ["merlin.agents.agent", "merlin.agents.registry"],
+    "merlin.agents.registry": [*_AGENT, "merlin.agents", "merlin.plugins"],
     "merlin.training": _TRAINING,
-    "merlin.runs.presets": [*_TRAINING, "merlin.agents"],
+    "merlin.runs.presets": [*_TRAINING, "merlin.agents", "merlin.runs.presets"],
     "merlin.runs.monitor": [*_RUN, "merlin.analysis"],
     "merlin.runs.run": [*_RUN, "merlin.runs.monitor", "merlin.analysis"],
     "merlin.analysis": [*_RUN, "merlin.runs.run", "merlin.analysis"],
@@ -51,17 +61,20 @@ MAY_IMPORT = {
     "merlin.experiments.results": [*_RUN, "merlin.runs.run", "merlin.experiments.spec", "merlin.analysis"],
     "merlin.runs.profiling": [*_RUN, "merlin.runs.monitor", "merlin.runs.run"],
     "merlin.cli.arguments": [],
+    "merlin.cli.output": [],
     "merlin.cli": [
         *_RUN,
+        "merlin.plugins",
         "merlin.runs.run",
-        "merlin.experiments.spec",
-        "merlin.experiments.launcher",
         "merlin.runs.profiling",
+        "merlin.agents.memory_ablation",
+        "merlin.experiments",
         "merlin.analysis",
-        "merlin.cli.arguments",
+        "merlin.viewer",
+        "merlin.cli",
     ],
     "merlin.__main__": ["merlin.cli"],
-    "merlin.__init__": [],
+    "merlin.__init__": ["merlin.moved"],
     "tasks": ["tasks"],
 }
 """What of ours each module, or each module of a package, may import; the longest name counts."""
@@ -102,7 +115,10 @@ def forbidden(name, imported):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_downwards(name):
-    assert forbidden(name, imports(ast.parse(MODULES[name].read_text(encoding="utf-8")))) == []
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    if name == "merlin":  # what it tells type checkers of, it imports when asked
+        tree.body = [node for node in tree.body if not _only_for_types(node)]
+    assert forbidden(name, imports(tree)) == []
 
 
 @pytest.mark.parametrize(
