@@ -30,7 +30,9 @@ def load_class(name: str, known: Mapping[str, type[Class]], base: type[Class], w
     found: Any = getattr(load_module(module_name, name), class_name, None)
     if not (isinstance(found, type) and issubclass(found, base)):
         came = "it has nothing of that name" if found is None else "what it has of that name is none"
-        raise MerlinError(f"The {what} {name!r} must name a class derived from {base.__name__}, but {came}: correct it.")
+        raise MerlinError(
+            f"The {what} {name!r} must name a class derived from {base.__name__}, but {came}: correct it."
+        )
     return found
 
 
