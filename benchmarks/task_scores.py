@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-import tasks
+from merlin import tasks
 
 SETTINGS: dict[str, list[dict]] = {
     "merlin/MemoryGame-v0": [{"pairs": 3}, {"pairs": 4}, {"pairs": 8}],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import merlin
-import tasks
+from merlin import tasks
 
 ROOT = Path(__file__).parents[1]
 MODULES = {

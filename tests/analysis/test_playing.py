@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from merlin.tasks.classic.tmaze import TMaze
 
-import tasks
+from merlin import tasks
 from merlin.analysis import playing
 from merlin.analysis.game import OTHER_KEYS, Game, choose_keys
 from merlin.analysis.playing import play
 from merlin.analysis.terminal import Block, beside, picture_block, pressed_keys
 from merlin.errors import MerlinError
-from tasks.tmaze import TMaze
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)

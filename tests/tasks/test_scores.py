@@ -5,8 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-import tasks
-from tasks.vector import TensorVectorEnv
+from merlin.tasks.base.vector import TensorVectorEnv
+
+from merlin import tasks
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from gymnasium.envs.registration import namespace
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
-from play import random_policy
 
-import tasks
+from merlin import tasks
+from tests.tasks.play import random_policy
 
 CASES = [
     ("merlin/MemoryGame-v0", {"pairs": 2}),
