@@ -25,6 +25,7 @@ SIZE = 25
 def pictures(num_envs: int, picture_size: int, device: str) -> Callable[[], object]:
     """Return what draws a picture of each of as many poses."""
     import torch
+
     from merlin.tasks.grid import cells
     from merlin.tasks.grid.first_person.renderer import FirstPerson
 
@@ -46,6 +47,7 @@ def pictures(num_envs: int, picture_size: int, device: str) -> Callable[[], obje
 def steps(num_envs: int, picture_size: int, device: str, view: str) -> Callable[[], object]:
     """Return what takes a random step in each environment."""
     import torch
+
     from merlin.tasks.minigrid_tasks.memory import Hallway
 
     env = Hallway(num_envs, 13, view=view, picture_size=picture_size, device=device)

@@ -29,6 +29,7 @@ STEPS_AT_A_TIME = 100  # of XLand-MiniGrid's compiled loop
 
 def ours(num_envs: int, size: int, view: int, device: str, threads: int) -> Callable[[], object]:
     import torch
+
     from merlin.tasks.minigrid_tasks.memory import Hallway
 
     torch.set_num_threads(threads)

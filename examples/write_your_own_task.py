@@ -7,15 +7,15 @@ PYTHONPATH=examples merlin play write_your_own_task:examples/TwoDoors-v0    play
 from pathlib import Path
 
 import gymnasium
+
+from merlin.config import override
+from merlin.presets import preset
+from merlin.run import build_environment, load_agent, train
 from merlin.tasks.base.single import SingleEnv
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.board import Board, coloured, in_colour
 from merlin.tasks.grid.layouts import Layout
 from merlin.tasks.grid.world import GridWorld, Moves, Verdict
-
-from merlin.config import override
-from merlin.presets import preset
-from merlin.run import build_environment, load_agent, train
 from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
 RED, GREEN = coloured("door", cells.LOCKED)[:2]

@@ -162,9 +162,9 @@ def register() -> None:
 
 
 def scores(task_id: str, **kwargs) -> dict[str, float]:
-    """Return the exact expected episode returns {random, memoryless, oracle} of a task with these settings.
+    """Return the expected episode returns {random, memoryless, oracle} of a task with these settings.
 
-    What "memoryless" means for each task is defined in the `scores` of its module.
+    What "memoryless" means, and whether a figure is exact, tells the class of the task.
 
     Raises:
         ValueError: For an id that is not in `TASKS`.
@@ -173,7 +173,8 @@ def scores(task_id: str, **kwargs) -> dict[str, float]:
         raise ValueError(
             f"scores are known for {', '.join(TASKS)}, but {task_id!r} was asked for; use one of these ids."
         )
-    return import_module(TASKS[task_id].module).scores(**kwargs)
+    task = TASKS[task_id]
+    return getattr(import_module(task.module), task.vector_name)(**kwargs).scores
 
 
 if __name__ == "tasks":  # found at the top of a checkout: there is one such package

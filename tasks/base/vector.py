@@ -1,6 +1,7 @@
 """What the batched tasks share: spaces, seeding, exact state, rendering."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,19 @@ class TensorVectorEnv(VectorEnv, ABC):
         self, actions: Int64[Tensor, " B"]
     ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
         """Do what `step` says; an impossible action fails in a lookup, before anything is changed."""
+
+    def _end_together(
+        self, reward: Float[Tensor, " B"], is_end: bool, is_success: Callable[[], Bool[Tensor, " B"]]
+    ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        """Return what `_step` does where all episodes have the same length; `is_success` is asked at their end."""
+        terminated = torch.full_like(reward, is_end, dtype=torch.bool)
+        info = {"is_success": torch.full_like(reward, torch.nan)}
+        if is_end:
+            info["is_success"] = is_success().to(torch.float32)
+            info |= {"final_obs": self._observe(), "_final_obs": terminated}
+            if self.autoreset:
+                self._start()
+        return self._observe(), reward, terminated, torch.zeros_like(terminated), info
 
     def shows_cue(self) -> Bool[Tensor, " B"]:
         """Return where the present observation shows what must be remembered; everywhere unless a task knows better."""

@@ -70,14 +70,7 @@ class SymbolRecall(TensorVectorEnv):
         self.num_steps = self.num_steps + 1
 
         is_end = int(self.num_steps) == self.episode_length
-        terminated = torch.full_like(reward, is_end, dtype=torch.bool)
-        info = {"is_success": torch.full_like(reward, torch.nan)}
-        if is_end:
-            info["is_success"] = (self.num_right == self.num_asked).to(torch.float32)
-            info |= {"final_obs": self._observe(), "_final_obs": terminated}
-            if self.autoreset:
-                self._start()
-        return self._observe(), reward, terminated, torch.zeros_like(terminated), info
+        return self._end_together(reward, is_end, lambda: self.num_right == self.num_asked)
 
     def shows_cue(self) -> Bool[Tensor, " B"]:
         is_cue = self.shown[int(self.num_steps)] in {*self.asked} - {None}

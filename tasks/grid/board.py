@@ -5,6 +5,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from . import cells
+from .cells import coloured
 from .layouts import Layout
 
 
@@ -81,11 +82,6 @@ class Board:
         **extra: Tensor,
     ) -> Layout:
         return Layout(self.cells, x, y, direction, extra)
-
-
-def coloured(kind: str, state: int = cells.OPEN) -> list[int]:
-    """Return the codes of a kind of thing in every colour, in the order of `cells.COLOURS`."""
-    return [cells.code(kind, colour, state) for colour in cells.COLOURS]
 
 
 def in_colour(kind: str, colour: Int[Tensor, "*L"], state: int = cells.OPEN) -> Int[Tensor, "*L"]:

@@ -69,7 +69,13 @@ def code(kind: str, colour: str = "grey", state: int = OPEN, content: Cell | Non
     return _CODES[cell]
 
 
+def coloured(kind: str, state: int = OPEN) -> tuple[int, ...]:
+    """Return the codes of a kind of thing in every colour, in the order of `COLOURS`."""
+    return tuple(code(kind, colour, state) for colour in COLOURS)
+
+
 WALL, GOAL, LAVA = code("wall"), code("goal", "green"), code("lava")
+FLOORS, KEYS, BALLS, BOXES = map(coloured, ("floor", "key", "ball", "box"))
 
 
 def appearances() -> UInt8[np.ndarray, "codes 3"]:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+FACING_RIGHT, FACING_DOWN, FACING_LEFT, FACING_UP = range(4)  # MiniGrid's directions
+
 
 class Layout(NamedTuple):
     """How episodes start. `extra` holds what else the task must know of each, by name."""
@@ -16,7 +18,7 @@ class Layout(NamedTuple):
     x: Int[Tensor, "L"]
     y: Int[Tensor, "L"]
     direction: Int[Tensor, "L"]
-    """0 right, 1 down, 2 left, 3 up."""
+    """`FACING_RIGHT` and so on."""
     extra: dict[str, Tensor]
 
 

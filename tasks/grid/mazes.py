@@ -8,9 +8,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from . import cells
+from .cells import BALLS, FLOORS
 
-FLOORS = [cells.code("floor", colour) for colour in cells.COLOURS]
-BALLS = [cells.code("ball", colour) for colour in cells.COLOURS]
 LANDMARK_SHARE = 1 / 3  # of a maze's crossings have a coloured floor
 
 
@@ -36,7 +35,8 @@ def spanning_trees(weights: Float[Tensor, "L E"], ends: Int[Tensor, "2 E"]) -> B
 def neighbours(rows: int, columns: int) -> tuple[Int[Tensor, "2 E"], Int[Tensor, "E"], Int[Tensor, "E"]]:
     """Return the pairs of neighbouring places of a grid of places, numbered row by row, and y and x between them.
 
-    y and x are those of the wall between the two places in a maze where places are two cells apart.
+    Pairs within a row come first, row by row, then those within a column. y and x are those of the wall between the
+    two places in a maze where places are two cells apart.
     """
     place = torch.arange(rows * columns).view(rows, columns)
     ends = torch.cat(
@@ -80,7 +80,7 @@ def maze_cells(count: int, height: int, width: int, generator: torch.Generator) 
     return grid
 
 
-class Rooms(NamedTuple):
+class RoomMazes(NamedTuple):
     """Mazes of rooms. Every wall between two rooms has one place for a door, closed here, E in all."""
 
     cells: UInt8[Tensor, "L H W"]
@@ -90,7 +90,7 @@ class Rooms(NamedTuple):
     """The doors of a spanning tree: while they are open, every room can be reached."""
 
 
-def rooms(count: int, per_side: int, size: int, generator: torch.Generator) -> Rooms:
+def room_mazes(count: int, per_side: int, size: int, generator: torch.Generator) -> RoomMazes:
     """Return square mazes of per_side² square rooms with nothing but walls between them.
 
     A room has a floor of one colour and a ball away from its walls; no two rooms of a maze have the same two colours.
@@ -123,7 +123,7 @@ def rooms(count: int, per_side: int, size: int, generator: torch.Generator) -> R
     y, x = ends[0] // per_side * span, ends[0] % per_side * span
     door_y, door_x = torch.where(is_beside, y + offset, y + span), torch.where(is_beside, x + span, x + offset)
     weights = torch.rand(offset.shape, generator=generator, device=device)
-    return Rooms(grid, door_y, door_x, spanning_trees(weights, ends))
+    return RoomMazes(grid, door_y, door_x, spanning_trees(weights, ends))
 
 
 def draw_places(

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from . import cells
 from .board import Board
+from .mazes import neighbours
 
 
 class RoomBoard(Board):
     """Rooms that share their walls, with a place for a door, drawn ahead, in each wall between two of them.
 
-    Edges are numbered: those between neighbours in a row first, row by row, then those between neighbours in a column.
+    Edges are numbered as `neighbours` returns them.
     """
 
     def __init__(self, count: int, num_rows: int, num_columns: int, room_size: int, generator: torch.Generator):
@@ -21,14 +22,7 @@ class RoomBoard(Board):
         self.fill((self.x % step == 0) | (self.y % step == 0), cells.WALL)
         self.centre = num_columns // 2 * step + room_size // 2, num_rows // 2 * step + room_size // 2
         self.beside = num_rows * (num_columns - 1)  # edges along rows
-        places = torch.arange(num_rows * num_columns, device=self.device).view(num_rows, num_columns)
-        self.ends = torch.cat(
-            [
-                torch.stack([places[:, :-1].flatten(), places[:, 1:].flatten()]),
-                torch.stack([places[:-1].flatten(), places[1:].flatten()]),
-            ],
-            dim=1,
-        )
+        self.ends = neighbours(num_rows, num_columns)[0].to(self.device)
         self.doors = self.integers(1, step, self.ends.shape[1])  # how far along the wall
 
     def door(self, edge: int | Int[Tensor, "L"]) -> tuple[Int[Tensor, "L"], Int[Tensor, "L"]]:

@@ -5,6 +5,7 @@ sight and the restart of episodes are here.
 """
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +70,8 @@ class GridWorld(TensorVectorEnv):
 
     A task draws layouts in `_generate` and may override `_judge`, `_outcomes` and `_look`. It sets `extra_names` to
     the names of its layouts' `extra`; they become attributes [B, ...]. Where there is nothing to handle, it sets
-    `num_actions` to 3: left, right, forward. Those of the arguments
-    below that it has no use for itself it takes and passes on as `**view`.
+    `num_actions` to 3: left, right, forward. Those of
+    the arguments below that it has no use for itself it takes and passes on as `**world`.
 
     Args:
         max_steps: After which an episode is truncated.
@@ -171,6 +172,12 @@ class GridWorld(TensorVectorEnv):
         inside = position - self.frame * (self.stride + 1)
         return inside % self.stride, inside // self.stride
 
+    @cached_property
+    def grid_positions(self) -> Int[Tensor, "H W"]:
+        """The position of each cell of the grid."""
+        x, y = torch.meshgrid(torch.arange(self.width), torch.arange(self.height), indexing="xy")
+        return self.place(x, y).to(self.device)
+
     def cell_of_agent(self) -> Int[Tensor, "B"]:
         """Return the cell that the agent is in, counted along the rows of the grid: y · width + x."""
         x, y = self.coordinates(self.position)
@@ -195,10 +202,9 @@ class GridWorld(TensorVectorEnv):
     def _starts(self, layout: Layout) -> dict[str, Tensor]:
         """Return the state that layouts begin with."""
         count = len(layout.x)
-        x, y = torch.meshgrid(torch.arange(self.width), torch.arange(self.height), indexing="xy")
         framed = self.packed[cells.WALL].repeat(count, self.area)
         codes = self.packed.index_select(0, layout.cells.flatten().int()).view(count, -1)
-        framed[:, self.place(x, y).flatten().to(self.device)] = codes
+        framed[:, self.grid_positions.flatten()] = codes
         zeros = torch.zeros_like(layout.direction)
         return {
             "cells": framed,

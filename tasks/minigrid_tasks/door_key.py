@@ -9,15 +9,16 @@ from torch import Tensor
 from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import Board
+from ..grid.cells import KEYS
 from ..grid.layouts import Layout
-from ..solvers.planning import Planner, Stage
-from ..solvers.reactive import KEYS, LOCKED_DOORS, NOTHING, REACH_GOAL, Reflexes, Rule
-from ..solvers.scores import PlannedTask
+from ..solvers.planning import Stage
+from ..solvers.reactive import LOCKED_DOORS, NOTHING, REACH_GOAL, Rule
+from ..solvers.scores import ScoredWorld
 
 KEY, DOOR = cells.code("key", "yellow"), cells.code("door", "yellow", cells.LOCKED)
 
 
-class DoorKey(PlannedTask):
+class DoorKey(ScoredWorld):
     """MiniGrid's DoorKey: the layouts, rewards and views of `MiniGrid-DoorKey-{size}x{size}-v0`.
 
     A wall with a locked door parts the room; agent and key are on its left, the goal is on its right. Reaching the
@@ -26,7 +27,7 @@ class DoorKey(PlannedTask):
     Args:
         size: Cells along each side of the grid, at least 5.
         max_steps: 10 · size² unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     rules = (REACH_GOAL, Rule(KEYS, cells.TOGGLE, LOCKED_DOORS), Rule(NOTHING, cells.PICKUP, KEYS))
@@ -58,11 +59,3 @@ class DoorKey(PlannedTask):
 
 class SingleDoorKey(SingleEnv):
     batched = DoorKey
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says; the oracle's plans are shortest."""
-    return DoorKey(**settings).scores

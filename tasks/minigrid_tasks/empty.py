@@ -8,12 +8,10 @@ from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import Board
 from ..grid.layouts import Layout
-from ..solvers.planning import Planner
-from ..solvers.reactive import Reflexes
-from ..solvers.scores import PlannedTask
+from ..solvers.scores import ScoredWorld
 
 
-class Empty(PlannedTask):
+class Empty(ScoredWorld):
     """MiniGrid's Empty: the layouts, rewards and views of `MiniGrid-Empty-{size}x{size}-v0`, `...Random...`.
 
     Reaching the goal in the corner at the lower right earns 1 − 0.9 · steps / max_steps and ends the episode.
@@ -22,7 +20,7 @@ class Empty(PlannedTask):
         size: Cells along each side of the grid, at least 4.
         random_start: Start anywhere, looking anywhere; otherwise in the opposite corner, looking right.
         max_steps: 4 · size² unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     def __init__(
@@ -58,11 +56,3 @@ class Empty(PlannedTask):
 
 class SingleEmpty(SingleEnv):
     batched = Empty
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says; the oracle's plans are shortest."""
-    return Empty(**settings).scores

@@ -8,12 +8,10 @@ from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import Board
 from ..grid.layouts import Layout
-from ..solvers.planning import Planner
-from ..solvers.reactive import Reflexes
-from ..solvers.scores import PlannedTask
+from ..solvers.scores import ScoredWorld
 
 
-class FourRooms(PlannedTask):
+class FourRooms(ScoredWorld):
     """MiniGrid's FourRooms: the layouts, rewards and views of `MiniGrid-FourRooms-v0`.
 
     Start, direction, gaps and goal are drawn for each episode. Reaching the goal earns 1 − 0.9 · steps / max_steps.
@@ -22,7 +20,7 @@ class FourRooms(PlannedTask):
         size: Cells along each side of the grid, odd, at least 5; MiniGrid's is 19.
         agent_pos: Where to start, (x, y); anywhere unless given.
         goal_pos: Where the goal is, (x, y); anywhere unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     def __init__(
@@ -64,11 +62,3 @@ class FourRooms(PlannedTask):
 
 class SingleFourRooms(SingleEnv):
     batched = FourRooms
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says; the oracle's plans are shortest."""
-    return FourRooms(**settings).scores

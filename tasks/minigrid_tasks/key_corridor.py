@@ -10,11 +10,12 @@ from torch import Tensor
 from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import in_colour
+from ..grid.cells import BALLS, BOXES, KEYS
 from ..grid.layouts import Layout
 from ..grid.room_board import RoomBoard
-from ..solvers.planning import Planner, Stage
-from ..solvers.reactive import BALLS, BOXES, KEYS, LOCKED_DOORS, NOTHING, Reflexes, Rule
-from ..solvers.scores import PickUpTask
+from ..solvers.planning import Stage
+from ..solvers.reactive import LOCKED_DOORS, NOTHING, Rule
+from .pick_up import PickUpTask
 
 THINGS = {"ball": BALLS, "box": BOXES, "key": KEYS}
 COLUMNS = 3
@@ -34,7 +35,7 @@ class KeyCorridor(PickUpTask):
         obj_type: What is to be picked up, "ball", "box" or "key". A box that is toggled is gone for good.
         room_size: Cells along each side of a room, walls included, at least 3.
         max_steps: 30 · room_size² unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     extra_names = ("target", "mission")
@@ -103,6 +104,11 @@ class KeyCorridor(PickUpTask):
         return board.layout(x, y, direction, target=self.place(*target), mission=colour)
 
     def stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        """Return what is to be done: short, but not proven shortest.
+
+        The order of door and key is fixed, a door that the agent comes through twice counts twice, and it drops the key
+        only where the way then turns.
+        """
         is_target, code = self.is_target(rows), codes.long()
         return [
             Stage(cells.PICKUP, _are(code, KEYS) & ~is_target, clears=True),
@@ -118,15 +124,3 @@ def _are(codes: Int[Tensor, "L H W"], things: tuple[int, ...]) -> Tensor:
 
 class SingleKeyCorridor(SingleEnv):
     batched = KeyCorridor
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says.
-
-    The oracle's plans are short but not proven shortest: what it needs of doors and keys is fixed in order, a door that
-    it comes through twice counts twice, and it drops the key only where the way then turns.
-    """
-    return KeyCorridor(**settings).scores

@@ -8,14 +8,12 @@ from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import Board
 from ..grid.layouts import Layout
-from ..solvers.planning import Planner
-from ..solvers.reactive import Reflexes
-from ..solvers.scores import PlannedTask
+from ..solvers.scores import ScoredWorld
 
 OBSTACLES = {"lava": cells.LAVA, "wall": cells.WALL}
 
 
-class LavaGap(PlannedTask):
+class LavaGap(ScoredWorld):
     """MiniGrid's LavaGap: the layouts, rewards and views of `MiniGrid-LavaGapS{size}-v0`.
 
     The stripe's column and its gap are drawn for each episode. Reaching the goal earns 1 − 0.9 · steps / max_steps and
@@ -25,7 +23,7 @@ class LavaGap(PlannedTask):
         size: Cells along each side of the grid, at least 5.
         obstacle: What the stripe is made of, "lava" or "wall".
         max_steps: 4 · size² unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     def __init__(
@@ -51,11 +49,3 @@ class LavaGap(PlannedTask):
 
 class SingleLavaGap(SingleEnv):
     batched = LavaGap
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says; the oracle's plans are shortest."""
-    return LavaGap(**settings).scores

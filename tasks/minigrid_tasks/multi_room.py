@@ -10,9 +10,7 @@ from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import Board, in_colour
 from ..grid.layouts import Layout
-from ..solvers.planning import Planner
-from ..solvers.reactive import Reflexes
-from ..solvers.scores import PlannedTask
+from ..solvers.scores import ScoredWorld
 
 RIGHT, BELOW, LEFT, ABOVE = range(4)  # walls of a room
 SMALLEST = 4  # a room's side
@@ -33,7 +31,7 @@ class Rooms(NamedTuple):
     """In which the door is."""
 
 
-class MultiRoom(PlannedTask):
+class MultiRoom(ScoredWorld):
     """MiniGrid's MultiRoom: the layouts, rewards and views of `MiniGrid-MultiRoom-N...`.
 
     The episode starts in the first room. Reaching the goal in the last earns 1 − 0.9 · steps / max_steps. Unless told
@@ -47,7 +45,7 @@ class MultiRoom(PlannedTask):
         height: Of the grid, at least 5.
         width: Of the grid, at least 4.
         max_steps: 20 per room unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     def __init__(
@@ -187,11 +185,3 @@ def within(board: Board, room: Rooms, walls: bool = True) -> Bool[Tensor, "L H W
 
 class SingleMultiRoom(SingleEnv):
     batched = MultiRoom
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says; the oracle's plans are shortest."""
-    return MultiRoom(**settings).scores

@@ -9,11 +9,12 @@ from torch import Tensor
 from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import ahead_of, in_colour
+from ..grid.cells import BOXES, KEYS
 from ..grid.layouts import Layout
 from ..grid.room_board import RoomBoard
-from ..solvers.planning import Planner, Stage
-from ..solvers.reactive import BOXES, KEYS, LOCKED_DOORS, NOTHING, Reflexes, Rule
-from ..solvers.scores import PickUpTask
+from ..solvers.planning import Stage
+from ..solvers.reactive import LOCKED_DOORS, NOTHING, Rule
+from .pick_up import PickUpTask
 
 TARGET, OBSTACLE = cells.code("ball", "blue"), cells.code("ball", "green")
 
@@ -29,7 +30,7 @@ class ObstructedMaze(PickUpTask):
         blocked: Put a green ball before the door (MiniGrid's "b").
         room_size: Cells along each side of a room, walls included, at least 5; MiniGrid's is 6.
         max_steps: 8 · room_size² unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
     rules = (
@@ -68,13 +69,14 @@ class ObstructedMaze(PickUpTask):
         board.put(x, y, in_colour("door", colour, cells.LOCKED))
         if self.blocked:
             board.put(x - 1, y, OBSTACLE)
-        keys = [cells.Cell("key", c) for c in cells.COLOURS]
+        keys = [cells.CELLS[key] for key in KEYS]
         boxes = torch.tensor([cells.code("box", "grey", content=key) for key in keys], device=self.device)
         board.place_in_room(0, 0, boxes[colour] if self.key_in_box else in_colour("key", colour))
         target = board.place_in_room(1, 0, TARGET)
         return board.layout(*board.pose(board.room(0, 0)), target=self.place(*target))
 
     def stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        """Return sub-goals in a fixed order; other orders might save a few steps."""
         kinds = torch.tensor([cells.OBJECTS.index(cell.kind) for cell in cells.CELLS], device=codes.device)
         kind = kinds[codes.long()]
         is_key, is_door = (kind == 5) | (kind == 7), kind == 4
@@ -93,15 +95,3 @@ class ObstructedMaze(PickUpTask):
 
 class SingleObstructedMaze(SingleEnv):
     batched = ObstructedMaze
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says.
-
-    The oracle's plans go through fixed sub-goals: move the ball away, open the box, take the key, unlock the door, drop
-    the key, take the blue ball. Each is reached on a shortest way; other orders might save a few steps.
-    """
-    return ObstructedMaze(**settings).scores

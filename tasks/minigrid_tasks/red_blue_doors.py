@@ -11,15 +11,15 @@ from ..grid import cells
 from ..grid.board import Board
 from ..grid.layouts import Layout
 from ..grid.world import Moves, Verdict
-from ..solvers.planning import Planner, Stage
-from ..solvers.reactive import NOTHING, Reflexes, Rule
-from ..solvers.scores import PlannedTask
+from ..solvers.planning import Stage
+from ..solvers.reactive import NOTHING, Rule
+from ..solvers.scores import ScoredWorld
 
 RED, BLUE = cells.code("door", "red", cells.CLOSED), cells.code("door", "blue", cells.CLOSED)
 OPEN_RED = cells.code("door", "red", cells.OPEN)
 
 
-class RedBlueDoors(PlannedTask):
+class RedBlueDoors(ScoredWorld):
     """MiniGrid's RedBlueDoors: the layouts, rewards and views of `MiniGrid-RedBlueDoors-{size}x{size}-v0`.
 
     Red is in the left wall of the room, blue in the right one. Opening blue ends the episode and earns
@@ -28,9 +28,10 @@ class RedBlueDoors(PlannedTask):
     Args:
         size: Cells along each side of the room, at least 3; the grid is twice as wide.
         max_steps: 20 · size² unless given.
-        world: More arguments of `merlin.tasks.grid.world.GridWorld`.
+        world: More arguments of `GridWorld`.
     """
 
+    # The memoryless player opens whichever closed door it sees, red before blue: it fails where it meets blue first.
     rules = (Rule(NOTHING, cells.TOGGLE, (RED,)), Rule(NOTHING, cells.TOGGLE, (BLUE,)))
 
     def __init__(self, num_envs: int = 1, size: int = 8, max_steps: int | None = None, **world: Any):
@@ -65,14 +66,3 @@ class RedBlueDoors(PlannedTask):
 
 class SingleRedBlueDoors(SingleEnv):
     batched = RedBlueDoors
-
-
-Oracle, Memoryless = Planner, Reflexes
-
-
-def scores(**settings: Any) -> dict[str, float]:
-    """Return mean returns, as `merlin.tasks.solvers.scores.scores_of` says; the oracle's plans are shortest.
-
-    The memoryless player opens whichever closed door it sees, red before blue, and so fails where it meets blue first.
-    """
-    return RedBlueDoors(**settings).scores

@@ -1,6 +1,6 @@
 """The paper's navigation task: find the goal of a new maze, then find it again and again from other places."""
 
-from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -9,23 +9,27 @@ from torch import Tensor
 from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.layouts import Layout
-from ..grid.mazes import draw_places, maze_cells, rooms
+from ..grid.mazes import draw_places, maze_cells, room_mazes
 from ..grid.returning import Returning
 from ..grid.world import Moves, Verdict
-from ..solvers.shortest_paths import Planner, Reactive, average_return, random_policy
+from ..solvers.reactive import WallFollower
+from ..solvers.scores import ScoredWorld
 
-SCORE_EPISODES = 128
 OPEN_DOOR, CLOSED_DOOR = (cells.code("door", "grey", state) for state in (cells.OPEN, cells.CLOSED))
 
 
-class GoalMaze(Returning):
+class GoalMaze(Returning, ScoredWorld):
     """Goal-directed navigation of Wayne et al. 2018, arXiv:1803.10760, on a grid.
 
     The maze and its goal are drawn for each episode. Reaching the goal earns 1; the agent is then at another place of
-    the same maze, and the goal is where it was. See `merlin.tasks.grid.returning.Returning` for what `info` tells.
+    the same maze, and the goal is where it was. See `Returning` for what `info` tells.
 
     The maze is perfect (one way from anywhere to anywhere else) and some of its crossings have a coloured floor; or,
     the paper's large environment, it is made of rooms, each with a floor and a ball of its own colours.
+
+    `scores` say how often the goal is reached: averages of 128 episodes. "oracle" knows the maze before it has seen it
+    and walks the shortest ways, a bound that no agent reaches. "memoryless" is no bound: it is a good way to search
+    without remembering anything of the maze, see `WallFollower`.
 
     Args:
         size: Cells along each side of the grid. Of a perfect maze odd, at least 5; of rooms one more than a multiple of
@@ -35,7 +39,13 @@ class GoalMaze(Returning):
         moving_doors: There is a door in each of these other walls, open with probability 1/2, drawn anew for each
             sub-episode. The agent cannot open them.
         max_steps: 2 · size² unless given.
+        world: More arguments of `GridWorld`.
     """
+
+    players = ScoredWorld.players | {
+        "memoryless": lambda env: WallFollower(env, wander=0.1 if env.rooms_per_side == 1 else 0.2)
+    }
+    score_episodes = dict.fromkeys(players, 128)
 
     def __init__(
         self,
@@ -45,9 +55,7 @@ class GoalMaze(Returning):
         moving_doors: bool = False,
         max_steps: int | None = None,
         agent_view_size: int = 5,
-        device: str | torch.device = "cpu",
-        render_mode: str | None = None,
-        **view,
+        **world: Any,
     ):
         if rooms_per_side not in range(1, 7):
             raise ValueError(f"rooms_per_side must be from 1 to 6, but is {rooms_per_side}.")
@@ -63,29 +71,22 @@ class GoalMaze(Returning):
         self.rooms_per_side, self.moving_doors = rooms_per_side, moving_doors
         if moving_doors:
             self.extra_names = (*self.extra_names, "doors", "door_plan")
-        self._settings = {"size": size, "rooms_per_side": rooms_per_side, "moving_doors": moving_doors}
-        self._settings |= {"max_steps": max_steps, "agent_view_size": agent_view_size}
         super().__init__(
             num_envs,
             size,
             size,
+            {"size": size, "rooms_per_side": rooms_per_side, "moving_doors": moving_doors},
             max_steps=2 * size**2 if max_steps is None else max_steps,
             agent_view_size=agent_view_size,
-            device=device,
-            render_mode=render_mode,
-            **view,
+            **world,
         )
-
-    @cached_property
-    def scores(self) -> dict[str, float]:
-        return scores(**self._settings)
 
     def _generate(self, count: int, generator: torch.Generator) -> Layout:
         rows, state = torch.arange(count, device=self.device).unsqueeze(1), {}
         if self.rooms_per_side == 1:
             grid = maze_cells(count, self.height, self.width, generator)
         else:
-            drawn = rooms(count, self.rooms_per_side, self.width, generator)
+            drawn = room_mazes(count, self.rooms_per_side, self.width, generator)
             grid = drawn.cells
         kind = self.packed[grid.long()] & 255
         is_allowed = (kind == cells.OBJECTS.index("empty")) | (kind == cells.OBJECTS.index("floor"))
@@ -125,35 +126,3 @@ class GoalMaze(Returning):
 
 class SingleGoalMaze(SingleEnv):
     batched = GoalMaze
-
-
-class Oracle(Planner):
-    """Knows the whole maze from the start, and walks the shortest ways: nobody can arrive more often."""
-
-    def __init__(self, env: GoalMaze):
-        super().__init__(env, lambda: cells.code_of(env.grid()) == cells.GOAL)
-
-
-class Memoryless(Reactive):
-    """Walks to a goal in view, otherwise along the wall to its right, and at times straight on."""
-
-    def __init__(self, env: GoalMaze):
-        super().__init__(env, wander=0.1 if env.rooms_per_side == 1 else 0.2)
-
-
-def scores(**settings) -> dict[str, float]:
-    """Return how often the goal is reached: averages of 128 episodes, those of seed 0.
-
-    "oracle" knows the maze before it has seen it, a bound that no agent reaches. "memoryless" is no bound: it is a good
-    way to search without remembering anything of the maze, see `merlin.tasks.solvers.shortest_paths.Reactive`.
-    """
-    for name in ("num_envs", "device", "render_mode", "view", "picture_size", "sight_distance"):
-        settings.pop(name, None)
-    return dict(_scores(**settings))
-
-
-@lru_cache
-def _scores(**settings) -> dict[str, float]:
-    env = GoalMaze(SCORE_EPISODES, **settings)
-    policies = {"random": random_policy(env), "memoryless": Memoryless(env), "oracle": Oracle(env)}
-    return {name: average_return(env, policy) for name, policy in policies.items()}

@@ -1,6 +1,7 @@
 """A T-maze that is explored before anything in it is worth anything: latent learning (Blodgett 1929, Tolman 1948)."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +10,9 @@ from torch import Tensor
 
 from ..base.single import SingleEnv
 from ..grid import cells
-from ..grid.layouts import Layout
-from ..grid.mazes import FLOORS
+from ..grid.cells import FLOORS
+from ..grid.layouts import FACING_LEFT, FACING_UP, Layout
 from ..grid.world import GridWorld, Moves, Verdict
-from ..solvers.shortest_paths import UP
-
-LEFTWARDS = 2  # the direction
 
 
 class LatentLearning(GridWorld):
@@ -50,9 +48,7 @@ class LatentLearning(GridWorld):
         explore_steps: int = 20,
         return_steps: int = 40,
         agent_view_size: int = 5,
-        device: str | torch.device = "cpu",
-        render_mode: str | None = None,
-        **view,
+        **world: Any,
     ):
         for name, value in (("stem_length", stem_length), ("arm_length", arm_length)):
             if value < 1:
@@ -69,9 +65,7 @@ class LatentLearning(GridWorld):
             2 * arm_length + 3,
             max_steps=explore_steps + return_steps,
             agent_view_size=agent_view_size,
-            device=device,
-            render_mode=render_mode,
-            **view,
+            **world,
         )
         self.floor = self.place(*self._places())
 
@@ -95,7 +89,7 @@ class LatentLearning(GridWorld):
         grid[:, y, x] = cells.EMPTY
         grid[:, y[:2], x[:2]] = colours
         valued_arm = torch.randint(2, (count,), generator=generator, device=self.device)
-        start = torch.tensor([[x[2], y[2], UP]], device=self.device).expand(count, 3)
+        start = torch.tensor([[x[2], y[2], FACING_UP]], device=self.device).expand(count, 3)
         return Layout(grid, *start.T, {"colours": colours, "valued_arm": valued_arm})
 
     def _judge(self, moves: Moves) -> Verdict:
@@ -108,7 +102,7 @@ class LatentLearning(GridWorld):
         valued = self.packed[self.colours.gather(1, self.valued_arm.unsqueeze(1)).long()]
         self.cells[:, self.floor] = torch.where(begins.unsqueeze(1), valued, self.cells[:, self.floor])
         self.position = torch.where(begins, self.floor[2], self.position)
-        self.direction = torch.where(begins, UP, self.direction)
+        self.direction = torch.where(begins, FACING_UP, self.direction)
 
     def shows_cue(self) -> Bool[Tensor, "B"]:
         """Return where the end of an arm is in view during the first phase."""
@@ -145,10 +139,10 @@ class Oracle:
         ahead, direction = _ahead(observation), observation["direction"]
         is_floor, colour = ahead[..., 0] == cells.OBJECTS.index("floor"), ahead[..., 1].long()
         farthest = (is_floor * torch.arange(1, is_floor.shape[1] + 1, device=colour.device)).argmax(1, keepdim=True)
-        looks_into_the_stem = (direction == UP) & (ahead[:, 0, 0] != cells.OBJECTS.index("wall"))
+        looks_into_the_stem = (direction == FACING_UP) & (ahead[:, 0, 0] != cells.OBJECTS.index("wall"))
         valued = torch.where(is_floor[:, 0], colour[:, 0], -1)  # the first phase shows no floor there
         self.valued_colour = torch.where(looks_into_the_stem, valued, self.valued_colour)
-        learns = (direction == LEFTWARDS) & is_floor.any(1) & (self.valued_colour < 0)
+        learns = (direction == FACING_LEFT) & is_floor.any(1) & (self.valued_colour < 0)
         self.left_colour = torch.where(learns, colour.gather(1, farthest).squeeze(1), self.left_colour)
         walk = _walk(observation)
         goes_right = (self.valued_colour >= 0) & (self.valued_colour != self.left_colour)
@@ -192,4 +186,4 @@ def random_score(stem_length: int, arm_length: int, return_steps: int) -> float:
             ]
         )
         to_come = (np.roll(value, 1, 0) + np.roll(value, -1, 0) + forward) / 3
-    return float(to_come[UP, stem_length + 1, width // 2])
+    return float(to_come[FACING_UP, stem_length + 1, width // 2])

@@ -98,14 +98,7 @@ class MemoryGame(TensorVectorEnv):
         self.num_flips = self.num_flips + 1
 
         is_end = int(self.num_flips) == self.episode_length
-        terminated = torch.full_like(is_match, is_end)
-        info = {"is_success": torch.full_like(reward, torch.nan)}
-        if is_end:
-            info["is_success"] = (self.num_found == self.pairs).to(torch.float32)
-            info |= {"final_obs": self._observe(), "_final_obs": terminated}
-            if self.autoreset:
-                self._start()
-        return self._observe(), reward, terminated, torch.zeros_like(terminated), info
+        return self._end_together(reward, is_end, lambda: self.num_found == self.pairs)
 
     def draw(self, index: int) -> np.ndarray:
         """Return the cards on the table: grey face down, gone once removed, the one just flipped with its face."""

@@ -5,7 +5,8 @@ a ball eats it: a good one earns 1, a bad one −1, and a ball of its colour app
 tells what a colour is worth. As in Wayne et al. 2018 (MERLIN), arXiv:1803.10760.
 """
 
-from functools import cached_property, lru_cache
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,15 +15,24 @@ from torch import Tensor
 from ..base.single import SingleEnv
 from ..grid import cells
 from ..grid.board import Board
+from ..grid.cells import BALLS
 from ..grid.layouts import Layout
 from ..grid.world import GridWorld, Moves, Verdict
-from ..solvers.shortest_paths import Planner, average_return
-
-BALLS = [cells.code("ball", colour) for colour in cells.COLOURS]
-SCORE_EPISODES = 256
+from ..solvers.planning import Stage
+from ..solvers.scores import ScoredWorld
 
 
-class RewardValuation(GridWorld):
+class Memoryless:
+    """A best policy of those that ignore rewards: it turns on the spot, eats nothing and earns exactly 0."""
+
+    def __init__(self, env: GridWorld):
+        self.env = env
+
+    def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
+        return torch.full_like(self.env.position, cells.LEFT)
+
+
+class RewardValuation(ScoredWorld):
     """Rapid reward valuation in a room, until max_steps.
 
     Actions: 0 turn left, 1 turn right, 2 forward. An episode is a success if no more bad balls were eaten than there
@@ -32,9 +42,12 @@ class RewardValuation(GridWorld):
         size: Cells along each side of the grid, walls included.
         kinds: How many colours there are, 2, 4 or 6, half of them good.
         objects: How many balls there are at any time; the colours take turns.
+        world: More arguments of `GridWorld`.
     """
 
     num_actions = 3
+    players = ScoredWorld.players | {"memoryless": Memoryless}
+    score_episodes = dict.fromkeys(players, 256)
     extra_names = ("is_good", "is_tasted", "tastes_new", "chances", "num_good", "num_bad")
 
     def __init__(
@@ -44,10 +57,7 @@ class RewardValuation(GridWorld):
         kinds: int = 4,
         objects: int = 8,
         max_steps: int = 100,
-        agent_view_size: int = 7,
-        device: str | torch.device = "cpu",
-        render_mode: str | None = None,
-        **view,
+        **world: Any,
     ):
         if size < 4:
             raise ValueError(f"size must be at least 4, but is {size}.")
@@ -60,17 +70,9 @@ class RewardValuation(GridWorld):
             )
         self.kinds, self.objects = kinds, objects
         kind_of = [BALLS.index(code) if code in BALLS else -1 for code in range(len(cells.CELLS))]
-        self.kind_of = torch.tensor(kind_of, device=device)
-        super().__init__(
-            num_envs,
-            size,
-            size,
-            max_steps=max_steps,
-            agent_view_size=agent_view_size,
-            device=device,
-            render_mode=render_mode,
-            **view,
-        )
+        settings = {"size": size, "kinds": kinds, "objects": objects}
+        super().__init__(num_envs, size, size, settings, max_steps=max_steps, **world)
+        self.kind_of = torch.tensor(kind_of, device=self.device)
 
     @cached_property
     def places(self) -> Int[Tensor, " places"]:
@@ -81,12 +83,25 @@ class RewardValuation(GridWorld):
 
     @cached_property
     def scores(self) -> dict[str, float]:
-        return scores(self.width, self.kinds, self.objects, self.max_steps)
+        """Expected returns of uniformly random play, of memoryless play and of play that knows the values.
+
+        "random" and "memoryless" are exactly 0: what happens does not depend on the values but for the rewards, so that
+        each ball which is eaten without regard to rewards is good as often as bad. "memoryless" means without this
+        regard. "oracle" is the mean of 256 episodes of a policy that always walks to the nearest good ball, past bad
+        ones. It has nothing to try out, which no learner is spared, but it is not proven to be the best.
+        """
+        return {"random": 0.0, "memoryless": 0.0, "oracle": self.mean_return("oracle")}
+
+    def stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        """Return what is to be done: walk onto a good ball."""
+        kind = self.kind_of[codes]
+        is_good = self.is_good[rows].gather(1, kind.clamp(min=0).flatten(1)).view(kind.shape)
+        return [Stage(cells.FORWARD, is_good & (kind >= 0))]
 
     def _outcomes(self) -> cells.Outcomes:
         outcomes = cells.outcomes()
-        for table in outcomes:
-            table[cells.FORWARD, :, BALLS] = table[cells.FORWARD, :, cells.EMPTY].unsqueeze(1)  # walk there and eat
+        for table in outcomes:  # walk there and eat
+            table[cells.FORWARD, :, list(BALLS)] = table[cells.FORWARD, :, cells.EMPTY].unsqueeze(1)
         return outcomes
 
     def _generate(self, count: int, generator: torch.Generator) -> Layout:
@@ -148,38 +163,3 @@ class RewardValuation(GridWorld):
 
 class SingleRewardValuation(SingleEnv):
     batched = RewardValuation
-
-
-class Oracle(Planner):
-    """Knows what is good and where everything lies; walks the shortest way to the nearest good ball, past bad ones."""
-
-    def __init__(self, env: RewardValuation):
-        super().__init__(env, self._good_cells)
-
-    def _good_cells(self) -> Bool[Tensor, "B H W"]:
-        kind = self.env.kind_of[cells.code_of(self.env.grid())]
-        is_good = self.env.is_good.gather(1, kind.clamp(min=0).flatten(1))
-        return is_good.view(kind.shape) & (kind >= 0)
-
-
-class Memoryless:
-    """A best policy of those that ignore rewards: it turns on the spot, eats nothing and earns exactly 0."""
-
-    def __init__(self, env: RewardValuation):
-        self.env = env
-
-    def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
-        return torch.full_like(self.env.position, cells.LEFT)
-
-
-@lru_cache
-def scores(size: int = 8, kinds: int = 4, objects: int = 8, max_steps: int = 100, **_) -> dict[str, float]:
-    """Return the expected returns of uniformly random play, of memoryless play and of play that knows the values.
-
-    "random" and "memoryless" are exactly 0: what happens does not depend on the values but for the rewards, so that
-    each ball which is eaten without regard to rewards is good as often as bad. "memoryless" means without this regard.
-    "oracle" is the mean of 256 episodes from seed 0 of a policy that always walks to the nearest good ball. It has
-    nothing to try out, which no learner is spared, but it is not proven to be the best.
-    """
-    env = RewardValuation(SCORE_EPISODES, size, kinds, objects, max_steps, agent_view_size=3)
-    return {"random": 0.0, "memoryless": 0.0, "oracle": average_return(env, Oracle(env))}

@@ -8,6 +8,7 @@ arXiv:1803.10760; the sentence is BabyAI's (Chevalier-Boisvert et al. 2019, arXi
 import math
 from functools import cached_property, lru_cache
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +21,11 @@ from ..grid import cells
 from ..grid.board import Board, ahead, ahead_of
 from ..grid.layouts import Layout
 from ..grid.world import GridWorld, Moves, Verdict
-from ..solvers.shortest_paths import Planner
+from ..solvers.planning import Planner, Stage
 
 KINDS = ("ball", "box", "key")
 WORDS = ("", "go", "to", "the", *cells.COLOURS, *KINDS)
-THINGS = [cells.code(kind, colour) for kind, colour in product(KINDS, cells.COLOURS)]
+THINGS = [code for kind in KINDS for code in cells.coloured(kind)]
 SENTENCES = [[WORDS.index(word) for word in ("go", "to", "the", colour, kind)]
              for kind, colour in product(KINDS, cells.COLOURS)]  # fmt: skip
 MOST_LAYOUTS = 1024
@@ -42,6 +43,7 @@ class TransientInstruction(GridWorld):
         objects: How many objects there are, one of which is named.
         instruction_steps: For how many observations the instruction is shown.
         max_steps: 8 · size unless given; every object can be reached in 2 · size − 1.
+        world: More arguments of `GridWorld`.
     """
 
     num_actions = 3
@@ -55,10 +57,8 @@ class TransientInstruction(GridWorld):
         objects: int = 4,
         instruction_steps: int = 1,
         max_steps: int | None = None,
-        agent_view_size: int = 7,
         device: str | torch.device = "cpu",
-        render_mode: str | None = None,
-        **view,
+        **world: Any,
     ):
         if size < 6:
             raise ValueError(f"size must be at least 6, but is {size}.")
@@ -78,16 +78,7 @@ class TransientInstruction(GridWorld):
         self.object_places, self.start_places = object_places(size).to(device), start_places(size).to(device)
         self.things, self.sentences = (torch.tensor(rows, device=device) for rows in (THINGS, SENTENCES))
         self.is_thing = torch.tensor([code in THINGS for code in range(len(cells.CELLS))], device=device)
-        super().__init__(
-            num_envs,
-            size,
-            size,
-            max_steps=max_steps,
-            agent_view_size=agent_view_size,
-            device=device,
-            render_mode=render_mode,
-            **view,
-        )
+        super().__init__(num_envs, size, size, max_steps=max_steps, device=device, **world)
 
     def _space(self) -> Space:
         instruction = spaces.MultiDiscrete(np.full(len(SENTENCES[0]), len(WORDS)))
@@ -139,7 +130,7 @@ class Oracle:
     """The policy that remembers the instruction, and knows the room beforehand; scores exactly 1."""
 
     def __init__(self, env: TransientInstruction):
-        self.env, self.planner = env, Planner(env, self._named_cells)
+        self.env, self.planner = env, Planner(env, self._stages)
         self.named = torch.zeros_like(env.target)
 
     def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
@@ -149,15 +140,15 @@ class Oracle:
         self.named = torch.where(instruction[:, 0] > 0, named, self.named)
         return self.planner(observation)
 
-    def _named_cells(self) -> Bool[Tensor, "B H W"]:
-        return cells.code_of(self.env.grid()) == self.named.view(-1, 1, 1)
+    def _stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        return [Stage(cells.FORWARD, codes == self.named[rows].view(-1, 1, 1))]
 
 
 class Memoryless(Planner):
     """A best policy of those that ignore the instruction: to the nearest object; scores exactly 1/objects."""
 
     def __init__(self, env: TransientInstruction):
-        super().__init__(env, lambda: env.is_thing[cells.code_of(env.grid())])
+        super().__init__(env, lambda codes, rows: [Stage(cells.FORWARD, env.is_thing[codes])])
 
 
 @lru_cache

@@ -100,15 +100,8 @@ class VisuomotorMapping(TensorVectorEnv):
         self.picture = (self.chances[:, trial] * self.num_in_play).to(torch.int64)
 
         reward = is_right.squeeze(1).to(torch.float32)
-        is_end = trial == self.trials
-        terminated = torch.full_like(joins, is_end)
-        info = {"is_success": torch.full_like(reward, torch.nan), "num_in_play": num_answered}
-        if is_end:
-            info["is_success"] = self.is_mastered.all(1).to(torch.float32)
-            info |= {"final_obs": self._observe(), "_final_obs": terminated}
-            if self.autoreset:
-                self._start()
-        return self._observe(), reward, terminated, torch.zeros_like(terminated), info
+        *outcome, info = self._end_together(reward, trial == self.trials, lambda: self.is_mastered.all(1))
+        return *outcome, info | {"num_in_play": num_answered}
 
     def draw(self, index: int) -> np.ndarray:
         """Return the pictures in play, the present one framed, a bar under those mastered; below, the last response."""

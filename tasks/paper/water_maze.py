@@ -1,6 +1,6 @@
 """Episodic water mazes: in each of several pools, find the platform that cannot be seen, then go back to it."""
 
-from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,30 +9,59 @@ from torch import Tensor
 
 from ..base.single import SingleEnv
 from ..grid import cells
-from ..grid.layouts import Layout
+from ..grid.layouts import FACING_DOWN, FACING_LEFT, FACING_RIGHT, FACING_UP, Layout
 from ..grid.mazes import FLOORS
 from ..grid.returning import Returning
 from ..grid.world import Moves, Verdict
-from ..solvers.shortest_paths import Planner, average_return, random_policy
+from ..solvers.planning import Stage
+from ..solvers.scores import ScoredWorld
 
-SCORE_EPISODES = 256
-RIGHT, DOWN, LEFT, UP = range(4)
 PLATFORM_COLOUR = (255, 255, 255)  # of pictures; observations never show it
 
 
-class WaterMaze(Returning):
+class Memoryless:
+    """Sweeps the pool row by row, down and up again; it knows where it is and where it looks, and nothing else.
+
+    It reads its place from the environment's state: a view does not always show it.
+    """
+
+    def __init__(self, env: "WaterMaze"):
+        self.env = env
+
+    def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, "B"]:
+        direction, last = self.env.direction, self.env.room_size - 1
+        x, y = self.env.coordinates(self.env.position)
+        column, row = (x - 1) % (self.env.room_size + 1), y - 1
+        # on its way down it goes right along even rows and left along odd ones; back up the other way round
+        is_even = row % 2 == 0
+        goes_down = (direction == FACING_DOWN) | (direction == torch.where(is_even, FACING_RIGHT, FACING_LEFT))
+        along = torch.where(is_even == goes_down, FACING_RIGHT, FACING_LEFT)
+        is_at_end = column == torch.where(along == FACING_RIGHT, last, 0)
+        across = torch.where(goes_down & (row < last) | ~goes_down & (row == 0), FACING_DOWN, FACING_UP)
+        turn = (torch.where(is_at_end, across, along) - direction) % 4
+        return torch.where(turn == 0, cells.FORWARD, torch.where(turn == 1, cells.RIGHT, cells.LEFT))
+
+
+class WaterMaze(Returning, ScoredWorld):
     """The episodic water mazes of Wayne et al. 2018, arXiv:1803.10760 (after Morris 1981), on a grid.
 
     A pool is a square room with a floor of its own colour, which is its cue; in each a platform is hidden, drawn anew
     for each episode. Stepping onto a platform earns 1. The agent rests on it for one step, whatever it does then, and
     is put elsewhere: anywhere in any pool. The platforms stay. A pool has no doors, but the agent knows where it looks,
-    and walls tell it where it is. See `merlin.tasks.grid.returning.Returning` for what `info` tells.
+    and walls tell it where it is. See `Returning` for what `info` tells.
+
+    `scores` say how often platforms are found: averages of 256 episodes. "oracle" knows the platforms before it has
+    found them and walks the shortest ways, a bound that no agent reaches. "memoryless" is no bound: it is a good way to
+    search that forgets what it has found, see `Memoryless`.
 
     Args:
         num_rooms: Pools, 1 to 6.
         room_size: Cells along each side of a pool, at least 3.
+        world: More arguments of `GridWorld`.
     """
 
+    players = ScoredWorld.players | {"memoryless": Memoryless}
+    score_episodes = dict.fromkeys(players, 256)
     extra_names = (*Returning.extra_names, "platforms", "rests")
 
     def __init__(
@@ -42,9 +71,7 @@ class WaterMaze(Returning):
         room_size: int = 5,
         max_steps: int = 150,
         agent_view_size: int = 5,
-        device: str | torch.device = "cpu",
-        render_mode: str | None = None,
-        **view,
+        **world: Any,
     ):
         if num_rooms not in range(1, 7):
             raise ValueError(f"num_rooms must be from 1 to 6, but is {num_rooms}.")
@@ -55,20 +82,10 @@ class WaterMaze(Returning):
             num_envs,
             room_size + 2,
             num_rooms * (room_size + 1) + 1,
+            {"num_rooms": num_rooms, "room_size": room_size},
             max_steps=max_steps,
             agent_view_size=agent_view_size,
-            device=device,
-            render_mode=render_mode,
-            **view,
-        )
-
-    @cached_property
-    def scores(self) -> dict[str, float]:
-        return scores(
-            num_rooms=self.num_rooms,
-            room_size=self.room_size,
-            max_steps=self.max_steps,
-            agent_view_size=self.view_size,
+            **world,
         )
 
     def _generate(self, count: int, generator: torch.Generator) -> Layout:
@@ -94,6 +111,10 @@ class WaterMaze(Returning):
         self.rests = (moves.position.unsqueeze(1) == self.platforms).any(1) & ~leaves
         return self.move_on(self.rests, leaves)
 
+    def stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        """Return what is to be done: go to a platform."""
+        return [Stage(cells.FORWARD, (self.grid_positions == self.platforms[rows].view(*rows.shape, -1, 1, 1)).any(1))]
+
     def cell_of_goal(self) -> Int[Tensor, "B"]:
         """Return the cell of the platform in the pool that the agent is in, counted as the agent's."""
         room = self.coordinates(self.position)[0] // (self.room_size + 1)
@@ -114,57 +135,3 @@ class WaterMaze(Returning):
 
 class SingleWaterMaze(SingleEnv):
     batched = WaterMaze
-
-
-class Oracle(Planner):
-    """Knows the platforms from the start and walks the shortest ways: nobody can arrive more often."""
-
-    def __init__(self, env: WaterMaze):
-        def platforms() -> Bool[Tensor, "B H W"]:
-            x, y = env.coordinates(env.platforms)
-            is_platform = torch.zeros(env.num_envs, env.height, env.width, dtype=torch.bool, device=env.device)
-            is_platform[torch.arange(env.num_envs, device=env.device).unsqueeze(1), y, x] = True
-            return is_platform
-
-        super().__init__(env, platforms)
-
-
-class Memoryless:
-    """Sweeps the pool row by row, down and up again; it knows where it is and where it looks, and nothing else.
-
-    It reads its place from the environment's state: a view does not always show it.
-    """
-
-    def __init__(self, env: WaterMaze):
-        self.env = env
-
-    def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, "B"]:
-        direction, last = self.env.direction, self.env.room_size - 1
-        x, y = self.env.coordinates(self.env.position)
-        column, row = (x - 1) % (self.env.room_size + 1), y - 1
-        # on its way down it goes right along even rows and left along odd ones; back up the other way round
-        is_even = row % 2 == 0
-        goes_down = (direction == DOWN) | (direction == torch.where(is_even, RIGHT, LEFT))
-        along = torch.where(is_even == goes_down, RIGHT, LEFT)
-        is_at_end = column == torch.where(along == RIGHT, last, 0)
-        across = torch.where(goes_down & (row < last) | ~goes_down & (row == 0), DOWN, UP)
-        turn = (torch.where(is_at_end, across, along) - direction) % 4
-        return torch.where(turn == 0, cells.FORWARD, torch.where(turn == 1, cells.RIGHT, cells.LEFT))
-
-
-def scores(**settings) -> dict[str, float]:
-    """Return how often platforms are found: averages of 256 episodes, those of seed 0.
-
-    "oracle" knows the platforms before it has found them, a bound that no agent reaches. "memoryless" is no bound: it
-    is a good way to search that forgets what it has found, see `Memoryless`.
-    """
-    for name in ("num_envs", "device", "render_mode", "view", "picture_size", "sight_distance"):
-        settings.pop(name, None)
-    return dict(_scores(**settings))
-
-
-@lru_cache
-def _scores(**settings) -> dict[str, float]:
-    env = WaterMaze(SCORE_EPISODES, **settings)
-    policies = {"random": random_policy(env), "memoryless": Memoryless(env), "oracle": Oracle(env)}
-    return {name: average_return(env, policy) for name, policy in policies.items()}

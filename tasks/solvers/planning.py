@@ -6,9 +6,10 @@ A plan is a list of stages; each ends with one action on a cell that the agent t
     value[pose] = min(1 + value[pose turned left], 1 + value[pose turned right], cost of the cell ahead + value[there],
                       1 + value in the next stage[pose]  where a cell of the stage is faced)
 
-Entering costs 1, a closed door 2: it is opened first.
+Entering costs 1. A closed door costs 2 for those who can open it, which they do first; others cannot pass.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,11 @@ from ..grid.world import GridWorld
 
 ACT = cells.NUM_ACTIONS
 """Among choices of actions: the one that ends the stage."""
+
+NO_LIMIT = 1_000_000
+
+IS_CLOSED_DOOR = torch.tensor([cell.kind == "door" and cell.state == cells.CLOSED for cell in cells.CELLS])
+"""By code."""
 
 
 class Stage(NamedTuple):
@@ -36,25 +42,42 @@ class Plan(NamedTuple):
     choices: UInt8[Tensor, "L S 4 H W"]
     """By stage and pose: turn left or right, go forward, or `ACT`."""
     steps: Float[Tensor, "L S 4 H W"]
-    """How many actions are left; infinite where there is no way."""
+    """Number of actions that are left; infinite where there is no way."""
 
 
-def _costs() -> list[float]:
-    """Return what entering each cell costs; goals and lava end episodes and so are no way to anywhere."""
-    free = [cell.kind not in ("goal", "lava") and cells.can_enter(cell) for cell in cells.CELLS]
-    closed = [cell.kind == "door" and cell.state == cells.CLOSED for cell in cells.CELLS]
-    return [1.0 if f else 2.0 if c else torch.inf for f, c in zip(free, closed, strict=True)]
+def can_open_doors(env: GridWorld) -> bool:
+    """Return whether the actions of an environment include toggling."""
+    return env.num_actions > cells.TOGGLE
 
 
-def plan(codes: Int[Tensor, "L H W"], stages: list[Stage], first: int = 0, most_steps: int = 1_000_000) -> Plan:
+def passable(can_open: bool) -> Bool[Tensor, "codes"]:
+    """Return which cells can be walked onto alive, by code."""
+    is_free = torch.tensor([cells.can_enter(cell) and cell.kind != "lava" for cell in cells.CELLS])
+    return is_free | IS_CLOSED_DOOR if can_open else is_free
+
+
+def _costs(can_open: bool) -> Float[Tensor, "codes"]:
+    """Return what entering each cell costs; goals end episodes and so are no way to anywhere."""
+    is_goal = torch.tensor([cell.kind == "goal" for cell in cells.CELLS])
+    return (1.0 + IS_CLOSED_DOOR).masked_fill(is_goal | ~passable(can_open), torch.inf)
+
+
+def plan(
+    codes: Int[Tensor, "L H W"],
+    stages: list[Stage],
+    first: int = 0,
+    can_open: bool = True,
+    most_steps: int = NO_LIMIT,
+) -> Plan:
     """Return shortest plans that go through the stages in order, from stage `first` on.
 
     A stage that drops something may do so only where the way goes on with a turn: what is dropped is not in the way.
 
     Args:
+        can_open: Whether closed doors can be opened.
         most_steps: Find no ways that take longer, in a stage.
     """
-    cost = torch.tensor(_costs(), device=codes.device)[codes.long()]
+    cost = _costs(can_open).to(codes.device)[codes.long()]
     costs = []
     for stage in stages[first:]:
         costs.append(cost)
@@ -85,40 +108,46 @@ def plan(codes: Int[Tensor, "L H W"], stages: list[Stage], first: int = 0, most_
 
 
 class Planner:
-    """Plays shortest plans, made from the whole grid (of which an agent sees a part) at the start of an episode.
+    """Plays shortest plans, made from the whole grid, of which an agent sees a part.
 
-    After it dropped something it plans anew.
+    It plans at the start of an episode, after it dropped something, and once a plan is done.
+
+    Args:
+        stages: Of a task, as `ScoredWorld.stages` returns them; those of `env` unless given.
     """
 
-    def __init__(self, env: GridWorld):
-        self.env = env
+    def __init__(self, env: GridWorld, stages: Callable[[Tensor, Tensor], list[Stage]] | None = None):
+        self.env, self.stages = env, stages or env.stages
         self.stage = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-        self.has_dropped = torch.zeros_like(self.stage, dtype=torch.bool)
+        self.needs_plan = torch.ones_like(self.stage, dtype=torch.bool)
+        self.is_closed_door = IS_CLOSED_DOOR.to(env.device)
         self.choices: Tensor | None = None
 
     def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
         env = self.env
         is_first = env.num_steps == 0
         self.stage = self.stage.masked_fill(is_first, 0)
-        rows = (is_first | self.has_dropped).nonzero().squeeze(1)
+        rows = (is_first | self.needs_plan).nonzero().squeeze(1)
         for stage in self.stage[rows].unique().tolist():
             self._plan(rows[self.stage[rows] == stage], stage)
         x, y = env.coordinates(env.position)
         rows = torch.arange(env.num_envs, device=env.device)
         choice = self.choices[rows, self.stage, env.direction, y, x].long()
         front = env.cells.gather(1, (env.position + env.forward[env.direction]).unsqueeze(1)).squeeze(1)
-        is_closed = torch.tensor([c.kind == "door" and c.state == cells.CLOSED for c in cells.CELLS], device=env.device)
-        choice = torch.where((choice == cells.FORWARD) & is_closed[cells.code_of(front)], cells.TOGGLE, choice)
+        opens = (choice == cells.FORWARD) & self.is_closed_door[cells.code_of(front)]
+        choice = choice.masked_fill(opens, cells.TOGGLE)
         actions = torch.where(choice == ACT, self.actions[self.stage], choice)
-        self.has_dropped = actions == cells.DROP
-        self.stage = (self.stage + (choice == ACT)).clamp(max=len(self.actions) - 1)
+        stage = self.stage + (choice == ACT)
+        is_done = stage == len(self.actions)
+        self.stage = stage.masked_fill(is_done, 0)
+        self.needs_plan = is_done | (actions == cells.DROP)
         return actions
 
     def _plan(self, rows: Int[Tensor, "R"], first: int) -> None:
         """Plan for these rows, of which the stages before `first` are done: what they cleared is not a way any more."""
         codes = cells.code_of(self.env.grid()[rows])
-        stages = self.env.stages(codes, rows)
-        made = plan(codes, stages, first).choices
+        stages = self.stages(codes, rows)
+        made = plan(codes, stages, first, can_open_doors(self.env)).choices
         if self.choices is None:
             self.choices = made.new_zeros(self.env.num_envs, *made.shape[1:])
             self.actions = torch.tensor([stage.action for stage in stages], device=self.env.device)

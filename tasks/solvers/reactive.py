@@ -1,4 +1,4 @@
-"""Play without memory: what is in view is gone for by the first rule that fits, otherwise the agent wanders."""
+"""Play without memory: the agent goes for what is in view by the first rule that fits, and explores otherwise."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -8,14 +8,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..grid import cells
+from ..grid.cells import BALLS, BOXES, KEYS
+from ..grid.layouts import FACING_UP
 from ..grid.world import GridWorld
-from .planning import ACT, Stage, plan
+from .planning import ACT, IS_CLOSED_DOOR, NO_LIMIT, Stage, can_open_doors, passable, plan
 
-KEYS = tuple(cells.code("key", colour) for colour in cells.COLOURS)
-BALLS = tuple(cells.code("ball", colour) for colour in cells.COLOURS)
-BOXES = tuple(cells.code("box", colour) for colour in cells.COLOURS)
-LOCKED_DOORS = tuple(cells.code("door", colour, cells.LOCKED) for colour in cells.COLOURS)
 NOTHING = (cells.EMPTY,)
+LOCKED_DOORS = cells.coloured("door", cells.LOCKED)
 
 
 class Rule(NamedTuple):
@@ -32,28 +31,30 @@ class Rule(NamedTuple):
 REACH_GOAL = Rule((*NOTHING, *KEYS, *BALLS, *BOXES), cells.FORWARD, (cells.GOAL,))
 
 
-class Reflexes:
+class Reactive:
     """A function of the present observation and of chance, which `env.rules` make.
 
     The first rule whose thing is in view counts: the agent goes there on a shortest way through what is in view. Where
-    none counts, where there is no way, and 1 time of 8, it wanders: on (3 times of 4) or turning. It opens closed doors
-    that it comes upon and shuns lava.
+    none counts, where no way is shorter than two views, and 1 time of 8, it explores: on (3 times of 4) or turning. It
+    opens closed doors that it comes upon, if it can, and shuns lava.
     """
 
+    distraction = 0.125
+
     def __init__(self, env: GridWorld, seed: int = 0):
-        self.view = env.view_size
+        self.view, self.can_open, self.most_steps = env.view_size, can_open_doors(env), 2 * env.view_size
         self.generator = torch.Generator(env.device).manual_seed(seed)
         self.codes = _codes_by_appearance().to(env.device)
         sets = [(rule.hand, rule.things, rule.shown or range(len(cells.CELLS))) for rule in env.rules]
         self.sets = [[_members(codes).to(env.device) for codes in three] for three in sets]
-        self.closed_doors, self.open = _members(CLOSED_DOORS).to(env.device), _members(OPEN).to(env.device)
+        self.passable, self.is_closed_door = passable(self.can_open).to(env.device), IS_CLOSED_DOOR.to(env.device)
         self.actions = torch.tensor([rule.action for rule in env.rules], device=env.device)
 
     def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
         view, middle = self.view, self.view // 2
         kind, colour, state = observation["image"].transpose(1, 2).long().unbind(-1)
         seen = self.codes[kind, colour, state]  # by row and column of the view; the agent looks up
-        hand, front = seen[:, -1, middle].clone(), seen[:, -2, middle]
+        hand = seen[:, -1, middle].clone()
         seen[:, -1, middle] = cells.UNSEEN
         faced, applies = [], []
         for hands, things, shown in self.sets:
@@ -62,21 +63,55 @@ class Reflexes:
         applies = torch.stack(applies, 1)
         rule = applies.to(torch.uint8).argmax(1)  # the first that applies
 
-        draws = torch.rand(3, len(hand), device=hand.device, generator=self.generator)
-        either = torch.where(draws[0] < 0.5, cells.LEFT, cells.RIGHT)
-        choice = torch.where(self.open[front] & (draws[1] < 0.75), cells.FORWARD, either)
-        rows = (applies.any(1) & (draws[2] > 0.125)).nonzero().squeeze(1)
+        choice, goes = self._explore(seen), applies.any(1)
+        if self.distraction:
+            goes &= self._draw(len(hand)) > self.distraction
+        rows = goes.nonzero().squeeze(1)
         wanted = torch.stack(faced, 1)[rows, rule[rows]]
         framed = [torch.nn.functional.pad(x, (1, 1, 1, 1)) for x in (seen[rows], wanted)]  # unseen: no way leads there
-        made = plan(framed[0], [Stage(cells.FORWARD, framed[1])], most_steps=2 * view)
-        here = (slice(None), 0, 3, view, middle + 1)
+        made = plan(framed[0], [Stage(cells.FORWARD, framed[1])], can_open=self.can_open, most_steps=self.most_steps)
+        here = (slice(None), 0, FACING_UP, view, middle + 1)
         choice[rows] = torch.where(made.steps[here].isinf(), choice[rows], made.choices[here].long())
-        is_closed = self.closed_doors[front] & (choice == cells.FORWARD)
-        return torch.where(choice == ACT, self.actions[rule], choice.masked_fill(is_closed, cells.TOGGLE))
+        opens = self.is_closed_door[seen[:, -2, middle]] & (choice == cells.FORWARD)
+        return torch.where(choice == ACT, self.actions[rule], choice.masked_fill(opens, cells.TOGGLE))
+
+    def _explore(self, seen: Int[Tensor, "B V V"]) -> Int[Tensor, " B"]:
+        """Return an action that shows more."""
+        turns, strolls = self._draw(2, len(seen))
+        front = self.passable[seen[:, -2, self.view // 2]]
+        return torch.where(front & (strolls < 0.75), cells.FORWARD, torch.where(turns < 0.5, cells.LEFT, cells.RIGHT))
+
+    def _draw(self, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.generator.device, generator=self.generator)
 
 
-CLOSED_DOORS = tuple(cells.code("door", colour, cells.CLOSED) for colour in cells.COLOURS)
-OPEN = (*(i for i, cell in enumerate(cells.CELLS) if cells.can_enter(cell) and cell.kind != "lava"), *CLOSED_DOORS)
+class WallFollower(Reactive):
+    """Goes for what is in view, as `Reactive` does, and otherwise keeps a wall to its right.
+
+    It knows what it sees now and whether it turned right just now, no more: not where it is, nor where it has been.
+
+    Args:
+        wander: How often, instead of following the wall, it goes forward if it can and turns at random if it cannot.
+    """
+
+    distraction = 0.0
+
+    def __init__(self, env: GridWorld, wander: float = 0.0, seed: int = 0):
+        super().__init__(env, seed)
+        self.wander, self.most_steps = wander, NO_LIMIT
+        self.turned_right = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
+
+    def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
+        actions = super().__call__(observation)
+        self.turned_right = actions == cells.RIGHT
+        return actions
+
+    def _explore(self, seen: Int[Tensor, "B V V"]) -> Int[Tensor, " B"]:
+        strays, turns = self._draw(2, len(seen))
+        front, right = (self.passable[seen[:, row, self.view // 2 + aside]] for row, aside in ((-2, 0), (-1, 1)))
+        follow = torch.where(front, cells.FORWARD, cells.LEFT).masked_fill(right & ~self.turned_right, cells.RIGHT)
+        stroll = torch.where(front, cells.FORWARD, torch.where(turns < 0.5, cells.RIGHT, cells.LEFT))
+        return torch.where(strays < self.wander, stroll, follow)
 
 
 def _members(codes) -> Bool[Tensor, "codes"]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merlin.tasks.classic.tmaze import TMaze
 
 from merlin import tasks
 from merlin.analysis import playing
@@ -21,6 +20,7 @@ from merlin.analysis.game import OTHER_KEYS, Game, choose_keys
 from merlin.analysis.playing import play
 from merlin.analysis.terminal import Block, beside, picture_block, pressed_keys
 from merlin.errors import MerlinError
+from merlin.tasks.classic.tmaze import TMaze
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)

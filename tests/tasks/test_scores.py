@@ -5,9 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-from merlin.tasks.base.vector import TensorVectorEnv
-
 from merlin import tasks
+from merlin.tasks.base.vector import TensorVectorEnv
 
 ROOT = Path(__file__).parents[2]
 

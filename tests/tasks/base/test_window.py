@@ -7,9 +7,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+
 from merlin.tasks.base.vector import TensorVectorEnv
 from merlin.tasks.base.window import SMALLEST_SIDE, Window
-
 from tests.tasks.test_tasks import every_case, make_batch
 
 pygame = pytest.importorskip("pygame")

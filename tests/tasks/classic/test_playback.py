@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from merlin.tasks.classic.playback import Memoryless, Oracle, Playback, scores
 
+from merlin.tasks.classic.playback import Memoryless, Oracle, Playback, scores
 from tests.tasks.play import assert_mean, play, random_policy
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from merlin.tasks.classic.repeat import Memoryless, Oracle, RepeatPrevious, scores
 
+from merlin.tasks.classic.repeat import Memoryless, Oracle, RepeatPrevious, scores
 from tests.tasks.play import assert_mean, play, random_policy
 
 

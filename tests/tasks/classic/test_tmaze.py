@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from merlin.tasks.classic.tmaze import FORWARD, LEFT, RIGHT, Memoryless, Oracle, TMaze, random_score, scores, time_limit
 
+from merlin.tasks.classic.tmaze import FORWARD, LEFT, RIGHT, Memoryless, Oracle, TMaze, random_score, scores, time_limit
 from tests.tasks.play import assert_mean, play, random_policy
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from merlin.tasks.grid.layouts import StartPool
 from merlin.tasks.minigrid_tasks.memory import Hallway
 

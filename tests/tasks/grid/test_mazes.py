@@ -4,7 +4,8 @@ from itertools import permutations
 
 import pytest
 import torch
-from merlin.tasks.classic.maze import Maze, Memoryless, Oracle, scores
+
+from merlin.tasks.classic.maze import Maze
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.mazes import (
     BALLS,
@@ -13,12 +14,11 @@ from merlin.tasks.grid.mazes import (
     maze_cells,
     neighbours,
     perfect_mazes,
-    rooms,
+    room_mazes,
     spanning_trees,
 )
-from merlin.tasks.solvers.shortest_paths import distances
-
-from tests.tasks.play import assert_mean, play, random_policy
+from merlin.tasks.solvers.planning import Planner
+from tests.tasks.play import assert_mean, at_pose, distances, play, random_policy
 
 
 def generator(seed=0):
@@ -88,7 +88,7 @@ def test_a_third_of_the_crossings_is_coloured():
 
 @pytest.mark.parametrize("per_side, size", [(2, 9), (3, 16), (6, 25)])
 def test_rooms_are_joined_by_their_doors(per_side, size):
-    drawn = rooms(50, per_side, size, generator())
+    drawn = room_mazes(50, per_side, size, generator())
     span, rows = (size - 1) // per_side, torch.arange(50).unsqueeze(1)
     assert torch.equal((drawn.cells == cells.WALL)[0], (drawn.cells == cells.WALL)[1])
     assert (drawn.cells[rows, drawn.door_y, drawn.door_x] == cells.WALL).all()
@@ -105,7 +105,7 @@ def test_rooms_are_joined_by_their_doors(per_side, size):
 
 def test_rooms_are_told_apart():
     per_side, span = 4, 5
-    for grid in rooms(20, per_side, per_side * span + 1, generator()).cells:
+    for grid in room_mazes(20, per_side, per_side * span + 1, generator()).cells:
         inside = [grid[y + 1 : y + span, x + 1 : x + span] for y in range(0, 20, 5) for x in range(0, 20, 5)]
         pairs = [tuple(room.unique().tolist()) for room in inside]
         assert all(len(pair) == 2 and pair[0] in FLOORS and pair[1] in BALLS for pair in pairs)
@@ -137,10 +137,11 @@ def test_start_and_goal_are_anywhere_but_apart():
 
 def test_oracle_takes_the_shortest_way():
     env = Maze(300, size=7)
-    policy = Oracle(env)
     env.reset(seed=3)
-    steps = policy.distances()[torch.arange(300), env.direction, *env.coordinates(env.position)[::-1]]
-    returns, success = play(env, policy, seed=3)
+    codes = cells.code_of(env.grid())
+    steps = distances(codes != cells.WALL, codes == cells.GOAL)
+    steps = at_pose(steps, env.direction, *env.coordinates(env.position))
+    returns, success = play(env, Planner(env), seed=3)
     torch.testing.assert_close(returns.float(), 1 - 0.9 * steps / 98)
     assert (success == 1).all()
 
@@ -149,12 +150,11 @@ def test_oracle_takes_the_shortest_way():
 def test_policies_earn_their_scores(name):
     settings = {"size": 7, "max_steps": 60}
     env = Maze(300, **settings)
-    policy = {"random": random_policy, "memoryless": Memoryless, "oracle": Oracle}[name](env)
+    policy = (env.players | {"random": random_policy})[name](env)
     returns, _ = play(env, policy, seed=5)
-    expected = scores(**settings)
+    expected = Maze(**settings).scores
     assert_mean(returns / 2**0.5, expected[name] / 2**0.5)  # the score is itself a mean of about as many
     assert expected["random"] < expected["memoryless"] < expected["oracle"]
-    assert expected == env.scores
 
 
 @pytest.mark.parametrize("settings, sentence", [({"size": 8}, "size must be odd and at least 5, but is 8"),

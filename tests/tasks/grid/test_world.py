@@ -5,6 +5,7 @@ import minigrid  # noqa: F401 (registers MiniGrid's tasks)
 import numpy as np
 import pytest
 import torch
+
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.layouts import Layout
 from merlin.tasks.grid.visibility import Sight, spread

@@ -7,6 +7,8 @@ import minigrid.envs as theirs
 import numpy as np
 import pytest
 import torch
+from minigrid.core.world_object import Lava, Wall
+
 from merlin.tasks.grid import cells
 from merlin.tasks.minigrid_tasks.door_key import DoorKey
 from merlin.tasks.minigrid_tasks.empty import Empty
@@ -19,9 +21,7 @@ from merlin.tasks.minigrid_tasks.multi_room import MultiRoom
 from merlin.tasks.minigrid_tasks.obstructed_maze import ObstructedMaze
 from merlin.tasks.minigrid_tasks.red_blue_doors import RedBlueDoors
 from merlin.tasks.solvers.planning import Planner
-from merlin.tasks.solvers.scores import EPISODES, first_returns
-from minigrid.core.world_object import Lava, Wall
-
+from merlin.tasks.solvers.scores import first_returns
 from tests.tasks.grid.test_world import cell_code, layout_of, places
 from tests.tasks.play import play
 
@@ -283,7 +283,7 @@ SMALL = [
 def test_scores_are_of_play_from_seed_0(ours, kwargs):
     scores = ours(**kwargs).scores
     assert 0 <= scores["random"] <= scores["memoryless"] + 0.02 and scores["memoryless"] < scores["oracle"] <= 1
-    task = ours(EPISODES["oracle"], **kwargs)
+    task = ours(ours.score_episodes["oracle"], **kwargs)
     returns, success = play(task, Planner(task))
     assert returns.mean() == pytest.approx(scores["oracle"]) and success.mean() > 0.97
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from merlin.tasks.paper.glyphs import MIN_DIFFERENT_CELLS, make_glyphs
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.mazes import FLOORS
 from merlin.tasks.paper.latent_learning import LatentLearning, Memoryless, Oracle, random_score, scores
-
 from tests.tasks.play import assert_mean, play, random_policy
 
 LEFT, RIGHT, FORWARD = range(3)

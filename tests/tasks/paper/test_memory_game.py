@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from merlin.tasks.paper.memory_game import MemoryGame, Memoryless, Oracle, random_score, scores
 
+from merlin.tasks.paper.memory_game import MemoryGame, Memoryless, Oracle, random_score, scores
 from tests.tasks.play import assert_mean, play, random_policy
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.cells import FORWARD, LEFT, RIGHT
 from merlin.tasks.grid.layouts import Layout
@@ -14,7 +15,6 @@ from merlin.tasks.paper.transient_instruction import (
     random_score,
     scores,
 )
-
 from tests.tasks.play import assert_mean, play, random_policy
 
 RED_BALL, BLUE_KEY = cells.code("ball", "red"), cells.code("key", "blue")

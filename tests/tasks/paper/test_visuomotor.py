@@ -5,9 +5,9 @@ from functools import lru_cache
 
 import pytest
 import torch
+
 from merlin.tasks.paper.glyphs import make_glyphs
 from merlin.tasks.paper.visuomotor import Memoryless, Oracle, VisuomotorMapping, oracle_score, scores
-
 from tests.tasks.play import assert_mean, play, random_policy
 
 

@@ -4,19 +4,17 @@ from collections import deque
 
 import pytest
 import torch
+
 from merlin.tasks.classic.maze import Maze
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.layouts import Layout
 from merlin.tasks.minigrid_tasks.memory import Hallway
-from merlin.tasks.solvers.shortest_paths import (
-    Planner,
-    Reactive,
-    average_return,
-    best_actions,
-    distances,
-    random_policy,
-)
+from merlin.tasks.solvers.planning import ACT, Planner, Stage, plan
+from merlin.tasks.solvers.reactive import WallFollower
+from merlin.tasks.solvers.scores import first_returns, random_policy
+from tests.tasks.play import distances
 
+LEFT, RIGHT, FORWARD = range(3)
 STEPS = [(1, 0), (0, 1), (-1, 0), (0, -1)]  # x and y of one cell forward
 SIGNS = {"#": cells.WALL, ".": cells.EMPTY, "G": cells.GOAL}
 
@@ -43,40 +41,59 @@ def search(is_free, is_target):
 
 @pytest.fixture(scope="module")
 def grids():
+    """Return codes of walled grids, and their targets."""
     torch.manual_seed(0)
-    is_free = torch.rand(12, 5, 6) < 0.65
-    is_target = torch.rand(12, 5, 6) < 0.08
+    codes = torch.full((12, 7, 8), cells.WALL, dtype=torch.int32)
+    codes[:, 1:-1, 1:-1] = torch.where(torch.rand(12, 5, 6) < 0.65, cells.EMPTY, cells.WALL)
+    is_target = (torch.rand(12, 7, 8) < 0.08) & (codes == cells.EMPTY)
     is_target[0] = False
-    return is_free, is_target
+    return codes, is_target
 
 
-def test_distances_are_those_of_a_search(grids):
-    expected = torch.stack([search(*grid) for grid in zip(*grids, strict=True)])
-    assert torch.equal(distances(*grids), expected)
+def test_steps_of_plans_are_those_of_a_search(grids):
+    codes, is_target = grids
+    expected = torch.stack([search(*grid) for grid in zip(codes == cells.EMPTY, is_target, strict=True)])
+    steps = plan(codes, [Stage(FORWARD, is_target)]).steps[:, 0]
+    counts = ((codes == cells.EMPTY) & ~is_target).unsqueeze(1).expand_as(steps)
+    assert torch.equal(steps[counts], expected[counts])
+    assert torch.equal(distances(codes == cells.EMPTY, is_target), expected)  # the reference of other tests
     assert expected.isinf()[0].all() and 2 < expected[expected.isfinite()].max() < 40
 
 
-def test_best_actions_come_one_step_nearer(grids):
-    steps = distances(*grids)
-    for d in range(4):
-        for y in range(5):
-            for x in range(6):
-                here = steps[:, d, y, x]
-                actions = best_actions(steps, *(torch.full((12,), value) for value in (d, x, y)))
-                for i in ((here > 0) & here.isfinite()).nonzero().flatten().tolist():
-                    turned = (d + (3, 1, 0)[actions[i]]) % 4
-                    there = (y + STEPS[d][1], x + STEPS[d][0]) if actions[i] == 2 else (y, x)
-                    assert steps[i, turned, *there] == here[i] - 1
+def test_choices_come_one_step_nearer(grids):
+    codes, is_target = grids
+    made = plan(codes, [Stage(FORWARD, is_target)])
+    steps, choices = made.steps[:, 0], made.choices[:, 0].long()
+    for i, d, y, x in ((codes == cells.EMPTY).unsqueeze(1) & steps.isfinite()).nonzero().tolist():
+        choice = int(choices[i, d, y, x])
+        if choice == ACT:
+            assert steps[i, d, y, x] == 1 and is_target[i, y + STEPS[d][1], x + STEPS[d][0]]
+            continue
+        there = (y + STEPS[d][1], x + STEPS[d][0]) if choice == FORWARD else (y, x)
+        assert steps[i, (d + (3, 1, 0)[choice]) % 4, *there] == steps[i, d, y, x] - 1
+
+
+def test_a_closed_door_takes_a_step_more_or_stops_who_cannot_open_it():
+    codes = torch.full((1, 3, 5), cells.WALL)
+    codes[0, 1, 1:4] = torch.tensor([cells.EMPTY, cells.code("door", "red", cells.CLOSED), cells.EMPTY])
+    is_target = torch.zeros(1, 3, 5, dtype=torch.bool)
+    is_target[0, 1, 3] = True
+    steps = [float(plan(codes, [Stage(FORWARD, is_target)], can_open=x).steps[0, 0, 0, 1, 1]) for x in (True, False)]
+    assert steps == [3, torch.inf]
 
 
 def drawn_maze(picture, x, y, direction):
     """Return a maze that looks like this, its agent there."""
-    grid = torch.tensor([[[SIGNS[sign] for sign in row] for row in picture]], dtype=torch.uint8)
     env = Maze(1, size=len(picture))
     env.autoreset = False
     env.reset()
-    env.set_layout(Layout(grid, *(torch.tensor([value]) for value in (x, y, direction)), {}))
+    env.set_layout(layout(picture, x, y, direction))
     return env
+
+
+def layout(picture, x, y, direction):
+    grid = torch.tensor([[[SIGNS[sign] for sign in row] for row in picture]], dtype=torch.uint8)
+    return Layout(grid, *(torch.tensor([value]) for value in (x, y, direction)), {})
 
 
 def walk(env, policy, number):
@@ -88,38 +105,35 @@ def walk(env, policy, number):
     return [int(action) for action in actions]
 
 
-LEFT, RIGHT, FORWARD = range(3)
-
-
-def test_reactive_walks_to_the_goal_that_it_sees():
+def test_wall_follower_walks_to_the_goal_that_it_sees():
     picture = ["#####", "#..G#", "#.###", "#...#", "#####"]
     env = drawn_maze(picture, 1, 3, 3)
-    assert walk(env, Reactive(env), 5) == [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
+    assert walk(env, WallFollower(env), 5) == [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
 
 
-def test_reactive_keeps_a_wall_to_its_right():
+def test_wall_follower_keeps_a_wall_to_its_right():
     picture = ["#####", "#.#.#", "#.#.#", "#...#", "#####"]
     env = drawn_maze(picture, 1, 1, 1)
     down, turn, up = [FORWARD, FORWARD], [LEFT, LEFT], [FORWARD, FORWARD]
-    assert walk(env, Reactive(env), 8) == [*down, LEFT, FORWARD, FORWARD, LEFT, *up]
-    assert walk(env, Reactive(env), 6) == [*turn, *down, RIGHT, FORWARD]
+    assert walk(env, WallFollower(env), 8) == [*down, LEFT, FORWARD, FORWARD, LEFT, *up]
+    assert walk(env, WallFollower(env), 6) == [*turn, *down, RIGHT, FORWARD]
 
 
-def test_reactive_wanders_at_times():
+def test_wall_follower_wanders_at_times():
     env = Maze(200, size=9)
     observation, _ = env.reset(seed=0)
-    follows, wanders = Reactive(env)(observation), Reactive(env, wander=1.0)(observation)
+    follows, wanders = WallFollower(env)(observation), WallFollower(env, wander=1.0)(observation)
     assert 0 < int((follows != wanders).sum()) < 200
 
 
-def test_planner_notices_what_changes():
+def test_planner_plans_anew_once_a_plan_is_done():
     env = drawn_maze(["#####", "#..G#", "#.#.#", "#...#", "#####"], 1, 1, 0)
-    planner = Planner(env, lambda: cells.code_of(env.grid()) == cells.GOAL)
-    assert int(planner(env._observe())) == FORWARD
-    assert float(planner.distances()[0, 0, 1, 1]) == 2
+    planner = Planner(env)
+    assert walk(env, planner, 2) == [FORWARD, FORWARD]
+    env.set_layout(layout(["#####", "#..G#", "#.#.#", "#...#", "#####"], 1, 3, 3))
     env.grid()[0, 1, 2] = env.packed[cells.LAVA]
-    assert int(planner(env._observe())) == RIGHT
-    assert float(planner.distances()[0, 0, 1, 1]) == 1 + 2 + 1 + 2 + 1 + 2
+    env.num_steps += 1  # not the start of an episode
+    assert walk(env, planner, 6) == [RIGHT, FORWARD, FORWARD, LEFT, FORWARD, FORWARD]
 
 
 def test_returns_are_those_of_first_episodes():
@@ -131,4 +145,5 @@ def test_returns_are_those_of_first_episodes():
         _, reward, terminated, *_ = env.step(torch.randint(7, (200,), generator=generator))
         expected += reward * alive
         alive *= ~terminated
-    assert average_return(env, random_policy(env, seed=4), seed=2) == pytest.approx(float(expected.mean()))
+    assert first_returns(env, random_policy(env, seed=4), seed=2).tolist() == pytest.approx(expected.tolist())
+    assert env.autoreset

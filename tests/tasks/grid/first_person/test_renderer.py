@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.cells import CLOSED, LOCKED, OPEN, code
 from merlin.tasks.grid.first_person.geometry import trace
