@@ -164,7 +164,7 @@ def register() -> None:
 def scores(task_id: str, **kwargs) -> dict[str, float]:
     """Return the expected episode returns {random, memoryless, oracle} of a task with these settings.
 
-    What "memoryless" means, and whether a figure is exact, tells the class of the task.
+    What "memoryless" means, and whether a figure is exact, tells the module of the task.
 
     Raises:
         ValueError: For an id that is not in `TASKS`.
