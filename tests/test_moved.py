@@ -24,10 +24,14 @@ def test_an_old_name_is_the_module_that_took_its_place(old, new):
 
 def test_what_lies_in_a_moved_package_moved_with_it():
     from tasks import cells
-    from tasks.grid import GridWorld
-    from tasks.grid.world import GridWorld as World
+    from tasks.board import Board, coloured, in_colour
+    from tasks.grid import GridWorld, Moves, Verdict, world
+    from tasks.single import SingleEnv
 
-    assert cells is merlin.tasks.grid.cells and GridWorld is World is merlin.tasks.grid.world.GridWorld
+    grid = merlin.tasks.grid
+    assert (cells, world, GridWorld, Moves) == (grid.cells, grid.world, grid.world.GridWorld, grid.world.Moves)
+    assert (Board, coloured, in_colour) == (grid.board.Board, grid.cells.coloured, grid.board.in_colour)
+    assert Verdict is grid.Verdict and SingleEnv is merlin.tasks.base.single.SingleEnv
     with pytest.raises(ModuleNotFoundError, match=r"merlin\.tasks\.nothing"):
         importlib.import_module("tasks.nothing")
 

@@ -1,4 +1,4 @@
-"""What the batched tasks share: spaces, seeding, exact state, rendering."""
+"""Base class of the batched tasks: spaces, seeding, exact state, rendering."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a cell of a grid world can hold, as one small number, and what acting on it brings: MiniGrid's rules as tables.
+"""Contents of the cells of a grid world, as one small number each, and MiniGrid's rules for them, as tables.
 
 A cell is an object with a colour and a state, as MiniGrid encodes them; a box also has the key inside it, which is not
 seen. `code` numbers them. Everything here is a table over these numbers, made once.
@@ -107,7 +107,7 @@ def can_enter(cell: Cell) -> bool:
 
 
 class Act(NamedTuple):
-    """What an action on the cell ahead leads to."""
+    """Effect of an action on the cell ahead."""
 
     ahead: int
     carried: int
@@ -136,7 +136,7 @@ def act(action: int, ahead: int, carried: int) -> Act:
 
 
 class Outcomes(NamedTuple):
-    """What every action leads to with every code carried and every code ahead: `Act` as tables."""
+    """Effects of every action with every code carried and every code ahead: `Act` as tables."""
 
     ahead: Int32[Tensor, "actions carried ahead"]
     """Packed."""

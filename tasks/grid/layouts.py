@@ -1,4 +1,4 @@
-"""How episodes of grid worlds start, drawn ahead: a thousand layouts cost little more to draw than one."""
+"""Starts of episodes of grid worlds, drawn ahead: a thousand layouts cost little more to draw than one."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ FACING_RIGHT, FACING_DOWN, FACING_LEFT, FACING_UP = range(4)  # MiniGrid's direc
 
 
 class Layout(NamedTuple):
-    """How episodes start. `extra` holds what else the task must know of each, by name."""
+    """Starts of episodes. `extra` holds what else the task must know of each, by name."""
 
     cells: UInt8[Tensor, "L H W"]
     """Codes of `cells`."""

@@ -1,4 +1,4 @@
-"""What an agent sees of a grid: MiniGrid's egocentric view, and its rule of what hides what.
+"""Visible cells of a grid: MiniGrid's egocentric view, and its rule of what hides what.
 
 The view is V x V cells, V odd; the agent looks up from the middle of its last row, [V−1, V//2] of [row, column].
 """

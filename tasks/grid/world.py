@@ -24,7 +24,7 @@ ACTION_NAMES = ("left", "right", "forward", "pick up", "drop", "toggle", "done")
 
 
 class Moves(NamedTuple):
-    """What the actions just taken did, before the episodes that end start anew."""
+    """Effects of the actions just taken, before the episodes that end start anew."""
 
     action: Int[Tensor, "B"]
     position: Int[Tensor, "B"]
@@ -35,7 +35,7 @@ class Moves(NamedTuple):
     carried: Int[Tensor, "B"]
     """The code of what is in hand now."""
     outcomes: cells.Outcomes
-    """What actions lead to, flat; what these did is at `outcome`."""
+    """Tables of what actions lead to, flat; what these did is at `outcome`."""
     outcome: Int[Tensor, "B"]
 
     @property
@@ -50,7 +50,7 @@ class Moves(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the moves are worth to the task."""
+    """Reward, end and success of a step."""
 
     reward: Float[Tensor, "B"]
     terminated: Bool[Tensor, "B"]

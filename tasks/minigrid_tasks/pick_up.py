@@ -1,4 +1,4 @@
-"""What KeyCorridor and ObstructedMaze share: an object that is to be picked up."""
+"""Tasks of an object that is to be picked up."""
 
 import torch
 from jaxtyping import Bool, Int

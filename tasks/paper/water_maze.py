@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..base.single import SingleEnv
 from ..grid import cells
+from ..grid.cells import FLOORS
 from ..grid.layouts import FACING_DOWN, FACING_LEFT, FACING_RIGHT, FACING_UP, Layout
-from ..grid.mazes import FLOORS
 from ..grid.returning import Returning
 from ..grid.world import Moves, Verdict
 from ..solvers.planning import Stage

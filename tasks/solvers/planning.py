@@ -30,7 +30,7 @@ IS_CLOSED_DOOR = torch.tensor([cell.kind == "door" and cell.state == cells.CLOSE
 
 
 class Stage(NamedTuple):
-    """What is to be done next: an action, facing one of these cells."""
+    """One step of a plan: an action, facing one of these cells."""
 
     action: int
     faced: Bool[Tensor, "L H W"]

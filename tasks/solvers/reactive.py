@@ -23,7 +23,7 @@ class Rule(NamedTuple):
     hand: tuple[int, ...]
     action: int
     things: tuple[int, ...]
-    """What is faced; a box stands for all boxes of its colour."""
+    """Cells to face; a box stands for all boxes of its colour."""
     shown: tuple[int, ...] = ()
     """Only where one of these is in view as well."""
 

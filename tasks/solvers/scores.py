@@ -1,4 +1,4 @@
-"""What reference players earn in grid worlds, averaged over episodes."""
+"""Mean returns of reference players in grid worlds."""
 
 from collections.abc import Callable
 from functools import cached_property, lru_cache

@@ -29,7 +29,7 @@ class Rays(NamedTuple):
 
     column: Int[np.ndarray, "R"]
     order: Int[np.ndarray, "R"]
-    """Which crossing of its column it is."""
+    """Its place among the crossings of its column."""
     depth: Float[np.ndarray, "R"]
     """Cells straight ahead to where the ray enters the cell."""
     ahead: Int[np.ndarray, "R"]
@@ -41,7 +41,7 @@ class Rays(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What a picture is looked up in: C = P columns, R crossings, V cells ahead up to the sight distance D.
+    """Tables that a picture is looked up in: C = P columns, R crossings, V cells ahead up to the sight distance D.
 
     Columns are in the order 0, 4, 8, ..., 1, 5, 9, ..., which lets `renderer` pack four at a time.
     """

@@ -1,4 +1,4 @@
-"""What the things of a grid world look like from inside it: walls, doors, floors and objects, as functions of a place.
+"""Looks of the things of a grid world from inside it: walls, doors, floors and objects, as functions of a place.
 
 A pattern takes coordinates from 0 to 1 on what it covers, `across` from the left and `height` from the floor (on a
 floor: along the two sides of the cell). It returns how much of the thing's own colour is seen there and how much white
@@ -28,7 +28,7 @@ Places = Float[np.ndarray, "*places"]
 
 
 class Look(NamedTuple):
-    """How a pattern looks: its colour times `shade`, plus white times `light`, where it covers anything."""
+    """Look of a pattern: its colour times `shade`, plus white times `light`, where it covers anything."""
 
     shade: Float[np.ndarray, "*places"]
     light: Float[np.ndarray, "*places"] | float = 0.0
@@ -124,12 +124,12 @@ class Paint(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """What is seen of each paint at each place, as the mean of some samples."""
+    """Mean over some samples of each paint at each place."""
 
     colours: Float[np.ndarray, "paints *places 3"]
     """Red, green and blue, from 0 to 255."""
     covered: Float[np.ndarray, "paints *places"]
-    """Which part of the samples shows anything."""
+    """Share of the samples that shows anything."""
 
 
 def paint(

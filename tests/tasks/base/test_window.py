@@ -89,7 +89,7 @@ def test_without_pygame_one_sentence_says_so(monkeypatch):
 
 def test_no_warning_and_no_greeting():
     program = """
-import gymnasium, tasks
+import gymnasium, merlin
 env = gymnasium.make("merlin/TMaze-v0", render_mode="human")
 env.reset(seed=0), env.step(0), env.close()
 batch = gymnasium.make_vec("merlin/TMaze-v0", 2, vectorization_mode="vector_entry_point", render_mode="human")
