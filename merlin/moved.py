@@ -76,7 +76,7 @@ class OldNames:
     def _is_taken(cls, name: str) -> bool:
         """Whether `tasks`, or what lies in it, is somebody else's."""
         if name != "tasks":
-            return sys.modules["tasks"] is not sys.modules["merlin.tasks"]
+            return sys.modules["tasks"] is not sys.modules.get("merlin.tasks")
         return any(finder.find_spec(name, None) for finder in sys.meta_path if finder is not cls)
 
     @staticmethod
