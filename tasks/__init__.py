@@ -6,17 +6,21 @@
     gymnasium.make("merlin/MemoryGame-v0", pairs=4)                                    # one numpy environment
 
 Without the import, `merlin:merlin/MemoryGame-v0` names the module that registers the id. Torch is imported when a task
-is made. `import tasks` gives this package too, where nothing else has that name: in a checkout, and once `merlin` was
-imported.
+is made, gymnasium when somebody asks for it.
+
+`import tasks` gives this package too, where nothing else has that name: in a checkout, and once `merlin` was imported.
 """
 
 import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 
-from gymnasium.envs import registration
-
 __all__ = ["TASKS", "Task", "register", "scores"]
+
+REGISTRATION = "gymnasium.envs.registration"
 
 
 class Task(NamedTuple):
@@ -152,6 +156,7 @@ TASKS = {
 
 def register() -> None:
     """Register every task with gymnasium; again is harmless."""
+    registration = import_module(REGISTRATION)
     for task_id, task in TASKS.items():
         if task_id not in registration.registry:
             registration.register(
@@ -177,7 +182,28 @@ def scores(task_id: str, **kwargs) -> dict[str, float]:
     return getattr(import_module(task.module), task.vector_name)(**kwargs).scores
 
 
+class RegisterLater:
+    """Finder that registers the tasks once gymnasium is imported: doing it here would take most of the time."""
+
+    @classmethod
+    def find_spec(cls, name: str, path=None, target=None) -> ModuleSpec | None:
+        if name != REGISTRATION:
+            return None
+        sys.meta_path.remove(cls)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            register()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
 if __name__ == "tasks":  # found at the top of a checkout: there is one such package
     sys.modules[__name__] = import_module("merlin.tasks")
-else:
+elif REGISTRATION in sys.modules:
     register()
+else:
+    sys.meta_path.insert(0, RegisterLater)

@@ -46,7 +46,7 @@ class SinglePlayback(SingleEnv):
     batched = Playback
 
 
-def scores(length: int = 8, num_symbols: int = 4) -> dict[str, float]:
+def scores(length: int = 8, num_symbols: int = 4, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random, memoryless and perfect play.
 
     "memoryless" is any policy of the present observation, even one with a clock: nothing is shown while symbols are

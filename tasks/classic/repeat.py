@@ -47,7 +47,7 @@ class SingleRepeatPrevious(SingleEnv):
     batched = RepeatPrevious
 
 
-def scores(k: int = 4, num_symbols: int = 4, length: int = 32) -> dict[str, float]:
+def scores(k: int = 4, num_symbols: int = 4, length: int = 32, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random, memoryless and perfect play.
 
     "memoryless" is any policy that remembers fewer than k steps, even one with a clock: length − k answers, each right

@@ -186,7 +186,7 @@ def read_view(observation: Tensor) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"
     return here - CUE_LEFT, here >= CUE_LEFT, beside == FLOOR
 
 
-def scores(length: int = 10) -> dict[str, float]:
+def scores(length: int = 10, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random, best memoryless and perfect play.
 
     A function of the current observation acts the same at the junction whatever the cue was: it earns 1/2 at most.

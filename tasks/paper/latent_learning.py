@@ -159,7 +159,7 @@ class Memoryless:
         return _walk(observation)
 
 
-def scores(stem_length: int = 2, arm_length: int = 3, return_steps: int = 40) -> dict[str, float]:
+def scores(stem_length: int = 2, arm_length: int = 3, return_steps: int = 40, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random, best memoryless and perfect play.
 
     Nothing that is seen in the second phase depends on which arm had the valued colour: without memory an agent earns

@@ -166,7 +166,7 @@ class Memoryless:
         return torch.where(flip < self.num_cards, flip, 2 * (flip - self.num_cards))
 
 
-def scores(pairs: int = 3) -> dict[str, float]:
+def scores(pairs: int = 3, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random, memoryless and perfect play.
 
     "memoryless" is the optimum of policies that ignore the cards, but may count flips. Two given positions hold a pair

@@ -152,7 +152,7 @@ class Memoryless(Planner):
 
 
 @lru_cache
-def scores(size: int = 8, objects: int = 4, max_steps: int | None = None) -> dict[str, float]:
+def scores(size: int = 8, objects: int = 4, max_steps: int | None = None, **_) -> dict[str, float]:
     """Return the expected returns of uniformly random, memoryless and perfect play.
 
     "memoryless" is exactly the most that is earned by policies that ignore the instruction, since any of the objects

@@ -164,7 +164,7 @@ class Memoryless:
         return torch.randint(env.responses, (env.num_envs,), device=env.device, generator=self.generator)
 
 
-def scores(pictures: int = 4, responses: int = 4, trials: int = 50) -> dict[str, float]:
+def scores(pictures: int = 4, responses: int = 4, trials: int = 50, **_) -> dict[str, float]:
     """Return the exact expected returns of uniformly random responses and of the best policy.
 
     The best policy answers right what it knows and tries what it has not tried: to err on purpose, so as to keep a

@@ -90,11 +90,12 @@ def run(env, num_steps, seed=1):
 
 def test_import_registers_and_nothing_else():
     program = """
-import sys, gymnasium
-from merlin import tasks
-assert 'torch' not in sys.modules and {*tasks.TASKS} <= {*gymnasium.registry}
+import sys, merlin, gymnasium
+assert "torch" not in sys.modules and {*merlin.tasks.TASKS} <= {*gymnasium.registry}
+gymnasium.make("merlin/TMaze-v0")
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    for first in ("", "import gymnasium", "import sys, merlin; assert not {'gymnasium', 'numpy'} & {*sys.modules}"):
+        subprocess.run([sys.executable, "-W", "error", "-c", first + program], check=True)
 
 
 def test_registering_again_changes_nothing():
