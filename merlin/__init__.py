@@ -5,14 +5,18 @@
     config = merlin.preset("merlin", "merlin/MemoryGame-v0")
     merlin.train(config, "runs/mine")
 
-Names are imported when they are first used, so that `import merlin` is instant and has no effects.
+Names are imported when they are first used, so that `import merlin` is quick; its one effect beside old names
+(`merlin.moved`) is that gymnasium knows the ids of `merlin.tasks`.
 """
 
 import sys
 from importlib import import_module
 from typing import Any
 
-from merlin.moved import MovedFinder
+from merlin.moved import OldNames
+
+sys.meta_path.insert(0, OldNames)
+import_module("merlin.tasks")
 
 _PUBLIC = {
     "merlin.agents": ("AGENTS", "Agent"),
@@ -34,8 +38,6 @@ _PUBLIC = {
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
-
-sys.meta_path.insert(0, MovedFinder())
 
 
 def __getattr__(name: str) -> Any:
