@@ -26,8 +26,8 @@ def pictures(num_envs: int, picture_size: int, device: str) -> Callable[[], obje
     """Return what draws a picture of each of as many poses."""
     import torch
 
-    from tasks import cells
-    from tasks.first_person import FirstPerson
+    from merlin.tasks.grid import cells
+    from merlin.tasks.grid.first_person.renderer import FirstPerson
 
     def chance(probability: float) -> torch.Tensor:
         return torch.rand(num_envs, SIZE, SIZE, generator=generator) < probability
@@ -48,7 +48,7 @@ def steps(num_envs: int, picture_size: int, device: str, view: str) -> Callable[
     """Return what takes a random step in each environment."""
     import torch
 
-    from tasks.hallway import Hallway
+    from merlin.tasks.minigrid_tasks.memory import Hallway
 
     env = Hallway(num_envs, 13, view=view, picture_size=picture_size, device=device)
     env.reset(seed=0)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-import tasks
+from merlin import tasks
 
 SETTINGS = {
     "merlin/TMaze-v0": {"length": 6},

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "tasks"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from test_minigrid_tasks import FAMILIES, compare
+from tests.tasks.minigrid_tasks.test_minigrid_tasks import FAMILIES, compare
 
 VIEWS = list(itertools.product((3, 5, 7, 9), (False, True)))
 

@@ -128,7 +128,7 @@ def make_single(task: str):
     """Return one environment with one flat observation, as the others take it."""
     import gymnasium
 
-    import tasks  # noqa: F401 (registers)
+    import merlin  # noqa: F401 (registers)
 
     env = gymnasium.make(task)
     if task == MINIGRID:

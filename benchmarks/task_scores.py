@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-import tasks
+from merlin import tasks
 
 SETTINGS: dict[str, list[dict]] = {
     "merlin/MemoryGame-v0": [{"pairs": 3}, {"pairs": 4}, {"pairs": 8}],
@@ -67,7 +67,7 @@ averages over 100 to 1,000 episodes from seed 0.
 - ≥ is of a player without memory that is not proven the best: the best one earns at least this.
 - ≤ is of a player that knows what no agent sees at once, such as the whole grid: no agent earns more.
 
-What "memoryless" means in each task says the `scores` of its module; `tasks.scores(id, **settings)` gives the figures
+What "memoryless" means in each task says its module; `merlin.tasks.scores(id, **settings)` gives the figures
 of other settings. A cue is what must be remembered; "-" means that there is none: it helps to know where one has been.
 
 Written by `python benchmarks/task_scores.py docs/tasks.md`; a test writes it again and compares.

@@ -30,7 +30,7 @@ STEPS_AT_A_TIME = 100  # of XLand-MiniGrid's compiled loop
 def ours(num_envs: int, size: int, view: int, device: str, threads: int) -> Callable[[], object]:
     import torch
 
-    from tasks.hallway import Hallway
+    from merlin.tasks.minigrid_tasks.memory import Hallway
 
     torch.set_num_threads(threads)
     env = Hallway(num_envs, size, agent_view_size=view, device=device)
@@ -220,7 +220,7 @@ def main() -> None:
     print("\nours, as the batch grows:")
     show(alternate({f"{count} environments": mine(count) for count in (1, 16, 64, 256, 1024, 4096, 16384)}, options))
 
-    from tasks.hallway import Hallway
+    from merlin.tasks.minigrid_tasks.memory import Hallway
 
     print("\nbytes of state per environment, view 7:")
     for size in (7, 13, 25, 49):

@@ -23,8 +23,8 @@ WAYS = ("ours", "plain")
 def step_by_step(agent, codes, actions, unroll, state, acting=None):
     """Return what `Merlin._recur` returns, by single steps."""
     import torch
-    from merlin.agents.merlin.recurrence import Recurred
 
+    from merlin.agents.merlin.recurrence import Recurred
     from merlin.states import reset_state
 
     rows = []

@@ -11,12 +11,12 @@ import gymnasium
 from merlin.runs.presets import preset
 from merlin.runs.run import build_environment, load_agent, train
 from merlin.runs.settings import override
+from merlin.tasks.base.single import SingleEnv
+from merlin.tasks.grid import cells
+from merlin.tasks.grid.board import Board, coloured, in_colour
+from merlin.tasks.grid.layouts import Layout
+from merlin.tasks.grid.world import GridWorld, Moves, Verdict
 from merlin.training.evaluation import HELD_OUT_SEED, evaluate
-from tasks import cells
-from tasks.board import Board, coloured, in_colour
-from tasks.grid import GridWorld, Moves, Verdict
-from tasks.layouts import Layout
-from tasks.single import SingleEnv
 
 RED, GREEN = coloured("door", cells.LOCKED)[:2]
 

@@ -5,14 +5,18 @@
     config = merlin.preset("merlin", "merlin/MemoryGame-v0")
     merlin.train(config, "runs/mine")
 
-Names are imported when they are first used, so that `import merlin` is instant and has no effects.
+Names are imported when they are first used, so that `import merlin` is quick; its one effect beside old names
+(`merlin.moved`) is that gymnasium knows the ids of `merlin.tasks`.
 """
 
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from merlin.moved import MovedFinder
+from merlin.moved import OldNames
+
+sys.meta_path.insert(0, OldNames)
+import_module("merlin.tasks")
 
 if TYPE_CHECKING:  # the names of _PUBLIC, for type checkers, to whom any other is an error
     from merlin.agents import AGENTS as AGENTS
@@ -67,8 +71,6 @@ _PUBLIC = {
     "merlin.version": ("__version__",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
-
-sys.meta_path.insert(0, MovedFinder())
 
 if not TYPE_CHECKING:
     __all__ = sorted(_MODULE_OF)

@@ -1,21 +1,30 @@
 """Partially observable tasks that need memory, as batches of torch tensors and as single numpy environments.
 
-Importing this package registers the ids of `TASKS` with gymnasium and does nothing else (torch is not imported):
+    import merlin                                                                      # registers the ids of `TASKS`
 
     gymnasium.make_vec("merlin/MemoryGame-v0", num_envs=64, pairs=4, device="cpu")     # batch of torch tensors
     gymnasium.make("merlin/MemoryGame-v0", pairs=4)                                    # one numpy environment
+
+Without the import, `merlin:merlin/MemoryGame-v0` names the module that registers the id. Torch is imported when a task
+is made, gymnasium when somebody asks for it.
+
+`import tasks` gives this package too, where nothing else has that name: in a checkout, and once `merlin` was imported.
 """
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
-
-from gymnasium.envs import registration
 
 __all__ = ["TASKS", "Task", "register", "scores"]
 
+REGISTRATION = "gymnasium.envs.registration"
+
 
 class Task(NamedTuple):
-    module: str  # defines `vector_name`, `single_name` and `scores`
+    module: str  # of `vector_name` and `single_name`
     vector_name: str
     single_name: str
     summary: str
@@ -23,121 +32,121 @@ class Task(NamedTuple):
 
 TASKS = {
     "merlin/MemoryGame-v0": Task(
-        "tasks.memory_game",
+        "merlin.tasks.paper.memory_game",
         "MemoryGame",
         "SingleMemoryGame",
         "find the pairs among 2·pairs face-down cards in 3·pairs flips; one card is seen at a time",
     ),
     "merlin/TMaze-v0": Task(
-        "tasks.tmaze",
+        "merlin.tasks.classic.tmaze",
         "TMaze",
         "SingleTMaze",
         "see a cue at the start, walk a corridor of `length` steps, turn to the cued side at the junction",
     ),
     "merlin/Memory-v0": Task(
-        "tasks.hallway",
+        "merlin.tasks.minigrid_tasks.memory",
         "Hallway",
         "SingleHallway",
         "MiniGrid's Memory: see an object, walk a hallway, go to the same object at its end",
     ),
     "merlin/RepeatPrevious-v0": Task(
-        "tasks.repeat",
+        "merlin.tasks.classic.repeat",
         "RepeatPrevious",
         "SingleRepeatPrevious",
         "name the symbol that was shown `k` steps ago, at every step",
     ),
     "merlin/Playback-v0": Task(
-        "tasks.playback",
+        "merlin.tasks.classic.playback",
         "Playback",
         "SinglePlayback",
         "see a sequence of `length` symbols, then name them in the same order",
     ),
     "merlin/VisuomotorMapping-v0": Task(
-        "tasks.visuomotor",
+        "merlin.tasks.paper.visuomotor",
         "VisuomotorMapping",
         "SingleVisuomotorMapping",
         "learn from reward which response belongs to each picture; the mapping is new in every episode",
     ),
     "merlin/RewardValuation-v0": Task(
-        "tasks.reward_valuation",
+        "merlin.tasks.paper.reward_valuation",
         "RewardValuation",
         "SingleRewardValuation",
         "taste balls to learn which colours are good in this episode, then eat only those",
     ),
     "merlin/TransientInstruction-v0": Task(
-        "tasks.instruction",
+        "merlin.tasks.paper.transient_instruction",
         "TransientInstruction",
         "SingleTransientInstruction",
         "read an instruction that is gone a step later, then go to the object that it named",
     ),
     "merlin/Maze-v0": Task(
-        "tasks.maze",
+        "merlin.tasks.classic.maze",
         "Maze",
         "SingleMaze",
         "find the goal of a perfect maze, new in each episode",
     ),
     "merlin/GoalMaze-v0": Task(
-        "tasks.goal_maze",
+        "merlin.tasks.paper.goal_maze",
         "GoalMaze",
         "SingleGoalMaze",
         "find the goal of a new maze, or of many rooms, and find back to it from elsewhere, until the time is up",
     ),
     "merlin/WaterMaze-v0": Task(
-        "tasks.water_maze",
+        "merlin.tasks.paper.water_maze",
         "WaterMaze",
         "SingleWaterMaze",
         "find the hidden platform of each of `num_rooms` pools, and find back to it from elsewhere",
     ),
     "merlin/LatentLearning-v0": Task(
-        "tasks.latent_learning",
+        "merlin.tasks.paper.latent_learning",
         "LatentLearning",
         "SingleLatentLearning",
         "explore a T-maze, see the colours of its arms; then one colour is worth 1: go to its arm",
     ),
     "merlin/Empty-v0": Task(
-        "tasks.empty",
+        "merlin.tasks.minigrid_tasks.empty",
         "Empty",
         "SingleEmpty",
         "MiniGrid's Empty: walk to the goal in the corner of a room",
     ),
     "merlin/FourRooms-v0": Task(
-        "tasks.four_rooms",
+        "merlin.tasks.minigrid_tasks.four_rooms",
         "FourRooms",
         "SingleFourRooms",
         "MiniGrid's FourRooms: find the goal in one of four rooms that gaps join",
     ),
     "merlin/LavaGap-v0": Task(
-        "tasks.lava_gap",
+        "merlin.tasks.minigrid_tasks.lava_gap",
         "LavaGap",
         "SingleLavaGap",
         "MiniGrid's LavaGap: go through the gap in a stripe of lava to the goal",
     ),
     "merlin/DoorKey-v0": Task(
-        "tasks.door_key",
+        "merlin.tasks.minigrid_tasks.door_key",
         "DoorKey",
         "SingleDoorKey",
         "MiniGrid's DoorKey: take the key, unlock the door, go to the goal",
     ),
     "merlin/RedBlueDoors-v0": Task(
-        "tasks.red_blue_doors",
+        "merlin.tasks.minigrid_tasks.red_blue_doors",
         "RedBlueDoors",
         "SingleRedBlueDoors",
         "MiniGrid's RedBlueDoors: open the red door, then the blue one, which is out of its sight",
     ),
     "merlin/MultiRoom-v0": Task(
-        "tasks.multi_room",
+        "merlin.tasks.minigrid_tasks.multi_room",
         "MultiRoom",
         "SingleMultiRoom",
         "MiniGrid's MultiRoom: open the doors of a chain of rooms up to the goal in the last",
     ),
     "merlin/KeyCorridor-v0": Task(
-        "tasks.key_corridor",
+        "merlin.tasks.minigrid_tasks.key_corridor",
         "KeyCorridor",
         "SingleKeyCorridor",
         "MiniGrid's KeyCorridor: find the key in one room, unlock another, pick up what lies there",
     ),
     "merlin/ObstructedMaze-v0": Task(
-        "tasks.obstructed_maze",
+        "merlin.tasks.minigrid_tasks.obstructed_maze",
         "ObstructedMaze",
         "SingleObstructedMaze",
         "MiniGrid's ObstructedMaze: clear the way, unbox the key, unlock the door, pick up the blue ball",
@@ -146,7 +155,8 @@ TASKS = {
 
 
 def register() -> None:
-    """Register every task with gymnasium; again is harmless (gymnasium also calls this as a plugin)."""
+    """Register every task with gymnasium; again is harmless."""
+    registration = import_module(REGISTRATION)
     for task_id, task in TASKS.items():
         if task_id not in registration.registry:
             registration.register(
@@ -157,9 +167,9 @@ def register() -> None:
 
 
 def scores(task_id: str, **kwargs) -> dict[str, float]:
-    """Return the exact expected episode returns {random, memoryless, oracle} of a task with these settings.
+    """Return the expected episode returns {random, memoryless, oracle} of a task with these settings.
 
-    What "memoryless" means for each task is defined in the `scores` of its module.
+    What "memoryless" means, and whether a figure is exact, tells the module of the task.
 
     Raises:
         ValueError: For an id that is not in `TASKS`.
@@ -168,7 +178,32 @@ def scores(task_id: str, **kwargs) -> dict[str, float]:
         raise ValueError(
             f"scores are known for {', '.join(TASKS)}, but {task_id!r} was asked for; use one of these ids."
         )
-    return import_module(TASKS[task_id].module).scores(**kwargs)
+    task = TASKS[task_id]
+    return getattr(import_module(task.module), task.vector_name)(**kwargs).scores
 
 
-register()
+class RegisterLater:
+    """Finder that registers the tasks once gymnasium is imported: doing it here would take most of the time."""
+
+    @classmethod
+    def find_spec(cls, name: str, path=None, target=None) -> ModuleSpec | None:
+        if name != REGISTRATION:
+            return None
+        sys.meta_path.remove(cls)
+        spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            register()
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if __name__ == "tasks":  # found at the top of a checkout: there is one such package
+    sys.modules[__name__] = import_module("merlin.tasks")
+elif REGISTRATION in sys.modules:
+    register()
+else:
+    sys.meta_path.insert(0, RegisterLater)

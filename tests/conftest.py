@@ -1,4 +1,4 @@
-"""Checks every jaxtyping annotation of both packages while the tests run."""
+"""Checks every jaxtyping annotation of the package while the tests run."""
 
 import os
 
@@ -10,4 +10,4 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-_hook = install_import_hook(["merlin", "tasks"], "beartype.beartype")
+_hook = install_import_hook(["merlin"], "beartype.beartype")

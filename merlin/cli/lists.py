@@ -17,7 +17,7 @@ def add_to(commands: Any) -> None:
 def list_tasks(_: argparse.Namespace) -> int:
     """Print a line for each task."""
     # By its name, as gymnasium loads it: nothing else of this package knows of it.
-    print_table([(name, task.summary) for name, task in import_module("tasks").TASKS.items()])
+    print_table([(name, task.summary) for name, task in import_module("merlin.tasks").TASKS.items()])
     print("Any other gymnasium id works too, such as MiniGrid-MemoryS7-v0, or module:Id, which imports its module.")
     return 0
 

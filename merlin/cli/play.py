@@ -22,7 +22,7 @@ def play(options: argparse.Namespace) -> int:
     """Play."""
     from merlin.viewer import play as game
 
-    task = import_module("tasks").TASKS.get(options.task)
+    task = import_module("merlin.tasks").TASKS.get(options.task)
     summary = task.summary if task else ""
     game.play(options.task, options.env_kwargs, seed=options.seed, view=options.view, summary=summary)
     return 0

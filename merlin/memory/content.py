@@ -215,5 +215,6 @@ class Reader(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K"]]:
         """Return keys and strengths = softplus(·), which are positive."""
-        keys, strengths = self.project(hidden).split([self.num_read_keys * self.word_size, self.num_read_keys], dim=-1)
+        sizes = [self.num_read_keys * self.word_size, self.num_read_keys]
+        keys, strengths = self.project(hidden).split_with_sizes(sizes, dim=-1)
         return keys.unflatten(-1, (self.num_read_keys, self.word_size)), F.softplus(strengths)

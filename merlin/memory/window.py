@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, unit
+from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset
 
 
 class At(NamedTuple):
@@ -191,8 +191,6 @@ class MemoryWindow:
         """Add Σₖ weights[k, e] · vectors[k] to the gradient of each entry e, as far as the window's words made it."""
         self._begin_gradients()
         n, step = self.held, at.step
-        if step == 0:
-            return
         self.grad_entries[:, :step] += torch.bmm(weights[..., n:].mT, vectors)
         if self.discount is not None:
             held = _without(at.emptied, weights[..., :n])
@@ -267,19 +265,10 @@ class WindowState:
             slots = slots & (self.window.positions < self.rest.num_written.unsqueeze(1))
         return torch.cat([slots, self.alive[:, : self.step]], -1).unsqueeze(1)
 
-    @property
+    @cached_property
     def inverse_norms(self) -> Float[Tensor, "B 1 E"]:
         """One over the length of each entry."""
-        learns = self.window.teaches and self.step > 0 and torch.is_grad_enabled()
-        return self._learning_norms if learns else self._constant_norms
-
-    @cached_property
-    def _constant_norms(self) -> Float[Tensor, "B 1 E"]:
         return self.window.inverse_norms(self.at).unsqueeze(1)
-
-    @cached_property
-    def _learning_norms(self) -> Float[Tensor, "B 1 E"]:
-        return self._apply(_InverseNorms).unsqueeze(1)
 
     def reset(self, is_first: Bool[Tensor, "B"]) -> "WindowState":
         """Return the state with the batch rows that start an episode emptied."""
@@ -293,21 +282,8 @@ class WindowState:
         )
 
     def read(self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], top_k: int | None = None) -> Read:
-        """Return what `merlin.memory.read` finds, the weights being those of the entries."""
-        readable, inverse_norms = self.readable, self.inverse_norms
-        keys, strengths = unit(keys), strengths.unsqueeze(-1)
-        if top_k is None or top_k >= readable.shape[2]:
-            similarity = self._apply(_Dots, keys, None) * inverse_norms
-            weights = attend(strengths * similarity, readable)
-            return Read(self._apply(_Mix, weights, None), weights)
-        with torch.no_grad():
-            found = (self.window.dots(self.at, keys) * inverse_norms).masked_fill(~readable, -torch.inf)
-            chosen = found.topk(top_k, sorted=False).indices
-        readable, inverse_norms = (x.expand(-1, keys.shape[1], -1).gather(2, chosen) for x in (readable, inverse_norms))
-        similarity = self._apply(_Dots, keys, chosen) * inverse_norms
-        weights = attend(strengths * similarity, readable)
-        words = self._apply(_Mix, weights, chosen)
-        return Read(words, torch.zeros_like(found).scatter(2, chosen, weights))
+        """Return what `merlin.memory.read` finds, the weights being those of the entries, without gradients."""
+        return Read(*self._apply(_Read, self.readable, self.inverse_norms, keys, strengths, top_k))
 
     def write(
         self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
@@ -353,105 +329,88 @@ class WindowState:
             memory.scatter_(1, index, row)
         return self.rest._replace(memory=memory)
 
-    def _apply(self, function: Any, *arguments: Any) -> Tensor:
+    def _apply(self, function: Any, *arguments: Any) -> list[Tensor]:
         """Return what a read or a write of the window gives, and let the next one hang on it."""
-        result, thread = function.apply(self.thread[0], self.window, self.at, *arguments)
+        *results, thread = function.apply(self.thread[0], self.window, self.at, *arguments)
         if torch.is_grad_enabled():
             self.thread[0] = thread
-        return result
+        return results
 
 
-class _Operation(torch.autograd.Function):
-    """A read or a write of a window. It gives a result and the thread that the next operation hangs on."""
+class _Read(torch.autograd.Function):
+    """A read of a window as one operation: `merlin.memory.read` by `dots` and `mix`, which are each other's adjoint.
+
+    Its gradient goes to keys and strengths, and to the window's words where they learn.
+    """
 
     @staticmethod
-    def setup(ctx: Any, window: MemoryWindow, at: At) -> None:
+    def forward(
+        ctx: Any,
+        thread: Tensor,
+        window: MemoryWindow,
+        at: At,
+        readable: Tensor,
+        inverse_norms: Tensor,
+        keys: Tensor,
+        strengths: Tensor,
+        top_k: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scale = torch.rsqrt(keys.square().sum(-1, keepdim=True) + EPSILON)
+        keys, strengths = keys * scale, strengths.unsqueeze(-1)
+        similarity = window.dots(at, keys).mul_(inverse_norms)
+        chosen = None
+        if top_k is not None and top_k < similarity.shape[2]:
+            chosen = similarity.masked_fill(~readable, -torch.inf).topk(top_k, sorted=False).indices
+            expanded = (x.expand(-1, keys.shape[1], -1) for x in (similarity, readable, inverse_norms))
+            similarity, readable, inverse_norms = (x.gather(2, chosen) for x in expanded)
+        weights = attend(strengths * similarity, readable)
         ctx.window, ctx.at = window, at
         ctx.set_materialize_grads(False)
-
-
-class _Dots(_Operation):
-    """`MemoryWindow.dots`, with gradients to keys and words."""
-
-    @staticmethod
-    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, keys: Tensor, chosen: Tensor | None) -> Any:
-        _Operation.setup(ctx, window, at)
-        ctx.chosen = chosen
-        ctx.save_for_backward(keys if window.teaches else None)
-        return window.dots(at, keys, chosen), thread.clone()
+        ctx.save_for_backward(keys, scale, strengths, similarity, weights, inverse_norms, chosen)
+        whole = _whole(weights, chosen, window.held + at.step)
+        ctx.mark_non_differentiable(whole)
+        return window.mix(at, weights, chosen), whole, thread.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple:
-        ctx.window.go_back_to(ctx.at.step)
-        if gradient is None:
-            return (None,) * 5
-        (keys,) = ctx.saved_tensors
-        if keys is not None:
-            ctx.window.teach(ctx.at, _whole(gradient, ctx), keys)
-        return None, None, None, ctx.window.mix(ctx.at, gradient, ctx.chosen), None
+    def backward(ctx: Any, grad_words: Tensor | None, *_: Any) -> tuple:
+        window, at = ctx.window, ctx.at
+        window.go_back_to(at.step)
+        if grad_words is None:
+            return (None,) * 8
+        keys, scale, strengths, similarity, weights, inverse_norms, chosen = ctx.saved_tensors
+        grad_weights = window.dots(at, grad_words, chosen).mul_(weights)
+        grad_logits = torch.addcmul(grad_weights, weights, grad_weights.sum(-1, keepdim=True), value=-1)
+        grad_similarity = grad_logits * strengths
+        grad_dots = grad_similarity * inverse_norms
+        if window.teaches and at.step > 0:
+            size = window.held + at.step
+            window.teach(at, _whole(weights, chosen, size), grad_words)
+            window.teach(at, _whole(grad_dots, chosen, size), keys)
+            by_norms = -0.5 * grad_dots * inverse_norms * similarity  # of the square norms
+            window.teach_norms(at, _whole(by_norms, chosen, size).sum(1))
+        grad_keys = window.mix(at, grad_dots, chosen)
+        along = (keys * grad_keys).sum(-1, keepdim=True)
+        grad_keys = torch.addcmul(grad_keys, keys, along, value=-1).mul_(scale)
+        return None, None, None, None, None, grad_keys, (grad_logits * similarity).sum(-1), None
 
 
-class _Mix(_Operation):
-    """`MemoryWindow.mix`, with gradients to weights and words."""
-
-    @staticmethod
-    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, weights: Tensor, chosen: Tensor | None) -> Any:
-        _Operation.setup(ctx, window, at)
-        ctx.chosen = chosen
-        ctx.save_for_backward(weights if window.teaches else None)
-        return window.mix(at, weights, chosen), thread.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple:
-        ctx.window.go_back_to(ctx.at.step)
-        if gradient is None:
-            return (None,) * 5
-        (weights,) = ctx.saved_tensors
-        if weights is not None:
-            ctx.window.teach(ctx.at, _whole(weights, ctx), gradient)
-        return None, None, None, ctx.window.dots(ctx.at, gradient, ctx.chosen), None
-
-
-def _whole(weights: Tensor, ctx: Any) -> Tensor:
+def _whole(weights: Tensor, chosen: Tensor | None, size: int) -> Tensor:
     """Return weights of chosen entries as weights of all of them."""
-    if ctx.chosen is None:
-        return weights
-    size = ctx.window.held + ctx.at.step
-    return weights.new_zeros(*weights.shape[:2], size).scatter(2, ctx.chosen, weights)
+    return weights if chosen is None else weights.new_zeros(*weights.shape[:2], size).scatter(2, chosen, weights)
 
 
-class _InverseNorms(_Operation):
-    """`MemoryWindow.inverse_norms`, with gradients to words."""
+class _Write(torch.autograd.Function):
+    """The writing of a word, whose gradient is complete when all later reads have been gone back through."""
 
     @staticmethod
-    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At) -> Any:
-        _Operation.setup(ctx, window, at)
-        inverse_norms = window.inverse_norms(at)
-        ctx.save_for_backward(inverse_norms)
-        return inverse_norms, thread.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple:
-        ctx.window.go_back_to(ctx.at.step)
-        if gradient is not None:
-            (inverse_norms,) = ctx.saved_tensors
-            ctx.window.teach_norms(ctx.at, -0.5 * gradient * inverse_norms**3)
-        return None, None, None
-
-
-class _Write(_Operation):
-    """The writing of a word. Its gradient is complete when all later reads have been gone back through."""
-
-    @staticmethod
-    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, word: Tensor) -> Any:
-        _Operation.setup(ctx, window, at)
-        return thread.clone(), thread.clone()
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, word: Tensor) -> tuple[Tensor]:
+        ctx.window, ctx.step = window, at.step
+        ctx.set_materialize_grads(False)
+        return (thread.clone(),)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *_: Any) -> tuple:
-        ctx.window.go_back_to(ctx.at.step)
-        return None, None, None, ctx.window.word_gradient(ctx.at.step) if ctx.needs_input_grad[3] else None
+        ctx.window.go_back_to(ctx.step)
+        return None, None, None, ctx.window.word_gradient(ctx.step) if ctx.needs_input_grad[3] else None

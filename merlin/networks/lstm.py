@@ -42,7 +42,7 @@ class LSTM(nn.Module):
         if len(self.cells) == 1:
             return LSTMState(*self.cells[0](x, state))
         hiddens, cells = [], []
-        chunks = zip(state.hidden.split(self.hidden_size, -1), state.cell.split(self.hidden_size, -1), strict=True)
+        chunks = zip(*(x.chunk(len(self.cells), -1) for x in state), strict=True)
         for layer, before in zip(self.cells, chunks, strict=True):
             x, cell = layer(x, before)
             hiddens.append(x)

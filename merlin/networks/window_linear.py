@@ -33,7 +33,7 @@ def in_window(module: Module) -> Module:
     return clone
 
 
-class WindowLinear(nn.Module):
+class WindowLinear:
     """A linear layer whose weight gets its gradient once, when all steps of the window have been gone back through.
 
     The bias enters every step through one node of the graph. That node's gradient is complete only after every step's,
@@ -41,28 +41,56 @@ class WindowLinear(nn.Module):
     """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
-        super().__init__()
-        self.weight, self.uses = weight.detach(), []
+        self.weight, self.uses = weight.detach(), _Uses()
         self._transposed = self.weight.T
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
 
-    @property
-    def bias(self) -> Float[Tensor, "O"]:
-        """The bias, from its first use on with the node that collects gradients."""
-        if self._bias is None:
-            if not torch.is_grad_enabled():
-                return self._learning[1]
-            self._bias = _Collect.apply(self.uses, *self._learning)
-        return self._bias
-
-    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+    def __call__(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+        bias = self._bias
+        if bias is None:
+            bias = self._learning[1]
+            if torch.is_grad_enabled():
+                bias = self._bias = _Collect.apply(self.uses, *self._learning)
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-        output = torch.addmm(self.bias, flat, self._transposed)
+        output = torch.addmm(bias, flat, self._transposed)
         if output.requires_grad:
             uses, seen = self.uses, flat.detach()
-            output.register_hook(lambda gradient: uses.append((gradient, seen)))
+            output.grad_fn.register_prehook(lambda gradients: uses.add(gradients[0], seen))
         return output if x.ndim == 2 else output.view(*x.shape[:-1], -1)
+
+
+class _Uses:
+    """Outputs' gradients and inputs of a layer's uses, multiplied as soon as there are rows enough for it to pay."""
+
+    ENOUGH_ROWS = 512
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.rows = 0
+        self.grad_weight: Tensor | None = None
+
+    def add(self, gradient: Float[Tensor, "B O"], x: Float[Tensor, "B I"]) -> None:
+        """Take in one use."""
+        self.waiting.append((gradient, x))
+        self.rows += len(x)
+        if self.rows >= self.ENOUGH_ROWS:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        gradients, inputs = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*self.waiting, strict=True))
+        if self.grad_weight is None:
+            self.grad_weight = gradients.T @ inputs
+        else:
+            self.grad_weight.addmm_(gradients.T, inputs)
+        self.waiting, self.rows = [], 0
+
+    def total(self) -> Float[Tensor, "O I"] | None:
+        """Return the weight's gradient, of all uses."""
+        if self.waiting:
+            self._multiply()
+        total, self.grad_weight = self.grad_weight, None
+        return total
 
 
 class _Collect(torch.autograd.Function):
@@ -76,24 +104,18 @@ class _Collect(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_bias):
-        if not ctx.uses:
-            return None, None, grad_bias
-        gradients, inputs = zip(*ctx.uses, strict=True)
-        ctx.uses.clear()
-        grad_weight = torch.cat(gradients).T @ torch.cat(inputs)
-        return None, grad_weight, grad_bias
+        return None, ctx.uses.total(), grad_bias
 
 
-class WindowLSTMCell(nn.Module):
+class WindowLSTMCell:
     """An LSTM cell as one product of [input, hidden] and one fused step of the gates."""
 
     def __init__(self, cell: nn.LSTMCell) -> None:
-        super().__init__()
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
             weight, bias = torch.cat([cell.weight_ih, cell.weight_hh], -1), cell.bias_ih + cell.bias_hh
         self.gates = WindowLinear(weight, bias)
 
-    def forward(
+    def __call__(
         self, x: Float[Tensor, "B I"], state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
         hidden, cell = state
@@ -111,7 +133,7 @@ class _LSTMGates(torch.autograd.Function):
         size = cell.shape[-1]
         active = torch.sigmoid(gates)
         torch.tanh(gates[:, 2 * size : 3 * size], out=active[:, 2 * size : 3 * size])
-        i, f, g, o = active.split(size, -1)
+        i, f, g, o = active.chunk(4, -1)
         new_cell = torch.addcmul(f * cell, i, g)
         squashed = new_cell.tanh()
         ctx.save_for_backward(active, cell, squashed)
@@ -121,11 +143,13 @@ class _LSTMGates(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_hidden, grad_cell):
         active, cell, squashed = ctx.saved_tensors
-        size = cell.shape[-1]
-        i, f, g, o = active.split(size, -1)
+        i, f, g, o = active.chunk(4, -1)
         through = grad_hidden * o
-        grad_cell = grad_cell + torch.addcmul(through, through * squashed, squashed, value=-1)
-        slopes = torch.addcmul(active, active, active, value=-1)  # σ' = σ (1 − σ)
-        torch.addcmul(torch.ones_like(g), g, g, value=-1, out=slopes[:, 2 * size : 3 * size])  # tanh' = 1 − tanh²
-        factors = torch.cat([grad_cell * g, grad_cell * cell, grad_cell * i, grad_hidden * squashed], -1)
-        return factors.mul_(slopes), grad_cell * f
+        grad_cell = torch.addcmul(grad_cell + through, through * squashed, squashed, value=-1)
+        grad_gates = torch.addcmul(active, active, active, value=-1)  # σ' = σ (1 − σ)
+        of_i, of_f, of_g, of_o = grad_gates.chunk(4, -1)
+        of_i.mul_(grad_cell).mul_(g)
+        of_f.mul_(grad_cell).mul_(cell)
+        torch.mul(grad_cell, i, out=of_g).addcmul_(of_g * g, g, value=-1)  # tanh' = 1 − tanh²
+        of_o.mul_(grad_hidden).mul_(squashed)
+        return grad_gates, grad_cell * f

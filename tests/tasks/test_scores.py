@@ -5,8 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-import tasks
-from tasks.vector import TensorVectorEnv
+from merlin import tasks
+from merlin.tasks.base.vector import TensorVectorEnv
 
 ROOT = Path(__file__).parents[2]
 

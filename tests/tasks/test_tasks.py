@@ -7,13 +7,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.envs.registration import namespace
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
-from play import random_policy
 
-import tasks
+from merlin import tasks
+from tests.tasks.play import random_policy
 
 CASES = [
     ("merlin/MemoryGame-v0", {"pairs": 2}),
@@ -90,17 +89,18 @@ def run(env, num_steps, seed=1):
 
 
 def test_import_registers_and_nothing_else():
-    program = (
-        "import sys, tasks, gymnasium; assert 'torch' not in sys.modules and {*tasks.TASKS} <= {*gymnasium.registry}"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    program = """
+import sys, merlin, gymnasium
+assert "torch" not in sys.modules and {*merlin.tasks.TASKS} <= {*gymnasium.registry}
+gymnasium.make("merlin/TMaze-v0")
+"""
+    for first in ("", "import gymnasium", "import sys, merlin; assert not {'gymnasium', 'numpy'} & {*sys.modules}"):
+        subprocess.run([sys.executable, "-W", "error", "-c", first + program], check=True)
 
 
 def test_registering_again_changes_nothing():
     before = dict(gymnasium.registry)
     tasks.register()
-    with namespace("merlin"):  # as gymnasium does for its plugins
-        tasks.register()
     assert gymnasium.registry == before
 
 

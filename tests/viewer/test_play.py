@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tasks
+from merlin import tasks
 from merlin.errors import MerlinError
+from merlin.tasks.classic.tmaze import TMaze
 from merlin.viewer import play as playing
 from merlin.viewer.game import OTHER_KEYS, Game, choose_keys
 from merlin.viewer.play import play
 from merlin.viewer.terminal import Block, beside, picture_block, pressed_keys
-from tasks.tmaze import TMaze
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -247,7 +247,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             memory, _ = self.memory.write(self.memory_state(state), latent, weights.detach(), slot)
             state = self.with_memory(state, memory)
         hidden, words = map(torch.stack, zip(*rows, strict=True))
-        parameters = self.policy_parameters(MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words))
+        parameters = self.policy_parameters(
+            MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words)
+        )
         advantages, _ = advantages_and_returns(unroll, self.config)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         policy_kl = masked_mean(unroll.log_prob - actor.log_prob.detach(), unroll.is_valid)

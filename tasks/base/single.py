@@ -1,0 +1,54 @@
+"""One environment of a batched task, as an ordinary gymnasium environment with numpy observations."""
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+
+from .vector import TensorVectorEnv
+
+
+class SingleEnv(gymnasium.Env):
+    """A batch of one without its batch axis; subclasses name the batched task in `batched`.
+
+    After reset(seed), equal actions give the episode of a batch with num_envs=1 and that seed.
+    """
+
+    batched: ClassVar[type[TensorVectorEnv]]
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own form)
+
+    def __init__(self, render_mode: str | None = None, **kwargs):
+        self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
+        self.batch.autoreset = False
+        self.render_mode = render_mode
+        self.observation_space = self.batch.single_observation_space
+        self.action_space = self.batch.single_action_space
+        self.action_names, self.words = self.batch.action_names, self.batch.words
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return self.batch.scores
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        observation, _ = self.batch.reset(seed=seed, options=options)
+        return _first_row(observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
+        success = {"is_success": float(info["is_success"])} if terminated | truncated else {}
+        return _first_row(observation), float(reward), bool(terminated), bool(truncated), success
+
+    def render(self) -> np.ndarray | None:
+        """Return a picture, or None without render_mode="rgb_array"; "human" shows it in a window as it comes."""
+        return self.batch.draw(0) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        self.batch.close()
+
+
+def _first_row(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree[:1].cpu().contiguous().numpy()[0]
+    return {name: _first_row(branch) for name, branch in tree.items()}

@@ -1,0 +1,184 @@
+"""Base class of the batched tasks: spaces, seeding, exact state, rendering."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from .window import Window
+
+
+class TensorVectorEnv(VectorEnv, ABC):
+    """A batch of environments whose observations, rewards and flags are torch tensors on one device.
+
+    The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
+    the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
+    where an episode ended and NaN elsewhere. What `step` returns is never written again. There is no Python loop over
+    environments and no host synchronisation in `step`.
+
+    `scores` holds the exact expected returns of reference policies.
+
+    A task defines `_start()` (begin an episode everywhere), `_observe()`, `_step()`, `draw(index)`, and names the
+    tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended. A task
+    that shows words as numbers names them in `words`.
+
+    With render_mode="human", every reset and step shows environment 0 in a window.
+    """
+
+    metadata = {  # noqa: RUF012 (gymnasium's own form)
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "tensors": True,
+        "render_modes": ["rgb_array", "human"],
+        "render_fps": 4,
+    }
+    can_truncate = False
+    autoreset = True
+    state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    window: Window | None = None
+    scores: dict[str, float]
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: Space,
+        action_space: Space,
+        device: str | torch.device,
+        render_mode: str | None,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, but is {num_envs}.")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', but is {render_mode!r}.")
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.render_mode = render_mode
+        self.window = Window(type(self).__name__, self.metadata["render_fps"]) if render_mode == "human" else None
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.generator = torch.Generator(self.device)
+        self.generator.seed()
+        self._is_reset = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self._start()
+        self._is_reset = True
+        self._show_window()
+        return self._observe(), {}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        """Return observation, reward, terminated, truncated and info once these actions, [B], were taken.
+
+        Raises:
+            ValueError: An action is not in the action space; nothing has changed then.
+            gymnasium.error.ResetNeeded: `reset` was never called.
+            gymnasium.error.ClosedEnvironmentError: `close` was called.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("an environment that was closed cannot be stepped: make a new one.")
+        if not self._is_reset:
+            raise ResetNeeded("an environment must be reset before its first step: call reset().")
+        actions = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
+        if actions.shape != (self.num_envs,):
+            raise ValueError(
+                f"actions must have shape ({self.num_envs},), but have {tuple(actions.shape)}: give one to each."
+            )
+        try:
+            outcome = self._step(actions)
+        except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
+            count = int(self.single_action_space.n)
+            if actions.min() < 0 or actions.max() >= count:
+                raise ValueError(
+                    f"an action must be from 0 to {count - 1}, but {int(actions.min())} to {int(actions.max())} came: "
+                    "take those of the action space."
+                ) from error
+            raise
+        self._show_window()
+        return outcome
+
+    def _show_window(self) -> None:
+        if self.window is not None:
+            self.window.show(self.draw(0))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window, if there is one; called by `close`."""
+        if self.window is not None:
+            self.window.close()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of everything that the future depends on."""
+        state = {name: getattr(self, name).clone() for name in self.state_names}
+        return state | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue exactly where `state_dict` was taken; the settings and `num_envs` must be the same."""
+        if state.keys() != {*self.state_names, "generator"}:
+            raise ValueError(
+                f"the state must hold {', '.join(self.state_names)}, generator, but holds {', '.join(state)}."
+            )
+        current = self.state_dict()
+        for name, value in state.items():
+            if name != "generator" and value.shape != current[name].shape:
+                raise ValueError(
+                    f"{name} must have shape {tuple(current[name].shape)}, but has {tuple(value.shape)}: "
+                    "load the state into a task with the settings that it came from."
+                )
+        self._is_reset = True
+        self.generator.set_state(state["generator"].cpu())
+        for name in self.state_names:
+            setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one picture uint8 [Y, X, 3] per environment, or None without render_mode="rgb_array"."""
+        return tuple(map(self.draw, range(self.num_envs))) if self.render_mode == "rgb_array" else None
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Begin an episode in every environment."""
+
+    @abstractmethod
+    def _observe(self) -> Any:
+        """Return what is seen now."""
+
+    @abstractmethod
+    def _step(
+        self, actions: Int64[Tensor, " B"]
+    ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        """Do what `step` says; an impossible action fails in a lookup, before anything is changed."""
+
+    def _end_together(
+        self, reward: Float[Tensor, " B"], is_end: bool, is_success: Callable[[], Bool[Tensor, " B"]]
+    ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        """Return what `_step` does where all episodes have the same length; `is_success` is asked at their end."""
+        terminated = torch.full_like(reward, is_end, dtype=torch.bool)
+        info = {"is_success": torch.full_like(reward, torch.nan)}
+        if is_end:
+            info["is_success"] = is_success().to(torch.float32)
+            info |= {"final_obs": self._observe(), "_final_obs": terminated}
+            if self.autoreset:
+                self._start()
+        return self._observe(), reward, terminated, torch.zeros_like(terminated), info
+
+    def shows_cue(self) -> Bool[Tensor, " B"]:
+        """Return where the present observation shows what must be remembered; everywhere unless a task knows better."""
+        return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+
+    @abstractmethod
+    def draw(self, index: int) -> np.ndarray:
+        """Return a picture of one environment as uint8 [Y, X, 3]."""

@@ -1,0 +1,1 @@
+"""Small tests of memory that many papers use."""

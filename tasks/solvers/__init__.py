@@ -1,0 +1,1 @@
+"""Reference play of grid worlds: shortest plans, memoryless players, and what they earn."""
