@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-import tasks
 from merlin import presets as old_name
+from merlin import tasks
 from merlin.agents import AGENTS, Agent
 from merlin.agents.merlin import Merlin, MerlinConfig
 from merlin.errors import MerlinError
