@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.analysis.probes import ASKED, CHOOSING, FITTED, guess_class, manhattan
-from merlin.analysis.recording import Experience, discounted_returns
+from merlin.analysis.recording import Trajectories, discounted_returns
 
 MOST_SUB_EPISODES = 8
 MOST_ROWS = 8_000  # that probes are fitted to; of one episode all have nearly the same goals
@@ -22,7 +22,7 @@ class Arrivals(NamedTuple):
     mean_steps_of_same: Float[Tensor, "S"]
 
 
-def steps_to_goal(played: Experience) -> Arrivals | None:
+def steps_to_goal(played: Trajectories) -> Arrivals | None:
     """Return how many steps the goal was away, sub-episode by sub-episode; None where the task has none.
 
     Who is slow arrives less often in the same time, so that late sub-episodes are those of the fast: hence the second
@@ -56,7 +56,7 @@ class Decoding(NamedTuple):
     unseen: float  # fraction of what is asked whose goal is where none was in what the map was fitted to
 
 
-def decode_goal(played: Experience) -> Decoding | None:
+def decode_goal(played: Trajectories) -> Decoding | None:
     """Return how far from the goal a linear map of frozen features points; None where there is no goal to point at.
 
     A softmax over cells says how likely each is, and what is guessed is the cell that is nearest to the goal in the
@@ -103,7 +103,7 @@ class ReturnPrediction(NamedTuple):
     returns: Float[Tensor, "L"]
 
 
-def predict_returns(played: Experience, discount: float, horizon: int = 30) -> ReturnPrediction | None:
+def predict_returns(played: Trajectories, discount: float, horizon: int = 30) -> ReturnPrediction | None:
     """Return how V follows the return, and its error in the steps before what is rewarded; None if no episode ended.
 
     Wayne et al. 2018, arXiv:1803.10760, Figures 3c and d.
@@ -140,7 +140,7 @@ class ReadPlaces(NamedTuple):
     largest: float  # the mean of the largest weight
 
 
-def where_keys_read(played: Experience) -> list[ReadPlaces] | None:
+def where_keys_read(played: Trajectories) -> list[ReadPlaces] | None:
     """Return where each read key reads, the policy's first, and last one that reads everything alike.
 
     None where the agent has no memory or the task no map. Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
@@ -176,7 +176,7 @@ def where_keys_read(played: Experience) -> list[ReadPlaces] | None:
     return found
 
 
-def _held(played: Experience) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
+def _held(played: Trajectories) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
     """Return of each slot, as each step reads it, the cell that its writer was in, −1 if empty, and how long ago."""
     assert played.slots is not None and played.agent_cell is not None and played.read_weights is not None
     shape = played.read_weights.shape
@@ -191,7 +191,7 @@ def _held(played: Experience) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"
     return cells, ages
 
 
-def _first_episode(played: Experience) -> tuple[int, int]:
+def _first_episode(played: Trajectories) -> tuple[int, int]:
     """Return the environment whose first episode is longest, of those that ended, and how long it is."""
     ends = torch.where(played.is_end.any(0), played.is_end.int().argmax(0) + 1, 0)
     return (int(ends.argmax()), int(ends.max())) if ends.any() else (0, len(played.is_end))

@@ -44,6 +44,11 @@ class Timestep(NamedTuple):
     final_observation: dict[str, Shaped[Tensor, "B ..."]] | None  # valid where truncated; None if nothing was
     success: Float[Tensor, " B"]  # 1 or 0 where an episode ended and the task defines success, NaN elsewhere
 
+    @property
+    def is_end(self) -> Bool[Tensor, " B"]:
+        """Episodes that the action just taken ended, in either way."""
+        return self.terminated | self.truncated
+
 
 class Environment:
     """A batch of environments, of numpy arrays or of tensors (`metadata["tensors"]`), in any autoreset mode.
