@@ -15,7 +15,7 @@ from merlin.training.play import Moment, Observer, play
 Rows = list[dict[str, np.ndarray]]
 
 
-class Expectations(NamedTuple):
+class Predictions(NamedTuple):
     """Observations of one episode, each a dict of entries as their spaces describe them.
 
     `expected` is decoded from the prior's mean, before the observation was seen, `inferred` from the posterior's mean.
@@ -57,19 +57,19 @@ class PredictionRecorder(Observer):
         self.is_done = bool(moment.next_timestep.is_end)
 
     @torch.no_grad()
-    def expectations(self, imagine: int, generator: torch.Generator) -> Expectations:
-        """Return all of it, and `imagine` steps imagined from somewhere before the middle of the episode on."""
+    def predictions(self, imagine: int, generator: torch.Generator) -> Predictions:
+        """Return these, the memory, and `imagine` steps imagined from somewhere before the episode's middle on."""
         written = sorted({slot: step for step, slot in enumerate(self.slots)}.values())
         memory = self.last_state.predictor.memory.memory[0, :, : self.agent.config.latent_size]
         remembered = [_decode(self.agent, memory[self.slots[step]].unsqueeze(0)) for step in written]
         middle = max(step for step in self.states if step <= len(self.seen) // 2)
         imagined = [_decode(self.agent, x) for x in self.agent.imagine(self.states[middle], imagine, generator)]
-        return Expectations(self.seen, self.expected, self.inferred, remembered, written, imagined, middle)
+        return Predictions(self.seen, self.expected, self.inferred, remembered, written, imagined, middle)
 
 
 def expectations(
     agent: Merlin, environment: Environment, *, seed: int, max_steps: int = 500, imagine: int = 8
-) -> Expectations:
+) -> Predictions:
     """Play one episode in an environment of num_envs=1 and return what was expected, inferred, remembered, imagined.
 
     Args:
@@ -81,7 +81,7 @@ def expectations(
     generator = torch.Generator(environment.device).manual_seed(seed)
     recorder = PredictionRecorder(agent)
     play(agent, environment, recorder, seed=seed, generator=generator, max_steps=max_steps)
-    return recorder.expectations(imagine, generator)
+    return recorder.predictions(imagine, generator)
 
 
 def _posterior_mean(agent: Merlin, moment: Moment) -> Float[Tensor, "B Z"]:

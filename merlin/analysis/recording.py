@@ -39,7 +39,7 @@ class Trajectories(NamedTuple):
 
     @property
     def num_complete(self) -> int:
-        """How many of the episodes that count came to their end."""
+        """Number of episodes that count and came to their end."""
         return int((self.is_end & self.is_valid).sum())
 
 

@@ -170,7 +170,7 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from merlin.agents.memory_ablation import Tampered
+    from merlin.agents.memory_ablation import MemoryAblation
     from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
@@ -186,7 +186,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with build_environment(config, num_envs) as environment:
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = evaluate(
-            agent if way == "own" else Tampered(agent, way),
+            agent if way == "own" else MemoryAblation(agent, way),
             environment,
             episodes=options.episodes,
             seed=seed + HELD_OUT_SEED,

@@ -21,7 +21,7 @@ from merlin.networks.spaces import flatten_observation, flatten_space
 
 
 class Timestep(NamedTuple):
-    """What a batch of environments shows after a reset or a step.
+    """One row of a batch of environments, after a reset or a step.
 
     An episode of two actions ends with o2 by truncation; o0' starts the next one:
 

@@ -21,7 +21,7 @@ from merlin.experience import StepOutput
 
 @runtime_checkable
 class Player(Protocol):
-    """Whoever plays: an agent, or what acts as one. See `merlin.agents.Agent`."""
+    """An agent, or whatever acts as one. See `merlin.agents.Agent`."""
 
     def initial_state(self, batch_size: int) -> Any:
         """Return the state before anything was seen."""
@@ -39,7 +39,7 @@ class Player(Protocol):
         """Return the action and the next state.
 
         Args:
-            reward: What the previous action earned. Where an episode starts that is the last one's, and counts as 0.
+            reward: Of the previous action. Where an episode starts it is the last one's, which the player takes for 0.
         """
 
 

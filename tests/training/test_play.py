@@ -47,6 +47,7 @@ class Witness(Observer):
         self.clock = environment.vector_env.envs[0].clock.copy()
 
     def observe(self, moment):
+        assert not torch.is_grad_enabled()
         self.order.append("step")
         assert tuple(self.clock) == tuple(moment.timestep.observation["clock"][0]), "before the environment acts"
         self.moments.append(moment)
