@@ -11,6 +11,7 @@ from merlin.agents.merlin import Merlin
 from merlin.environments.batch import Environment
 from merlin.networks.lstm import reset_state
 from merlin.training.play import Moment, Observer, play
+from merlin.viewer.episodes import first_row
 
 Rows = list[dict[str, np.ndarray]]
 
@@ -47,8 +48,8 @@ class PredictionRecorder(Observer):
     def observe(self, moment: Moment) -> None:
         """Decode a step."""
         assert moment.output.slots is not None
-        self.seen.append(_row(moment.timestep.observation))
-        self.expected.append(_row(self.agent.expect(moment.state, moment.timestep.is_first)))
+        self.seen.append(first_row(moment.timestep.observation))
+        self.expected.append(first_row(self.agent.expect(moment.state, moment.timestep.is_first)))
         self.inferred.append(_decode(self.agent, _posterior_mean(self.agent, moment)))
         self.slots.append(int(moment.output.slots))
         self.last_state = moment.next_state
@@ -93,8 +94,4 @@ def _posterior_mean(agent: Merlin, moment: Moment) -> Float[Tensor, "B Z"]:
 
 
 def _decode(agent: Merlin, latent: Tensor) -> dict[str, np.ndarray]:
-    return _row(agent.reconstruct(latent))
-
-
-def _row(entries: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: x[0].cpu().numpy() for name, x in entries.items()}
+    return first_row(agent.reconstruct(latent))

@@ -86,17 +86,17 @@ class EpisodeRecorder(Observer):
         assert (memory is None) == (output.read_weights is None)
         self.steps.append(
             Step(
-                observation=_first_row(timestep.observation),
-                expected=_first_row(agent.expect(moment.state, timestep.is_first)),
-                reconstruction=None if output.latent is None else _first_row(agent.reconstruct(output.latent)),
+                observation=first_row(timestep.observation),
+                expected=first_row(agent.expect(moment.state, timestep.is_first)),
+                reconstruction=None if output.latent is None else first_row(agent.reconstruct(output.latent)),
                 value=output.value.item(),
                 policy=_policy(agent, output.policy_parameters, output.action),
-                action=_first_row(output.action),
+                action=first_row(output.action),
                 reward=moment.next_timestep.reward.item(),
-                read_weights=_first_row(output.read_weights),
-                policy_read_weights=_first_row(output.policy_read_weights),
+                read_weights=first_row(output.read_weights),
+                policy_read_weights=first_row(output.policy_read_weights),
                 slot=None if memory is None else int(memory.write_weights[0].argmax()),
-                word=None if memory is None else _first_row(last_word(memory, agent.config.retroactive_discount)),
+                word=None if memory is None else first_row(last_word(memory, agent.config.retroactive_discount)),
                 picture=self.picture,
             )
         )
@@ -138,10 +138,10 @@ def record_episode(
 
 def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:
     if not isinstance(agent.action_space, spaces.Box):
-        return _first_row(agent.actions.log_probs(parameters).exp())
+        return first_row(agent.actions.log_probs(parameters).exp())
     mean, log_std = agent.actions.moments(parameters)
     mean = (mean - agent.actions.centre) / agent.actions.half_range
-    return _first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
+    return first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
 
 
 def action_names(task: Any, action_space: gymnasium.Space) -> Sequence[str] | None:
@@ -158,8 +158,8 @@ def _one_task(environment: Environment) -> Any:
     return vector_env.envs[0].unwrapped if hasattr(vector_env, "envs") else vector_env
 
 
-def _first_row(value: Any) -> Any:
+def first_row(value: Any) -> Any:
     """Return the first row of a tensor, or of each in a dict; None of None."""
     if isinstance(value, dict):
-        return {name: _first_row(x) for name, x in value.items()}
+        return {name: first_row(x) for name, x in value.items()}
     return None if value is None else value[0].cpu().numpy()
