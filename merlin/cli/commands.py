@@ -170,7 +170,7 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from merlin.agents.memory_ablation import Tampered
+    from merlin.agents.memory_ablation import MemoryAblation
     from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
@@ -186,7 +186,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with build_environment(config, num_envs) as environment:
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = evaluate(
-            agent if way == "own" else Tampered(agent, way),
+            agent if way == "own" else MemoryAblation(agent, way),
             environment,
             episodes=options.episodes,
             seed=seed + HELD_OUT_SEED,
@@ -354,7 +354,7 @@ def _profile(options: argparse.Namespace) -> int:
 def _play(options: argparse.Namespace) -> int:
     from merlin.viewer.play import play
 
-    task = import_module("tasks").TASKS.get(options.task)
+    task = import_module("merlin.tasks").TASKS.get(options.task)
     summary = task.summary if task else ""
     play(options.task, options.env_kwargs, seed=options.seed, view=options.view, summary=summary)
     return 0
@@ -362,7 +362,7 @@ def _play(options: argparse.Namespace) -> int:
 
 def _tasks(_: argparse.Namespace) -> int:
     # By its name, as gymnasium loads it: nothing else of this package knows of it.
-    _print_table([(name, task.summary) for name, task in import_module("tasks").TASKS.items()])
+    _print_table([(name, task.summary) for name, task in import_module("merlin.tasks").TASKS.items()])
     print("Any other gymnasium id works too, such as MiniGrid-MemoryS7-v0, or module:Id, which imports its module.")
     return 0
 

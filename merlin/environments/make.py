@@ -18,7 +18,7 @@ from merlin.environments.adapters import AgentView, describe, run_worker
 from merlin.errors import MerlinError
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
-REGISTERED_BY = {"merlin/": "tasks", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+REGISTERED_BY = {"merlin/": "merlin", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
 
 
 def find_spec(task: str) -> EnvSpec:
