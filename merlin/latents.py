@@ -12,7 +12,7 @@ so that the noise can be kept, and learning computes the latents of acting again
 """
 
 import math
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ class Latent(Protocol):
     def num_parameters(size: int) -> int: ...
 
     @classmethod
-    def from_parameters(cls, parameters: Float[Tensor, "*batch Y"]) -> Self: ...
+    def from_parameters(cls, parameters: Float[Tensor, "*batch Y"]) -> "Latent": ...
 
     @staticmethod
     def draw_noise(
@@ -40,7 +40,7 @@ class Latent(Protocol):
 
     def entropy_nats(self) -> Float[Tensor, "*batch"]: ...
 
-    def kl_nats(self, prior: Self) -> Float[Tensor, "*batch"]: ...
+    def kl_nats(self, prior: Any) -> Float[Tensor, "*batch"]: ...
 
 
 Family = TypeVar("Family", bound=Latent)

@@ -81,8 +81,9 @@ class MemoryAblation:
             ended = is_first & ~is_frozen & _holds_something(own)
             frozen, is_frozen = _choose(ended, own, frozen), is_frozen | ended
             shown = _choose(is_frozen, frozen, own)
+        agent_state = self.agent.with_memory(agent_state, shown)
         output, agent_state = self.agent.step(
-            observation, self.agent.with_memory(agent_state, shown), is_first, reward, generator=generator, greedy=greedy
+            observation, agent_state, is_first, reward, generator=generator, greedy=greedy
         )
         after = self.agent.memory_state(agent_state)
         if self.ablation == "shuffled":

@@ -21,6 +21,7 @@ from merlin.analysis.predictions import Rows, expectations
 from merlin.analysis.recording import Trajectories
 from merlin.analysis.saliency import saliency
 from merlin.environments.batch import Environment
+from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, kind
 from merlin.training.evaluation import evaluate
 from merlin.viewer.observations import is_minigrid
@@ -227,15 +228,19 @@ def expectations_section(agent: Merlin, environment: Environment, seed: int, out
         out / "expected.png",
         "Decoded from the prior, before it looked, and from the posterior",
     )
-    shown = _spread(len(found.written))
-    written = [found.written[i] for i in shown]
-    draw_observations(
-        [("remembered", [found.remembered[i] for i in shown]), ("seen then", [found.seen[step] for step in written])],
-        [f"step {step + 1}" for step in written],
-        spaces,
-        out / "remembered.png",
-        "Decoded from the memory's rows after the last step",
-    )
+    pictures = {title: "expected.png"}
+    if found.written:
+        shown = _spread(len(found.written))
+        written = [found.written[i] for i in shown]
+        then = [found.seen[step] for step in written]
+        draw_observations(
+            [("remembered", [found.remembered[i] for i in shown]), ("seen then", then)],
+            [f"step {step + 1}" for step in written],
+            spaces,
+            out / "remembered.png",
+            "Decoded from the memory's rows after the last step",
+        )
+        pictures["Remembered"] = "remembered.png"
     ahead = found.seen[found.imagined_from + 1 : found.imagined_from + 1 + len(found.imagined)]
     draw_observations(
         [("imagined", found.imagined), ("what came", ahead)],
@@ -255,7 +260,7 @@ def expectations_section(agent: Merlin, environment: Environment, seed: int, out
         "nothing.",
         ("decoded from", *agreement["prior"]),
         [(name, *shares.values()) for name, shares in agreement.items()],
-        {title: "expected.png", "Remembered": "remembered.png", "Imagined": "imagined.png"},
+        pictures | {"Imagined": "imagined.png"},
         {"expectations": agreement},
     )
 

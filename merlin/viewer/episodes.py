@@ -81,7 +81,7 @@ class EpisodeRecorder(Observer):
     def observe(self, moment: Moment) -> None:
         """Keep a step."""
         agent, output, timestep = self.agent, moment.output, moment.timestep
-        slot = None if output.slots is None else int(output.slots[0])  # without which reads cannot be told from one another
+        slot = None if output.slots is None else int(output.slots[0])
         word = None if slot is None else agent.memory.last_word(agent.memory_state(moment.next_state))
         self.steps.append(
             Step(
