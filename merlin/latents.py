@@ -12,13 +12,14 @@ so that the noise can be kept, and learning computes the latents of acting again
 """
 
 import math
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Latent(Protocol):
     """A distribution of a latent variable. See the module for what each does."""
 
