@@ -24,9 +24,9 @@ from torch import Tensor
 class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
-    `previous_reward` is the reward of the row before, 0 where an episode starts. `is_valid` is false in rows whose action
-    the environment ignored (gymnasium's next-step autoreset); they count in no loss. `extras` are the agent's own: what
-    it must keep of acting, such as the noise of its latents, to compute the same numbers in learning.
+    `previous_reward` is the reward of the row before, 0 where an episode starts. `is_valid` is false in rows whose
+    action the environment ignored (gymnasium's next-step autoreset); they count in no loss. `extras` are the agent's
+    own: what it must keep of acting, such as the noise of its latents, to compute the same numbers in learning.
     """
 
     observation: dict[str, Tensor]

@@ -12,13 +12,11 @@ so that the noise can be kept, and learning computes the latents of acting again
 """
 
 import math
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-Own = TypeVar("Own")
 
 
 @runtime_checkable
@@ -29,7 +27,7 @@ class Latent(Protocol):
     def num_parameters(size: int) -> int: ...
 
     @classmethod
-    def from_parameters(cls: type[Own], parameters: Float[Tensor, "*batch Y"]) -> Own: ...
+    def from_parameters(cls, parameters: Float[Tensor, "*batch Y"]) -> "Latent": ...
 
     @staticmethod
     def draw_noise(
@@ -43,7 +41,7 @@ class Latent(Protocol):
 
     def entropy_nats(self) -> Float[Tensor, "*batch"]: ...
 
-    def kl_nats(self: Own, prior: Own) -> Float[Tensor, "*batch"]: ...
+    def kl_nats(self, prior: Any) -> Float[Tensor, "*batch"]: ...
 
 
 Family = TypeVar("Family", bound=Latent)

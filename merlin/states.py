@@ -1,4 +1,4 @@
-"""States as values: nested NamedTuples of tensors, batch first, that are mapped over and reset without being changed."""
+"""States as values: nested NamedTuples of tensors, batch first, mapped over and reset without being changed."""
 
 from collections.abc import Callable
 from typing import Any

@@ -72,17 +72,17 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         """Return e."""
         return torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
 
-    def policy_parameters(self, activations: Features) -> Float[Tensor, "*batch A"]:
-        """Return the parameters of the action's distribution."""
+    def policy_parameters(self, activations: Any) -> Float[Tensor, "*batch A"]:
+        """Return the parameters of the action's distribution, from the `features` of the activations."""
         return self.policy_head(activations.features)
 
-    def value(self, activations: Features, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+    def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
         """Return V."""
         return self.value_head(activations.features).squeeze(-1)
 
     def loss(
         self,
-        activations: Features,
+        activations: Any,
         unroll: Unroll,
         actions: Float[Tensor, "T B E"],
         previous_actions: Float[Tensor, "T B E"],

@@ -14,7 +14,7 @@ from merlin.viewer.observations import draw_entry, height_of, is_picture, label
 
 Array = np.ndarray
 COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58")
-MOST_COLUMNS = 12
+MAX_COLUMNS = 12
 
 
 def plot_lines(

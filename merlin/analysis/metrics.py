@@ -1,4 +1,4 @@
-"""The numbers of the paper's analyses, from experience: nothing here draws or prints."""
+"""Metrics of the paper's analyses, of trajectories: nothing here draws or prints."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from merlin.analysis.probes import ASKED, CHOOSING, FITTED, guess_class, manhattan
-from merlin.analysis.recording import Experience, discounted_returns
+from merlin.analysis.probes import TEST, TRAIN, VALIDATION, guess_class, manhattan
+from merlin.analysis.recording import Trajectories, discounted_returns
 
-MOST_SUB_EPISODES = 8
-MOST_ROWS = 8_000  # that probes are fitted to; of one episode all have nearly the same goals
+MAX_SUB_EPISODES = 8
+MAX_ROWS = 8_000  # that a probe is trained on; of one episode all have nearly the same goals
 
 
 class Arrivals(NamedTuple):
@@ -22,7 +22,7 @@ class Arrivals(NamedTuple):
     mean_steps_of_same: Float[Tensor, "S"]
 
 
-def steps_to_goal(played: Experience) -> Arrivals | None:
+def steps_to_goal(played: Trajectories) -> Arrivals | None:
     """Return how many steps the goal was away, sub-episode by sub-episode; None where the task has none.
 
     Who is slow arrives less often in the same time, so that late sub-episodes are those of the fast: hence the second
@@ -35,8 +35,8 @@ def steps_to_goal(played: Experience) -> Arrivals | None:
     episode = played.is_first.long().cumsum(0) - 1
     keys = episode * played.reward.shape[1] + torch.arange(played.reward.shape[1])
     num_episodes = int(keys.max()) + 1
-    table = torch.full((num_episodes, MOST_SUB_EPISODES), torch.nan)
-    chosen = arrives & (number < MOST_SUB_EPISODES)
+    table = torch.full((num_episodes, MAX_SUB_EPISODES), torch.nan)
+    chosen = arrives & (number < MAX_SUB_EPISODES)
     table[keys[chosen], number[chosen]] = steps[chosen]
     complete = torch.zeros(num_episodes, dtype=torch.bool)
     complete[keys[played.is_end & played.is_valid]] = True
@@ -47,53 +47,55 @@ def steps_to_goal(played: Experience) -> Arrivals | None:
     return Arrivals(count, table.nanmean(0), len(same), same.mean(0))
 
 
-class Decoding(NamedTuple):
+class GoalDecoding(NamedTuple):
     """Error of the goal's cell as decoded from features, in steps, by sub-episode; and of the best constant guess."""
 
     error: dict[str, Float[Tensor, "S"]]
     constant: Float[Tensor, "S"]
     count: Int[Tensor, "S"]
-    unseen: float  # fraction of what is asked whose goal is where none was in what the map was fitted to
+    unseen: float  # fraction of the test steps whose goal is where none was in training
 
 
-def decode_goal(played: Experience) -> Decoding | None:
+def decode_goal(played: Trajectories) -> GoalDecoding | None:
     """Return how far from the goal a linear map of frozen features points; None where there is no goal to point at.
 
     A softmax over cells says how likely each is, and what is guessed is the cell that is nearest to the goal in the
     mean, as the guess without features is the one nearest to all goals.
 
-    Fitted to the steps of every other environment, asked of the rest. What limits it is how many goals those saw, so
-    that a thousand episodes tell much more than a hundred. Wayne et al. 2018, arXiv:1803.10760, Figure 3b.
+    Trained and validated on the steps of every other environment, tested on the rest. The number of goals that those
+    saw limits it, so that a thousand episodes tell much more than a hundred.
+
+    Wayne et al. 2018, arXiv:1803.10760, Figure 3b.
     """
     if played.goal_cell is None or played.grid_size is None or not bool((played.goal_cell >= 0).any()):
         return None
     (height, width), (length, batch_size) = played.grid_size, played.reward.shape
     is_known = (played.goal_cell >= 0) & played.is_valid
     number = torch.zeros_like(played.goal_cell) if played.sub_episode is None else played.sub_episode
-    # Half to ask; of the others a quarter, or one of two, to choose by: fewer goals to fit to would ask for more decay.
-    fold = torch.tensor([FITTED, ASKED, CHOOSING, ASKED, FITTED, ASKED, FITTED, ASKED])[torch.arange(batch_size) % 8]
+    # Half to test; of the others one of four to validate: with fewer goals to train on, more decay would be best.
+    fold = torch.tensor([TRAIN, TEST, VALIDATION, TEST, TRAIN, TEST, TRAIN, TEST])[torch.arange(batch_size) % 8]
     fold = fold.expand(length, -1)
     generator = torch.Generator().manual_seed(0)
-    keep = is_known & (torch.rand(length, batch_size, generator=generator) < 2 * MOST_ROWS / is_known.sum())
+    keep = is_known & (torch.rand(length, batch_size, generator=generator) < 2 * MAX_ROWS / is_known.sum())
     target, number, fold = played.goal_cell[keep], number[keep], fold[keep]
     if len(fold.unique()) < 3:
         return None
-    asked, truth, wanted = number[fold == ASKED], target[fold == ASKED], target[fold != ASKED]
+    tested, truth, trained = number[fold == TEST], target[fold == TEST], target[fold != TEST]
     cells = torch.arange(height * width)
     apart = manhattan(cells.unsqueeze(1), cells.unsqueeze(0), width).double()
-    middle = apart[:, wanted].mean(1).argmin()
+    middle = apart[:, trained].mean(1).argmin()
     errors = {}
     for name, features in played.features.items():
         guess = guess_class(features[keep], target, fold, apart)
-        errors[name] = _mean_by(manhattan(guess, truth, width).float(), asked)
-    constant = _mean_by(manhattan(middle.expand_as(truth), truth, width).float(), asked)
-    count = torch.bincount(asked, minlength=MOST_SUB_EPISODES)[:MOST_SUB_EPISODES]
-    unseen = float((~torch.isin(truth, wanted)).double().mean())
-    return Decoding(errors, constant, count, unseen)
+        errors[name] = _mean_by(manhattan(guess, truth, width).float(), tested)
+    constant = _mean_by(manhattan(middle.expand_as(truth), truth, width).float(), tested)
+    count = torch.bincount(tested, minlength=MAX_SUB_EPISODES)[:MAX_SUB_EPISODES]
+    unseen = float((~torch.isin(truth, trained)).double().mean())
+    return GoalDecoding(errors, constant, count, unseen)
 
 
 class ReturnPrediction(NamedTuple):
-    """How well V predicts the discounted return, over all steps whose episode's end was seen."""
+    """V as a prediction of the discounted return, over all steps whose episode's end was seen."""
 
     explained: float  # fraction of the variance; NaN if every return was the same
     is_cut: bool  # time ended some episode, so that V stands for what would have followed
@@ -103,7 +105,7 @@ class ReturnPrediction(NamedTuple):
     returns: Float[Tensor, "L"]
 
 
-def predict_returns(played: Experience, discount: float, horizon: int = 30) -> ReturnPrediction | None:
+def predict_returns(played: Trajectories, discount: float, horizon: int = 30) -> ReturnPrediction | None:
     """Return how V follows the return, and its error in the steps before what is rewarded; None if no episode ended.
 
     Wayne et al. 2018, arXiv:1803.10760, Figures 3c and d.
@@ -126,8 +128,8 @@ def predict_returns(played: Experience, discount: float, horizon: int = 30) -> R
     return ReturnPrediction(explained, is_cut, errors, count, played.value[:end, b], returns[:end, b])
 
 
-class ReadPlaces(NamedTuple):
-    """Where a key reads, as the cell that the agent was in when it wrote what is read, weighted by how much is read.
+class ReadLocation(NamedTuple):
+    """Cells that a key reads from: those that the agent was in when it wrote the slots, weighted by how they are read.
 
     `to_goal` and `to_agent` are mean distances in steps; `by_chance` are those of a read of everything alike.
     """
@@ -140,8 +142,8 @@ class ReadPlaces(NamedTuple):
     largest: float  # the mean of the largest weight
 
 
-def where_keys_read(played: Experience) -> list[ReadPlaces] | None:
-    """Return where each read key reads, the policy's first, and last one that reads everything alike.
+def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
+    """Return the cells that each read key reads from, the policy's first, and last one that reads everything alike.
 
     None where the agent has no memory or the task no map. Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
     """
@@ -172,11 +174,11 @@ def where_keys_read(played: Experience) -> list[ReadPlaces] | None:
         on_map.index_add_(0, held[:end, b].clamp(min=0).flatten().long(), share[:end, b].flatten())
         largest = float(share.amax(-1)[rows].mean()) if rows.any() else float("nan")
         goalward = float("nan") if to_goal is None else mean(to_goal)
-        found.append(ReadPlaces(name, on_map.view(height, width), goalward, mean(to_agent), mean(age), largest))
+        found.append(ReadLocation(name, on_map.view(height, width), goalward, mean(to_agent), mean(age), largest))
     return found
 
 
-def _held(played: Experience) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
+def _held(played: Trajectories) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
     """Return of each slot, as each step reads it, the cell that its writer was in, −1 if empty, and how long ago."""
     assert played.slots is not None and played.agent_cell is not None and played.read_weights is not None
     shape = played.read_weights.shape
@@ -191,7 +193,7 @@ def _held(played: Experience) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"
     return cells, ages
 
 
-def _first_episode(played: Experience) -> tuple[int, int]:
+def _first_episode(played: Trajectories) -> tuple[int, int]:
     """Return the environment whose first episode is longest, of those that ended, and how long it is."""
     ends = torch.where(played.is_end.any(0), played.is_end.int().argmax(0) + 1, 0)
     return (int(ends.argmax()), int(ends.max())) if ends.any() else (0, len(played.is_end))
@@ -210,7 +212,7 @@ def _steps_until(event: Bool[Tensor, "T B"], is_end: Bool[Tensor, "T B"]) -> Int
 
 def _mean_by(x: Float[Tensor, "R"], number: Int[Tensor, "R"]) -> Float[Tensor, "S"]:
     """Return the means of x by number, NaN where there is none."""
-    keep = number < MOST_SUB_EPISODES
-    total = torch.zeros(MOST_SUB_EPISODES).index_add_(0, number[keep], x[keep])
-    count = torch.bincount(number[keep], minlength=MOST_SUB_EPISODES)
+    keep = number < MAX_SUB_EPISODES
+    total = torch.zeros(MAX_SUB_EPISODES).index_add_(0, number[keep], x[keep])
+    count = torch.bincount(number[keep], minlength=MAX_SUB_EPISODES)
     return torch.where(count > 0, total / count, torch.nan)

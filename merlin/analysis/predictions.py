@@ -1,19 +1,22 @@
-"""What MERLIN expects before it looks, what it makes of what it saw, what it remembers, and what it imagines."""
+"""Observations that MERLIN predicts, infers, remembers and imagines, beside those that it saw."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from merlin.agents.merlin import Merlin
 from merlin.environments.batch import Environment
-from merlin.states import reset_state
+from merlin.memory import MemoryState
+from merlin.training.play import Moment, Observer, play
+from merlin.viewer.episodes import first_row
 
 Rows = list[dict[str, np.ndarray]]
 
 
-class Expectations(NamedTuple):
+class Predictions(NamedTuple):
     """Observations of one episode, each a dict of entries as their spaces describe them.
 
     `expected` is decoded from the prior's mean, before the observation was seen, `inferred` from the posterior's mean.
@@ -31,10 +34,53 @@ class Expectations(NamedTuple):
     imagined_from: int
 
 
-@torch.no_grad()
+class PredictionRecorder(Observer):
+    """Observations of one episode of one environment, and those decoded from the agent's prior and posterior."""
+
+    def __init__(self, agent: Merlin) -> None:
+        self.agent = agent
+        self.seen: Rows = []
+        self.expected: Rows = []
+        self.inferred: Rows = []
+        self.slots: list[int] = []
+        self.states: dict[int, Any] = {}  # after steps 1, 2, 4, ...: a state holds a whole memory
+
+    def observe(self, moment: Moment) -> None:
+        """Decode a step."""
+        assert moment.output.slots is not None
+        self.seen.append(first_row(moment.timestep.observation))
+        self.expected.append(first_row(self.agent.expect(moment.state, moment.timestep.is_first)))
+        self.inferred.append(_decode(self.agent, self._infer(moment)))
+        self.slots.append(int(moment.output.slots))
+        self.last_state = moment.next_state
+        if len(self.seen).bit_count() == 1:
+            self.states[len(self.seen) - 1] = moment.next_state
+        self.is_done = bool(moment.next_timestep.is_end)
+
+    def _infer(self, moment: Moment) -> Float[Tensor, "B Z"]:
+        """Return the mean of the posterior of a step, taken again."""
+        is_first, reward = moment.timestep.is_first, moment.timestep.reward
+        again = self.agent.perceive_new(moment.timestep.observation, moment.state, is_first, reward, None)
+        return self.agent.predictor.latents.from_parameters(again.activations.posterior).mode
+
+    @torch.no_grad()
+    def predictions(self, imagine: int, generator: torch.Generator) -> Predictions:
+        """Return these, the memory, and `imagine` steps imagined from somewhere before the episode's middle on."""
+        written = sorted({slot: step for step, slot in enumerate(self.slots)}.values())
+        memory = self.agent.memory_state(self.last_state)
+        if not isinstance(memory, MemoryState):
+            written = []  # of a memory of another kind it is not known what a slot holds
+        else:
+            memory = memory.memory[0, :, : self.agent.config.latent_size]
+        remembered = [_decode(self.agent, memory[self.slots[step]].unsqueeze(0)) for step in written]
+        middle = max(step for step in self.states if step <= len(self.seen) // 2)
+        imagined = [_decode(self.agent, x) for x in self.agent.imagine(self.states[middle], imagine, generator)]
+        return Predictions(self.seen, self.expected, self.inferred, remembered, written, imagined, middle)
+
+
 def expectations(
     agent: Merlin, environment: Environment, *, seed: int, max_steps: int = 500, imagine: int = 8
-) -> Expectations:
+) -> Predictions:
     """Play one episode in an environment of num_envs=1 and return what was expected, inferred, remembered, imagined.
 
     Args:
@@ -44,36 +90,10 @@ def expectations(
     """
     assert environment.num_envs == 1
     generator = torch.Generator(environment.device).manual_seed(seed)
-    timestep, state = environment.reset(seed), agent.initial_state(1)
-    seen, expected, inferred, slots = [], [], [], []
-    states = {}  # after steps 1, 2, 4, ...: a state holds a whole memory
-    is_over = False
-    while not is_over and len(seen) < max_steps:
-        before = reset_state(state, timestep.is_first)
-        expected.append(_row(agent.expect(state, timestep.is_first)))
-        reward = timestep.reward.masked_fill(timestep.is_first, 0)
-        output, state = agent.step(timestep.observation, state, timestep.is_first, timestep.reward, generator=generator)
-        code = agent.predictor.encode(timestep.observation, before.previous_action, reward)
-        assert output.noise is not None and output.slots is not None
-        thought = agent.predictor.perceive(code, output.noise, before.predictor)
-        seen.append(_row(timestep.observation))
-        inferred.append(_decode(agent, thought.posterior.mean))
-        slots.append(int(output.slots))
-        if len(seen).bit_count() == 1:
-            states[len(seen) - 1] = state
-        timestep = environment.step(output.action)
-        is_over = bool(timestep.terminated | timestep.truncated)
-    written = sorted({slot: step for step, slot in enumerate(slots)}.values())
-    words = state.predictor.memory.memory[0, [slots[step] for step in written], : agent.config.latent_size]
-    remembered = [_decode(agent, word.unsqueeze(0)) for word in words]
-    middle = max(step for step in states if step <= len(seen) // 2)
-    imagined = [_decode(agent, latent) for latent in agent.imagine(states[middle], imagine, generator)]
-    return Expectations(seen, expected, inferred, remembered, written, imagined, middle)
+    recorder = PredictionRecorder(agent)
+    play(agent, environment, recorder, seed=seed, generator=generator, max_steps=max_steps)
+    return recorder.predictions(imagine, generator)
 
 
 def _decode(agent: Merlin, latent: Tensor) -> dict[str, np.ndarray]:
-    return _row(agent.reconstruct(latent))
-
-
-def _row(entries: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: x[0].cpu().numpy() for name, x in entries.items()}
+    return first_row(agent.reconstruct(latent))

@@ -1,4 +1,4 @@
-"""What can be read off frozen features by a linear map."""
+"""Linear probes of frozen features."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DECAYS = (10.0, 1.0, 1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
-FITTED, CHOOSING, ASKED = 0, 1, 2
+TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 def guess_class(
@@ -19,44 +19,44 @@ def guess_class(
     decays: Sequence[float] = DECAYS,
     iterations: int = 100,
 ) -> Int[Tensor, "A"]:
-    """Return the classes that a softmax of a linear map of features guesses in the rows that it has not seen.
+    """Return the guesses of a linear probe, a softmax of a linear map of features, in the rows of the test fold.
 
     A guess is the class whose mean cost, by the softmax's probabilities, is lowest. Without features the softmax says
     how frequent each class is. Fitted by L-BFGS from there, so that nothing depends on a rate or a seed. Rows of one
     episode belong in one fold.
 
     Args:
-        fold: 0 to fit to, 1 to choose the weight decay by, after which those rows are fitted to as well, 2 to ask.
+        fold: `TRAIN`, `VALIDATION`, which chooses the weight decay and is then trained on as well, or `TEST`.
         cost: Of each guess (second) where each class (first) is true: 1 - eye for mistakes, or distances.
         decays: Of which the one with the lowest cost is taken, the first of equals.
     """
-    known = features[fold != ASKED].double()
+    known = features[fold != TEST].double()
     rows = (features.double() - known.mean(0)) / (known.std(0) + 1e-6)
     num_classes, cost = len(cost), cost.double()
 
-    def guess(fitted: Tensor, asked: Tensor, decay: float) -> Int[Tensor, "_"]:
-        usual = (torch.bincount(target[fitted], minlength=num_classes) + 1.0 / num_classes).double().log()
+    def guess(train: Tensor, test: Tensor, decay: float) -> Int[Tensor, "_"]:
+        usual = (torch.bincount(target[train], minlength=num_classes) + 1.0 / num_classes).double().log()
         weight = torch.zeros(num_classes, rows.shape[1], dtype=rows.dtype, requires_grad=True)
         bias = torch.zeros(num_classes, dtype=rows.dtype, requires_grad=True)
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            value = F.cross_entropy(rows[fitted] @ weight.T + bias + usual, target[fitted])
+            value = F.cross_entropy(rows[train] @ weight.T + bias + usual, target[train])
             value = value + decay * (weight.square().sum() + bias.square().sum())
             value.backward()
             return value
 
         with torch.enable_grad():
             optimizer.step(loss)
-        return ((rows[asked] @ weight.T + bias + usual).detach().softmax(-1) @ cost).argmin(-1)
+        return ((rows[test] @ weight.T + bias + usual).detach().softmax(-1) @ cost).argmin(-1)
 
     def mean_cost(decay: float) -> float:
-        chosen = guess(fold == FITTED, fold == CHOOSING, decay)
-        return float(cost[target[fold == CHOOSING], chosen].mean())
+        chosen = guess(fold == TRAIN, fold == VALIDATION, decay)
+        return float(cost[target[fold == VALIDATION], chosen].mean())
 
     best = min(decays, key=mean_cost) if len(decays) > 1 else decays[0]
-    return guess(fold != ASKED, fold == ASKED, best)
+    return guess(fold != TEST, fold == TEST, best)
 
 
 def manhattan(one: Int[Tensor, "*#R"], other: Int[Tensor, "*#R"], width: int) -> Int[Tensor, "*R"]:

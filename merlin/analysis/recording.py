@@ -1,4 +1,4 @@
-"""What agents went through while they played, as tensors over steps and environments, for analyses."""
+"""Trajectories of agents that played, as tensors over steps and environments, for analyses."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,15 @@ from torch import Tensor
 
 from merlin.agents.agent import Agent
 from merlin.environments.batch import Environment
+from merlin.training.play import Moment, Observer, play
 
 
-class Experience(NamedTuple):
-    """T steps of B environments, on the CPU. What neither agent nor task tells is None.
+class Trajectories(NamedTuple):
+    """T steps of B environments, on the CPU. Entries that neither agent nor task tells are None.
 
-    Cells count along the rows of the grid, y · width + x; a goal that is nowhere is −1. `features` are what the agent
-    knows after it saw the observation, by where it knows it. What is read is the memory before the step's write. Rows
-    that do not count (`is_valid`) are those whose action the environment ignored, and those of more episodes than were
+    Cells count along the rows of the grid, y · width + x; a goal that is nowhere is −1. `features` are the agent's
+    vectors after it saw the observation, by their names. Reads are of the memory before the step's write. Rows that do
+    not count (`is_valid` is false) are those whose action the environment ignored, and those of more episodes than were
     asked of an environment: else fast ones would count more.
     """
 
@@ -38,47 +39,71 @@ class Experience(NamedTuple):
 
     @property
     def num_complete(self) -> int:
-        """How many of the episodes that count came to their end."""
+        """Number of episodes that count and came to their end."""
         return int((self.is_end & self.is_valid).sum())
 
 
-@torch.no_grad()
-def gather(agent: Agent, environment: Environment, *, episodes: int, seed: int, max_steps: int = 2000) -> Experience:
-    """Play until as many episodes are complete in each environment as it takes for `episodes` in all, and return it.
+class TrajectoryRecorder(Observer):
+    """Trajectories of an agent until `episodes` are complete in all, as many in each environment.
 
-    What each key read is kept where the task tells on what map.
+    Read weights are kept where the task tells of a map.
+    """
+
+    def __init__(self, agent: Agent, environment: Environment, episodes: int) -> None:
+        count = environment.num_envs
+        self.agent, self.task = agent, environment.vector_env.unwrapped
+        self.left = torch.full((count,), -(-episodes // count), device=environment.device)
+        self.rows: list[dict] = []
+        self.has_memory = False
+
+    def before_step(self, environment: Environment) -> None:
+        """Keep the state of the task."""
+        self.task_state = _task_state(self.task)
+
+    def observe(self, moment: Moment) -> None:
+        """Keep a step."""
+        timestep, output, following = moment.timestep, moment.output, moment.next_timestep
+        has_map = self.task_state["agent_cell"] is not None
+        row = {
+            "is_valid": (self.left > 0) & ~timestep.is_last,
+            "is_first": timestep.is_first,
+            "is_end": following.is_end,
+            "is_truncated": following.truncated & ~following.terminated,
+            "reward": following.reward,
+            "value": output.value,
+            "features": self.agent.features(timestep.observation, output, moment.next_state),
+            "slots": output.slots,
+            "read_weights": output.read_weights if has_map else None,
+            "policy_read_weights": output.policy_read_weights if has_map else None,
+        }
+        self.rows.append(_to_cpu(row | self.task_state))
+        self.left = self.left - following.is_end.to(self.left.dtype)
+        self.is_done = not bool((self.left > 0).any())
+        self.has_memory = output.read_weights is not None
+
+    def trajectories(self) -> Trajectories:
+        """Return all steps."""
+        columns = {name: _stack([row[name] for row in self.rows]) for name in self.rows[0]}
+        size = (self.task.height, self.task.width) if columns["agent_cell"] is not None else None
+        return Trajectories(**columns, grid_size=size, has_memory=self.has_memory)
+
+
+def gather(agent: Agent, environment: Environment, *, episodes: int, seed: int, max_steps: int = 2000) -> Trajectories:
+    """Play until as many episodes are complete in each environment as it takes for `episodes` in all, and return it.
 
     Args:
         seed: Of environments, actions and latents.
         max_steps: Of each environment, at which playing ends whatever is complete.
     """
-    count, task = environment.num_envs, environment.vector_env.unwrapped
-    generator = torch.Generator(environment.device).manual_seed(seed)
-    timestep, state = environment.reset(seed), agent.initial_state(count)
-    left = torch.full((count,), -(-episodes // count), device=environment.device)
-    rows: list[dict] = []
-    while bool((left > 0).any()) and len(rows) < max_steps:
-        before, facts = timestep, _facts(task)
-        output, state = agent.step(before.observation, state, before.is_first, before.reward, generator=generator)
-        features = agent.features(before.observation, output, state)
-        timestep = environment.step(output.action)
-        is_end = timestep.terminated | timestep.truncated
-        row = {"is_valid": (left > 0) & ~before.is_last, "is_first": before.is_first, "is_end": is_end}
-        row |= {"is_truncated": timestep.truncated & ~timestep.terminated, "reward": timestep.reward}
-        row |= {"value": output.value, "features": features, "slots": output.slots}
-        reads = {name: getattr(output, name) for name in ("read_weights", "policy_read_weights")}
-        row |= reads if facts["agent_cell"] is not None else dict.fromkeys(reads)
-        rows.append(_to_cpu(row | facts))
-        left = left - is_end.to(left.dtype)
-    columns = {name: _stack([row[name] for row in rows]) for name in rows[0]}
-    size = (task.height, task.width) if columns["agent_cell"] is not None else None
-    return Experience(**columns, grid_size=size, has_memory=output.read_weights is not None)
+    recorder = TrajectoryRecorder(agent, environment, episodes)
+    play(agent, environment, recorder, seed=seed, max_steps=max_steps)
+    return recorder.trajectories()
 
 
-def discounted_returns(played: Experience, discount: float) -> tuple[Float[Tensor, "T B"], Bool[Tensor, "T B"]]:
-    """Return what was earned from each step on to its episode's end, discounted, and where that end was seen.
+def discounted_returns(played: Trajectories, discount: float) -> tuple[Float[Tensor, "T B"], Bool[Tensor, "T B"]]:
+    """Return the discounted return of each step, and the steps whose episode's end was seen.
 
-    Where time ended an episode there would have been more, as V sees it: the V of its last step stands for that.
+    A truncated episode would have gone on: the V of its last step stands for what would have followed.
     """
     returns, is_known = torch.zeros_like(played.reward), torch.zeros_like(played.is_end)
     ahead, known = torch.zeros_like(played.reward[0]), torch.zeros_like(played.is_end[0])
@@ -90,15 +115,12 @@ def discounted_returns(played: Experience, discount: float) -> tuple[Float[Tenso
     return returns, is_known
 
 
-def _facts(task: object) -> dict[str, Tensor | None]:
-    """Return what a task of `tasks.grid` tells of its state."""
-    facts: dict[str, Tensor | None] = dict.fromkeys(("agent_cell", "goal_cell", "sub_episode", "sub_episode_steps"))
+def _task_state(task: object) -> dict[str, Tensor | None]:
+    """Return the state of a task that tells of it, as those of `tasks.grid` do."""
+    state: dict[str, Tensor | None] = {name: getattr(task, name, None) for name in ("sub_episode", "sub_episode_steps")}
     for name, ask in (("agent_cell", "cell_of_agent"), ("goal_cell", "cell_of_goal")):
-        if hasattr(task, ask):
-            facts[name] = getattr(task, ask)()
-    for name in ("sub_episode", "sub_episode_steps"):
-        facts[name] = getattr(task, name, None)
-    return facts
+        state[name] = getattr(task, ask)() if hasattr(task, ask) else None
+    return state
 
 
 def _stack(column: list):

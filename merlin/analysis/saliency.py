@@ -1,18 +1,57 @@
-"""Which parts of an observation the value depends on, by putting what others saw in their place."""
+"""Saliency of the parts of an observation: the change of V when they are replaced by another environment's."""
 
 import torch
 from gymnasium import spaces
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merlin.agents.agent import Agent
 from merlin.environments.batch import Environment
 from merlin.networks.spaces import kind
+from merlin.training.play import Moment, Observer, play
 
 PATCHES = 16  # along each side of a picture
 
 
-@torch.no_grad()
+class SaliencyProbe(Observer):
+    """Mean change of V, for each part of each entry of the observation, when that part is another environment's.
+
+    The step is taken once more with each changed observation, from the same state and with the same noise.
+
+    Args:
+        chosen: The steps at which that is done.
+    """
+
+    def __init__(self, agent: Agent, environment: Environment, chosen: set[int]) -> None:
+        self.agent, self.spaces, self.chosen, self.step = agent, environment.spaces, chosen, 0
+        self.generator = torch.Generator(environment.device)
+        self.change: dict[str, Tensor] = {}
+
+    def observe(self, moment: Moment) -> None:
+        """Add what each part changes, if this is one of the chosen steps."""
+        if self.step in self.chosen:
+            for name, space in self.spaces.items():
+                value = moment.timestep.observation[name]
+                found = [self._change(moment, name, part) for part in _parts(space, value)]
+                self.change[name] = self.change.get(name, 0) + torch.stack(found) / len(self.chosen)
+        self.step += 1
+        self.is_done = self.step > max(self.chosen)
+
+    def _change(self, moment: Moment, name: str, part: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
+        timestep = moment.timestep
+        value = timestep.observation[name]
+        observation = timestep.observation | {name: torch.where(part, value.roll(1, 0), value)}
+        self.generator.set_state(moment.generator_state)
+        output, _ = self.agent.step(
+            observation, moment.state, timestep.is_first, timestep.reward, generator=self.generator
+        )
+        return (output.value - moment.output.value).abs().mean().cpu()
+
+    def saliency(self) -> dict[str, Float[Tensor, "*shape"]]:
+        """Return maps of grids and pictures, and one number for anything else."""
+        return {name: x.reshape(_shape(self.spaces[name])) for name, x in self.change.items()}
+
+
 def saliency(
     agent: Agent, environment: Environment, *, seed: int, steps: int = 32, every: int = 4
 ) -> dict[str, Float[Tensor, "*shape"]]:
@@ -25,29 +64,10 @@ def saliency(
         seed: Of environments, actions and latents.
         steps: Played steps that are asked about, one of `every`, drawn at random: tasks may have a rhythm.
     """
-    generator = torch.Generator(environment.device).manual_seed(seed)
-    timestep, state = environment.reset(seed), agent.initial_state(environment.num_envs)
-    asked = set(torch.randperm(steps * every, generator=torch.Generator().manual_seed(seed))[:steps].tolist())
-    change: dict[str, Tensor] = {}
-    for step in range(steps * every):
-        given = (state, timestep.is_first, timestep.reward)
-        noise = generator.get_state()
-        output, state = agent.step(timestep.observation, *given, generator=generator)
-        if step in asked:
-            after = generator.get_state()
-            for name, space in environment.spaces.items():
-                parts = _parts(space, timestep.observation[name])
-                found = torch.zeros(len(parts))
-                for index, part in enumerate(parts):
-                    value = timestep.observation[name]
-                    other = torch.where(part, value.roll(1, 0), value)
-                    generator.set_state(noise)
-                    changed, _ = agent.step(timestep.observation | {name: other}, *given, generator=generator)
-                    found[index] = (changed.value - output.value).abs().mean().cpu()
-                change[name] = change.get(name, 0) + found / steps
-            generator.set_state(after)
-        timestep = environment.step(output.action)
-    return {name: x.reshape(_shape(environment.spaces[name])) for name, x in change.items()}
+    order = torch.randperm(steps * every, generator=torch.Generator().manual_seed(seed))
+    probe = SaliencyProbe(agent, environment, set(order[:steps].tolist()))
+    play(agent, environment, probe, seed=seed)
+    return probe.saliency()
 
 
 def _shape(space: spaces.Space) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ def add_to(commands: Any) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate, and print the scores."""
-    from merlin.agents.memory_ablation import Tampered
+    from merlin.agents.memory_ablation import MemoryAblation
     from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED
     from merlin.training.evaluation import evaluate as play
@@ -42,7 +42,7 @@ def evaluate(options: argparse.Namespace) -> int:
     with build_environment(config, num_envs) as environment:
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = play(
-            agent if way == "own" else Tampered(agent, way),
+            agent if way == "own" else MemoryAblation(agent, way),
             environment,
             episodes=options.episodes,
             seed=seed + HELD_OUT_SEED,

@@ -1,4 +1,4 @@
-"""What stands around one gymnasium environment before it is batched: its agent's view, and the worker that runs it."""
+"""Adapters of one gymnasium environment before it is batched: its agent's view, and the worker that runs it."""
 
 import copy
 import itertools

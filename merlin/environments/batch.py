@@ -20,7 +20,7 @@ from merlin.networks.spaces import flatten_observation, flatten_space
 
 
 class Timestep(NamedTuple):
-    """What a batch of environments shows after a reset or a step.
+    """One row of a batch of environments, after a reset or a step.
 
     An episode of two actions ends with o2 by truncation; o0' starts the next one:
 
@@ -42,6 +42,11 @@ class Timestep(NamedTuple):
     truncated: Bool[Tensor, " B"]
     final_observation: dict[str, Shaped[Tensor, "B ..."]] | None  # valid where truncated; None if nothing was
     success: Float[Tensor, " B"]  # 1 or 0 where an episode ended and the task defines success, NaN elsewhere
+
+    @property
+    def is_end(self) -> Bool[Tensor, " B"]:
+        """Episodes that the action just taken ended, in either way."""
+        return self.terminated | self.truncated
 
 
 class Environment:

@@ -19,7 +19,7 @@ from merlin.errors import MerlinError, describe
 from merlin.plugins import load_module
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
-REGISTERED_BY = {"merlin/": "merlin.tasks", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+REGISTERED_BY = {"merlin/": "merlin", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
 
 
 def find_spec(task: str) -> EnvSpec:

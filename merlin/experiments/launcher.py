@@ -1,4 +1,4 @@
-"""The runs of a comparison, as processes: started, looked after, ended without loss."""
+"""The runs of a comparison as processes, some at a time: started, watched, ended without loss."""
 
 import fcntl
 import io
@@ -32,13 +32,13 @@ def compare(
     import_from: Path | None = None,
     stream: io.TextIOBase | None = None,
 ) -> list[str]:
-    """Train and evaluate what was not yet, and return what went wrong, a sentence for each run that failed.
+    """Train and evaluate what was not yet, and return the failures, a sentence for each run that failed.
 
     Run again after an interruption or a failure, it goes on where it was. Each run directory is that of a usual run,
     with `evaluation.json` besides.
 
     Args:
-        runs: What `plan` returned.
+        runs: Those of `plan`.
         jobs: Runs at a time; as many as there are cores unless given.
         wandb: auto, online, offline or disabled.
         import_from: Where the modules of tasks and agents lie that are not installed.
@@ -52,18 +52,18 @@ def compare(
         return _compare(
             runs,
             comparison.memory,
-            lambda run: _Job(run, comparison.memory, wandb, import_from, lock),
+            lambda run: RunProcess(run, comparison.memory, wandb, import_from, lock),
             jobs or _default_jobs(runs),
             stream,
         )
 
 
 def _compare(
-    runs: Sequence[Run], memory: Sequence[str], start: Callable[[Run], "_Job"], jobs: int, stream: io.TextIOBase
+    runs: Sequence[Run], memory: Sequence[str], start: Callable[[Run], "RunProcess"], jobs: int, stream: io.TextIOBase
 ) -> list[str]:
     waiting = [run for run in runs if run.missing(memory)]
     total = sum(run.config().steps for run in waiting)
-    running: list[_Job] = []
+    running: list[RunProcess] = []
     failures: list[str] = []
     with (
         tqdm(total=total, unit=" steps", unit_scale=True, file=stream, disable=not stream.isatty()) as bar,
@@ -118,7 +118,7 @@ def _alone_in(directory: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _end(jobs: Sequence["_Job"]) -> None:
+def _end(jobs: Sequence["RunProcess"]) -> None:
     """Let runs write their checkpoints and end, all at once; whoever interrupts that kills them."""
     try:
         for job in jobs:
@@ -132,12 +132,12 @@ def _end(jobs: Sequence["_Job"]) -> None:
             job.output.unlink(missing_ok=True)
 
 
-class _Job:
-    """One run on its way: training, then evaluation."""
+class RunProcess:
+    """The processes of one run, one after the other: training, then its evaluations."""
 
     def __init__(self, run: Run, memory: Sequence[str], wandb: str, import_from: Path | None, lock: int) -> None:
         self.run, self.lock, self.failure = run, lock, None
-        has_module = import_from is not None and ":" in run.task.task + run.contender.agent
+        has_module = import_from is not None and ":" in run.task.task + run.agent.agent
         self.modules = ["--import-from", str(import_from)] if has_module else []
         self.waiting = run.missing(memory)
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
@@ -199,11 +199,11 @@ class _Job:
         self._evaluate(self.waiting.pop(0))
         return True
 
-    def _evaluate(self, way: str) -> None:
-        self.evaluating = way
+    def _evaluate(self, memory: str) -> None:
+        self.evaluating = memory
         conditions, directory = self.run.conditions, str(self.run.run_dir)
         episodes, which = str(conditions["episodes"]), conditions["checkpoint"]
-        self._start("evaluate", directory, "--checkpoint", which, "--episodes", episodes, "--memory", way, "--json")
+        self._start("evaluate", directory, "--checkpoint", which, "--episodes", episodes, "--memory", memory, "--json")
 
     def env_steps(self) -> int:
         """Return how far the run got."""

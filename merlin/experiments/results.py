@@ -1,4 +1,4 @@
-"""What a comparison found: scores with intervals, a table, and curves."""
+"""Results of a comparison: scores with intervals, a table, and curves."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from merlin.agents.memory_ablation import WAYS
+from merlin.agents.memory_ablation import ABLATIONS
 from merlin.experiments.spec import Comparison, Run, last_metrics
 from merlin.runs.learning_curve import draw_references, load, shorten
 from merlin.runs.run import build_environment
@@ -21,7 +21,7 @@ COLOURS = (
 )  # fmt: skip
 COLUMNS = (
     "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
-    "value_explained", *WAYS,
+    "value_explained", *ABLATIONS,
 )  # fmt: skip
 CURVE_COLUMNS = ("task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate")
 
@@ -49,7 +49,7 @@ def bootstrap_interval(
 
 
 def reference_scores(comparison: Comparison, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Return what reference policies earn on each task that knows, by the task's name."""
+    """Return the returns of reference policies on each task that knows them, by the task's name."""
     found = {}
     for task in comparison.tasks:
         config = next(run for run in runs if run.task == task).config()
@@ -71,7 +71,7 @@ def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> lis
         if result is None:
             continue
         last, score, scores = last_metrics(run.run_dir), result["episode_return_mean"], references[run.task.name]
-        row = {"task": run.task.name, "agent": run.contender.name, "seed": run.seed, **result}
+        row = {"task": run.task.name, "agent": run.agent.name, "seed": run.seed, **result}
         row |= {name: last.get(name) for name in ("env_steps", "wall_seconds", "value_explained")}
         if scores.get("oracle", 0.0) > scores.get("memoryless", math.inf):
             row["of_gap"] = (score - scores["memoryless"]) / (scores["oracle"] - scores["memoryless"])
@@ -85,7 +85,7 @@ def collect_curves(runs: Sequence[Run]) -> list[dict]:
     for run in runs:
         curve = load(run.run_dir) if last_metrics(run.run_dir) else {"episode_return_mean": np.empty(0)}
         for index in np.flatnonzero(np.isfinite(curve["episode_return_mean"])):
-            row = {"task": run.task.name, "agent": run.contender.name, "seed": run.seed}
+            row = {"task": run.task.name, "agent": run.agent.name, "seed": run.seed}
             known = {name: curve[name][index] for name in CURVE_COLUMNS[3:] if name in curve}
             row |= {name: f"{x:.6g}" for name, x in known.items() if np.isfinite(x)}
             rows.append(row | {"env_steps": int(curve["env_steps"][index])})
@@ -102,11 +102,9 @@ def write_rows(rows: Sequence[dict], path: Path, columns: Sequence[str] = COLUMN
 
 def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
     """Return a Markdown table: of each agent on each task the interquartile mean and its 95% interval over seeds."""
-    ways = [way for way in WAYS if any(row.get(way) is not None for row in rows)]
-    lines = [
-        f"| task | agent | seeds | return | success | of the gap | steps | seconds |{''.join(f' {x} |' for x in ways)}",
-        "|---|---|---|---|---|---|---|---|" + "---|" * len(ways),
-    ]
+    ablations = [name for name in ABLATIONS if any(row.get(name) is not None for row in rows)]
+    head = ("task", "agent", "seeds", "return", "success", "of the gap", "steps", "seconds", *ablations)
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     tasks, agents = (list(dict.fromkeys(row[name] for row in rows)) for name in ("task", "agent"))
     for task in tasks:
         for agent in agents:
@@ -116,10 +114,10 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                 for name in ("env_steps", "wall_seconds"):
                     known = [row[name] for row in mine if row[name] is not None]
                     cells.append(f"{np.median(known):,.0f}" if known else "")
-                cells += [_interval(mine, way) for way in ways]
+                cells += [_interval(mine, name) for name in ablations]
                 lines.append(f"| {task} | {agent} | {len(mine)} | {' | '.join(cells)} |")
         for name, score in references[task].items():
-            lines.append(f"| {task} | *{name} play* |  | {score:.2f} |  |  |  |  |{'  |' * len(ways)}")
+            lines.append(f"| {task} | *{name} play* |  | {score:.2f} |  |  |  |  |{'  |' * len(ablations)}")
     if len(tasks) > 1 and all(row["of_gap"] is not None for row in rows):
         for agent in agents:
             groups = [np.array([row["of_gap"] for row in rows if (row["task"], row["agent"]) == (task, agent)])
@@ -129,7 +127,7 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                 middle = interquartile_mean(np.concatenate(groups))
                 count = sum(map(len, groups))
                 interval = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-                lines.append(f"| all | {agent} | {count} |  |  | {interval} |  |  |{'  |' * len(ways)}")
+                lines.append(f"| all | {agent} | {count} |  |  | {interval} |  |  |{'  |' * len(ablations)}")
     return "\n".join(lines) + "\n"
 
 
@@ -150,7 +148,7 @@ def plot_comparison(runs: Sequence[Run], references: dict[str, dict[str, float]]
 
     Thick the interquartile mean over seeds, as far as all of them got, shaded its 95% interval, thin the seeds.
     """
-    tasks, agents = (list(dict.fromkeys(x)) for x in ([r.task.name for r in runs], [r.contender.name for r in runs]))
+    tasks, agents = (list(dict.fromkeys(x)) for x in ([r.task.name for r in runs], [r.agent.name for r in runs]))
     rows = math.ceil(len(agents) / 3)  # of the legend, below
     figure = Figure(
         figsize=(9.6, 3.0 * len(tasks) + 0.3 + 0.2 * rows), dpi=110, facecolor="white", layout="constrained"
@@ -162,7 +160,7 @@ def plot_comparison(runs: Sequence[Run], references: dict[str, dict[str, float]]
             pair, ("env_steps", "wall_seconds"), ("environment steps", "wall seconds"), strict=True
         ):
             for agent, colour in zip(agents, cycle(COLOURS), strict=False):
-                mine = [r for r in runs if (r.task.name, r.contender.name) == (task, agent) and last_metrics(r.run_dir)]
+                mine = [r for r in runs if (r.task.name, r.agent.name) == (task, agent) and last_metrics(r.run_dir)]
                 _draw([load(run.run_dir) for run in mine], column, axes, colour, agent)
             draw_references(axes, references[task])
             axes.set_xlabel(label)

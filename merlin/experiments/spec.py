@@ -1,4 +1,4 @@
-"""What is compared: agents, tasks and seeds, from a command or a file. `merlin.experiments.launcher` runs it."""
+"""Comparisons of agents on tasks with seeds, from a command or a file, as runs for `merlin.experiments.launcher`."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from merlin.agents import AGENTS
-from merlin.agents.memory_ablation import WAYS
+from merlin.agents.memory_ablation import ABLATIONS
 from merlin.errors import MerlinError
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import load_config
@@ -22,13 +22,13 @@ _ELSEWHERE = "choose another --out, or remove that directory"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One of the tasks that agents are compared on."""
+class TaskSpec:
+    """A task of a comparison, as it is configured."""
 
     task: str
     """A gymnasium id, or `module:Id`."""
     name: str = ""
-    """What it is called in tables and pictures; the id unless given."""
+    """Its label in tables and pictures; the id unless given."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
     steps: int | None = None
@@ -38,13 +38,13 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One of the agents that are compared, or one way to configure it."""
+class AgentSpec:
+    """An agent of a comparison, as it is configured."""
 
     agent: str
     """merlin, rl-mem, rl-lstm, or `module:Class`."""
     name: str = ""
-    """What it is called in tables and pictures; the agent unless given."""
+    """Its label in tables and pictures; the agent unless given."""
     set: tuple[str, ...] = ()
     """Settings, as of `merlin train --set`."""
 
@@ -60,17 +60,17 @@ class Contender:
 class Comparison:
     """Every agent on every task, with every seed."""
 
-    tasks: tuple[Task, ...]
-    agents: tuple[Contender, ...] = tuple(Contender(agent=name, name=name) for name in AGENTS)
+    tasks: tuple[TaskSpec, ...]
+    agents: tuple[AgentSpec, ...] = tuple(AgentSpec(agent=name, name=name) for name in AGENTS)
     seeds: tuple[int, ...] = (1, 2, 3)
     episodes: int = 512
     """Held-out episodes of each evaluation."""
     max_seconds: float | None = None
     """End each run after this long; none lets it take all of its steps."""
     checkpoint: str = "last"
-    """Which one is evaluated: last, or best, which the return in training chooses."""
+    """The weights that are evaluated: last, or best, which the return in training chooses."""
     memory: tuple[str, ...] = ()
-    """Ways to show agents another memory than their own, in evaluations besides: zeroed, frozen, shuffled."""
+    """Ablations of the memory that are evaluated besides: zeroed, frozen, shuffled."""
 
     def __post_init__(self) -> None:
         # by what their run directories are called
@@ -90,8 +90,8 @@ class Comparison:
                 raise MerlinError(f"max_seconds must be above 0, but is {seconds:g}: raise it, or leave it out")
         if self.checkpoint not in ("last", "best"):
             raise MerlinError(f"checkpoint must be last or best, but is {self.checkpoint!r}: choose one of them")
-        if unknown := [way for way in self.memory if way not in WAYS]:
-            raise MerlinError(f"a memory can be {', '.join(WAYS)}, but {unknown[0]!r} came: choose one of them")
+        if unknown := [name for name in self.memory if name not in ABLATIONS]:
+            raise MerlinError(f"a memory can be {', '.join(ABLATIONS)}, but {unknown[0]!r} came: choose one of them")
         if len({*self.memory}) < len(self.memory):
             raise MerlinError(f"ways of memory must differ, but are {', '.join(self.memory)}: leave one out")
         if "shuffled" in self.memory and self.episodes < 2:
@@ -103,39 +103,39 @@ class Comparison:
 class Run(NamedTuple):
     """One run of a comparison."""
 
-    task: Task
-    contender: Contender
+    task: TaskSpec
+    agent: AgentSpec
     seed: int
     run_dir: Path
     conditions: dict[str, Any]
-    """What, beside its configuration, its results depend on: episodes, checkpoint, max_seconds."""
+    """Those of its results beside its configuration: episodes, checkpoint, max_seconds."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
-        return f"{self.task.name}, {self.contender.name}, seed {self.seed}"
+        """Its label in reports of progress."""
+        return f"{self.task.name}, {self.agent.name}, seed {self.seed}"
 
     def config(self) -> RunConfig:
         """Return the configuration that `merlin train` makes of `arguments`."""
-        config = preset(self.contender.agent, self.task.task, dict(self.task.env_kwargs))
+        config = preset(self.agent.agent, self.task.task, dict(self.task.env_kwargs))
         config = replace(config, seed=self.seed, steps=self.task.steps or config.steps)
-        return override(config, list(self.contender.set))
+        return override(config, list(self.agent.set))
 
     def arguments(self) -> list[str]:
         """Return those of `merlin train` that choose its configuration."""
-        arguments = [self.task.task, "--agent", self.contender.agent, "--seed", str(self.seed)]
+        arguments = [self.task.task, "--agent", self.agent.agent, "--seed", str(self.seed)]
         arguments += ["--env-kwargs", json.dumps(self.task.env_kwargs)] if self.task.env_kwargs else []
         arguments += ["--steps", str(self.task.steps)] if self.task.steps else []
-        return arguments + (["--set", *self.contender.set] if self.contender.set else [])
+        return arguments + (["--set", *self.agent.set] if self.agent.set else [])
 
     def missing(self, memory: Sequence[str]) -> list[str]:
-        """Return the evaluations still to be made: own, and of an agent that has a memory the ways to change it."""
-        ways = [*memory] if hasattr(self.config().model, "memory_size") else []
+        """Return the evaluations still to be made: own, and the ablations of an agent that has a memory."""
+        ablations = [*memory] if hasattr(self.config().model, "memory_size") else []
         found = self.result()
-        return ["own", *ways] if found is None else [way for way in ways if way not in found]
+        return ["own", *ablations] if found is None else [name for name in ablations if name not in found]
 
     def result(self) -> dict[str, Any] | None:
-        """Return what its evaluation found, and how it was made; None before it, or where the run is to go on."""
+        """Return the results of its evaluation and their conditions; None before it, or where the run is to go on."""
         try:
             found = json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -156,7 +156,7 @@ def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Com
         seeds = [1, 2, 3, 4, 5]
 
     Args:
-        changes: What takes the place of entries of the file, and `max_seconds` of those of its tasks.
+        changes: Values that replace entries of the file; `max_seconds` replaces those of its tasks too.
 
     Raises:
         MerlinError: It cannot be read, or says what has no meaning.
@@ -199,8 +199,8 @@ def make_comparison(values: Mapping[str, Any]) -> Comparison:
     Raises:
         MerlinError: A name or a value has no meaning. Nothing was trained yet.
     """
-    values = to_dict(Comparison(tasks=(Task(task="", name=""),))) | {"tasks": []} | dict(values)
-    for name, empty in (("tasks", Task(task="")), ("agents", Contender(agent=""))):
+    values = to_dict(Comparison(tasks=(TaskSpec(task="", name=""),))) | {"tasks": []} | dict(values)
+    for name, empty in (("tasks", TaskSpec(task="")), ("agents", AgentSpec(agent=""))):
         if isinstance(values[name], list):
             values[name] = [_entry(to_dict(empty), name[:-1], entry) for entry in values[name]]
     return from_dict(Comparison, values)
@@ -222,11 +222,11 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
         MerlinError: A task or an agent cannot be configured so, or a run of that name was configured otherwise.
     """
     runs = []
-    for seed, task, contender in product(comparison.seeds, comparison.tasks, comparison.agents):
-        run_dir = out / f"{_slug(task.name)}_{_slug(contender.name)}_seed{seed}"
+    for seed, task, agent in product(comparison.seeds, comparison.tasks, comparison.agents):
+        run_dir = out / f"{_slug(task.name)}_{_slug(agent.name)}_seed{seed}"
         seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
         asked = {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
-        run = Run(task, contender, seed, run_dir, asked)
+        run = Run(task, agent, seed, run_dir, asked)
         if (run_dir / "config.json").exists() and load_config(run_dir) != run.config():
             raise MerlinError(f"{run_dir} holds a run of another configuration: {_ELSEWHERE}")
         found = run.result() or asked

@@ -1,6 +1,6 @@
 """Returns and advantages: pure functions of `[T, B]` tensors.
 
-Every function takes what the rollout stores (`merlin.experience` draws the time axis). Row t's action earns `reward[t]`;
+Every function takes columns of an `Unroll` (`merlin.experience` draws the time axis). Row t's action earns `reward[t]`;
 `discount[t]` is 0 after termination; `next_value[t]` is the value of what the action led to: the next row's value, the
 value of the final observation after a truncation, the bootstrap value in the last row. `is_end[t]` says that the
 episode ended with row t's action, in either way, so that nothing of row t + 1 may reach row t.

@@ -1,14 +1,12 @@
-"""Plays episodes with a trained agent and counts."""
+"""Scores of a player: the returns, lengths and successes of its episodes."""
 
 import math
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from merlin.environments.batch import Environment
-from merlin.experience import StepOutput
+from merlin.training.play import Moment, Observer, Player, play
 
 HELD_OUT_SEED = 1_000_000_007
 """Added to a run's seed for evaluation, so that no episode begins as one in training did."""
@@ -16,74 +14,70 @@ CHOOSING_SEED = 2_000_000_011
 """Added to it for evaluations in training, which choose the best weights: they are evaluated on other episodes."""
 
 
-@runtime_checkable
-class Player(Protocol):
-    """What can play: an agent, or whatever acts as one. See `merlin.agents.Agent`."""
+class Evaluation(Observer):
+    """Scores of `episodes` episodes.
 
-    def initial_state(self, batch_size: int) -> Any:
-        """Return the state before anything was seen."""
+    Every environment plays the same number of episodes, one more for the first ones if need be, so that short episodes
+    are not counted more often than long ones.
 
-    def step(
-        self,
-        observation: Any,
-        state: Any,
-        is_first: Bool[Tensor, "B"],
-        reward: Float[Tensor, "B"] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        greedy: bool = False,
-    ) -> tuple[StepOutput, Any]:
-        """Return the action and the next state."""
+    Args:
+        skip: Episodes that each environment plays before any counts.
+    """
+
+    def __init__(self, environment: Environment, episodes: int, skip: int = 0) -> None:
+        num_envs, device = environment.num_envs, environment.device
+        self.wanted = torch.full((num_envs,), episodes // num_envs, device=device)
+        self.wanted[: episodes % num_envs] += 1
+        self.skipped = torch.full_like(self.wanted, skip)
+        self.running, self.length = (torch.zeros(num_envs, device=device) for _ in range(2))
+        self.returns: list[float] = []
+        self.lengths: list[float] = []
+        self.successes: list[float] = []
+        self.env_steps = 0
+
+    def observe(self, moment: Moment) -> None:
+        """Count a step, and the episodes that it ended."""
+        acting, following = ~moment.timestep.is_last, moment.next_timestep
+        self.running, self.length = self.running + following.reward, self.length + acting
+        is_end, counts = following.is_end, (self.wanted > 0) & (self.skipped == 0)
+        ended = is_end & counts
+        self.env_steps += int((acting & counts).sum())
+        self.returns += self.running[ended].tolist()
+        self.lengths += self.length[ended].tolist()
+        self.successes += following.success[ended].tolist()
+        self.running, self.length = self.running.masked_fill(is_end, 0), self.length.masked_fill(is_end, 0)
+        self.wanted = self.wanted - ended.to(self.wanted.dtype)
+        self.skipped = (self.skipped - is_end.to(self.skipped.dtype)).clamp(min=0)
+        self.is_done = not bool((self.wanted > 0).any())
+
+    def result(self) -> dict[str, Any]:
+        """Return mean, spread and length of the episodes, and the success rate where the task defines success."""
+        scores = torch.tensor(self.returns, dtype=torch.float64)
+        result = {
+            "episode_return_mean": scores.mean().item(),
+            "episode_return_std": scores.std(correction=0).item(),
+            "episode_length_mean": sum(self.lengths) / len(self.lengths),
+            "episodes": len(self.returns),
+            "env_steps": self.env_steps,
+        }
+        defined = [success for success in self.successes if not math.isnan(success)]
+        if defined:
+            result["success_rate"] = sum(defined) / len(defined)
+        return result
 
 
-@torch.no_grad()
 def evaluate(
     agent: Player, environment: Environment, *, episodes: int, seed: int, greedy: bool = False, skip: int = 0
 ) -> dict[str, Any]:
     """Return the mean, spread and length of `episodes` episodes, and the success rate where the task defines success.
 
-    Every environment plays the same number of episodes, one more for the first ones if need be, so that short episodes
-    are not counted more often than long ones.
+    See `Evaluation`.
 
     Args:
         seed: Of environments, actions and latents.
         greedy: Take the most probable actions rather than samples.
         skip: Episodes that each environment plays before any counts.
     """
-    count, device = environment.num_envs, environment.device
-    generator = torch.Generator(device).manual_seed(seed)
-    wanted = torch.full((count,), episodes // count, device=device)
-    wanted[: episodes % count] += 1
-    skipped = torch.full_like(wanted, skip)
-    timestep, state = environment.reset(seed), agent.initial_state(count)
-    running, length = torch.zeros(count, device=device), torch.zeros(count, device=device)
-    returns, lengths, successes = [], [], []
-    env_steps = 0
-    while (wanted > 0).any():
-        output, state = agent.step(
-            timestep.observation, state, timestep.is_first, timestep.reward, generator=generator, greedy=greedy
-        )
-        acting = ~timestep.is_last
-        timestep = environment.step(output.action)
-        running, length = running + timestep.reward, length + acting
-        over, counts = timestep.terminated | timestep.truncated, (wanted > 0) & (skipped == 0)
-        ended = over & counts
-        env_steps += int((acting & counts).sum())
-        returns += running[ended].tolist()
-        lengths += length[ended].tolist()
-        successes += timestep.success[ended].tolist()
-        running, length = running.masked_fill(over, 0), length.masked_fill(over, 0)
-        wanted = wanted - ended.to(wanted.dtype)
-        skipped = (skipped - over.to(skipped.dtype)).clamp(min=0)
-    scores = torch.tensor(returns, dtype=torch.float64)
-    result = {
-        "episode_return_mean": scores.mean().item(),
-        "episode_return_std": scores.std(correction=0).item(),
-        "episode_length_mean": sum(lengths) / len(lengths),
-        "episodes": len(returns),
-        "env_steps": env_steps,
-    }
-    defined = [success for success in successes if not math.isnan(success)]
-    if defined:
-        result["success_rate"] = sum(defined) / len(defined)
-    return result
+    evaluation = Evaluation(environment, episodes, skip)
+    play(agent, environment, evaluation, seed=seed, greedy=greedy)
+    return evaluation.result()

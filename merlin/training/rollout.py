@@ -1,6 +1,6 @@
 """Collects windows of experience. The time axis is drawn in `merlin.experience`."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ class RolloutState(NamedTuple):
     episode_length: Int[Tensor, "B"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a learner's windows come from: a rollout, or what keeps the windows of one, to give them out again."""
 

@@ -1,4 +1,4 @@
-"""An episode as it was played and thought: what `merlin watch` draws."""
+"""An episode, step by step, with the agent's values, predictions, reads and writes: `merlin watch` draws it."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from gymnasium import spaces
 from torch import Tensor
 
 from merlin.agents.agent import Agent
-from merlin.agents.memory_ablation import find_memory, last_word
 from merlin.environments.batch import Environment
+from merlin.training.play import Moment, Observer, play
 
 
 class Step(NamedTuple):
-    """One observation and what the agent made of it. Entries that an agent lacks are None.
+    """One observation and the agent's step on it. Entries that an agent lacks are None.
 
-    `expected` is what the agent thought it would see, before it looked; `reconstruction` what it made of what it saw.
+    `expected` is decoded from the prior, before the agent looked; `reconstruction` from the latent of what it saw.
     `policy` holds probabilities [A]; for a Box of n numbers their means, their standard deviations and the action
-    [3, n], in half ranges from the middle. `reward` is what `action` earned. What is read is the memory before this
-    step's write of `word` into `slot`.
+    [3, n], in half ranges from the middle. `reward` is that of `action`. Reads are of the memory before this step's
+    write of `word` into `slot`.
     """
 
     observation: dict[str, np.ndarray]
@@ -64,7 +64,58 @@ class Episode(NamedTuple):
         return "action " + " ".join(map(str, action.reshape(-1)))
 
 
-@torch.no_grad()
+class EpisodeRecorder(Observer):
+    """One episode of one environment, with its pictures."""
+
+    def __init__(self, agent: Agent, environment: Environment) -> None:
+        assert environment.num_envs == 1
+        self.agent, self.environment = agent, environment
+        self.steps: list[Step] = []
+        self.success = math.nan
+
+    def before_step(self, environment: Environment) -> None:
+        """Keep the picture of the task."""
+        picture = environment.render(0)
+        self.picture = None if picture is None else np.array(picture)
+
+    def observe(self, moment: Moment) -> None:
+        """Keep a step."""
+        agent, output, timestep = self.agent, moment.output, moment.timestep
+        slot = None if output.slots is None else int(output.slots[0])
+        word = None if slot is None else agent.memory.last_word(agent.memory_state(moment.next_state))
+        self.steps.append(
+            Step(
+                observation=first_row(timestep.observation),
+                expected=first_row(agent.expect(moment.state, timestep.is_first)),
+                reconstruction=None if output.latent is None else first_row(agent.reconstruct(output.latent)),
+                value=output.value.item(),
+                policy=_policy(agent, output.policy_parameters, output.action),
+                action=first_row(output.action),
+                reward=moment.next_timestep.reward.item(),
+                read_weights=None if slot is None else first_row(output.read_weights),
+                policy_read_weights=None if slot is None else first_row(output.policy_read_weights),
+                slot=slot,
+                word=first_row(word),
+                picture=self.picture,
+            )
+        )
+        self.is_done = bool(moment.next_timestep.is_end)
+        self.success = moment.next_timestep.success.item()
+
+    def episode(self) -> Episode:
+        """Return the episode as far as it was played."""
+        environment = self.environment
+        return Episode(
+            environment.task,
+            environment.spaces,
+            environment.action_space,
+            action_names(_one_task(environment), environment.action_space),
+            self.steps,
+            self.is_done,
+            self.success,
+        )
+
+
 def record_episode(
     agent: Agent,
     environment: Environment,
@@ -79,57 +130,17 @@ def record_episode(
     Args:
         generator: Of actions and latents; on the environment's device.
     """
-    assert environment.num_envs == 1
-    timestep, state = environment.reset(seed), agent.initial_state(1)
-    steps: list[Step] = []
-    is_complete, success = False, math.nan
-    while not is_complete and len(steps) != max_steps:
-        picture, before = environment.render(0), timestep
-        expected = agent.expect(state, before.is_first)
-        output, state = agent.step(
-            before.observation, state, before.is_first, before.reward, generator=generator, greedy=greedy
-        )
-        timestep = environment.step(output.action)
-        reconstruction = None if output.latent is None else agent.reconstruct(output.latent)
-        memory = find_memory(state)
-        assert (memory is None) == (output.read_weights is None)
-        steps.append(
-            Step(
-                observation=_first_rows(before.observation),
-                expected=None if expected is None else _first_rows(expected),
-                reconstruction=None if reconstruction is None else _first_rows(reconstruction),
-                value=output.value.item(),
-                policy=_policy(agent, output.policy_parameters, output.action),
-                action=_first_row(output.action),
-                reward=timestep.reward.item(),
-                read_weights=None if output.read_weights is None else _first_row(output.read_weights),
-                policy_read_weights=(
-                    None if output.policy_read_weights is None else _first_row(output.policy_read_weights)
-                ),
-                slot=None if memory is None else int(memory.write_weights[0].argmax()),
-                word=None if memory is None else _first_row(last_word(memory, agent.config.retroactive_discount)),
-                picture=None if picture is None else np.array(picture),
-            )
-        )
-        is_complete = bool(timestep.terminated | timestep.truncated)
-        success = timestep.success.item()
-    return Episode(
-        environment.task,
-        environment.spaces,
-        environment.action_space,
-        action_names(_one_task(environment), environment.action_space),
-        steps,
-        is_complete,
-        success,
-    )
+    recorder = EpisodeRecorder(agent, environment)
+    play(agent, environment, recorder, seed=seed, generator=generator, greedy=greedy, max_steps=max_steps)
+    return recorder.episode()
 
 
 def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:
     if not isinstance(agent.action_space, spaces.Box):
-        return _first_row(agent.actions.log_probs(parameters).exp())
+        return first_row(agent.actions.log_probs(parameters).exp())
     mean, log_std = agent.actions.moments(parameters)
     mean = (mean - agent.actions.centre) / agent.actions.half_range
-    return _first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
+    return first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
 
 
 def action_names(task: Any, action_space: gymnasium.Space) -> Sequence[str] | None:
@@ -146,9 +157,8 @@ def _one_task(environment: Environment) -> Any:
     return vector_env.envs[0].unwrapped if hasattr(vector_env, "envs") else vector_env
 
 
-def _first_rows(entries: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: _first_row(value) for name, value in entries.items()}
-
-
-def _first_row(value: Tensor) -> np.ndarray:
-    return value[0].cpu().numpy()
+def first_row(value: Any) -> Any:
+    """Return the first row of a tensor, or of each in a dict; None of None."""
+    if isinstance(value, dict):
+        return {name: first_row(x) for name, x in value.items()}
+    return None if value is None else value[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""A task as a person plays it: what each key does, what there is to see, how the episode goes."""
+"""A task as a person plays it: keys, views, the state of the episode."""
 
 import inspect
 import string
@@ -76,7 +76,7 @@ class Game:
 
     @property
     def default_view(self) -> str:
-        """What a player should see: what an agent does, unless it sees numbers and nothing hangs on hiding the rest."""
+        """The view of the agent, unless it sees only numbers and nothing hangs on hiding the rest."""
         sees_much = self.sees_pictures or any(kind(space) == "text" for space in self.spaces.values())
         has_scores = inspect.getattr_static(self.unwrapped, "scores", None) is not None
         return "agent" if sees_much or has_scores or not self.can_draw else "above"

@@ -75,7 +75,7 @@ def draw_entry(
     """Draw an entry into a box, pictures at its left or centred.
 
     Args:
-        truth: What differs from it is marked.
+        truth: Differences from it are marked.
         is_coloured: Single categories have colours, by which the eye finds equal ones. One entry should have them.
     """
     if is_picture(space):

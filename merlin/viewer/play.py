@@ -35,7 +35,7 @@ def play(
         seed: The same one shows the same episodes.
         view: "agent" shows what an agent sees, "above" the picture that the task draws of itself; unless told, what
             the agent sees, or the picture where there is nothing to remember and the agent sees only numbers.
-        summary: What the task is, for the player.
+        summary: A description of the task for the player.
         keys: The descriptor that they come from, a terminal or a pipe.
         screen: Standard output unless told. Where this or `keys` is no terminal, steps are lines of text.
 

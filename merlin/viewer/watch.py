@@ -1,4 +1,4 @@
-"""`merlin watch`: plays an episode with a trained agent and writes what it saw, recalled, expected and did."""
+"""`merlin watch`: an episode of a trained agent as a film, a page or a picture, with its reads and predictions."""
 
 import dataclasses
 import sys

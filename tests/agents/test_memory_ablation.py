@@ -1,10 +1,10 @@
-"""Agents that are shown another memory than their own: what stays the same, what changes, what cannot be asked."""
+"""Memory ablations: what stays the same, what changes, which agents have none."""
 
 import pytest
 import torch
 
 from merlin.agents import AGENTS
-from merlin.agents.memory_ablation import WAYS, Tampered, TamperedState, find_memory
+from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation, MemoryAblationState, find_memory
 from merlin.environments.batch import make_environment
 from merlin.errors import MerlinError
 from merlin.runs.presets import preset
@@ -34,14 +34,14 @@ def play(player, batch_size: int, other_card: bool = False) -> list:
 
 
 def _inner(state):
-    return state.agent_state if isinstance(state, TamperedState) else state
+    return state.agent_state if isinstance(state, MemoryAblationState) else state
 
 
 @pytest.mark.parametrize("name", ["merlin", "rl-mem"])
 def test_an_agent_that_is_shuffled_with_itself_is_as_ever(name):
     """Of one environment the other is the same: the memory that is written apart equals the agent's."""
     agent = make_agent(name)
-    for (ours, memory), (plain, its) in zip(play(Tampered(agent, "shuffled"), 1), play(agent, 1), strict=True):
+    for (ours, memory), (plain, its) in zip(play(MemoryAblation(agent, "shuffled"), 1), play(agent, 1), strict=True):
         torch.testing.assert_close(ours.action, plain.action)
         torch.testing.assert_close(ours.read_weights, plain.read_weights)
         for x, y in zip(memory, its, strict=True):
@@ -50,28 +50,28 @@ def test_an_agent_that_is_shuffled_with_itself_is_as_ever(name):
 
 def test_a_shuffled_agent_reads_what_the_environment_before_wrote():
     """What the first row saw in the second step, the second reads in the third, and the third row does not."""
-    player = Tampered(make_agent("merlin"), "shuffled")
+    player = MemoryAblation(make_agent("merlin"), "shuffled")
     (one, _), (other, _) = play(player, 3)[2], play(player, 3, other_card=True)[2]
     assert not torch.allclose(one.policy_parameters[1], other.policy_parameters[1])
     torch.testing.assert_close(one.policy_parameters[2], other.policy_parameters[2])
 
 
 def test_a_shuffled_agent_keeps_what_it_wrote_itself():
-    played = play(Tampered(make_agent("merlin"), "shuffled"), 3)[:EPISODE]
+    played = play(MemoryAblation(make_agent("merlin"), "shuffled"), 3)[:EPISODE]
     held = played[-1][1].memory[..., :6]
     torch.testing.assert_close(held, torch.stack([output.latent for output, _ in played], 1))
 
 
 @pytest.mark.parametrize("name", ["merlin", "rl-mem"])
 def test_a_zeroed_memory_is_never_read(name):
-    outputs = [output for output, _ in play(Tampered(make_agent(name), "zeroed"), 3)]
+    outputs = [output for output, _ in play(MemoryAblation(make_agent(name), "zeroed"), 3)]
     assert all((output.read_weights == 0).all() for output in outputs)
 
 
 @pytest.mark.parametrize("name", ["merlin", "rl-mem"])
 def test_a_frozen_memory_stays_as_the_first_episode_left_it(name):
     agent = make_agent(name)
-    frozen, plain = play(Tampered(agent, "frozen"), 3), play(agent, 3)
+    frozen, plain = play(MemoryAblation(agent, "frozen"), 3), play(agent, 3)
     for t in range(EPISODE):
         torch.testing.assert_close(frozen[t][0].action, plain[t][0].action)
     left = plain[EPISODE - 1][1]
@@ -83,14 +83,14 @@ def test_a_frozen_memory_stays_as_the_first_episode_left_it(name):
 
 def test_an_agent_without_memory_is_refused():
     with pytest.raises(MerlinError, match="Only a memory can be zeroed, and RLLSTM has none"):
-        Tampered(make_agent("rl-lstm"), "zeroed")
+        MemoryAblation(make_agent("rl-lstm"), "zeroed")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_as_many_episodes_count_however_a_memory_is_tampered_with(way):
-    skip = 1 if way == "frozen" else 0
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_as_many_episodes_count_whatever_the_ablation(ablation):
+    skip = 1 if ablation == "frozen" else 0
     with make_environment("merlin/TMaze-v0", 3, env_kwargs={"length": 4}) as environment:
         agent = AGENTS["merlin"].agent_class(environment.spaces, environment.action_space, preset("merlin").model)
-        result = evaluate(Tampered(agent, way), environment, episodes=7, seed=1, skip=skip)
+        result = evaluate(MemoryAblation(agent, ablation), environment, episodes=7, seed=1, skip=skip)
     assert result["episodes"] == 7
     assert result["env_steps"] == round(7 * result["episode_length_mean"])

@@ -5,20 +5,20 @@ import torch
 
 from merlin.analysis.metrics import decode_goal, predict_returns, steps_to_goal, where_keys_read
 from merlin.analysis.probes import DECAYS, guess_class, manhattan
-from merlin.analysis.recording import Experience, discounted_returns
+from merlin.analysis.recording import Trajectories, discounted_returns
 
 HEIGHT, WIDTH = 3, 4
 
 
-def made_up(length: int, batch_size: int, **known) -> Experience:
+def made_up(length: int, batch_size: int, **known) -> Trajectories:
     """Return one episode in each environment, in which nothing happens but what is known."""
     no, zeros = torch.zeros(length, batch_size, dtype=torch.bool), torch.zeros(length, batch_size)
     is_first, is_end = no.clone(), no.clone()
     is_first[0], is_end[-1] = True, True
-    nothing = dict.fromkeys(Experience._fields)
+    nothing = dict.fromkeys(Trajectories._fields)
     always = {"is_valid": ~no, "is_first": is_first, "is_end": is_end, "is_truncated": no, "reward": zeros}
     always |= {"has_memory": True}
-    return Experience(**nothing | always | {"value": zeros, "features": {}} | known)
+    return Trajectories(**nothing | always | {"value": zeros, "features": {}} | known)
 
 
 def test_returns_are_sums_of_what_follows_in_the_episode():

@@ -199,7 +199,7 @@ def test_a_file_says_what_is_compared(tmp_path):
     assert run.config().model.retroactive_discount is None and run.config().env_kwargs == {"pairs": 4}
     assert read_comparison(ROOT / "examples" / "ablations.toml", {"seeds": [7]}).seeds == (7,)
     chosen = choose(comparison, ["4 pairs", "rl-mem", "KL weight 1"])
-    assert {(run.task.name, run.contender.name) for run in plan(chosen, tmp_path)} == {
+    assert {(run.task.name, run.agent.name) for run in plan(chosen, tmp_path)} == {
         ("4 pairs", "rl-mem"), ("4 pairs", "KL weight 1"),
     }  # fmt: skip
     assert choose(comparison, ["4 pairs"]).agents == comparison.agents
@@ -233,7 +233,7 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('tasks = ["a"]\nmemory = ["lost"]', "zeroed, frozen, shuffled, but 'lost'"),
         ('tasks = ["a"]\ncheckpoint = "first"', "last or best"),
         ('tasks = [{ tsk = "a" }]', "did you mean 'task'"),
-        ("tasks = [3]", "must be Task, got 3"),
+        ("tasks = [3]", "must be TaskSpec, got 3"),
         ('tasks = [{ task = "a", steps = 0 }]', "steps must be at least 1"),
         ('tasks = ["a"]\nseeds = [-1]', "seeds must be at least 0"),
         ('tasks = ["a"]\nagents = [{ agent = "merlin", set = ["seed=3"] }]', "'seed=3' came"),
