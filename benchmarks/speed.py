@@ -85,20 +85,25 @@ SETUPS |= {
 }
 
 
-def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
-    """Train for some seconds after a warm-up; return steps per second and where the time went."""
-    from merlin.runs.presets import preset
+def configure(setup: Setup, threads: int):
+    """Return the configuration of a run."""
+    from merlin import preset
 
     config = preset(setup.agent, setup.task)
-    config = replace(
+    return replace(
         config,
         num_envs=setup.num_envs,
         device="cpu",
         model=replace(config.model, **{name: x for name, x in setup.model.items() if hasattr(config.model, name)}),
         training=replace(config.training, num_threads=threads, **setup.training),
     )
+
+
+def measure_ours(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
+    """Train for some seconds after a warm-up; return steps per second and where the time went."""
+    config = configure(setup, threads)
     try:
-        from merlin.runs.profiling import profile
+        from merlin.profiling import profile
     except ImportError:  # code from before it could profile itself
         return {"steps_per_second": measure_updates(config, seconds)}
     result = profile(config, seconds)
@@ -109,8 +114,7 @@ def measure_updates(config, seconds: float) -> float:
     """Return the environment steps per second of training, after two updates to warm up."""
     import torch
 
-    from merlin.runs.run import build_agent, build_environment
-    from merlin.training.trainer import Trainer
+    from merlin import Trainer, build_agent, build_environment
 
     torch.set_num_threads(config.training.num_threads)
     with build_environment(config) as environment:

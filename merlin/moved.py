@@ -19,6 +19,7 @@ MOVED = {
     "merlin.networks.recurrent": "merlin.states",
     "merlin.predictor": "merlin.agents.merlin.predictor",
     "merlin.presets": "merlin.runs.presets",
+    "merlin.profiling": "merlin.runs.profiling",
     "merlin.returns": "merlin.objectives.returns",
     "merlin.run": "merlin.runs.run",
     "merlin.training.environment": "merlin.environments.batch",

@@ -143,15 +143,17 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             entropy_scale: Multiplies `entropy_cost`; training schedules it.
         """
 
-    @abstractmethod
     def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
-        """Return the agent's knowledge after a step, by where it is held. For analyses.
+        """Return the agent's knowledge after a step, by where it is held; unless overridden, vectors of its state.
 
         Args:
             observation: That of the step.
             output: The step's output.
             state: The state after it.
         """
+        entries: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
+        held = {name: x for name, x in entries.items() if isinstance(x, Tensor) and x.ndim == 2}
+        return {name.replace("_", " "): x for name, x in held.items() if name != "previous_action"}
 
     @torch.no_grad()
     def step(

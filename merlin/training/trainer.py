@@ -160,6 +160,11 @@ class Trainer:
         Raises:
             MerlinError: It is of another number of processes or environments.
         """
+        if "source" not in state:
+            raise MerlinError(
+                "The training state was saved by version 0.1.0, which this version cannot go on from: "
+                "evaluate, watch or analyse the run, or train anew."
+            )
         if len(state["shares"]) != distributed.world_size():
             raise MerlinError(
                 f"A run continues with as many processes as it began with, which were {len(state['shares'])}, "

@@ -52,6 +52,11 @@ class MerlinState(NamedTuple):
     policy_read_words: Float[Tensor, "B KW"]
 
     @property
+    def policy_hidden(self) -> Float[Tensor, "B H"]:
+        """h~."""
+        return self.policy.hidden
+
+    @property
     def previous_action(self) -> Float[Tensor, "B E"]:
         """a_{t-1}, encoded."""
         return self.predictor.action
@@ -181,7 +186,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             noise = extras.noise
         inference = self.predictor.perceive(code, noise, state.predictor)
         state, weights = self.recall(inference.latent, state)
-        activations = MerlinActivations(*inference, state.policy.hidden, state.policy_read_words)
+        activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words)
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
 
     def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
@@ -243,7 +248,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         rows = []
         for latent, slot, is_first in zip(extras.latent, extras.slots, unroll.is_first, strict=True):
             state, weights = stepping.recall(latent, reset_state(state, is_first))
-            rows.append((state.policy.hidden, state.policy_read_words))
+            rows.append((state.policy_hidden, state.policy_read_words))
             memory, _ = self.memory.write(self.memory_state(state), latent, weights.detach(), slot)
             state = self.with_memory(state, memory)
         hidden, words = map(torch.stack, zip(*rows, strict=True))
@@ -290,7 +295,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             "latent": output.latent,
             "recurrent state": state.predictor.lstm.hidden,
             "reads": state.predictor.read_words,
-            "policy's recurrent state": state.policy.hidden,
+            "policy's recurrent state": state.policy_hidden,
             "policy's reads": state.policy_read_words,
         }
 
