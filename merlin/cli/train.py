@@ -68,10 +68,18 @@ def train(options: argparse.Namespace) -> int:
         resume=options.resume is not None,
         wandb=options.wandb,
         max_seconds=options.max_seconds,
+        film=_film,
     )
     if leads:
         _conclude(summary, config, run_dir)
     return 130 if summary.interrupted else 0
+
+
+def _film(run_dir: Path) -> Path:
+    """Film an episode, for Weights & Biases."""
+    from merlin.viewer.watch import watch
+
+    return watch(run_dir)
 
 
 def _default_run_dir(config: "RunConfig") -> Path:

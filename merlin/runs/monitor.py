@@ -1,4 +1,4 @@
-"""What a run does beside learning: reports, checkpoints, evaluations, pictures."""
+"""The monitor of a run: reports, checkpoints, evaluations, pictures."""
 
 import math
 import statistics
@@ -22,14 +22,15 @@ RECENT_EPISODES = 100
 """The best weights are those of the highest mean return in as many episodes, unless training is evaluated."""
 
 
-class Session:
-    """What happens around the training loop: reports, checkpoints, the picture at the end.
+class Monitor:
+    """Follows the training loop: reports, checkpoints, the picture at the end.
 
     Where several processes train together, each has one: those without a reporter and a tracker hand in what they saw.
 
     Args:
         offset: What is added to a monotonic clock to give the run's training time.
         evaluate: Plays held-out episodes with the agent as it is, and returns what `merlin.training.evaluation` does.
+        film: Films an episode of the run and returns the file, for Weights & Biases at the end; none leaves it out.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Session:
         tracker: Tracker | None,
         offset: float,
         evaluate: Callable[[], dict[str, Any]],
+        film: Callable[[Path], Path] | None = None,
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
-        self.reporter, self.tracker, self.offset, self.evaluate = reporter, tracker, offset, evaluate
+        self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
         self.last_return = math.nan
         self.best = -math.inf if (best := checkpoint.read_best(run_dir)) is None else best.score
         # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
@@ -145,11 +147,9 @@ class Session:
         path = self.run_dir / "learning_curve.png"
         plot_learning_curve([self.run_dir], path, self.trainer.environment.scores)
         self.tracker.log_media(path, "learning_curve")
-        if self.tracker.is_on:
-            from merlin.viewer.watch import watch
-
+        if self.tracker.is_on and self.film is not None:
             try:
-                self.tracker.log_media(watch(self.run_dir, note=self.reporter.note), "episode")
+                self.tracker.log_media(self.film(self.run_dir), "episode")
             except Exception as error:  # a picture for wandb is no reason to lose a finished run
                 self.reporter.note(f"wandb gets no episode: {error}")
 

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from merlin.environments.batch import Environment
-from merlin.runs.monitor import Session
+from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.run import build_agent, build_environment, evaluate_held_out
@@ -71,26 +71,26 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
         trainer = Trainer(agent, environment, config.training, total_steps=10**12, seed=config.seed)
         with Reporter(run_dir, 10**12, stream=io.StringIO()) as reporter:
             tracker = Tracker("disabled", run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
-            session = Session(
+            monitor = Monitor(
                 config, run_dir, trainer, reporter, tracker, -time.monotonic(), lambda: evaluate_held_out(agent, config)
             )
             first = _memory(device)
             for _ in range(2):
-                session.report(*trainer.update())
+                monitor.report(*trainer.update())
 
             begin, steps = _now(device), trainer.env_steps
             while _now(device) - begin < seconds / 2 or trainer.env_steps == steps:
-                session.report(*trainer.update())
+                monitor.report(*trainer.update())
             steps_per_second = (trainer.env_steps - steps) / (_now(device) - begin)
 
             clock = _Clock(device)
             environment.step = clock.timed("environment", environment.step)
             trainer.rollout.collect = clock.timed("acting", trainer.rollout.collect)
             trainer.update = clock.timed("learning", trainer.update)
-            session.report = clock.timed("logging", session.report)
+            monitor.report = clock.timed("logging", monitor.report)
             begin = _now(device)
             while _now(device) - begin < seconds / 2 or not clock.spent["learning"]:
-                session.report(*trainer.update())
+                monitor.report(*trainer.update())
             spent = _now(device) - begin
             shares = {name: clock.spent[name] / spent for name in PARTS}
             shares["learning"] -= shares["acting"]  # an update collects a window first, and that steps the environment
@@ -103,7 +103,7 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
             if trace is not None:
                 activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
                 with torch.profiler.profile(activities=activities) as profiler:
-                    session.report(*trainer.update())
+                    monitor.report(*trainer.update())
                 profiler.export_chrome_trace(str(trace))
             return Profile(
                 steps_per_second=steps_per_second,

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import MerlinError
-from merlin.runs.monitor import Session
+from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import from_dict, to_dict
@@ -151,6 +152,7 @@ def train(
     wandb: str = "disabled",
     max_seconds: float = math.inf,
     stream: Any = None,
+    film: Callable[[Path], Path] | None = None,
 ) -> Summary:
     """Train as configured and leave a complete run directory behind, also when interrupted.
 
@@ -162,12 +164,21 @@ def train(
         wandb: auto, online, offline or disabled.
         max_seconds: Stop after this long, counted from this call, as if `steps` had been reached.
         stream: Where progress is shown; standard error unless told.
+        film: Films an episode of the finished run for Weights & Biases, such as `merlin.watch`; none leaves it out.
     """
     with distributed.joined(resolve_device(config.device)):
-        return _train(config, Path(run_dir), resume, wandb, max_seconds, stream)
+        return _train(config, Path(run_dir), resume, wandb, max_seconds, stream, film)
 
 
-def _train(config: RunConfig, run_dir: Path, resume: bool, wandb: str, max_seconds: float, stream: Any) -> Summary:
+def _train(
+    config: RunConfig,
+    run_dir: Path,
+    resume: bool,
+    wandb: str,
+    max_seconds: float,
+    stream: Any,
+    film: Callable[[Path], Path] | None,
+) -> Summary:
     begin, leads = time.monotonic(), distributed.rank() == 0
     if config.num_envs % distributed.world_size():
         raise MerlinError(
@@ -192,22 +203,21 @@ def _train(config: RunConfig, run_dir: Path, resume: bool, wandb: str, max_secon
             if resume and not environment.is_native:
                 reporter.note(f"{config.task} cannot save its state: its episodes begin anew, with a new seed")
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
-        session = Session(
-            config, run_dir, trainer, reporter, tracker, before - begin, lambda: evaluate_held_out(agent, config)
-        )
+        evaluation = partial(evaluate_held_out, agent, config)
+        monitor = Monitor(config, run_dir, trainer, reporter, tracker, before - begin, evaluation, film)
         code = 1
         try:
             with interrupts() as interrupted:
-                trainer.run(session.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
-            session.finish()
+                trainer.run(monitor.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
+            monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
             if leads:
-                session.draw()
+                monitor.draw()
             code = 130 if was_interrupted else 0
         finally:
             if tracker is not None:
                 tracker.close(code)
-    return Summary(trainer.env_steps, session.wall_seconds(), session.last_return, was_interrupted)
+    return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted)
 
 
 @contextmanager
