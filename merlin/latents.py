@@ -12,13 +12,14 @@ so that the noise can be kept, and learning computes the latents of acting again
 """
 
 import math
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Latent(Protocol):
     """A distribution of a latent variable. See the module for what each does."""
 
@@ -26,7 +27,7 @@ class Latent(Protocol):
     def num_parameters(size: int) -> int: ...
 
     @classmethod
-    def from_parameters(cls, parameters: Float[Tensor, "*batch Y"]) -> Self: ...
+    def from_parameters(cls, parameters: Float[Tensor, "*batch Y"]) -> "Latent": ...
 
     @staticmethod
     def draw_noise(
@@ -40,7 +41,7 @@ class Latent(Protocol):
 
     def entropy_nats(self) -> Float[Tensor, "*batch"]: ...
 
-    def kl_nats(self, prior: Self) -> Float[Tensor, "*batch"]: ...
+    def kl_nats(self, prior: "Latent") -> Float[Tensor, "*batch"]: ...
 
 
 Family = TypeVar("Family", bound=Latent)

@@ -40,7 +40,10 @@ class RecurrentConfig(ActorCriticConfig):
 
 
 class Features(NamedTuple):
-    """Activations of a step that policy and value read: encoding, recurrent state and words read, side by side."""
+    """Activations of a step that policy and value read: encoding, recurrent state and words read, side by side.
+
+    An agent that has more of them has a NamedTuple of its own, with an entry of this name.
+    """
 
     features: Float[Tensor, "*batch F"]
 
@@ -72,17 +75,17 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         """Return e."""
         return torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
 
-    def policy_parameters(self, activations: Features) -> Float[Tensor, "*batch A"]:
+    def policy_parameters(self, activations: Any) -> Float[Tensor, "*batch A"]:
         """Return the parameters of the action's distribution."""
         return self.policy_head(activations.features)
 
-    def value(self, activations: Features, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+    def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
         """Return V."""
         return self.value_head(activations.features).squeeze(-1)
 
     def loss(
         self,
-        activations: Features,
+        activations: Any,
         unroll: Unroll,
         actions: Float[Tensor, "T B E"],
         previous_actions: Float[Tensor, "T B E"],

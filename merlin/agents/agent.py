@@ -312,7 +312,7 @@ class Acting:
     def __init__(
         self, agent: Agent, state: Any, length: int, generator: torch.Generator | None = None, records: bool = False
     ) -> None:
-        self.agent, self.generator, self.records = agent, generator, records
+        self.agent, self.length, self.generator, self.records = agent, length, generator, records
         self._stepping = in_window(agent) if records else agent
         self._versions = [x._version for x in agent.parameters()]
         self._running, self._end = agent.begin_window(state, length), None
@@ -366,6 +366,7 @@ class Acting:
     def activations(self) -> Any:
         """Return the activations of all steps, with their graph, from which can be learnt once."""
         assert self.records, "a window is recorded where it is learnt from"
+        assert len(self._activations) == self.length, "a window is learnt from once, after all of its steps"
         unchanged = self._versions == [x._version for x in self.agent.parameters()]
         assert unchanged, "what was acted by is learnt from before a parameter changes"
         activations, self._activations = stack_states(self._activations), []
