@@ -114,7 +114,8 @@ def main() -> None:
             process.stdin.close()
             process.wait()
         low, middle, high = statistics.quantiles((before / now for before, now in pairs), n=4)
-        before, now = (1e3 * statistics.median(costs) / (200 if options.step else 1) for costs in zip(*pairs, strict=True))
+        unit = 1e3 / (200 if options.step else 1)
+        before, now = (unit * statistics.median(costs) for costs in zip(*pairs, strict=True))
         what = "a step" if options.step else "an update"
         print(
             f"{name:28} {middle:5.2f} ({low:.2f} to {high:.2f})   {before:8.2f} -> {now:8.2f} ms {what}", flush=True

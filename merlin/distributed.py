@@ -96,7 +96,7 @@ def joined(device: torch.device, timeout_seconds: float = 1800) -> Iterator[None
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
     if device.type == "cuda":
-        torch.cuda.set_device(index_on_machine())
+        torch.cuda.set_device(local_rank())
     try:
         yield
     except RuntimeError as error:

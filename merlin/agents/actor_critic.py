@@ -40,7 +40,10 @@ class RecurrentConfig(ActorCriticConfig):
 
 
 class Features(NamedTuple):
-    """Activations of a step that policy and value read: encoding, recurrent state and words read, side by side."""
+    """Activations of a step that policy and value read: encoding, recurrent state and words read, side by side.
+
+    An agent that has more of them has a NamedTuple of its own, with an entry of this name.
+    """
 
     features: Float[Tensor, "*batch F"]
 

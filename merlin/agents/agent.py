@@ -314,11 +314,11 @@ class Acting:
     def __init__(
         self, agent: Agent, state: Any, length: int, generator: torch.Generator | None = None, records: bool = False
     ) -> None:
-        self.agent, self.generator, self.records = agent, generator, records
+        self.agent, self.length, self.generator, self.records = agent, length, generator, records
         self._stepping = in_window(agent) if records else agent
         self._versions = [x._version for x in agent.parameters()]
         self._running, self._end = agent.begin_window(state, length), None
-        self._activations: list[Any] = []
+        self._activations: Any = []
         self._parameters: list[Tensor] = []
         self._actions: list[Tensor] = []
         self._extras: list[Any] = []
@@ -361,14 +361,23 @@ class Acting:
         parameters = torch.stack(self._parameters)
         return {
             "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
-            "value": self.agent.value(stack_states(self._activations), parameters),
+            "value": self.agent.value(self._stacked(), parameters),
             "extras": stack_states(self._extras),
         }
 
     def activations(self) -> Any:
         """Return the activations of all steps, with their graph, from which can be learnt once."""
         assert self.records, "a window is recorded where it is learnt from"
+        assert len(self._activations) == self.length, "a window is learnt from once, after all of its steps"
         unchanged = self._versions == [x._version for x in self.agent.parameters()]
         assert unchanged, "what was acted by is learnt from before a parameter changes"
-        activations, self._activations = stack_states(self._activations), []
+        activations = self._stacked()
+        self._activations = []
         return activations
+
+    def _stacked(self) -> Any:
+        """Return the activations of all steps as they are, with their graph if it was recorded."""
+        if isinstance(self._activations, list):
+            with torch.set_grad_enabled(self.records):
+                self._activations = stack_states(self._activations)
+        return self._activations

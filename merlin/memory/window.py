@@ -80,6 +80,7 @@ class MemoryWindow:
         self.slots = state.num_written.new_zeros(batch_size, length)
         self.positions = torch.arange(self.held, device=memory.device)
         self.num_entered = 0  # steps whose words are in the traces now
+        self.num_uses = 0  # reads and writes that are still to be gone back through
         self.teaches = False  # whether words have gradients
         self.is_spent = False  # whether a backward pass has begun to take them out
         self.grad_entries: Tensor | None = None  # of the window's own
@@ -114,10 +115,15 @@ class MemoryWindow:
             torch.add(self.sums[step], word, alpha=self.discount**step, out=self.sums[step + 1])
         self.num_entered += 1
 
-    def go_back_to(self, step: int) -> None:
+    def count_use(self) -> int:
+        """Return the number of a read or a write, which are gone back through in the opposite order."""
+        self.num_uses += 1
+        return self.num_uses
+
+    def go_back_to(self, step: int, use: int) -> None:
         """Take the words of this step and of later ones out of the traces, from the last on."""
-        self.is_spent = True
-        assert self.num_entered >= step, "a window is gone back through from its last step to its first, and once"
+        assert use <= self.num_uses, "a window is gone back through once, from its last step to its first"
+        self.is_spent, self.num_uses = True, use - 1
         while self.num_entered > step:
             self.num_entered -= 1
             if self.discount is not None and self.num_entered > 0:
@@ -296,6 +302,7 @@ class WindowState:
         """
         window, step, n = self.window, self.step, self.window.held
         with torch.no_grad():
+            window.enter(step, word)
             weights = read_weights.sum(1, keepdim=True)
             of_slots = F.pad(weights[..., :n], (0, window.memory_size - n))
             if step > 0:
@@ -307,7 +314,6 @@ class WindowState:
                 alive[:, :step] &= window.slots[:, :step] != index
             alive[:, step] = True
             window.slots[:, step] = slot
-            window.enter(step, word)
         window.teaches |= word.requires_grad
         self._apply(_Write, word)
         present = self.present.scatter(1, index, False)
@@ -355,6 +361,7 @@ class _Read(torch.autograd.Function):
         strengths: Tensor,
         top_k: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        assert not window.is_spent and window.num_entered == at.step, "of a window the last step is read"
         scale = torch.rsqrt(keys.square().sum(-1, keepdim=True) + EPSILON)
         keys, strengths = keys * scale, strengths.unsqueeze(-1)
         similarity = window.dots(at, keys).mul_(inverse_norms)
@@ -364,7 +371,7 @@ class _Read(torch.autograd.Function):
             expanded = (x.expand(-1, keys.shape[1], -1) for x in (similarity, readable, inverse_norms))
             similarity, readable, inverse_norms = (x.gather(2, chosen) for x in expanded)
         weights = attend(strengths * similarity, readable)
-        ctx.window, ctx.at = window, at
+        ctx.window, ctx.at, ctx.use = window, at, window.count_use()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(keys, scale, strengths, similarity, weights, inverse_norms, chosen)
         whole = _whole(weights, chosen, window.held + at.step)
@@ -375,7 +382,7 @@ class _Read(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_words: Tensor | None, *_: Any) -> tuple:
         window, at = ctx.window, ctx.at
-        window.go_back_to(at.step)
+        window.go_back_to(at.step, ctx.use)
         if grad_words is None:
             return (None,) * 8
         keys, scale, strengths, similarity, weights, inverse_norms, chosen = ctx.saved_tensors
@@ -405,12 +412,12 @@ class _Write(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, word: Tensor) -> tuple[Tensor]:
-        ctx.window, ctx.step = window, at.step
+        ctx.window, ctx.step, ctx.use = window, at.step, window.count_use()
         ctx.set_materialize_grads(False)
         return (thread.clone(),)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *_: Any) -> tuple:
-        ctx.window.go_back_to(ctx.step)
+        ctx.window.go_back_to(ctx.step, ctx.use)
         return None, None, None, ctx.window.word_gradient(ctx.step) if ctx.needs_input_grad[3] else None

@@ -9,28 +9,45 @@ gradients of states alone, and the gradient of each weight is one product over a
 cells are those of this file. It serves one window, forward and backward, until a parameter changes.
 """
 
-from typing import TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
 
-
-def in_window(module: Module) -> Module:
+def in_window(module: nn.Module) -> Any:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
-    if isinstance(module, nn.Linear):
-        return WindowLinear(module.weight, module.bias)  # type: ignore[return-value]
-    if isinstance(module, nn.LSTMCell):
-        return WindowLSTMCell(module)  # type: ignore[return-value]
+    if type(module) is nn.Linear:  # what is derived from it may be anything
+        return WindowLinear(module.weight, module.bias)
+    if type(module) is nn.LSTMCell:
+        return WindowLSTMCell(module)
     if not module._modules:
         return module
     clone = object.__new__(type(module))
-    clone.__dict__ = module.__dict__ | {
-        "_modules": {name: None if child is None else in_window(child) for name, child in module._modules.items()}
-    }
+    clone.__dict__ = module.__dict__ | {"_modules": _Children(module._modules)}
     return clone
+
+
+class _Children(dict):
+    """The children of a module, each taken into the window when it is first asked for: most agents step few of them."""
+
+    def __init__(self, children: dict[str, nn.Module | None]) -> None:
+        super().__init__(children)
+        self.waiting = set(children)
+
+    def __getitem__(self, name: str) -> Any:
+        child = super().__getitem__(name)
+        if name in self.waiting:
+            self.waiting.remove(name)
+            child = self[name] = None if child is None else in_window(child)
+        return child
+
+    def values(self) -> list[Any]:  # type: ignore[override]
+        return [self[name] for name in self]
+
+    def items(self) -> list[tuple[str, Any]]:  # type: ignore[override]
+        return [(name, self[name]) for name in self]
 
 
 class WindowLinear:
@@ -41,8 +58,8 @@ class WindowLinear:
     """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
-        self.weight, self.uses = weight.detach(), _Uses()
-        self._transposed = self.weight.T
+        self.weight, self.bias, self.uses = weight, bias, _Uses()
+        self._transposed = weight.detach().T
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
 
@@ -54,10 +71,10 @@ class WindowLinear:
                 bias = self._bias = _Collect.apply(self.uses, *self._learning)
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         output = torch.addmm(bias, flat, self._transposed)
-        if output.requires_grad:
+        if output.requires_grad and bias.requires_grad:
             uses, seen = self.uses, flat.detach()
             output.grad_fn.register_prehook(lambda gradients: uses.add(gradients[0], seen))
-        return output if x.ndim == 2 else output.view(*x.shape[:-1], -1)
+        return output if x.ndim == 2 else output.view(*x.shape[:-1], len(self.weight))
 
 
 class _Uses:
@@ -70,8 +87,10 @@ class _Uses:
         self.rows = 0
         self.grad_weight: Tensor | None = None
 
-    def add(self, gradient: Float[Tensor, "B O"], x: Float[Tensor, "B I"]) -> None:
-        """Take in one use."""
+    def add(self, gradient: Float[Tensor, "B O"] | None, x: Float[Tensor, "B I"]) -> None:
+        """Take in one use, unless it has no gradient: what it led to was left unused."""
+        if gradient is None:
+            return
         self.waiting.append((gradient, x))
         self.rows += len(x)
         if self.rows >= self.ENOUGH_ROWS:
@@ -112,7 +131,8 @@ class WindowLSTMCell:
 
     def __init__(self, cell: nn.LSTMCell) -> None:
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
-            weight, bias = torch.cat([cell.weight_ih, cell.weight_hh], -1), cell.bias_ih + cell.bias_hh
+            weight = torch.cat([cell.weight_ih, cell.weight_hh], -1)
+            bias = cell.bias_ih + cell.bias_hh if cell.bias else None
         self.gates = WindowLinear(weight, bias)
 
     def __call__(

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from merlin.agents import AGENTS, Agent
 from merlin.experience import Unroll
 from merlin.runs.presets import preset
+from merlin.states import map_state, stack_states
 
 SPACES = {"card": spaces.Discrete(5), "place": spaces.Box(-1, 1, (3,), np.float32)}
 ACTION_SPACES = {
@@ -37,13 +38,15 @@ def random_observation(*shape: int) -> dict[str, torch.Tensor]:
 
 
 def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
-    """Let the agent act on random observations [T, B]; return the window, its initial state and the state after it."""
+    """Let the agent act on random observations [T, B]; return the window, its initial state, that after it, outputs."""
     torch.manual_seed(seed)
     length, batch = is_first.shape
     generator = torch.Generator().manual_seed(seed)
+    dtype = next(agent.parameters()).dtype
     observation = random_observation(length, batch)
-    state = initial = agent.initial_state(batch) if state is None else state
-    reward = torch.randn(length + 1, batch)
+    observation["place"] = observation["place"].to(dtype)
+    state = initial = cast(agent.initial_state(batch) if state is None else state, dtype)
+    reward = torch.randn(length + 1, batch).to(dtype)
     outputs = []
     for t in range(length):
         row = {name: x[t] for name, x in observation.items()}
@@ -61,12 +64,10 @@ def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
         reward=reward[1:],
         discount=torch.where(is_end, 0.0, DISCOUNT),
         value=value,
-        next_value=torch.cat([value[1:], torch.randn(1, batch)]),
+        next_value=torch.cat([value[1:], torch.randn(1, batch).to(dtype)]),
         is_end=is_end,
         is_valid=torch.ones_like(is_end),
-        noise=None if outputs[0].noise is None else stack("noise"),
-        slots=None if outputs[0].slots is None else stack("slots"),
-        latent=None if outputs[0].latent is None else stack("latent"),
+        extras=stack_states([output.extras for output in outputs]),
     )
     return unroll, initial, state, outputs
 
@@ -74,10 +75,28 @@ def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
 def window(unroll: Unroll, start: int, stop: int) -> Unroll:
     """Return the rows from `start` to `stop`."""
     observation = {name: x[start:stop] for name, x in unroll.observation.items()}
-    rest = {k: None if x is None else x[start:stop] for k, x in unroll._asdict().items() if k != "observation"}
-    return Unroll(observation=observation, **rest)
+    return map_state(lambda x: x[start:stop], unroll._replace(observation=None))._replace(observation=observation)
+
+
+def row(unroll: Unroll, t: int) -> dict[str, torch.Tensor]:
+    """Return one step's observation."""
+    return {name: x[t] for name, x in unroll.observation.items()}
+
+
+def cast(state, dtype: torch.dtype):
+    """Return a state with its numbers that are no integers in another precision."""
+    return map_state(lambda x: x.to(dtype) if x.is_floating_point() else x, state)
+
+
+def leaves(tree, name: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors of a state by their paths, such as `.policy.hidden`."""
+    if tree is None:
+        return {}
+    if isinstance(tree, torch.Tensor):
+        return {name: tree}
+    return {key: x for part in tree._fields for key, x in leaves(getattr(tree, part), f"{name}.{part}").items()}
 
 
 def tensors(state) -> list[torch.Tensor]:
-    """Return the leaves of a state."""
-    return [state] if isinstance(state, torch.Tensor) else [x for child in state for x in tensors(child)]
+    """Return the tensors of a state."""
+    return list(leaves(state).values())

@@ -1,12 +1,16 @@
 """What holds for every agent: acting equals learning, across resets and windows, and nothing crosses an episode."""
 
+import sys
+from unittest import mock
+
 import pytest
 import torch
 
 from merlin.agents import AGENTS
+from merlin.agents.agent import Acting
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.states import map_state
-from tests.agents.helpers import ACTION_SPACES, DISCOUNT, act, make_agent, tensors, window
+from tests.agents.helpers import ACTION_SPACES, DISCOUNT, act, make_agent, row, tensors, window
 
 T, B = 12, 5  # longer than the memory's 5 slots, so that slots are used again
 
@@ -22,13 +26,12 @@ def log_probs_and_values(agent, unroll, state):
     """Return what learning computes, caught where it becomes a loss."""
     caught = {}
 
-    def catch(unroll, log_prob, entropy, value, returns):
-        caught.update(log_prob=log_prob.detach(), value=value.detach())
+    def catch(unroll, actor, value, returns):
+        caught.update(log_prob=actor.log_prob.detach(), value=value.detach())
         return {}
 
-    agent._actor_critic_metrics = catch
-    _, after = agent.losses(unroll, state)
-    del agent._actor_critic_metrics
+    with mock.patch.object(sys.modules[type(agent).loss.__module__], "actor_critic_metrics", catch):
+        _, after = agent.losses(unroll, state)
     return caught["log_prob"], caught["value"], after
 
 
@@ -45,27 +48,31 @@ def test_acting_equals_learning_under_random_resets(name, action_space, seed):
         torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
 
 
-def act_for_a_window(agent, is_first, state=None):
-    """As `act`, by `Agent.begin`; between steps it is asked for values, which must leave no trace."""
+def act_for_a_window(agent, is_first, state=None, records=True):
+    """As `act`, by `Acting`; between steps it is asked for values, which must leave no trace."""
     unroll, initial, final, _ = act(agent, is_first, state)
     generator = torch.Generator().manual_seed(0)
-    acting = agent.begin(initial, T, generator)
+    acting = Acting(agent, initial, T, generator, records)
     for t in range(T):
-        observation = {name: x[t] for name, x in unroll.observation.items()}
         before = generator.get_state()
-        acting.value(observation, ~is_first[t], torch.ones(B))
+        acting.next_value(row(unroll, t), ~is_first[t], torch.ones(B))
         generator.set_state(before)
-        assert torch.equal(acting.step(observation, is_first[t], unroll.previous_reward[t]), unroll.action[t])
+        assert torch.equal(acting.step(row(unroll, t), is_first[t], unroll.previous_reward[t]), unroll.action[t])
     return unroll, initial, final, acting
 
 
 @every_agent
+@pytest.mark.parametrize("records", [True, False])
 @pytest.mark.parametrize("seed", range(2))
-def test_acting_for_a_window_equals_single_steps(name, seed):
+def test_acting_for_a_window_equals_single_steps(name, seed, records):
     agent = make_agent(name)
-    unroll, _, final, acting = act_for_a_window(agent, random_firsts(seed))
-    for column, x in acting.columns().items():
-        torch.testing.assert_close(x, getattr(unroll, column), atol=2e-5, rtol=1e-4, msg=column)
+    unroll, _, final, acting = act_for_a_window(agent, random_firsts(seed), records=records)
+    columns = acting.columns()
+    for column in ("log_prob", "value"):
+        torch.testing.assert_close(columns[column], getattr(unroll, column), atol=2e-5, rtol=1e-4, msg=column)
+    for x, y in zip(tensors(columns["extras"]), tensors(unroll.extras), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
+        assert not x.requires_grad
     for x, y in zip(tensors(acting.state), tensors(final), strict=True):
         torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-4)
 
@@ -86,6 +93,26 @@ def test_what_was_acted_by_gives_the_loss_and_gradients_that_replaying_gives(nam
         for tree, expected in zip(trees, others, strict=True):
             for x, y in zip(tree, expected, strict=True):
                 torch.testing.assert_close(x, y, atol=2e-5, rtol=1e-3)
+
+
+@every_agent
+def test_the_value_of_what_would_come_next_is_that_of_a_step(name):
+    """Asked for inside a window and at its end, which it does not change."""
+    agent = make_agent(name)
+    unroll, state, _, _ = act(agent, random_firsts(3))
+    acting = Acting(agent, state, 2)
+    for t in range(3):
+        seen = row(unroll, t), unroll.is_first[t], unroll.previous_reward[t]
+        acting.generator, generator = (torch.Generator().manual_seed(t) for _ in range(2))
+        value = acting.next_value(*seen)
+        output, state = agent.step(seen[0], state, *seen[1:], generator=generator)
+        torch.testing.assert_close(value, output.value)
+        if t < 2:
+            acting.generator.manual_seed(t)
+            assert torch.equal(acting.step(*seen), output.action)
+        if t == 1:
+            for x, y in zip(tensors(acting.state), tensors(state), strict=True):
+                torch.testing.assert_close(x, y)
 
 
 @every_agent
@@ -216,6 +243,33 @@ def test_greedy_takes_the_likeliest_action(name):
     observation = {"card": torch.arange(5), "place": torch.rand(5, 3)}
     output, _ = agent.step(observation, agent.initial_state(5), torch.ones(5, dtype=torch.bool), greedy=True)
     assert torch.equal(output.action, output.policy_parameters.argmax(-1))
+
+
+@every_agent
+def test_what_was_acted_by_is_learnt_from_once_and_whole_and_before_anything_changes(name):
+    agent = make_agent(name)
+    unroll, initial, _, acting = act_for_a_window(agent, random_firsts())
+    agent.losses(unroll, initial, acting=acting)[0].total.backward()
+    with pytest.raises(AssertionError, match="once"):
+        agent.losses(unroll, initial, acting=acting)
+    with pytest.raises(AssertionError, match="all of its steps"):
+        agent.losses(unroll, initial, acting=Acting(agent, initial, T, records=True))
+    *_, acting = act_for_a_window(agent, random_firsts(), records=False)
+    with pytest.raises(AssertionError, match="recorded"):
+        agent.losses(unroll, initial, acting=acting)
+    *_, acting = act_for_a_window(agent, random_firsts())
+    with torch.no_grad():
+        next(agent.parameters()).add_(1)
+    with pytest.raises(AssertionError, match="changes"):
+        agent.losses(unroll, initial, acting=acting)
+
+
+@every_agent
+def test_a_window_leaves_no_graph_behind(name):
+    agent = make_agent(name)
+    unroll, initial, _, acting = act_for_a_window(agent, random_firsts())
+    _, after = agent.losses(unroll, initial)
+    assert not any(x.requires_grad for state in (after, acting.state) for x in tensors(state))
 
 
 def test_discount_of_the_helpers_is_not_the_default():

@@ -1,6 +1,9 @@
-"""A window's memory, which is never rewritten, against the same memory written step by step."""
+"""A window's memory, whose slots are never rewritten, against the same memory written step by step, in float64."""
 
+import gc
+import weakref
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,37 +12,60 @@ from merlin import memory as memories
 from merlin.memory.window import MemoryWindow
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
+close_gradients = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-10)
 
 B, N, Z, K, T = 3, 5, 4, 2, 12  # more writes than slots
 SWITCHES = [(0.8, True), (0.8, False), (None, True), (None, False)]
+every_switch = pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+every_before = pytest.mark.parametrize("before", [7, 2])
 
 
-def play(discount, mask_unwritten, seed, before=7):
-    """Return a window that follows `before` other steps, and the memory before each of its steps, written plainly."""
+class Play(NamedTuple):
+    """Experience of T steps, and the memory before each of them and at the end, written plainly."""
+
+    initial: memories.MemoryState
+    is_first: torch.Tensor
+    slots: list[torch.Tensor]
+    states: list[memories.MemoryState]
+    words: torch.Tensor
+    reads: torch.Tensor
+    final: memories.MemoryState
+
+
+def play(discount, seed, before=7, first_rate=0.15) -> Play:
+    """Return a window's experience, which follows `before` other steps."""
     generator = torch.Generator().manual_seed(seed)
     random = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)  # noqa: E731
     state = memories.initial_state(B, N, Z if discount is None else 2 * Z, dtype=torch.float64)
-    is_first = torch.rand(before + T, B, generator=generator) < 0.15
+    is_first = torch.rand(before + T, B, generator=generator) < first_rate
     words, reads = random(before + T, B, Z), random(before + T, B, K, N).softmax(-1)
-    states, slots = [], []
+    initial, states, slots = state, [], []
     for t in range(before + T):
+        if t == before:
+            initial = state
         states.append(memories.reset(state, is_first[t]))
         state = memories.write(states[t], words[t], reads[t], discount)
         slots.append(state.write_weights.argmax(-1))
-    initial = states[before - 1]
-    initial = memories.write(initial, words[before - 1], reads[before - 1], discount)
-    window = MemoryWindow(initial, T, discount, mask_unwritten)
-    return window, is_first[before:], slots[before:], states[before:], words[before:], reads[before:], state
+    return Play(initial, *(x[before:] for x in (is_first, slots, states, words, reads)), state)
 
 
-def expand(window, weights, t):
+def begin(initial, discount, mask_unwritten=True):
+    """Return the memory at a window's first step."""
+    return MemoryWindow(initial, T, discount, mask_unwritten).begin(initial)
+
+
+def random_keys(*shape, seed=9):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def expand(state, weights):
     """Return weights of slots [B, K, N] as weights of the window's entries."""
-    held = window.held
-    entries = torch.zeros(*weights.shape[:2], held + t, dtype=weights.dtype)
+    window, held, readable = state.window, state.window.held, state.readable.squeeze(1)
+    entries = torch.zeros(*weights.shape[:2], held + state.step, dtype=weights.dtype)
     for b in range(B):
         for slot in range(N):
-            (holders,) = torch.nonzero(window.views[t].readable[b], as_tuple=True)
-            owner = [e for e in holders.tolist() if (e if e < held else window.slots[e - held][b].item()) == slot]
+            (holders,) = torch.nonzero(readable[b], as_tuple=True)
+            owner = [e for e in holders.tolist() if (e if e < held else window.slots[b, e - held].item()) == slot]
             assert len(owner) <= 1, "a slot is one entry"
             if owner:
                 entries[b, :, owner[0]] = weights[b, :, slot]
@@ -47,86 +73,362 @@ def expand(window, weights, t):
 
 
 @pytest.mark.parametrize(("seed", "before"), [(0, 7), (1, 7), (2, 7), (0, 2), (1, 2)])
-@pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+@every_switch
 def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, seed, before):
-    window, is_first, slots, states, words, reads, final = play(discount, mask_unwritten, seed, before)
-    assert window.held == (min(before, N) if mask_unwritten else N)
-    keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
+    initial, is_first, slots, states, words, reads, final = play(discount, seed, before)
+    state = begin(initial, discount, mask_unwritten)
+    assert state.window.held == (min(before, N) if mask_unwritten else N)
+    keys = random_keys(B, K, initial.memory.shape[-1])
     for t in range(T):
-        window.enter(t, ~is_first[t])  # entered in vain
-        window.enter(t, is_first[t])
+        state.reset(~is_first[t])  # in vain: a state is a value
+        state = state.reset(is_first[t])
+        close(state.memory_state().memory, states[t].memory)
         memory = states[t].memory
         readable = memories.written(states[t]) if mask_unwritten else torch.ones(B, N, dtype=torch.bool)
-        assert torch.equal(window.views[t].readable.sum(-1), readable.sum(-1))
+        assert torch.equal(state.readable.sum(-1).squeeze(1), readable.sum(-1))
         scores = (keys @ memory.mT).masked_fill(~readable.unsqueeze(1), 0)
-        found = window.dots(keys, t).masked_fill(~window.views[t].readable.unsqueeze(1), 0)
-        close(found, expand(window, scores, t))
-        weights = expand(window, reads[t], t)
+        close(state.window.dots(state.at, keys).masked_fill(~state.readable, 0), expand(state, scores))
+        weights = expand(state, reads[t])
         plain = reads[t].masked_fill(~readable.unsqueeze(1), 0)
-        close(window.mix(weights, t), plain @ memory)
-        norms = torch.rsqrt(memory.square().sum(-1) + memories.EPSILON).unsqueeze(1)
-        if mask_unwritten:
-            shown = window.views[t].inverse_norms.unsqueeze(1).masked_fill(~window.views[t].readable.unsqueeze(1), 0)
-            close(shown, expand(window, norms.masked_fill(~readable.unsqueeze(1), 0), t))
-        window.append(t, words[t], weights, slots[t])
-        if t + 1 < T:
-            close(memories.reset(window.state(), is_first[t + 1]).memory, states[t + 1].memory)
-    after = window.state()
+        close(state.window.mix(state.at, weights), plain @ memory)
+        if mask_unwritten:  # else those of an earlier episode have none
+            norms = torch.rsqrt(memory.square().sum(-1) + memories.EPSILON).unsqueeze(1)
+            norms = norms.masked_fill(~readable.unsqueeze(1), 0)
+            close(state.inverse_norms.masked_fill(~state.readable, 0), expand(state, norms))
+        state = state.write(words[t], weights, slots[t])
+    after = state.memory_state()
     for name in ("memory", "num_written", "write_weights", "retroactive_weights"):
         close(getattr(after, name), getattr(final, name), msg=name)
 
 
-@pytest.mark.parametrize("before", [7, 2])
-@pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+@pytest.mark.parametrize("top_k", [None, 1, 3])
+@every_before
+@every_switch
+def test_reads_equal_those_of_the_memory_written_plainly(discount, mask_unwritten, before, top_k):
+    initial, is_first, slots, states, words, reads, _ = play(discount, 4, before)
+    state = begin(initial, discount, mask_unwritten)
+    for t in range(T):
+        state = state.reset(is_first[t])
+        keys, strengths = random_keys(B, K, initial.memory.shape[-1], seed=t), random_keys(B, K, seed=t).exp()
+        readable = memories.written(states[t]) if mask_unwritten else None
+        expected = memories.read(states[t].memory, keys, strengths, readable, top_k)
+        found = state.read(keys, strengths, top_k)
+        close(found.words, expected.words)
+        if mask_unwritten or top_k is None:  # else which of several empty slots is read is arbitrary
+            close(found.weights.masked_fill(~state.readable, 0), found.weights)
+            close(found.weights, expand(state, expected.weights))
+        state = state.write(words[t], found.weights, slots[t])
+
+
+@every_before
+@every_switch
 def test_dots_and_mix_are_adjoint_on_the_way_back(discount, mask_unwritten, before):
-    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, 1, before)
-    keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
+    initial, is_first, slots, _, words, _, _ = play(discount, 1, before)
+    state = begin(initial, discount, mask_unwritten)
+    window, keys = state.window, random_keys(B, K, initial.memory.shape[-1])
     ahead = []
     for t in range(T):
-        window.enter(t, ~is_first[t])  # entered in vain
-        window.enter(t, is_first[t])
-        ahead.append(window.dots(keys, t))
-        window.append(t, words[t], torch.zeros_like(ahead[t]), slots[t])
-    for t in reversed(range(T)):
-        window.undo(t)
-        back = window.dots(keys, t)
-        close(back, ahead[t])
+        state = state.reset(is_first[t])
+        ahead.append((state.at, window.dots(state.at, keys), window.count_use()))
+        state = state.write(words[t], torch.zeros_like(ahead[t][1]), slots[t])
+    for at, expected, use in reversed(ahead):
+        window.go_back_to(at.step, use)
+        back = window.dots(at, keys)
+        close(back, expected)
         weights = torch.randn_like(back)
-        close((window.mix(weights, t) * keys).sum(), (weights * back).sum())
+        close((window.mix(at, weights) * keys).sum(), (weights * back).sum())
 
 
-@pytest.mark.parametrize("before", [7, 2])
-@pytest.mark.parametrize(("discount", "mask_unwritten"), SWITCHES)
+@every_before
+@every_switch
 def test_chosen_entries_are_as_among_all(discount, mask_unwritten, before):
-    window, is_first, slots, states, words, _, _ = play(discount, mask_unwritten, 3, before)
-    other = play(discount, mask_unwritten, 3, before)[0]
-    keys = torch.randn(B, K, states[0].memory.shape[-1], dtype=torch.float64)
+    initial, is_first, slots, _, words, _, _ = play(discount, 3, before)
+    state = begin(initial, discount, mask_unwritten)
+    window, keys = state.window, random_keys(B, K, initial.memory.shape[-1])
     for t in range(T):
-        window.enter(t, is_first[t])
-        scores = window.dots(keys, t)
+        state = state.reset(is_first[t])
+        scores = window.dots(state.at, keys)
         few = min(3, scores.shape[2])
         chosen = torch.rand(scores.shape).topk(few).indices
-        close(window.dots(keys, t, chosen), scores.gather(2, chosen))
+        close(window.dots(state.at, keys, chosen), scores.gather(2, chosen))
         weights = torch.rand(B, K, few, dtype=torch.float64)
         everywhere = torch.zeros_like(scores).scatter(2, chosen, weights)
-        close(window.mix(weights, t, chosen), window.mix(everywhere, t))
-        window.append(t, words[t], everywhere, slots[t])
-        other.enter(t, is_first[t])
-        other.append(t, words[t], weights, slots[t], chosen)
-        close(other.rest.usage, window.rest.usage)
+        close(window.mix(state.at, weights, chosen), window.mix(state.at, everywhere))
+        state = state.write(words[t], everywhere, slots[t])
 
 
 @pytest.mark.parametrize("discount", [0.8, None])
 def test_slots_are_chosen_as_when_written_plainly(discount):
     """Reads of what is readable alone, so that usage is the same slot by slot."""
-    _, is_first, _, _, words, reads, _ = play(discount, True, seed=2)
-    state = memories.initial_state(B, N, words.shape[-1] * (1 if discount is None else 2), dtype=torch.float64)
-    window = MemoryWindow(state, T, discount)
+    played = play(discount, seed=2)
+    plain = memories.initial_state(B, N, Z * (1 if discount is None else 2), dtype=torch.float64)
+    state = begin(plain, discount)
     for t in range(T):
-        state = memories.reset(state, is_first[t])
-        weights = reads[t].masked_fill(~memories.written(state).unsqueeze(1), 0)
-        window.enter(t, is_first[t])
-        slot = window.append(t, words[t], expand(window, weights, t))
-        state = memories.write(state, words[t], weights, discount)
-        assert torch.equal(slot, state.write_weights.argmax(-1))
-        close(window.state().usage, state.usage)
+        plain, state = memories.reset(plain, played.is_first[t]), state.reset(played.is_first[t])
+        weights = played.reads[t].masked_fill(~memories.written(plain).unsqueeze(1), 0)
+        state = state.write(played.words[t], expand(state, weights))
+        plain = memories.write(plain, played.words[t], weights, discount)
+        assert torch.equal(state.window.slots[:, t], plain.write_weights.argmax(-1))
+        close(state.memory_state(), plain)
+
+
+def test_a_window_leaves_the_memory_that_it_began_with_alone():
+    played = play(0.8, 0)
+    before = [x.clone() for x in played.initial]
+    state = begin(played.initial, 0.8)
+    for t in range(T):
+        state = state.reset(played.is_first[t]).write(played.words[t], torch.zeros(B, K, N + t, dtype=torch.float64))
+    state.memory_state()
+    assert all(torch.equal(x, y) for x, y in zip(before, played.initial, strict=True))
+
+
+def of_slots(state, weights):
+    """Return weights of entries as weights of slots."""
+    held = state.window.held
+    found = torch.zeros(B, K, N, dtype=weights.dtype)
+    found[..., :held] = weights[..., :held]
+    slots = state.window.slots[:, None, : state.step].expand(-1, K, -1)
+    return found.scatter_add(2, slots, weights[..., held:])
+
+
+def step_through(played, words, keys, strengths, discount, mask_unwritten, top_k, plain, look=None):
+    """Return the words of reads before and after each write, of a window or of the memory written plainly.
+
+    A key that is read with holds on to what was read before, as in a recurrent network.
+    """
+    state = played.initial if plain else begin(played.initial, discount, mask_unwritten)
+    found = []
+
+    def read(state, keys, strengths):
+        if not plain:
+            return state.read(keys, strengths, top_k)
+        return memories.read(state.memory, keys, strengths, memories.written(state) if mask_unwritten else None, top_k)
+
+    last = torch.zeros_like(keys[0])
+    for t in range(len(words)):
+        is_first = played.is_first[t]
+        state = memories.reset(state, is_first) if plain else state.reset(is_first)
+        early = read(state, keys[t] + 0.3 * last.masked_fill(is_first.view(-1, 1, 1), 0), strengths[t])
+        if look is not None:
+            look(state)
+        last, weights = read(state, keys[t] - 0.3 * early.words, strengths[t])
+        if plain:
+            state, _ = memories.content.write_to(state, words[t], weights, discount, played.slots[t])
+        else:
+            state = state.write(words[t], weights.detach(), played.slots[t])
+        found += [early.words, last]
+    return found
+
+
+def inputs_of(played):
+    """Return words to write, keys and strengths, which gradients are asked for."""
+    size = played.initial.memory.shape[-1]
+    inputs = played.words.clone(), random_keys(T, B, K, size), random_keys(T, B, K, seed=8).exp()
+    return tuple(x.requires_grad_() for x in inputs)
+
+
+def weighed(found):
+    """Return a sum of what was read, weighed at random."""
+    return sum((x * random_keys(*x.shape, seed=i)).sum() for i, x in enumerate(found))
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize(("before", "first_rate"), [(7, 0.15), (2, 0.15), (7, 0.0)])
+@every_switch
+def test_gradients_of_keys_and_of_words_written_with_gradient(discount, mask_unwritten, before, first_rate, top_k):
+    """With resets and slots that are used again, against automatic differentiation of the memory written plainly."""
+    played = play(discount, 5, before, first_rate)
+    settings = (discount, mask_unwritten, top_k)
+    inputs = inputs_of(played)
+    results = []
+    for plain in (True, False):
+        found = step_through(played, *inputs, *settings, plain)
+        results.append((found, torch.autograd.grad(weighed(found), inputs)))
+    (expected, expected_gradients), (found, gradients) = results
+    for x, y in zip(found, expected, strict=True):
+        close(x, y)
+    for name, x, y in zip(("words", "keys", "strengths"), gradients, expected_gradients, strict=True):
+        close_gradients(x, y, msg=lambda text, name=name: f"{name}: {text}")
+        assert (y != 0).any(-1).float().mean() > 0.3, f"{name} matter"
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+@every_switch
+def test_gradients_are_the_slopes_along_a_random_direction(discount, mask_unwritten, top_k):
+    played = play(discount, 6)
+    inputs = inputs_of(played)
+    directions = [random_keys(*x.shape, seed=i) for i, x in enumerate(inputs)]
+
+    def loss(offset):
+        moved = (x + offset * direction for x, direction in zip(inputs, directions, strict=True))
+        return weighed(step_through(played, *moved, discount, mask_unwritten, top_k, False))
+
+    gradients = torch.autograd.grad(loss(0.0), inputs)
+    slope = sum((x * direction).sum() for x, direction in zip(gradients, directions, strict=True))
+    measured = (loss(1e-6) - loss(-1e-6)) / 2e-6
+    torch.testing.assert_close(measured.detach(), slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "reached",
+    [[0], [1], [2 * T - 1], [2 * T - 2], [8], [9], [3, 16], [0, 2 * T - 1]],
+    ids=["first", "first's second", "last", "last's first", "early", "late of early", "two", "first and last"],
+)
+@pytest.mark.parametrize("learning", ["all", "words", "keys"])
+def test_the_way_back_is_right_whatever_the_loss_reaches(reached, learning):
+    """Reads whose result is unused are passed through; words or keys alone may have gradients."""
+    played = play(0.8, 5)
+    every = inputs_of(played)
+    inputs = [
+        x if learning in ("all", name) else x.detach() for name, x in zip(("words", "keys", "-"), every, strict=True)
+    ]
+    wanted = [x for x in inputs if x.requires_grad]
+    gradients = []
+    for plain in (True, False):
+        found = step_through(played, *inputs, 0.8, True, None, plain)
+        loss = weighed([found[i] for i in reached])
+        if not plain or loss.requires_grad:
+            gradients.append(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
+    for x, y in zip(gradients[-1], gradients[0], strict=True):
+        close_gradients(x, y)
+
+
+def test_reads_without_recurrence_are_gone_back_through_in_order():
+    """Nothing but the window's thread orders reads whose keys are independent of one another."""
+    played = play(0.8, 5)
+    words, keys, strengths = inputs_of(played)
+    for order in (list(range(T)), list(reversed(range(T)))):
+        gradients = []
+        for plain in (True, False):
+            state, found = played.initial if plain else begin(played.initial, 0.8), {}
+            for t in range(T):
+                if plain:
+                    read = memories.read(state.memory, keys[t], strengths[t], memories.written(state))
+                    state, _ = memories.content.write_to(state, words[t], read.weights, 0.8, played.slots[t])
+                else:
+                    read = state.read(keys[t], strengths[t])
+                    state = state.write(words[t], read.weights, played.slots[t])
+                found[t] = read.words
+            loss = sum((found[t] * random_keys(*found[t].shape, seed=t)).sum() for t in order)
+            gradients.append(torch.autograd.grad(loss, (words, keys, strengths)))
+        for x, y in zip(gradients[1], gradients[0], strict=True):
+            close_gradients(x, y)
+
+
+@pytest.mark.parametrize("learning", ["all", "words", "keys"])
+@pytest.mark.parametrize("of", [-1, 0, 7])
+def test_a_window_is_gone_back_through_once(learning, of):
+    """Also where the second pass is of something else, and where either of them stops half way."""
+    played = play(0.8, 5)
+    every = inputs_of(played)
+    inputs = [
+        x if learning in ("all", name) else x.detach() for name, x in zip(("words", "keys", "-"), every, strict=True)
+    ]
+    (first, *_) = (x for x in inputs if x.requires_grad)
+    found = step_through(played, *inputs, 0.8, True, None, False)
+    found[of].sum().backward(retain_graph=True)
+    for again in (of, -1, 5):
+        with pytest.raises(AssertionError, match="once"):
+            found[again].sum().backward(retain_graph=True)
+    found = step_through(played, *inputs, 0.8, True, None, False)
+    torch.autograd.grad(found[-1].sum(), first, retain_graph=True)
+    with pytest.raises(AssertionError, match="once"):
+        torch.autograd.grad(found[-1].sum(), first)
+
+
+def test_going_back_out_of_order_is_refused():
+    """Without the thread, reads of keys that know nothing of each other would come in any order."""
+    played = play(0.8, 5)
+    _, keys, strengths = inputs_of(played)
+    state, found = begin(played.initial, 0.8), []
+    for t in range(3):
+        state.thread[0] = torch.zeros((), requires_grad=True)
+        read = state.read(keys[t], strengths[t])
+        state = state.write(played.words[t], read.weights)
+        found.append(read.words)
+    found[1].sum().backward()
+    with pytest.raises(AssertionError, match="from its last step to its first"):
+        found[2].sum().backward()
+    found[0].sum().backward()
+
+
+def test_a_part_of_the_way_back_that_is_gone_twice_is_refused():
+    """The gradient of the last read's own key goes no further than that read, whose words would learn of it again."""
+    played = play(0.8, 5)
+    words, keys, strengths = inputs_of(played)
+    state = begin(played.initial, 0.8).write(words[0], torch.zeros(B, K, N, dtype=torch.float64))
+    key = keys[1].detach().requires_grad_()
+    loss = state.read(key, strengths[1]).words.sum()
+    torch.autograd.grad(loss, key, retain_graph=True)
+    with pytest.raises(AssertionError, match="once"):
+        torch.autograd.grad(loss, words)
+
+
+def test_only_the_last_step_is_read_and_written_and_nothing_after_the_way_back():
+    played = play(0.8, 5)
+    words, keys, strengths = inputs_of(played)
+    start = begin(played.initial, 0.8)
+    read = start.read(keys[0], strengths[0])
+    after = start.write(words[0], read.weights)
+    with pytest.raises(AssertionError, match="last step is read"):
+        start.read(keys[1], strengths[1])
+    with pytest.raises(AssertionError, match="one after another"):
+        start.write(words[1], read.weights)
+    with pytest.raises(AssertionError, match="at its end"):
+        start.memory_state()
+    after.read(keys[1], strengths[1]).words.sum().backward()
+    with pytest.raises(AssertionError, match="last step is read"):
+        after.read(keys[1], strengths[1])
+    with pytest.raises(AssertionError, match="one after another"):
+        after.write(words[1], torch.zeros(B, K, N + 1, dtype=torch.float64))
+    with pytest.raises(AssertionError, match="at its end"):
+        after.memory_state()
+
+
+def test_no_more_steps_are_written_than_a_window_has():
+    state = begin(play(0.8, 5).initial, 0.8)
+    for t in range(T):
+        state = state.write(torch.ones(B, Z, dtype=torch.float64), torch.zeros(B, K, N + t, dtype=torch.float64))
+    keys, strengths = random_keys(B, K, 2 * Z), torch.ones(B, K, dtype=torch.float64)
+    weights = state.read(keys, strengths).weights  # one more may be read
+    with pytest.raises(AssertionError, match="one after another"):
+        state.write(torch.ones(B, Z, dtype=torch.float64), weights)
+
+
+@every_switch
+def test_reading_without_gradients_in_between_leaves_no_trace(discount, mask_unwritten):
+    played = play(discount, 5)
+    inputs = inputs_of(played)
+
+    @torch.no_grad()
+    def look(state):
+        state.read(random_keys(B, K, played.initial.memory.shape[-1], seed=state.step), torch.ones(B, K).double(), 2)
+
+    results = []
+    for looked in (None, look):
+        found = step_through(played, *inputs, discount, mask_unwritten, None, False, looked)
+        results.append((found, torch.autograd.grad(weighed(found), inputs)))
+    for xs, ys in zip(*results, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(xs, ys, strict=True))
+
+
+def test_a_window_is_freed_without_the_garbage_collector():
+    played = play(0.8, 5)
+    inputs = inputs_of(played)
+    gc.collect()
+    gc.disable()
+    try:
+        for learnt in (True, False):
+            state = begin(played.initial, 0.8)
+            kept = [weakref.ref(state.window), weakref.ref(state.window.entries)]
+            for t in range(3):
+                read = state.read(inputs[1][t], inputs[2][t])
+                kept.append(weakref.ref(read.words))
+                state = state.write(inputs[0][t], read.weights)
+            loss = read.words.sum()
+            if learnt:
+                loss.backward()
+            del state, read, loss
+            assert not any(ref() is not None for ref in kept)
+    finally:
+        gc.enable()

@@ -246,8 +246,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         stepping = in_window(self)
         state = self.begin_window(state, len(unroll.is_first))
         rows = []
-        for latent, slot, is_first in zip(extras.latent, extras.slots, unroll.is_first, strict=True):
+        for t, (latent, is_first) in enumerate(zip(extras.latent, unroll.is_first, strict=True)):
             state, weights = stepping.recall(latent, reset_state(state, is_first))
+            slot = None if extras.slots is None else extras.slots[t]
             rows.append((state.policy_hidden, state.policy_read_words))
             memory, _ = self.memory.write(self.memory_state(state), latent, weights.detach(), slot)
             state = self.with_memory(state, memory)
