@@ -368,11 +368,11 @@ class Acting:
     def activations(self) -> Any:
         """Return the activations of all steps, with their graph, from which can be learnt once."""
         assert self.records, "a window is recorded where it is learnt from"
-        assert len(self._activations) == self.length, "a window is learnt from once, after all of its steps"
+        assert len(self._actions) == self.length, "a window is learnt from after all of its steps"
+        assert self._activations is not None, "a window is learnt from once"
         unchanged = self._versions == [x._version for x in self.agent.parameters()]
         assert unchanged, "what was acted by is learnt from before a parameter changes"
-        activations = self._stacked()
-        self._activations = []
+        activations, self._activations = self._stacked(), None
         return activations
 
     def _stacked(self) -> Any:
