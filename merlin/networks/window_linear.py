@@ -58,7 +58,7 @@ class WindowLinear:
     """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
-        self.weight, self.bias, self.uses = weight, bias, _Uses()
+        self.weight, self.bias, self.uses = weight, bias, _Uses(sums_bias=False)
         self._transposed = weight.detach().T
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
@@ -78,14 +78,19 @@ class WindowLinear:
 
 
 class _Uses:
-    """Outputs' gradients and inputs of a layer's uses, multiplied as soon as there are rows enough for it to pay."""
+    """Outputs' gradients and inputs of a layer's uses, multiplied as soon as there are rows enough for it to pay.
+
+    Args:
+        sums_bias: Sum up the bias's gradient too, where no use gives it by itself.
+    """
 
     ENOUGH_ROWS = 512
 
-    def __init__(self) -> None:
+    def __init__(self, sums_bias: bool) -> None:
         self.waiting: list[tuple[Tensor, Tensor]] = []
-        self.rows = 0
+        self.rows, self.sums_bias = 0, sums_bias
         self.grad_weight: Tensor | None = None
+        self.grad_bias: Tensor | None = None
 
     def add(self, gradient: Float[Tensor, "B O"] | None, x: Float[Tensor, "B I"]) -> None:
         """Take in one use, unless it has no gradient: what it led to was left unused."""
@@ -96,73 +101,87 @@ class _Uses:
         if self.rows >= self.ENOUGH_ROWS:
             self._multiply()
 
-    def _multiply(self) -> None:
-        gradients, inputs = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*self.waiting, strict=True))
-        if self.grad_weight is None:
-            self.grad_weight = gradients.T @ inputs
-        else:
-            self.grad_weight.addmm_(gradients.T, inputs)
-        self.waiting, self.rows = [], 0
-
-    def total(self) -> Float[Tensor, "O I"] | None:
-        """Return the weight's gradient, of all uses."""
+    def total(self) -> tuple[Float[Tensor, "O I"] | None, Float[Tensor, "O"] | None]:
+        """Return the gradients of weight and bias, of all uses."""
         if self.waiting:
             self._multiply()
-        total, self.grad_weight = self.grad_weight, None
+        total, self.grad_weight, self.grad_bias = (self.grad_weight, self.grad_bias), None, None
         return total
+
+    def _multiply(self) -> None:
+        gradients, inputs = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*self.waiting, strict=True))
+        self.waiting, self.rows = [], 0
+        if self.grad_weight is None:
+            self.grad_weight = gradients.T @ inputs
+            self.grad_bias = gradients.sum(0) if self.sums_bias else None
+            return
+        self.grad_weight.addmm_(gradients.T, inputs)
+        if self.grad_bias is not None:
+            self.grad_bias += gradients.sum(0)
 
 
 class _Collect(torch.autograd.Function):
-    """The bias, with the weight behind it."""
+    """The bias, with the weight behind it: what every use hangs on."""
 
     @staticmethod
     def forward(ctx, uses, weight, bias):
         ctx.uses = uses
+        ctx.set_materialize_grads(False)
         return bias.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_bias):
-        return None, ctx.uses.total(), grad_bias
+        grad_weight, summed = ctx.uses.total()
+        return None, grad_weight, grad_bias if summed is None else summed
 
 
 class WindowLSTMCell:
-    """An LSTM cell as one product of [input, hidden] and one fused step of the gates."""
+    """An LSTM cell as one operation: a product of [input, hidden], and the gates.
+
+        i, f, g, o = [x, h] · weightᵀ + bias;   c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
+    """
 
     def __init__(self, cell: nn.LSTMCell) -> None:
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
-            weight = torch.cat([cell.weight_ih, cell.weight_hh], -1)
-            bias = cell.bias_ih + cell.bias_hh if cell.bias else None
-        self.gates = WindowLinear(weight, bias)
+            weight, bias = torch.cat([cell.weight_ih, cell.weight_hh], -1), cell.bias_ih + cell.bias_hh
+        self.uses = _Uses(sums_bias=True)
+        self._weight, self._learning = weight.detach(), (weight, bias)
+        self._bias: Tensor | None = None
 
     def __call__(
         self, x: Float[Tensor, "B I"], state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
-        hidden, cell = state
-        return _LSTMGates.apply(self.gates(torch.cat([x, hidden], -1)), cell)
+        bias = self._bias
+        if bias is None:
+            bias = self._learning[1]
+            if torch.is_grad_enabled():
+                bias = self._bias = _Collect.apply(self.uses, *self._learning)
+        return _LSTMStep.apply(bias, self._weight, self.uses, x, *state)
 
 
-class _LSTMGates(torch.autograd.Function):
-    """What an LSTM cell does with its gates, in the order input, forget, candidate, output.
-
-    c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
-    """
+class _LSTMStep(torch.autograd.Function):
+    """A step of an LSTM cell, whose gates come in the order input, forget, candidate, output."""
 
     @staticmethod
-    def forward(ctx, gates, cell):
+    def forward(ctx, bias, weight, uses, x, hidden, cell):
         size = cell.shape[-1]
+        entry = torch.cat([x, hidden], -1)
+        gates = torch.addmm(bias, entry, weight.T)
         active = torch.sigmoid(gates)
         torch.tanh(gates[:, 2 * size : 3 * size], out=active[:, 2 * size : 3 * size])
         i, f, g, o = active.chunk(4, -1)
         new_cell = torch.addcmul(f * cell, i, g)
         squashed = new_cell.tanh()
-        ctx.save_for_backward(active, cell, squashed)
+        ctx.uses = uses
+        ctx.save_for_backward(weight, entry, active, cell, squashed)
         return o * squashed, new_cell
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_hidden, grad_cell):
-        active, cell, squashed = ctx.saved_tensors
+        weight, entry, active, cell, squashed = ctx.saved_tensors
+        size = cell.shape[-1]
         i, f, g, o = active.chunk(4, -1)
         through = grad_hidden * o
         grad_cell = torch.addcmul(grad_cell + through, through * squashed, squashed, value=-1)
@@ -172,4 +191,12 @@ class _LSTMGates(torch.autograd.Function):
         of_f.mul_(grad_cell).mul_(cell)
         torch.mul(grad_cell, i, out=of_g).addcmul_(of_g * g, g, value=-1)  # tanh' = 1 − tanh²
         of_o.mul_(grad_hidden).mul_(squashed)
-        return grad_gates, grad_cell * f
+        if ctx.needs_input_grad[0]:
+            ctx.uses.add(grad_gates, entry)
+        grad_x, start = None, entry.shape[1] - size
+        if ctx.needs_input_grad[3]:
+            grad_entry = grad_gates @ weight
+            grad_x, grad_before = grad_entry[:, :start], grad_entry[:, start:]
+        else:
+            grad_before = grad_gates @ weight[:, start:]
+        return None, None, None, grad_x, grad_before, grad_cell * f
