@@ -1,7 +1,7 @@
 """The baselines' common part: a policy and a value head on recurrent features, trained by the RL loss alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from gymnasium import Space
@@ -39,21 +39,16 @@ class RecurrentConfig(ActorCriticConfig):
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
 
-class Features(NamedTuple):
-    """Activations of a step that policy and value read: encoding, recurrent state and words read, side by side.
-
-    An agent that has more of them has a NamedTuple of its own, with an entry of this name.
-    """
-
-    features: Float[Tensor, "*batch F"]
-
-
 class ActorCritic(Agent[Config, State], Generic[Config, State]):
     """Encoder, recurrent core, policy and value on the core's features; every gradient reaches every parameter.
+
+    The activations of a step are a NamedTuple, of which policy and value read the first `num_features` entries.
 
     e       = [encoder(o_t), a_{t−1}, r_{t−1}]
     loss    = −advantage · log π(a) − entropy_cost · entropy + return_cost · ½ (R − V)²
     """
+
+    num_features: int
 
     def _build(self, spaces: dict[str, Space], core_input_size: int, feature_size: int) -> None:
         """Make the parts, for a core that reads e and `core_input_size` numbers, and gives e, h and `feature_size`."""
@@ -75,13 +70,17 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         """Return e."""
         return torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
 
+    def features_of(self, activations: Any) -> Float[Tensor, "*batch F"]:
+        """Return what policy and value read: encoding, recurrent state and, of an agent with a memory, words read."""
+        return torch.cat(activations[: self.num_features], -1)
+
     def policy_parameters(self, activations: Any) -> Float[Tensor, "*batch A"]:
-        """Return the parameters of the action's distribution, from the `features` of the activations."""
-        return self.policy_head(activations.features)
+        """Return the parameters of the action's distribution."""
+        return self.policy_head(self.features_of(activations))
 
     def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
         """Return V."""
-        return self.value_head(activations.features).squeeze(-1)
+        return self.value_head(self.features_of(activations)).squeeze(-1)
 
     def loss(
         self,
@@ -92,8 +91,8 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        parameters = self.policy_parameters(activations)
-        value = self.value(activations, parameters)
+        features = self.features_of(activations)
+        parameters, value = self.policy_head(features), self.value_head(features).squeeze(-1)
         advantages, returns = advantages_and_returns(unroll, self.config)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         critic = 0.5 * (returns - value).square()

@@ -8,7 +8,7 @@ from gymnasium import Space
 from jaxtyping import Float
 from torch import Tensor
 
-from merlin.agents.actor_critic import ActorCritic, Features, RecurrentConfig
+from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
 from merlin.networks.lstm import LSTMState
 
@@ -25,6 +25,13 @@ class RLLSTMState(NamedTuple):
     previous_action: Float[Tensor, "B A"]
 
 
+class RLLSTMActivations(NamedTuple):
+    """Activations of a step, which policy and value read: e, h."""
+
+    encoding: Float[Tensor, "*batch C"]
+    hidden: Float[Tensor, "*batch LH"]
+
+
 class RLLSTM(ActorCritic[RLLSTMConfig, RLLSTMState]):
     """A two-layer LSTM trained by reinforcement alone: h = lstm(e); policy and value on [e, h].
 
@@ -32,6 +39,7 @@ class RLLSTM(ActorCritic[RLLSTMConfig, RLLSTMState]):
     """
 
     config_class = RLLSTMConfig
+    num_features = 2
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: RLLSTMConfig) -> None:
         super().__init__(spaces, action_space, config)
@@ -51,7 +59,7 @@ class RLLSTM(ActorCritic[RLLSTMConfig, RLLSTMState]):
     ) -> Perceived:
         """Return h = lstm(e). See `Agent.perceive`."""
         lstm = self.lstm.step(code, state.lstm)
-        return Perceived(Features(torch.cat([code, lstm.hidden], -1)), state._replace(lstm=lstm))
+        return Perceived(RLLSTMActivations(code, lstm.hidden), state._replace(lstm=lstm))
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
         """Remember the action. See `Agent.advance`."""

@@ -37,7 +37,9 @@ class RLMemState(NamedTuple):
 class RLMemActivations(NamedTuple):
     """Activations of a step: what policy and value read, and the word that is written."""
 
-    features: Float[Tensor, "*batch F"]
+    encoding: Float[Tensor, "*batch C"]
+    hidden: Float[Tensor, "*batch LH"]
+    words: Float[Tensor, "*batch KW"]
     word: Float[Tensor, "*batch Z"]
 
 
@@ -58,6 +60,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
     """
 
     config_class = RLMemConfig
+    num_features = 3
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: RLMemConfig) -> None:
         super().__init__(spaces, action_space, config)
@@ -89,7 +92,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
         lstm = self.lstm.step(torch.cat([code, state.read_words], -1), state.lstm)
         words, weights = self.memory.read(state.memory, *self.reader(lstm.hidden))
         words = words.flatten(1)
-        activations = RLMemActivations(torch.cat([code, lstm.hidden, words], -1), self.projection(code))
+        activations = RLMemActivations(code, lstm.hidden, words, self.projection(code))
         return Perceived(activations, state._replace(lstm=lstm, read_words=words), extras, weights)
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:

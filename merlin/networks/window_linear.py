@@ -170,21 +170,20 @@ class _LSTMStep(torch.autograd.Function):
         gates = torch.addmm(bias, entry, weight.T)
         active = torch.sigmoid(gates)
         torch.tanh(gates[:, 2 * size : 3 * size], out=active[:, 2 * size : 3 * size])
-        i, f, g, o = active.chunk(4, -1)
+        i, f, g, o = parts = active.chunk(4, -1)
         new_cell = torch.addcmul(f * cell, i, g)
         squashed = new_cell.tanh()
-        ctx.uses = uses
-        ctx.save_for_backward(weight, entry, active, cell, squashed)
+        # Neither of these is an output, so that keeping them here makes no cycle, and is quicker than saving them.
+        ctx.kept = weight, uses, entry, active, parts, cell, squashed
         return o * squashed, new_cell
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_hidden, grad_cell):
-        weight, entry, active, cell, squashed = ctx.saved_tensors
-        size = cell.shape[-1]
-        i, f, g, o = active.chunk(4, -1)
-        through = grad_hidden * o
-        grad_cell = torch.addcmul(grad_cell + through, through * squashed, squashed, value=-1)
+        weight, uses, entry, active, (i, f, g, o), cell, squashed = ctx.kept
+        ctx.kept = None
+        output_to_cell = torch.addcmul(o, o * squashed, squashed, value=-1)  # o · tanh'(c')
+        grad_cell = torch.addcmul(grad_cell, grad_hidden, output_to_cell)
         grad_gates = torch.addcmul(active, active, active, value=-1)  # σ' = σ (1 − σ)
         of_i, of_f, of_g, of_o = grad_gates.chunk(4, -1)
         of_i.mul_(grad_cell).mul_(g)
@@ -192,11 +191,10 @@ class _LSTMStep(torch.autograd.Function):
         torch.mul(grad_cell, i, out=of_g).addcmul_(of_g * g, g, value=-1)  # tanh' = 1 − tanh²
         of_o.mul_(grad_hidden).mul_(squashed)
         if ctx.needs_input_grad[0]:
-            ctx.uses.add(grad_gates, entry)
-        grad_x, start = None, entry.shape[1] - size
+            uses.add(grad_gates, entry)
+        sizes = [entry.shape[1] - cell.shape[1], cell.shape[1]]
         if ctx.needs_input_grad[3]:
-            grad_entry = grad_gates @ weight
-            grad_x, grad_before = grad_entry[:, :start], grad_entry[:, start:]
+            grad_x, grad_before = (grad_gates @ weight).split_with_sizes(sizes, -1)
         else:
-            grad_before = grad_gates @ weight[:, start:]
+            grad_x, grad_before = None, grad_gates @ weight[:, sizes[0] :]
         return None, None, None, grad_x, grad_before, grad_cell * f
