@@ -102,8 +102,8 @@ def joined(device: torch.device, timeout_seconds: float = 1800) -> Iterator[None
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             raise MerlinError(
-                f"All {world_size()} processes must train to the end, but one that process {rank()} waited for ended or "
-                f"did not answer: see what it printed, then resume from the last checkpoint."
+                f"All {world_size()} processes must train to the end, but one that process {rank()} waited for ended "
+                f"or did not answer: see what it printed, then resume from the last checkpoint."
             ) from error
         raise
     finally:

@@ -54,8 +54,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         action            ~ policy(activations);   value(activations)              perceived.activations
         state             = advance(perceived, action)
 
-    `step` takes it to act; `Acting` takes it over a window, with the graph recorded where learning follows; `scan` takes
-    it over a window that was experienced. What does not depend on the step before, `encode` and the heads, is computed
+    `step` takes it to act; `Acting` takes it over a window, with the graph recorded where learning follows; `scan`
+    takes it over a window that was experienced. What does not depend on the step before, `encode` and the heads, is computed
     for all steps of a window at once.
 
     The state is a NamedTuple of tensors, batch first, all zeros at an episode's start, with an entry `previous_action`.
@@ -68,7 +68,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     config_class: ClassVar[type]
     """Dataclass of the agent's configuration."""
     memory: Memory | None = None
-    """The memory, of an agent that has one; `memory_state` and `with_memory` say where in the state its contents are."""
+    """That of an agent that has one; `memory_state` and `with_memory` say where in the state its contents are."""
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: Config) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return ActorCriticLearner(self, config, generator)
 
     def source(self, rollout: Any) -> Any:
-        """Return where the learner's windows come from (`merlin.training.rollout.Source`): unless overridden, acting."""
+        """Return where the learner's windows come from, a `merlin.training.rollout.Source`: acting, unless overridden."""
         return rollout
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

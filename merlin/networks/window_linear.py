@@ -9,19 +9,21 @@ gradients of states alone, and the gradient of each weight is one product over a
 cells are those of this file. It serves one window, forward and backward, until a parameter changes.
 """
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def in_window(module: nn.Module) -> Any:
+
+def in_window(module: Module) -> Module:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
     if type(module) is nn.Linear:  # what is derived from it may be anything
-        return WindowLinear(module.weight, module.bias)
+        return WindowLinear(module.weight, module.bias)  # type: ignore[return-value]
     if type(module) is nn.LSTMCell:
-        return WindowLSTMCell(module)
+        return WindowLSTMCell(module)  # type: ignore[return-value]
     if not module._modules:
         return module
     clone = object.__new__(type(module))
@@ -31,7 +33,7 @@ def in_window(module: nn.Module) -> Any:
     return clone
 
 
-class WindowLinear:
+class WindowLinear(nn.Module):
     """A linear layer whose weight gets its gradient once, when all steps of the window have been gone back through.
 
     The bias enters every step through one node of the graph. That node's gradient is complete only after every step's,
@@ -39,12 +41,13 @@ class WindowLinear:
     """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
+        super().__init__()
         self.weight, self.bias, self.uses = weight, bias, _Uses()
         self._transposed = weight.detach().T
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
 
-    def __call__(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         bias = self._bias
         if bias is None:
             bias = self._learning[1]
@@ -107,16 +110,18 @@ class _Collect(torch.autograd.Function):
         return None, ctx.uses.total(), grad_bias
 
 
-class WindowLSTMCell:
+class WindowLSTMCell(nn.Module):
     """An LSTM cell as one product of [input, hidden] and one fused step of the gates."""
 
     def __init__(self, cell: nn.LSTMCell) -> None:
+        super().__init__()
+        self._parameters = cell._parameters
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
             weight = torch.cat([cell.weight_ih, cell.weight_hh], -1)
             bias = cell.bias_ih + cell.bias_hh if cell.bias else None
         self.gates = WindowLinear(weight, bias)
 
-    def __call__(
+    def forward(
         self, x: Float[Tensor, "B I"], state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
         hidden, cell = state
