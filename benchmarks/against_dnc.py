@@ -25,27 +25,27 @@ def ours(length: int, slots: int, word_size: int, num_envs: int):
     from torch import nn
 
     from merlin import memory as memories
-    from merlin.memory.window import DifferentiableWindow
+    from merlin.memory.window import MemoryWindow
     from merlin.networks.lstm import LSTM
+    from merlin.networks.window_linear import in_window
 
     lstm = LSTM(INPUT_SIZE + NUM_READ_KEYS * word_size, HIDDEN_SIZE, 1)
     reader = memories.Reader(HIDDEN_SIZE, word_size, NUM_READ_KEYS)
     write = nn.Linear(INPUT_SIZE, word_size // 2)
-    never = torch.zeros(num_envs, dtype=torch.bool)
 
     def unroll(x):
         words = write(x)
-        memory = memories.initial_state(num_envs, slots, word_size)
-        memory = memory._replace(num_written=memory.num_written + slots)  # so that all slots are read, as there
-        window = DifferentiableWindow(memory, words, 0.96)
+        start = memories.initial_state(num_envs, slots, word_size)
+        start = start._replace(num_written=start.num_written + slots)  # so that all slots are read, as there
+        memory = MemoryWindow(start, length, 0.96).begin(start)
+        step, read = in_window(lstm).step, in_window(reader)
         state, found = lstm.initial_state(num_envs), torch.zeros(num_envs, NUM_READ_KEYS * word_size)
         outputs = []
         for t in range(length):
-            state = lstm.step(torch.cat([x[t], found], -1), state)
-            window.enter(t, never)
-            found, weights = window.read(*reader(state.hidden), t)
+            state = step(torch.cat([x[t], found], -1), state)
+            found, weights = memory.read(*read(state.hidden))
             found = found.flatten(1)
-            window.append(t, words[t].detach(), weights.detach())
+            memory = memory.write(words[t], weights)
             outputs.append(torch.cat([state.hidden, found], -1))
         return torch.stack(outputs)
 

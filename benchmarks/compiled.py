@@ -14,7 +14,8 @@ import time
 import torch
 from gymnasium import spaces
 
-from merlin.agents.merlin import Merlin, MerlinState
+from merlin.agents.merlin import Merlin
+from merlin.agents.merlin.agent import MerlinExtras, MerlinState
 from merlin.runs.presets import preset
 from merlin.states import map_state
 
@@ -24,10 +25,8 @@ def measure(num_envs: int, rounds: int, steps: int = 30) -> str:
     agent = Merlin({"card": spaces.Discrete(5)}, spaces.Discrete(6), preset("merlin").model)
 
     def step(code: torch.Tensor, noise: torch.Tensor, action: torch.Tensor, state: MerlinState):
-        latent = agent.predictor.perceive(code, noise, state.predictor).latent
-        state, _ = agent._recall(latent, state)
-        parameters = agent._policy_parameters(latent, state.policy.hidden, state.policy_read_words)
-        return parameters, agent._advance(latent, action, state)[0]
+        perceived = agent.perceive(code, state, MerlinExtras(noise, noise, None))
+        return agent.policy_parameters(perceived.activations), agent.advance(perceived, action).state
 
     code = torch.randn(num_envs, 2 * agent.config.latent_size)
     inputs = code, torch.randn(num_envs, agent.config.latent_size), torch.randn(num_envs, 6)

@@ -39,7 +39,7 @@ def directions(run_dir: Path, num_envs: int, steps: int) -> dict[tuple[int, int]
             reward = timestep.reward.masked_fill(is_first, 0)
 
             def mean(observation, state=state, reward=reward):
-                code = agent.predictor.encode(observation, state.previous_action, reward)
+                code = agent.encode(observation, state.previous_action, reward)
                 return agent.predictor.perceive(code, noise, state.predictor).latent
 
             image = observation["image"]

@@ -20,22 +20,18 @@ from itertools import product
 WAYS = ("ours", "plain")
 
 
-def step_by_step(agent, codes, actions, unroll, state, acting=None):
-    """Return what `Merlin._recur` returns, by single steps."""
-    import torch
+def step_by_step(agent, unroll, state, actions, previous_actions):
+    """Return what `Agent.scan` returns, by the steps that acting takes, on a memory that is written to plainly."""
+    from merlin.states import map_state, reset_state, stack_states
 
-    from merlin.agents.merlin.recurrence import Recurred
-    from merlin.states import reset_state
-
+    codes = agent.encode(unroll.observation, previous_actions, unroll.previous_reward)
     rows = []
-    for t in range(codes.shape[0]):
-        state = reset_state(state, unroll.is_first[t])
-        thought = agent.predictor.perceive(codes[t], unroll.noise[t], state.predictor)
-        state, _ = agent._recall(thought.latent, state)
-        prior, posterior = torch.cat(thought.prior, -1), torch.cat(thought.posterior, -1)
-        rows.append((prior, posterior, thought.latent, state.policy.hidden, state.policy_read_words))
-        state, _ = agent._advance(thought.latent, actions[t], state)
-    return Recurred(*map(torch.stack, zip(*rows, strict=True))), state
+    for t, (code, action, is_first) in enumerate(zip(codes, actions, unroll.is_first, strict=True)):
+        extras = map_state(lambda x, t=t: x[t], unroll.extras)
+        perceived = agent.perceive(code, reset_state(state, is_first), extras)
+        rows.append(perceived.activations)
+        state = agent.advance(perceived, action).state
+    return stack_states(rows), state
 
 
 def measure(
@@ -46,6 +42,7 @@ def measure(
     from gymnasium import spaces
 
     from merlin.agents.merlin import Merlin, MerlinConfig
+    from merlin.agents.merlin.agent import MerlinExtras
     from merlin.experience import Unroll
 
     torch.set_num_threads(1)
@@ -54,7 +51,7 @@ def measure(
     config = MerlinConfig(latent_size=latent, memory_size=slots, top_k=top_k)
     agent = Merlin({"card": spaces.Discrete(16)}, spaces.Discrete(8), config)
     if way == "plain":
-        agent._recur = lambda *args: step_by_step(agent, *args)
+        agent.scan = lambda *args: step_by_step(agent, *args)
     state = agent.initial_state(num_envs)
     memory = state.predictor.memory  # a full one
     memory = memory._replace(memory=torch.randn_like(memory.memory), num_written=memory.num_written + slots)
@@ -73,8 +70,10 @@ def measure(
         next_value=zeros,
         is_end=never,
         is_valid=~never,
-        noise=torch.randn(length, num_envs, latent),
-        slots=torch.arange(length).remainder(slots).unsqueeze(1).expand(-1, num_envs),
+        extras=MerlinExtras(
+            *torch.randn(2, length, num_envs, latent),
+            torch.arange(length).remainder(slots).unsqueeze(1).expand(-1, num_envs),
+        ),
     )
 
     def peak() -> float:

@@ -11,7 +11,7 @@ from merlin.agents.merlin.predictor import Predictor, PredictorConfig
 from merlin.networks.actions import make_action_distribution
 from merlin.networks.heads import mlp
 from merlin.objectives.returns import n_step_returns
-from merlin.states import map_state, reset_state
+from merlin.states import map_state, reset_state, stack_states
 
 ENVS, STEPS, LATENT, DISCOUNT = 64, 16, 16, 0.96
 
@@ -23,30 +23,28 @@ def main(updates: int = 300) -> float:
     predictor = Predictor(env.spaces, actions, PredictorConfig(latent_size=LATENT, hidden_size=32, memory_size=16))
     policy = mlp(LATENT + 3 * 2 * LATENT, (64,), actions.num_parameters)
     optimizer = torch.optim.Adam([*predictor.parameters(), *policy.parameters()], lr=3e-3)
-    state, now, taken = predictor.initial_state(ENVS), env.reset(seed=0), torch.zeros(ENVS, actions.encoding_size)
+    state, now = predictor.initial_state(ENVS), env.reset(seed=0)
     for update in range(updates):
-        rows, thoughts, state = [], [], map_state(torch.Tensor.detach, state)
+        rows, inferences, state = [], [], map_state(torch.Tensor.detach, state)
         for _ in range(STEPS):
-            state, previous = reset_state(state, now.is_first), taken.masked_fill(now.is_first.unsqueeze(1), 0)
-            reward = now.reward.masked_fill(now.is_first, 0)
-            code = predictor.encode(now.observation, previous, reward)
-            thought = predictor.perceive(code, torch.randn(ENVS, LATENT), state)
-            logits = policy(torch.cat([thought.latent, state.read_words], -1).detach())
+            state, reward = reset_state(state, now.is_first), now.reward.masked_fill(now.is_first, 0)
+            previous, code = state.action, predictor.encode(now.observation, state.action, reward)
+            inference = predictor.perceive(code, torch.randn(ENVS, LATENT), state)
+            logits = policy(torch.cat([inference.latent, state.read_words], -1).detach())
             action = actions.sample(logits)
-            taken, value = actions.encode(action), predictor.value(thought.latent, logits).detach()
-            after, (state, _) = env.step(action), predictor.advance(thought.latent, taken, state)
+            taken, value = actions.encode(action), predictor.value(inference.latent, logits).detach()
+            after, (state, *_) = env.step(action), predictor.advance(inference.latent, taken, state)
             rows.append((now.observation["observation"], now.is_first, reward, action, actions.log_prob(logits, action),
                          after.reward, DISCOUNT * ~after.terminated, value, after.terminated | after.truncated,
                          ~now.is_last, logits, taken, previous, after.success))  # fmt: skip
-            thoughts, now = [*thoughts, thought], after
+            inferences, now = [*inferences, inference], after
         columns = tuple(map(torch.stack, zip(*rows, strict=True)))
         seen, is_first, previous_reward, action, log_prob, reward, discount, value, is_end, is_valid = columns[:10]
         next_value = torch.cat([value[1:], value[-1:]])  # rough at the window's edge
         unroll = Unroll({"observation": seen}, is_first, previous_reward, action, log_prob.detach(), reward, discount,
-                        value, next_value, is_end, is_valid, None)  # fmt: skip
+                        value, next_value, is_end, is_valid)  # fmt: skip
         returns = n_step_returns(reward, discount, next_value, is_end)
-        whole = map_state(lambda *steps: torch.stack(steps), *thoughts)
-        prediction, _, metrics = predictor.loss(whole, unroll, *columns[10:13], returns)
+        prediction, _, metrics = predictor.loss(stack_states(inferences), unroll, *columns[10:13], returns)
         optimizer.zero_grad()
         (prediction - (returns - value) * log_prob - 0.02 * actions.entropy(columns[10])).mean().backward()
         optimizer.step()

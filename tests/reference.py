@@ -130,6 +130,7 @@ class Merlin:
         self.memory.write(z, read_weights)
         self.last_action = onehot
         return {"latent": z, "log_prob": log_probs[action], "value": value, "prior": prior, "posterior": posterior,
+                "policy_hidden": self.policy_h[0], "policy_words": self.policy_m,
                 "read_weights": read_weights, "policy_read_weights": policy_weights}  # fmt: skip
 
     def _read(self, name, hidden, count):

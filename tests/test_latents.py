@@ -3,7 +3,7 @@
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from merlin.latents import DiagonalGaussian, kl_nats
+from merlin.latents import DiagonalGaussian, Latent, kl_nats
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -50,3 +50,25 @@ def test_sample_is_the_mean_without_noise_and_has_the_moments_with_it():
     variance = gaussian.log_variance.exp()
     assert ((samples.mean(0) - gaussian.mean).abs() < 5 * (variance / 20_000).sqrt()).all()
     torch.testing.assert_close(samples.var(0), variance, rtol=0.06, atol=0)
+
+
+def test_a_family_is_made_of_a_networks_output():
+    parameters = randn(7, 3, DiagonalGaussian.num_parameters(5))
+    gaussian = DiagonalGaussian.from_parameters(parameters)
+    assert isinstance(gaussian, Latent)
+    assert torch.equal(gaussian.mean, parameters[..., :5]) and torch.equal(gaussian.log_variance, parameters[..., 5:])
+    assert torch.equal(gaussian.mode, gaussian.mean)
+
+
+def test_noise_is_drawn_by_its_generator_and_like_what_it_meets():
+    like = torch.zeros(1, dtype=torch.float64)
+    draw = lambda seed: DiagonalGaussian.draw_noise(7, 5, like, torch.Generator().manual_seed(seed))  # noqa: E731
+    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    assert draw(1).shape == (7, 5) and draw(1).dtype == torch.float64
+    noise = DiagonalGaussian.draw_noise(10_000, 2, like, torch.Generator().manual_seed(0))
+    assert noise.mean().abs() < 0.05 and (noise.var() - 1).abs() < 0.05
+
+
+def test_entropy_equals_torch_distributions():
+    gaussian, _ = random_pair()
+    torch.testing.assert_close(gaussian.entropy_nats(), as_torch(gaussian).entropy())

@@ -144,7 +144,8 @@ class WindowLSTMCell:
 
     def __init__(self, cell: nn.LSTMCell) -> None:
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
-            weight, bias = torch.cat([cell.weight_ih, cell.weight_hh], -1), cell.bias_ih + cell.bias_hh
+            weight = torch.cat([cell.weight_ih, cell.weight_hh], -1)
+            bias = cell.bias_ih + cell.bias_hh if cell.bias else weight.new_zeros(len(weight))
         self.uses = _Uses(sums_bias=True)
         self._weight, self._learning = weight.detach(), (weight, bias)
         self._bias: Tensor | None = None

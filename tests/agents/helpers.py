@@ -20,9 +20,9 @@ ACTION_SPACES = {
 DISCOUNT = 0.9
 
 
-def make_agent(name: str, action_space: str = "discrete", **settings) -> Agent:
+def make_agent(name: str, action_space: str = "discrete", seed: int = 0, **settings) -> Agent:
     """Return a small agent, every size another."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     sizes = {"latent_size": 6, "hidden_size": 7, "policy_hidden_size": 9, "memory_size": 5, "num_read_keys": 2}
     config = preset(name).model
     known = {key: value for key, value in {**sizes, **settings}.items() if hasattr(config, key)}

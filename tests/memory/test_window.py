@@ -105,7 +105,7 @@ def test_every_step_equals_the_memory_written_plainly(discount, mask_unwritten, 
 @every_before
 @every_switch
 def test_reads_equal_those_of_the_memory_written_plainly(discount, mask_unwritten, before, top_k):
-    initial, is_first, slots, states, words, reads, _ = play(discount, 4, before)
+    initial, is_first, slots, states, words, _, _ = play(discount, 4, before)
     state = begin(initial, discount, mask_unwritten)
     for t in range(T):
         state = state.reset(is_first[t])

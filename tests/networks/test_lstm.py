@@ -1,69 +1,63 @@
-"""The LSTM: a window equals its steps, in values and gradients, with resets inside."""
+"""The LSTM: its step by hand, and a state that is a value."""
 
-import pytest
+import numpy as np
 import torch
 
-from merlin.networks import lstm as recurrent
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.states import map_state, reset_state
+from tests import reference
 
-T, B, INPUT, HIDDEN = 6, 3, 5, 7
+B, INPUT, HIDDEN = 3, 5, 7
 
 
-def make() -> tuple[LSTM, torch.Tensor, LSTMState, torch.Tensor]:
+def make(num_layers: int = 2) -> tuple[LSTM, torch.Tensor, LSTMState]:
     torch.manual_seed(0)
-    lstm = LSTM(INPUT, HIDDEN, 2).double()
-    x = torch.randn(T, B, INPUT, dtype=torch.float64, requires_grad=True)
-    state = LSTMState(*(torch.randn(B, 2 * HIDDEN, dtype=torch.float64, requires_grad=True) for _ in range(2)))
-    return lstm, x, state, torch.rand(T, B) < 0.3
+    lstm = LSTM(INPUT, HIDDEN, num_layers).double()
+    x = torch.randn(B, INPUT, dtype=torch.float64, requires_grad=True)
+    return lstm, x, LSTMState(*torch.randn(2, B, num_layers * HIDDEN, dtype=torch.float64).requires_grad_())
 
 
-def stepped(lstm: LSTM, x: torch.Tensor, state: LSTMState, is_first: torch.Tensor) -> tuple[torch.Tensor, LSTMState]:
-    outputs = []
-    for row, first in zip(x, is_first, strict=True):
-        state = lstm.step(row, reset_state(state, first))
-        outputs.append(state.hidden)
-    return torch.stack(outputs), state
+def test_a_step_equals_the_reference():
+    for num_layers in (1, 2, 3):
+        lstm, x, state = make(num_layers)
+        after = lstm.step(x, state)
+        weights = {f"lstm.{name}": p.detach().numpy() for name, p in lstm.named_parameters()}
+        for b in range(B):
+            before = [np.split(part[b].detach().numpy(), num_layers) for part in state]
+            hidden, cell = reference.lstm(weights, "lstm", x[b].detach().numpy(), *before)
+            np.testing.assert_allclose(after.hidden[b].detach(), np.concatenate(hidden), atol=1e-12)
+            np.testing.assert_allclose(after.cell[b].detach(), np.concatenate(cell), atol=1e-12)
 
 
-def test_unroll_equals_steps_in_values_and_gradients():
-    lstm, x, state, is_first = make()
-    assert is_first[1:].any() and not is_first[0].all()
-    ours, after = lstm.unroll(x, state, is_first)
-    expected, last = stepped(lstm, x, state, is_first)
-    torch.testing.assert_close(ours, expected)
-    for y, z in zip(after, last, strict=True):
-        torch.testing.assert_close(y, z)
-        assert not y.requires_grad
-    weights = torch.randn_like(ours)
-    leaves = [x, *state, *lstm.parameters()]
-    for y, z in zip(
-        torch.autograd.grad((ours * weights).sum(), leaves),
-        torch.autograd.grad((expected * weights).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(y, z)
+def test_gradients_of_a_step():
+    for num_layers in (1, 2):
+        lstm, x, state = make(num_layers)
+        assert torch.autograd.gradcheck(lambda x, h, c, lstm=lstm: tuple(lstm.step(x, LSTMState(h, c))), (x, *state))
 
 
-@pytest.mark.parametrize("cached", [1, 2 * B * HIDDEN, recurrent.CACHED])
-def test_gradients_of_unroll(cached, monkeypatch):
-    monkeypatch.setattr(recurrent, "CACHED", cached)  # steps worked on at a time
-    lstm, x, state, is_first = make()
-    assert torch.autograd.gradcheck(lambda x, h, c: lstm.unroll(x, LSTMState(h, c), is_first)[0], (x, *state))
-
-
-def test_outputs_of_both_layers_are_given():
-    lstm, x, state, is_first = make()
-    hidden, _ = lstm.unroll(x, state, is_first)
-    assert hidden.shape == (T, B, 2 * HIDDEN) and lstm.output_size == 2 * HIDDEN
+def test_outputs_of_all_layers_are_given_and_depend_on_those_below_alone():
+    lstm, x, state = make()
+    plain = lstm.step(x, state).hidden
+    assert plain.shape == (B, 2 * HIDDEN) and lstm.output_size == 2 * HIDDEN
     only_second = map_state(lambda s: s.detach().clone(), state)
     only_second.hidden[:, HIDDEN:] += 1
-    changed, _ = lstm.unroll(x, only_second, torch.zeros_like(is_first))
-    plain, _ = lstm.unroll(x, state, torch.zeros_like(is_first))
+    changed = lstm.step(x, only_second).hidden
     assert torch.equal(changed[..., :HIDDEN], plain[..., :HIDDEN]) and not torch.equal(changed, plain)
+
+
+def test_forget_biases_start_at_one():
+    lstm = LSTM(INPUT, HIDDEN, 2)
+    for cell in lstm.cells:
+        assert (cell.bias_ih[HIDDEN : 2 * HIDDEN] == 1).all() and not (cell.bias_ih[:HIDDEN] == 1).any()
+
+
+def test_the_first_state_is_zero_and_of_the_parameters_type():
+    state = LSTM(INPUT, HIDDEN, 2).double().initial_state(B)
+    assert all(x.shape == (B, 2 * HIDDEN) and x.dtype == torch.float64 and not x.any() for x in state)
 
 
 def test_reset_touches_its_rows_alone_and_stops_nan():
     state = LSTMState(torch.full((B, 4), torch.nan), torch.ones(B, 4))
     after = reset_state(state, torch.tensor([True, True, False]))
     assert (after.hidden[:2] == 0).all() and after.hidden[2].isnan().all() and (after.cell[2] == 1).all()
+    assert reset_state(state, torch.zeros(B, dtype=torch.bool)) is state

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
-from merlin.experience import Unroll
+from merlin.agents.learner import Window, columns_of
 from merlin.runs.run import build_agent, build_environment
 from merlin.states import map_state
 from merlin.training import checkpoint
-from merlin.training.trainer import Trainer, _columns
+from merlin.training.trainer import Trainer
 from tests.training.test_trainer import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +61,7 @@ def to_double(tree):
 
 def in_double(unroll):
     observation = {name: to_double(x) for name, x in unroll.observation.items()}
-    rest = {name: x if x is None else to_double(x) for name, x in unroll._asdict().items() if name != "observation"}
-    return Unroll(observation=observation, **rest)
+    return to_double(unroll._replace(observation=None))._replace(observation=observation)
 
 
 def learn_from(path, first, last):
@@ -72,7 +71,8 @@ def learn_from(path, first, last):
     with build_environment(config, last - first) as environment:
         agent = build_agent(config, environment).double()
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
-        trainer._learn(_columns(unroll, columns), map_state(lambda x: x[columns], state))
+        window = Window(columns_of(unroll, columns), map_state(lambda x: x[columns], state))
+        trainer.learner.update(window, 1.0)
         return agent.state_dict()
 
 
@@ -98,8 +98,8 @@ def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name, t
         agent = build_agent(config, environment)
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=1)
         trainer.update()
-        unroll, state, _ = trainer.rollout.collect(4)
-    unroll, state = in_double(unroll), to_double(state)
+        window, _ = trainer.rollout.collect(4)
+    unroll, state = in_double(window.unroll), to_double(window.state)
     unroll.is_valid[1:, 1] = False  # so that the processes' shares do not weigh the same
     unroll.is_valid[2, 6] = False
     path = tmp_path / "window"

@@ -43,8 +43,8 @@ class Counting(gymnasium.Env):
         return np.array([self.count, self.episode], np.float32)
 
 
-def collect(mode: AutoresetMode, name: str = "merlin"):
-    """Return an agent, a window of it in `mode`, the state it began with and the episodes that ended."""
+def collect(mode: AutoresetMode, name: str = "merlin", records: bool = False):
+    """Return an agent, its rollout, a window of it in `mode`, and the episodes that ended."""
     vector = SyncVectorEnv([lambda i=i: Counting(i) for i in range(B)], autoreset_mode=mode)
     environment = Environment(vector)
     torch.manual_seed(0)
@@ -53,13 +53,13 @@ def collect(mode: AutoresetMode, name: str = "merlin"):
     )
     agent = AGENTS[name].agent_class(environment.spaces, environment.action_space, config)
     rollout = Rollout(agent, environment, DISCOUNT, torch.Generator().manual_seed(0), seed=0)
-    window = rollout.collect(T)
+    window, episodes = rollout.collect(T, records)
     environment.close()
-    return agent, rollout, *window
+    return agent, rollout, window, episodes
 
 
 def test_rows_line_up():
-    _, _, unroll, _, episodes = collect(AutoresetMode.SAME_STEP)
+    _, _, (unroll, *_), episodes = collect(AutoresetMode.SAME_STEP)
     count, episode = unroll.observation["observation"].unbind(-1)
     assert torch.equal(unroll.is_first, count == 0)
     assert torch.equal(unroll.reward, count + 1)  # the reward of the action that the row's observation led to
@@ -77,7 +77,7 @@ def test_rows_line_up():
 @pytest.mark.parametrize("name", AGENTS)
 def test_truncation_bootstraps_from_the_final_observation_on_the_episodes_own_state(name, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))  # latents at their means
-    agent, _, unroll, state, _ = collect(AutoresetMode.SAME_STEP, name)
+    agent, _, (unroll, state, _), _ = collect(AutoresetMode.SAME_STEP, name)
     episode = unroll.observation["observation"][..., 1]
     truncated = unroll.is_end & (episode % 2 == 1)
     assert truncated.any()
@@ -108,25 +108,23 @@ def test_what_stands_for_a_final_observation_where_no_episode_ended_is_seen_by_n
         nothing = {key: x.where(rows, torch.nan) for key, x in following.final_observation.items()}
         return following._replace(final_observation=nothing)
 
-    begin, seen = AGENTS[name].agent_class.begin, []
+    encode, seen = AGENTS[name].agent_class.encode, []
 
-    def watched(*args):
-        acting = begin(*args)
-        value = acting.value
-        acting.value = lambda observation, *rest: seen.append(observation["observation"]) or value(observation, *rest)
-        return acting
+    def watched(self, observation, *rest):
+        seen.append(observation["observation"])
+        return encode(self, observation, *rest)
 
     monkeypatch.setattr(Environment, "step", step)
-    monkeypatch.setattr(AGENTS[name].agent_class, "begin", watched)
+    monkeypatch.setattr(AGENTS[name].agent_class, "encode", watched)
     collect(AutoresetMode.SAME_STEP, name)
-    assert len(seen) > 1 and torch.stack(seen).isfinite().all()
+    assert len(seen) > T + 1 and torch.stack(seen).isfinite().all()
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
 def test_every_autoreset_mode_gives_the_same_training_data(mode):
     """Row by row, the rows that count are those of same-step autoreset, in the same order in each environment."""
-    _, _, same, _, _ = collect(AutoresetMode.SAME_STEP)
-    _, _, other, _, _ = collect(mode)
+    _, _, (same, *_), _ = collect(AutoresetMode.SAME_STEP)
+    _, _, (other, *_), _ = collect(mode)
     assert other.is_valid.all() == (mode is not AutoresetMode.NEXT_STEP)
     fields = ("is_first", "previous_reward", "reward", "discount", "is_end")
     for b in range(B):
@@ -139,10 +137,30 @@ def test_every_autoreset_mode_gives_the_same_training_data(mode):
 
 def test_windows_carry_the_state():
     """Two windows are one: the second begins with the state that the first ended with, on the row after its last."""
-    _, rollout, _, _, _ = collect(AutoresetMode.SAME_STEP)
+    _, rollout, _, _ = collect(AutoresetMode.SAME_STEP)
     carried = map_state(torch.clone, rollout.state.agent_state)
     following = rollout.state.timestep.observation["observation"].clone()
     rollout.environment.step = lambda action: rollout.state.timestep  # the environments are closed by now
-    next_unroll, state, _ = rollout.collect(1)
-    assert torch.equal(next_unroll.observation["observation"][0], following)
-    assert all(torch.equal(x, y) for x, y in zip(tensors(state), tensors(carried), strict=True))
+    window, _ = rollout.collect(1)
+    assert torch.equal(window.unroll.observation["observation"][0], following)
+    assert all(torch.equal(x, y) for x, y in zip(tensors(window.state), tensors(carried), strict=True))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_recorded_window_is_the_same_and_can_be_learnt_from_as_it_is(name):
+    agent, rollout, (unroll, state, recorded), _ = collect(AutoresetMode.SAME_STEP, name, records=True)
+    _, _, (plain, _, not_recorded), _ = collect(AutoresetMode.SAME_STEP, name)
+    for x, y in zip(tensors(unroll._replace(observation=None)), tensors(plain._replace(observation=None)), strict=True):
+        torch.testing.assert_close(x, y)
+        assert not x.requires_grad
+    assert not any(x.requires_grad for x in tensors(rollout.state.agent_state))
+    agent.eval()
+    gradients = []
+    for acting in (None, recorded):
+        agent.zero_grad()
+        agent.losses(unroll, state, acting=acting)[0].total.backward()
+        gradients.append([p.grad for p in agent.parameters()])
+    for x, y in zip(*gradients, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+    with pytest.raises(AssertionError, match="recorded where it is learnt from"):
+        not_recorded.activations()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
+from merlin.agents.learner import Learner
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.runs.monitor import _next
@@ -126,7 +127,7 @@ def test_learning_rates_and_entropy_follow_their_schedules():
         rates = []
         for _ in range(2):
             trainer.update()
-            rates.append([trainer.optimizers[name].param_groups[0]["lr"] for name in ("predictor", "policy")])
+            rates.append([trainer.learner.optimizers[name].param_groups[0]["lr"] for name in ("predictor", "policy")])
     assert rates[0] == [1e-2, 1e-3] and rates[1] == pytest.approx([5e-3, 5e-4])
 
 
@@ -137,10 +138,10 @@ def test_a_reward_that_is_not_finite_stops_before_it_is_learnt_from():
         trainer = Trainer(agent, environment, config.training, total_steps=64, seed=1)
         before, collect = weights(agent), trainer.rollout.collect
 
-        def poisoned(length):
-            unroll, state, episodes = collect(length)
-            unroll.reward[2, 3] = torch.nan
-            return unroll, state, episodes
+        def poisoned(length, records):
+            window, episodes = collect(length, records)
+            window.unroll.reward[2, 3] = torch.nan
+            return window, episodes
 
         trainer.rollout.collect = poisoned
         with pytest.raises(MerlinError, match="Rewards must be finite"):
@@ -176,7 +177,7 @@ def test_a_policy_has_its_own_rate_or_that_of_the_rest(rate, expected):
     config = tiny(learning_rate=2e-3, policy_learning_rate=rate)
     with build_environment(config) as environment:
         trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
-    assert trainer.optimizers["policy"].param_groups[0]["lr"] == expected
+    assert trainer.learner.optimizers["policy"].param_groups[0]["lr"] == expected
 
 
 @pytest.mark.parametrize(
@@ -257,12 +258,12 @@ def test_minibatches_of_one_pass_have_the_gradient_of_the_whole():
     with build_environment(config) as environment:
         agent = build_agent(config, environment).eval()
         trainer = Trainer(agent, environment, replace(config.training, minibatches=2), total_steps=64, seed=1)
-        unroll, state, _ = trainer.rollout.collect(4)
+        window, _ = trainer.rollout.collect(4)
         agent.predictor.observation_nats.fill_(1.0)
-        agent.losses(unroll, state)[0].total.backward()
+        agent.losses(window.unroll, window.state)[0].total.backward()
         whole = [p.grad.clone() for p in agent.parameters()]
         agent.zero_grad()
-        for part, part_state in trainer._minibatches(unroll, state):
+        for part, part_state in trainer.learner._minibatches(window):
             (agent.losses(part, part_state)[0].total / 2).backward()
     for x, p in zip(whole, agent.parameters(), strict=True):
         torch.testing.assert_close(p.grad, x, atol=1e-6, rtol=1e-4)
@@ -281,6 +282,60 @@ def test_time_that_is_part_of_the_task_ends_its_episodes(task, ends):
         rollout = Trainer(
             build_agent(config, environment), environment, config.training, total_steps=64, seed=0
         ).rollout
-        unroll, _, _ = rollout.collect(16)
+        unroll = rollout.collect(16)[0].unroll
     assert torch.equal(steps[-1].terminated, torch.full((8,), ends)) and steps[-1].truncated.all() != ends
     assert unroll.is_end.any() and ((unroll.discount[unroll.is_end] == 0).all() if ends else unroll.discount.all())
+
+
+class Replayed:
+    """A source that gives the first window out again, and remembers how often it was asked."""
+
+    def __init__(self, rollout):
+        self.rollout, self.first, self.asked = rollout, None, 0
+
+    def collect(self, unroll_length, records=False):
+        window, episodes = self.rollout.collect(unroll_length, records)
+        self.first, self.asked = self.first or window, self.asked + 1
+        return self.first, episodes
+
+    def state_dict(self):
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state):
+        self.asked = state["asked"]
+
+
+class Counted(Learner):
+    """A learner that changes nothing and keeps what it was given."""
+
+    def __init__(self):
+        self.given, self.left = [], []
+
+    def update(self, window, left):
+        self.given.append(window)
+        self.left.append(left)
+        return {"loss": torch.zeros(())}
+
+    def state_dict(self):
+        return {"updates": len(self.given)}
+
+    def load_state_dict(self, state):
+        self.updates = state["updates"]
+
+
+def test_an_agent_may_bring_its_learner_and_its_source():
+    config = tiny("rl-lstm")
+    with build_environment(config) as environment:
+        agent = build_agent(config, environment)
+        agent.source, agent.learner = Replayed, lambda *_: Counted()
+        make = lambda: Trainer(agent, environment, config.training, total_steps=8 * 4 * 4, seed=1)  # noqa: E731
+        trainer = make()
+        before = weights(agent)
+        for _ in range(3):
+            trainer.update()
+        assert all(torch.equal(x, y) for x, y in zip(before, weights(agent), strict=True))
+        learner = trainer.learner
+        assert learner.left == [1.0, 0.75, 0.5] and all(window is learner.given[0] for window in learner.given)
+        other = make()
+        other.load_state_dict(trainer.state_dict())
+    assert other.source.asked == 3 and other.learner.updates == 3 and other.env_steps == trainer.env_steps

@@ -1,14 +1,9 @@
-"""Trains with and without what makes training fast, from the same seeds, and prints the training return on the way.
+"""Trains with products in float32 and in bfloat16, from the same seeds, and prints the training return on the way.
 
-    python benchmarks/fast_paths.py [--agents merlin rl-mem rl-lstm] [--steps 400000] [--seeds 21 22 23] [--jobs 1]
-                                    [--ways fast plain bfloat16] [--set path=value ...]
+    python benchmarks/precision.py [--agents merlin rl-mem rl-lstm] [--steps 400000] [--seeds 21 22 23] [--jobs 1]
+                                   [--ways float32 bfloat16] [--set path=value ...]
 
-fast      as `merlin train` does it: learning from the tape of acting, recurrences differentiated by hand, a memory that
-          is not rewritten within a window
-plain     single steps, as in evaluation, repeated for learning under automatic differentiation
-bfloat16  fast, with training.matmul_precision=medium
-
-All three compute the same, up to rounding, so that runs differ soon, but not in how they learn.
+bfloat16 is training.matmul_precision=medium. Runs differ soon, but not in how they learn.
 """
 
 import argparse
@@ -21,36 +16,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from window import step_by_step
-
-WAYS = ("fast", "plain", "bfloat16")
+WAYS = ("float32", "bfloat16")
 REPORTS = 4
-
-
-def make_plain(agent) -> None:
-    """Let an agent act and learn by single steps."""
-    import torch
-
-    from merlin.agents.agent import Agent
-    from merlin.states import map_state, reset_state
-
-    agent.begin = lambda *args: Agent.begin(agent, *args)
-
-    def recur(codes, actions, unroll, state, acting=None):
-        found, state = step_by_step(agent, codes, actions, unroll, state)
-        return found, map_state(torch.Tensor.detach, state)
-
-    def unroll(encodings, state, unroll, acting=None):
-        rows = []
-        for encoding, first in zip(encodings, unroll.is_first, strict=True):
-            row, state, _ = agent._step(encoding, reset_state(state, first))
-            rows.append(row)
-        return torch.stack(rows), map_state(torch.Tensor.detach, state)
-
-    if hasattr(agent, "_recur"):
-        agent._recur = recur
-    else:
-        agent._unroll = unroll
 
 
 def learn(name: str, way: str, seed: int, steps: int, settings: list[str]) -> dict[str, list[float]]:
@@ -69,8 +36,6 @@ def learn(name: str, way: str, seed: int, steps: int, settings: list[str]) -> di
     torch.manual_seed(seed)
     with build_environment(config) as environment:
         agent = build_agent(config, environment)
-        if way == "plain":
-            make_plain(agent)
         trainer = Trainer(agent, environment, training, total_steps=steps, seed=seed)
         returns, begin = [], time.perf_counter()
         for part in range(REPORTS):
