@@ -1,7 +1,7 @@
 """The interface of an agent to those who train, evaluate and watch it, and the one step that all of them take."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from gymnasium import Space
@@ -18,6 +18,7 @@ from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.states import map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
+Same = TypeVar("Same")
 
 
 @runtime_checkable
@@ -31,7 +32,7 @@ class AgentState(Protocol):
 
     def _asdict(self) -> dict[str, Any]: ...
 
-    def _replace(self, **entries: Any) -> Self: ...
+    def _replace(self: Same, **entries: Any) -> Same: ...
 
 
 State = TypeVar("State", bound=AgentState)
