@@ -117,9 +117,7 @@ def main() -> None:
         unit = 1e3 / (200 if options.step else 1)
         before, now = (unit * statistics.median(costs) for costs in zip(*pairs, strict=True))
         what = "a step" if options.step else "an update"
-        print(
-            f"{name:28} {middle:5.2f} ({low:.2f} to {high:.2f})   {before:8.2f} -> {now:8.2f} ms {what}", flush=True
-        )
+        print(f"{name:28} {middle:5.2f} ({low:.2f} to {high:.2f})   {before:8.2f} -> {now:8.2f} ms {what}", flush=True)
 
 
 if __name__ == "__main__":

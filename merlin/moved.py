@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "tasks": "merlin.tasks",
@@ -81,7 +82,8 @@ class OldNames:
             old = old.rpartition(".")[0]
         if not old or (old == "tasks" and cls._is_taken(name)):
             return None
-        return ModuleSpec(name, cls, loader_state=MOVED[old] + name.removeprefix(old))
+        loader: Any = cls  # any object with the methods of a loader is one
+        return ModuleSpec(name, loader, loader_state=MOVED[old] + name.removeprefix(old))
 
     @classmethod
     def _is_taken(cls, name: str) -> bool:
@@ -96,4 +98,6 @@ class OldNames:
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
-        sys.modules[module.__name__] = import_module(module.__spec__.loader_state)
+        spec = module.__spec__
+        assert spec is not None and spec.loader_state is not None, "made by `find_spec`"
+        sys.modules[module.__name__] = import_module(spec.loader_state)

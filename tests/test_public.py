@@ -35,6 +35,15 @@ def test_type_checkers_are_told_of_types_and_of_no_lazy_names():
     assert SETUP["options.package_data"]["merlin"] == "py.typed"
 
 
+def test_the_citation_is_of_the_version_of_setup_cfg():
+    (version,) = (
+        line.removeprefix("version:").strip()
+        for line in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+        if line.startswith("version:")
+    )
+    assert version == SETUP["metadata"]["version"]
+
+
 def test_the_version_is_that_of_setup_cfg(tmp_path):
     assert merlin.__version__ == SETUP["metadata"]["version"]
     # As installed, without a setup.cfg beside it: from the metadata.

@@ -1,18 +1,18 @@
 """The baselines' common part: a policy and a value head on recurrent features, trained by the RL loss alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from gymnasium import Space
 from jaxtyping import Float
 from torch import Tensor
 
-from merlin.agents.agent import Agent
+from merlin.agents.agent import Agent, AgentState
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.heads import mlp
-from merlin.networks.lstm import LSTM
+from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.spaces import flatten_observation
 from merlin.objectives.policy_gradient import (
     ActorCriticConfig,
@@ -22,8 +22,19 @@ from merlin.objectives.policy_gradient import (
     masked_mean,
 )
 
+
+@runtime_checkable
+class RecurrentState(AgentState, Protocol):
+    """An agent's state with that of an LSTM in it."""
+
+    @property
+    def lstm(self) -> LSTMState:
+        """h, c."""
+        ...
+
+
 Config = TypeVar("Config", bound="RecurrentConfig")
-State = TypeVar("State")
+State = TypeVar("State", bound=RecurrentState)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,5 +114,4 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
     @torch.no_grad()
     def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
         """Return the agent's knowledge after a step, by where it is held. See `Agent.features`."""
-        hidden: Tensor = state.lstm.hidden  # type: ignore[attr-defined]
-        return {"encoding": self.encoder(flatten_observation(observation)), "recurrent state": hidden}
+        return {"encoding": self.encoder(flatten_observation(observation)), "recurrent state": state.lstm.hidden}

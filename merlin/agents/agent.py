@@ -1,7 +1,7 @@
 """The interface of an agent to those who train, evaluate and watch it, and the one step that all of them take."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from gymnasium import Space
@@ -18,7 +18,24 @@ from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.states import map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
-State = TypeVar("State")
+Same = TypeVar("Same")
+
+
+@runtime_checkable
+class AgentState(Protocol):
+    """A NamedTuple of tensors, batch first, with the previous action among them."""
+
+    @property
+    def previous_action(self) -> Float[Tensor, "B E"]:
+        """a_{t-1}, encoded."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+    def _replace(self: Same, **entries: Any) -> Same: ...
+
+
+State = TypeVar("State", bound=AgentState)
 
 
 class Perceived(NamedTuple):
@@ -151,8 +168,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             output: The step's output.
             state: The state after it.
         """
-        entries: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
-        held = {name: x for name, x in entries.items() if isinstance(x, Tensor) and x.ndim == 2}
+        held = {name: x for name, x in state._asdict().items() if isinstance(x, Tensor) and x.ndim == 2}
         return {name.replace("_", " "): x for name, x in held.items() if name != "previous_action"}
 
     @torch.no_grad()
@@ -202,10 +218,9 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     ) -> Perceived:
         """Return the first half of a step on what was just observed, the state being reset where an episode starts."""
         state = reset_state(state, is_first)
-        previous_action: Tensor = state.previous_action  # type: ignore[attr-defined]
         if reward is None:
-            reward = torch.zeros_like(is_first, dtype=previous_action.dtype)
-        code = self.encode(observation, previous_action, reward.masked_fill(is_first, 0))
+            reward = torch.zeros_like(is_first, dtype=state.previous_action.dtype)
+        code = self.encode(observation, state.previous_action, reward.masked_fill(is_first, 0))
         return self.perceive(code, state, None, generator)
 
     def losses(
@@ -247,17 +262,16 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     def action_codes(self, unroll: Unroll, state: State) -> tuple[Float[Tensor, "T B E"], Float[Tensor, "T B E"]]:
         """Return the encodings of the window's actions, and of each row's previous one (0 where an episode starts)."""
         actions = self.actions.encode(unroll.action)
-        before: Tensor = state.previous_action  # type: ignore[attr-defined]
-        previous = torch.cat([before.unsqueeze(0), actions[:-1]])
+        previous = torch.cat([state.previous_action.unsqueeze(0), actions[:-1]])
         return actions, previous.masked_fill(unroll.is_first.unsqueeze(-1), 0)
 
     def memory_state(self, state: State) -> Any:
         """Return the contents of the memory. An agent that has one says where they are."""
-        return state.memory  # type: ignore[attr-defined]
+        return state.memory  # pyright: ignore[reportAttributeAccessIssue]  # not all states have this entry
 
     def with_memory(self, state: State, memory: Any) -> State:
         """Return the state with other contents of the memory."""
-        return state._replace(memory=memory)  # type: ignore[attr-defined]
+        return state._replace(memory=memory)
 
     def begin_window(self, state: State, length: int) -> State:
         """Return the state in the form that `length` steps are taken in, the memory as its window."""

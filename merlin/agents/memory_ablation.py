@@ -87,7 +87,9 @@ class MemoryAblation:
         )
         after = self.agent.memory_state(agent_state)
         if self.ablation == "shuffled":
-            after, _ = self.memory.write(own, self.memory.last_word(after), output.read_weights)
+            word, read_weights = self.memory.last_word(after), output.read_weights
+            assert word is not None and read_weights is not None, "what can be shuffled is written by its reads"
+            after, _ = self.memory.write(own, word, read_weights)
         elif self.ablation == "frozen":
             after = _choose(is_frozen, frozen, after)
         return output, MemoryAblationState(self.agent.with_memory(agent_state, after), frozen, is_frozen)

@@ -42,8 +42,8 @@ def find_agent(name: str) -> AgentEntry:
         lacking = ", ".join(sorted(agent_class.__abstractmethods__))
         raise MerlinError(f"The agent {name!r} must have all methods of Agent, but lacks {lacking}: add them.")
     config_class = getattr(agent_class, "config_class", None)
-    is_config = isinstance(config_class, type) and issubclass(config_class, ActorCriticConfig)
-    if not (is_config and is_dataclass(config_class)):
+    is_class = isinstance(config_class, type)
+    if not (is_class and issubclass(config_class, ActorCriticConfig) and is_dataclass(config_class)):
         raise MerlinError(
             f"The agent {name!r} must have a config_class, the dataclass that configures it, derived from "
             f"{ActorCriticConfig.__module__}.ActorCriticConfig, but has {config_class!r}: add it to the class."

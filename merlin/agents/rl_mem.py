@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
 from merlin.experience import StepOutput
-from merlin.memory import MemoryConfig, Reader, make_memory
+from merlin.memory import Memory, MemoryConfig, Reader, make_memory
 from merlin.networks.lstm import LSTMState
 
 
@@ -61,6 +61,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
 
     config_class = RLMemConfig
     num_features = 3
+    memory: Memory
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: RLMemConfig) -> None:
         super().__init__(spaces, action_space, config)
@@ -98,6 +99,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
         """Write, and remember the action. See `Agent.advance`."""
         state, weights, word = perceived.state, perceived.read_weights, perceived.activations.word
+        assert weights is not None, "perceiving ends in a read"
         slot = None if perceived.extras is None else perceived.extras.slots
         memory, slot = self.memory.write(state.memory, word, weights.detach(), slot)
         return Advanced(state._replace(memory=memory, previous_action=action), RLMemExtras(slot), weights)

@@ -28,7 +28,7 @@ def steps_to_goal(played: Trajectories) -> Arrivals | None:
     Who is slow arrives less often in the same time, so that late sub-episodes are those of the fast: hence the second
     mean, over episodes that arrive in all the sub-episodes that half of the episodes arrive in.
     """
-    if played.sub_episode is None:
+    if played.sub_episode is None or played.sub_episode_steps is None:
         return None
     arrives = (played.reward > 0) & played.is_valid
     number, steps = played.sub_episode, played.sub_episode_steps + 1.0
@@ -159,8 +159,9 @@ def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
     b, end = _first_episode(played)
     goal = played.goal_cell
     to_agent = manhattan(held, played.agent_cell.unsqueeze(-1), width).float()
-    has_goal = goal is not None and bool((goal >= 0).all())
-    to_goal = manhattan(held, goal.unsqueeze(-1), width).float() if has_goal else None
+    to_goal = None
+    if goal is not None and bool((goal >= 0).all()):
+        to_goal = manhattan(held, goal.unsqueeze(-1), width).float()
     found = []
     for name, read in [*keys, ("by chance", even)]:
         share = read.masked_fill(~is_held, 0)

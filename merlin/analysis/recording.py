@@ -1,6 +1,6 @@
 """Trajectories of agents that played, as tensors over steps and environments, for analyses."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,7 +51,8 @@ class TrajectoryRecorder(Observer):
 
     def __init__(self, agent: Agent, environment: Environment, episodes: int) -> None:
         count = environment.num_envs
-        self.agent, self.task = agent, environment.vector_env.unwrapped
+        self.agent = agent
+        self.task: Any = environment.vector_env.unwrapped  # of a grid if it tells of cells
         self.left = torch.full((count,), -(-episodes // count), device=environment.device)
         self.rows: list[dict] = []
         self.has_memory = False

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from merlin.agents.agent import Agent
 from merlin.environments.batch import Environment
-from merlin.networks.spaces import kind
+from merlin.networks.spaces import kind, shape_of
 from merlin.training.play import Moment, Observer, play
 
 PATCHES = 16  # along each side of a picture
@@ -71,8 +71,12 @@ def saliency(
 
 
 def _shape(space: spaces.Space) -> tuple[int, ...]:
-    rows = {"symbols": lambda: space.shape[:2], "image": lambda: tuple(min(PATCHES, size) for size in space.shape[:2])}
-    return rows.get(kind(space), lambda: ())()
+    match kind(space):
+        case "symbols":
+            return shape_of(space)[:2]
+        case "image":
+            return tuple(min(PATCHES, size) for size in shape_of(space)[:2])
+    return ()
 
 
 def _parts(space: spaces.Space, value: Tensor) -> list[Tensor]:
@@ -81,7 +85,8 @@ def _parts(space: spaces.Space, value: Tensor) -> list[Tensor]:
     if not shape:
         return [torch.ones_like(value[:1], dtype=torch.bool)]
     y, x = (
-        torch.arange(size, device=value.device) * parts // size for size, parts in zip(space.shape, shape, strict=False)
+        torch.arange(size, device=value.device) * parts // size
+        for size, parts in zip(shape_of(space)[:2], shape, strict=True)
     )
-    part = (y.unsqueeze(1) * shape[1] + x).view(1, *space.shape[:2], *[1] * (value.ndim - 3))
+    part = (y.unsqueeze(1) * shape[1] + x).view(1, *shape_of(space)[:2], *[1] * (value.ndim - 3))
     return [part == index for index in range(shape[0] * shape[1])]

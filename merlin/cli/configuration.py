@@ -35,6 +35,7 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
         return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
     except MerlinError as error:
         options.fail(str(error))
+        raise  # not reached: `fail` ends the program
 
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
@@ -57,6 +58,7 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
         return override(replace(config, steps=options.steps or config.steps), options.set)
     except MerlinError as error:
         options.fail(str(error))
+        raise  # not reached: `fail` ends the program
 
 
 def print_settings(config: "RunConfig") -> None:

@@ -5,10 +5,10 @@ import itertools
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from multiprocessing.queues import SimpleQueue
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -17,7 +17,7 @@ from gymnasium import spaces
 from gymnasium.vector.async_vector_env import _async_worker
 
 from merlin.errors import describe
-from merlin.networks.spaces import Tokens, flatten_space
+from merlin.networks.spaces import Tokens, flatten_space, shape_of
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
 # four times "put the red box in front of you next to the red box in front of you", joined by "and", "after you", "and".
@@ -28,6 +28,14 @@ BABYAI_WORDS = (
 BABYAI_LENGTH = 72
 
 View = Callable[[Any], Any]
+
+
+@runtime_checkable
+class _MissionSpace(Protocol):
+    """MiniGrid's space of missions, which is known without importing minigrid."""
+
+    mission_func: Callable[..., str]
+    ordered_placeholders: Sequence[Sequence[str]] | None
 
 
 class AgentView(gymnasium.Wrapper):
@@ -60,7 +68,7 @@ class AgentView(gymnasium.Wrapper):
         # An environment that returns its own buffer would overwrite the final observation in the reset that follows.
         observation = copy.deepcopy(observation)
         if self.defines_success:
-            info = {"is_success": bool(terminated) and reward > 0}
+            info = {"is_success": bool(terminated) and float(reward) > 0}
         info = {"is_success": float(info["is_success"])} if "is_success" in info else {}
         return observation, reward, terminated, truncated, info
 
@@ -75,12 +83,12 @@ def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.
 
         # A door is open, closed or locked; 4 states also hold the direction in which an agent looks.
         sizes = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX) + 1)
-        return spaces.MultiDiscrete(np.broadcast_to(sizes, space.shape), dtype=np.uint8), None
+        return spaces.MultiDiscrete(np.broadcast_to(sizes, shape_of(space)), dtype=np.uint8), None
     if isinstance(space, spaces.Text):
         return _tokenise(sorted(space.character_set), space.max_length, list)
     if type(space).__name__ == "BabyAIMissionSpace":
         return _tokenise(BABYAI_WORDS.split(), BABYAI_LENGTH, _words)
-    if hasattr(space, "mission_func"):
+    if isinstance(space, _MissionSpace):
         fillings = itertools.product(*space.ordered_placeholders or ())
         missions = [_words(space.mission_func(*filling)) for filling in fillings]
         return _tokenise(sorted({word for words in missions for word in words}), max(map(len, missions)), _words)
@@ -102,14 +110,15 @@ def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.
 
 def _says_one_thing(space: spaces.Space) -> bool:
     """Return whether a MiniGrid mission is always the same: a sentence that tells nothing, and costs time to encode."""
-    return hasattr(space, "mission_func") and not space.ordered_placeholders and type(space).__name__ == "MissionSpace"
+    is_fixed = isinstance(space, _MissionSpace) and not space.ordered_placeholders
+    return is_fixed and type(space).__name__ == "MissionSpace"
 
 
 def _words(mission: str) -> list[str]:
     return mission.replace(",", " ").split()
 
 
-def _tokenise(vocabulary: list[str], length: int, split: Callable[[str], list[str]]) -> tuple[Tokens, View]:
+def _tokenise(vocabulary: Sequence[str], length: int, split: Callable[[str], list[str]]) -> tuple[Tokens, View]:
     """Return the space of texts of at most `length` tokens, and the function from a text to its token ids."""
     space = Tokens(("", *vocabulary), length)
     ids = {token: index for index, token in enumerate(space.vocabulary)}
@@ -134,7 +143,9 @@ def _minigrid_view(env: gymnasium.Env) -> spaces.Space | None:
     minigrid = sys.modules.get("minigrid.minigrid_env")
     if minigrid is None or not isinstance(env.unwrapped, minigrid.MiniGridEnv):
         return None
-    return env.unwrapped.observation_space["image"]
+    observation_space = env.unwrapped.observation_space
+    assert isinstance(observation_space, spaces.Dict), "a MiniGrid's observation has an image, a direction, a mission"
+    return observation_space["image"]
 
 
 def run_worker(
@@ -149,7 +160,8 @@ def run_worker(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler inherited from the trainer would keep the worker alive
     torch.set_num_threads(1)  # the workers share the cores
     try:
-        _async_worker(index, env_fn, pipe, parent_pipe, memory, _RaisedAgain(), *rest)
+        errors: Any = _RaisedAgain()  # of the queue that is asked for, only `put` is used
+        _async_worker(index, env_fn, pipe, parent_pipe, memory, errors, *rest)
     except Exception as error:
         failures.put((index, describe(error), traceback.format_exc()[-8000:]))
 

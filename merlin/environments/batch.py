@@ -3,7 +3,7 @@
 import multiprocessing.connection
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from merlin.environments.make import find_spec, make_vector_env
 from merlin.errors import MerlinError, describe
-from merlin.networks.spaces import flatten_observation, flatten_space
+from merlin.networks.spaces import flatten_observation, flatten_space, shape_of
 
 
 class Timestep(NamedTuple):
@@ -47,6 +47,18 @@ class Timestep(NamedTuple):
     def is_end(self) -> Bool[Tensor, " B"]:
         """Episodes that the action just taken ended, in either way."""
         return self.terminated | self.truncated
+
+
+@runtime_checkable
+class NativeEnv(Protocol):
+    """What a vector environment of tensors has besides."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that the future depends on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
+        """Continue exactly where `state_dict` was taken."""
 
 
 class Environment:
@@ -93,7 +105,7 @@ class Environment:
             )
         self._autoreset = AutoresetMode(vector_env.metadata["autoreset_mode"])
         self._dtypes = {name: _dtype_of(space) for name, space in self.spaces.items()}
-        self._bounds = None
+        self._bounds, self._action_shape = None, shape_of(self.action_space)
         if isinstance(self.action_space, spaces.Box):
             bounds = np.stack([self.action_space.low, self.action_space.high])
             self._bounds = torch.as_tensor(bounds, dtype=torch.float32, device=self.device)
@@ -148,13 +160,18 @@ class Environment:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of everything that the future depends on (native environments only)."""
-        return {**self.vector_env.unwrapped.state_dict(), "environment.is_last": self._is_last.clone()}
+        return {**self._native().state_dict(), "environment.is_last": self._is_last.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
         self._is_last = state["environment.is_last"].to(self.device)
         state = {name: value for name, value in state.items() if name != "environment.is_last"}
-        self.vector_env.unwrapped.load_state_dict(state)
+        self._native().load_state_dict(state)
+
+    def _native(self) -> "NativeEnv":
+        vector_env = self.vector_env.unwrapped
+        assert isinstance(vector_env, NativeEnv), "a batch of tensors has state_dict and load_state_dict"
+        return vector_env
 
     def render(self, index: int) -> UInt8[np.ndarray, "Y X 3"] | None:
         """Return a picture of one environment, or None where it draws none (or was made without a render mode)."""
@@ -205,8 +222,9 @@ class Environment:
         if self._failures is not None and not self._failures.empty():
             index, reason, trace = self._failures.get()
             return f"{reason} (environment {index})", RuntimeError(f"in the worker of environment {index}:\n{trace}")
-        if isinstance(error, EOFError | OSError):
-            processes = self.vector_env.unwrapped.processes
+        vector_env = self.vector_env.unwrapped
+        if isinstance(error, EOFError | OSError) and isinstance(vector_env, AsyncVectorEnv):
+            processes = vector_env.processes
             closed = multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2)
             for index, process in enumerate(processes):
                 if process.sentinel in closed:
@@ -218,7 +236,7 @@ class Environment:
 
     def _to_environment(self, action: Tensor) -> Any:
         if self._bounds is not None:
-            action = action.reshape(self.num_envs, *self.action_space.shape).clamp(*self._bounds)
+            action = action.reshape(self.num_envs, *self._action_shape).clamp(*self._bounds)
             if np.issubdtype(self.action_space.dtype, np.integer):
                 action = action.round()
         return action if self.is_native else action.cpu().numpy().astype(self.action_space.dtype, copy=False)

@@ -121,7 +121,7 @@ def _import_quietly(modules: Any) -> None:
             pass  # not installed: its ids are unknown, which the caller tells
 
 
-def _metadata(entry_point: str | Callable) -> dict[str, Any]:
+def _metadata(entry_point: str | Callable | None) -> dict[str, Any]:
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     return getattr(creator, "metadata", {})
 

@@ -1,7 +1,6 @@
 """The runs of a comparison as processes, some at a time: started, watched, ended without loss."""
 
 import fcntl
-import io
 import json
 import os
 import shlex
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ def compare(
     jobs: int | None = None,
     wandb: str = "disabled",
     import_from: Path | None = None,
-    stream: io.TextIOBase | None = None,
+    stream: TextIO | None = None,
 ) -> list[str]:
     """Train and evaluate what was not yet, and return the failures, a sentence for each run that failed.
 
@@ -47,19 +47,19 @@ def compare(
     Raises:
         KeyboardInterrupt: All runs that were training have written checkpoints.
     """
-    stream = sys.stderr if stream is None else stream
+    shown: TextIO = sys.stderr if stream is None else stream
     with _alone_in(runs[0].run_dir.parent) as lock:
         return _compare(
             runs,
             comparison.memory,
             lambda run: RunProcess(run, comparison.memory, wandb, import_from, lock),
             jobs or _default_jobs(runs),
-            stream,
+            shown,
         )
 
 
 def _compare(
-    runs: Sequence[Run], memory: Sequence[str], start: Callable[[Run], "RunProcess"], jobs: int, stream: io.TextIOBase
+    runs: Sequence[Run], memory: Sequence[str], start: Callable[[Run], "RunProcess"], jobs: int, stream: TextIO
 ) -> list[str]:
     waiting = [run for run in runs if run.missing(memory)]
     total = sum(run.config().steps for run in waiting)

@@ -75,7 +75,8 @@ class Comparison:
     def __post_init__(self) -> None:
         # by what their run directories are called
         tasks, agents = ([_slug(entry.name) for entry in entries] for entries in (self.tasks, self.agents))
-        for name, entries in (("tasks", tasks), ("agents", agents), ("seeds", list(self.seeds))):
+        named: dict[str, Sequence[str | int]] = {"tasks": tasks, "agents": agents, "seeds": self.seeds}
+        for name, entries in named.items():
             if not entries:
                 raise MerlinError(f"a comparison needs {name}, but there are none: name at least one")
             if twice := [entry for entry in entries if entries.count(entry) > 1]:

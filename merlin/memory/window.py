@@ -83,8 +83,7 @@ class MemoryWindow:
         self.num_uses = 0  # reads and writes that are still to be gone back through
         self.teaches = False  # whether words have gradients
         self.is_spent = False  # whether a backward pass has begun to take them out
-        self.grad_entries: Tensor | None = None  # of the window's own
-        self.grad_sums: Tensor | None = None
+        self.gradients: tuple[Tensor, Tensor] | None = None  # of the window's own entries, and of the sums
 
     def begin(self, state: MemoryState) -> "WindowState":
         """Return the state at the window's first step."""
@@ -195,43 +194,43 @@ class MemoryWindow:
 
     def teach(self, at: At, weights: Float[Tensor, "B K E"], vectors: Float[Tensor, "B K W"]) -> None:
         """Add Σₖ weights[k, e] · vectors[k] to the gradient of each entry e, as far as the window's words made it."""
-        self._begin_gradients()
+        grad_entries, grad_sums = self._begin_gradients()
         n, step = self.held, at.step
-        self.grad_entries[:, :step] += torch.bmm(weights[..., n:].mT, vectors)
+        grad_entries[:, :step] += torch.bmm(weights[..., n:].mT, vectors)
         if self.discount is not None:
             held = _without(at.emptied, weights[..., :n])
             share = torch.bmm(held, self.take.unsqueeze(-1))
-            self.grad_sums += (share * vectors[..., self.word_size :]).sum(1)
+            grad_sums += (share * vectors[..., self.word_size :]).sum(1)
 
     def teach_norms(self, at: At, grad_squares: Float[Tensor, "B E"]) -> None:
         """Add the gradient of the entries' square norms to that of the entries."""
-        self._begin_gradients()
+        grad_entries, grad_sums = self._begin_gradients()
         n, step = self.held, at.step
         grad_squares = 2 * grad_squares.unsqueeze(-1)
-        self.grad_entries[:, :step] += grad_squares[:, n:] * self.entries[:, n : n + step]
+        grad_entries[:, :step] += grad_squares[:, n:] * self.entries[:, n : n + step]
         if self.discount is not None:
             along = (grad_squares[:, :n] * self.take.unsqueeze(-1)).mT
             traces = torch.bmm(along, self.entries[:, :n, self.word_size :]).squeeze(1)
-            self.grad_sums += traces + (along.squeeze(1) * self.take).sum(-1, keepdim=True) * self.sums[step]
+            grad_sums += traces + (along.squeeze(1) * self.take).sum(-1, keepdim=True) * self.sums[step]
 
     def word_gradient(self, step: int) -> Float[Tensor, "B Z"] | None:
         """Return the gradient of the word of a step, all later reads having been gone back through."""
-        if self.grad_entries is None:
+        if self.gradients is None:
             return None
-        z = self.word_size
-        gradient = self.grad_entries[:, step, :z]
+        (grad_entries, grad_sums), z = self.gradients, self.word_size
+        gradient = grad_entries[:, step, :z]
         if self.discount is not None:
-            gradient = gradient + self.discount**step * self.grad_sums
+            gradient = gradient + self.discount**step * grad_sums
             if step > 0:
-                traced = torch.einsum("t,btz->bz", self.decay[:step, step], self.grad_entries[:, :step, z:])
+                traced = torch.einsum("t,btz->bz", self.decay[:step, step], grad_entries[:, :step, z:])
                 gradient = gradient + traced
         return gradient
 
-    def _begin_gradients(self) -> None:
-        if self.grad_entries is None:
+    def _begin_gradients(self) -> tuple[Float[Tensor, "B T W"], Float[Tensor, "B Z"]]:
+        if self.gradients is None:
             own = self.entries[:, self.held :]
-            self.grad_entries = torch.zeros_like(own)
-            self.grad_sums = torch.zeros_like(own[:, 0, : self.word_size]) if own.shape[1] else None
+            self.gradients = torch.zeros_like(own), own.new_zeros(len(own), self.word_size)
+        return self.gradients
 
 
 def _without(emptied: Bool[Tensor, "B"] | None, x: Float[Tensor, "B K H"]) -> Float[Tensor, "B K H"]:

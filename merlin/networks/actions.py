@@ -138,6 +138,9 @@ class GaussianActions(ActionDistribution):
     of the Gaussian, and it is the environment that decides what a too large action does.
     """
 
+    centre: Float[Tensor, " n"]
+    half_range: Float[Tensor, " n"]
+
     def __init__(self, space: Box):
         super().__init__()
         self.shape, self.dtype = tuple(space.shape), torch.float32

@@ -9,7 +9,16 @@ from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from merlin.networks.entries import EntryDecoder, count, flatten_entry, frequency_nats, num_steps, unflatten_entry
+from merlin.networks.entries import (
+    EntryDecoder,
+    EntryEncoder,
+    count,
+    flatten_entry,
+    frequency_nats,
+    num_steps,
+    unflatten_entry,
+)
+from merlin.networks.spaces import shape_of
 
 LARGEST_TABLE = 1024  # of a square table of one-hots
 
@@ -21,9 +30,14 @@ class Categories(nn.Module):
     its shape, with any leading dimensions.
     """
 
+    _starts: Tensor
+    _shifts: Tensor
+    _variables: Tensor
+    _table: Tensor
+
     def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
         super().__init__()
-        self.shape: tuple[int, ...] = tuple(space.shape)
+        self.shape = shape_of(space)
         self.sizes, starts = sizes_and_starts(space)
         self.num_columns = sum(self.sizes)
         self._size = self.sizes[0] if len(set(self.sizes)) == 1 else None  # all equal: no loop over the variables
@@ -110,14 +124,18 @@ def sizes_and_starts(space: Discrete | MultiDiscrete | MultiBinary) -> tuple[tup
     return (2,) * num_variables, (0,) * num_variables
 
 
-class CategoryEncoder(nn.Module):
+class CategoryEncoder(EntryEncoder):
     """One-hots as they are: whatever reads the encoding begins with a linear layer, so one more here says nothing."""
 
     def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
         super().__init__()
         self.categories = Categories(space)
         self.output_size = self.categories.num_columns
-        self.square_length = len(self.categories.sizes)
+
+    @property
+    def square_length(self) -> int:
+        """One for each one-hot, however wide."""
+        return len(self.categories.sizes)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         return self.categories.encode(value)

@@ -1,9 +1,11 @@
 """The decoder: from the latent, the distribution of every entry of the observation."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import gymnasium
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from merlin.networks.categories import CategoryDecoder
 from merlin.networks.entries import EntryDecoder
 from merlin.networks.grids import GridDecoder
 from merlin.networks.images import ImageDecoder
-from merlin.networks.spaces import check_supported, kind
+from merlin.networks.spaces import Tokens, check_supported, kind
 from merlin.networks.texts import TextDecoder
 from merlin.networks.vectors import VectorDecoder
 
@@ -87,23 +89,26 @@ class Decoder(nn.Module):
         """Return the nats that remain however good the parameters are: a grey pixel is uncertain under a Bernoulli."""
         return {name: entry.floor_nats(observation[name]) for name, entry in self._items()}
 
-    def _items(self):
-        return zip(self.names, self.entries, strict=True)
+    def _items(self) -> Iterator[tuple[str, EntryDecoder]]:
+        for name, entry in zip(self.names, self.entries, strict=True):
+            assert isinstance(entry, EntryDecoder)
+            yield name, entry
 
 
 def make_entry_decoder(name: str, space: gymnasium.Space, input_size: int, config: DecoderConfig) -> EntryDecoder:
     """Return the decoder of one entry."""
     check_supported(name, space)
-    match kind(space):
-        case "category":
+    match kind(space), space:
+        case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryDecoder(space, input_size)
-        case "vector":
+        case "vector", Box():
             return VectorDecoder(space, input_size)
-        case "image":
+        case "image", Box():
             return ImageDecoder(
                 space, input_size, config.image_features, config.image_channels, config.image_likelihood
             )
-        case "symbols":
+        case "symbols", MultiDiscrete():
             return GridDecoder(space, input_size, config.grid_features, config.grid_rarity)
-        case "text":
+        case "text", Tokens():
             return TextDecoder(space, input_size)
+    raise AssertionError("a space that is supported has a kind")

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import gymnasium
 import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from merlin.networks.categories import CategoryEncoder
+from merlin.networks.entries import EntryEncoder
 from merlin.networks.grids import GridEncoder
 from merlin.networks.images import ImageEncoder
-from merlin.networks.spaces import check_supported, kind
+from merlin.networks.spaces import Tokens, check_supported, kind
 from merlin.networks.texts import TextEncoder
 from merlin.networks.vectors import VectorEncoder
 
@@ -37,28 +39,29 @@ class Encoder(nn.Module):
     def __init__(self, spaces: dict[str, gymnasium.Space], config: EncoderConfig):
         super().__init__()
         self.names = tuple(spaces)
-        # a list: the keys of a ModuleDict could not be dotted paths
-        self.entries = nn.ModuleList(make_entry_encoder(name, space, config) for name, space in spaces.items())
-        self.output_size: int = sum(entry.output_size for entry in self.entries)
+        entries = [make_entry_encoder(name, space, config) for name, space in spaces.items()]
+        self.entries = nn.ModuleList(entries)  # a list: the keys of a ModuleDict could not be dotted paths
+        self.output_size = sum(entry.output_size for entry in entries)
         # Of each entry's encoding, how wide it is and about how long: a one-hot has length 1 however wide it is.
-        self.parts = [(x.output_size, getattr(x, "square_length", x.output_size)) for x in self.entries]
+        self.parts = [(entry.output_size, entry.square_length) for entry in entries]
 
     def forward(self, observation: dict[str, Tensor]) -> Float[Tensor, "*batch {self.output_size}"]:
         encodings = [entry(observation[name]) for name, entry in zip(self.names, self.entries, strict=True)]
         return encodings[0] if len(encodings) == 1 else torch.cat(encodings, dim=-1)
 
 
-def make_entry_encoder(name: str, space: gymnasium.Space, config: EncoderConfig) -> nn.Module:
-    """Return the encoder of one entry; it has an `output_size`."""
+def make_entry_encoder(name: str, space: gymnasium.Space, config: EncoderConfig) -> EntryEncoder:
+    """Return the encoder of one entry."""
     check_supported(name, space)
-    match kind(space):
-        case "category":
+    match kind(space), space:
+        case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryEncoder(space)
-        case "vector":
+        case "vector", Box():
             return VectorEncoder(space)
-        case "image":
+        case "image", Box():
             return ImageEncoder(space, config.image_features, config.image_channels)
-        case "symbols":
+        case "symbols", MultiDiscrete():
             return GridEncoder(space, config.grid_features, config.grid_channels)
-        case "text":
+        case "text", Tokens():
             return TextEncoder(space, config.text_features)
+    raise AssertionError("a space that is supported has a kind")

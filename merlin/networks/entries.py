@@ -9,8 +9,24 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
+from merlin.networks.spaces import shape_of
 
 CLOSE = 0.1  # a decoded pixel or number this near to the truth counts as right
+
+
+class EntryEncoder(nn.Module):
+    """The encoding of one observation entry, of any leading dimensions.
+
+    Attributes:
+        output_size: How wide it is.
+        square_length: About how long it is, squared; as wide as it is unless told.
+    """
+
+    output_size: int
+
+    @property
+    def square_length(self) -> int:
+        return self.output_size
 
 
 class EntryDecoder(nn.Module, ABC):
@@ -22,7 +38,7 @@ class EntryDecoder(nn.Module, ABC):
 
     def __init__(self, space: gymnasium.Space):
         super().__init__()
-        self.shape: tuple[int, ...] = tuple(space.shape)
+        self.shape = shape_of(space)
 
     @abstractmethod
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.categories import Categories
-from merlin.networks.entries import EntryDecoder, count, frequency_nats, num_steps
-from merlin.networks.images import Bottleneck, stages
+from merlin.networks.entries import EntryDecoder, EntryEncoder, count, frequency_nats, num_steps
+from merlin.networks.images import Bottleneck, channels_last, stages
 from merlin.networks.initialization import start_at_scale
 
 
-class GridEncoder(nn.Module):
+class GridEncoder(EntryEncoder):
     """The sum of its channels' embeddings in each cell, two padded 3x3 convolutions, a linear layer and tanh.
 
     A grid of more than 8 rows or columns is halved first, as a picture is. Without padding a view of 3x3 would be
@@ -24,13 +24,13 @@ class GridEncoder(nn.Module):
     def __init__(self, space: MultiDiscrete, features: int, channels: int):
         super().__init__()
         self.categories = cell_categories(space)
-        plan = stages(space.shape[:2])
+        plan = stages((space.shape[0], space.shape[1]))
         # a product with one-hots: so few categories make it several times faster than gathering, and its gradient too
         self.embedding = nn.Linear(self.categories.num_columns, channels, bias=False)
         self.convolutions = nn.Sequential(*(Bottleneck(channels, channels, 2) for stage in plan if stage.stride == 2))
         for _ in range(2):
             self.convolutions.extend([nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()])
-        self.convolutions.to(memory_format=torch.channels_last)
+        channels_last(self.convolutions)
         self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
         nn.init.normal_(self.embedding.weight, std=len(self.categories.sizes) ** -0.5)

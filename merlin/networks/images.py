@@ -1,7 +1,7 @@
 """Pictures: residual convolutions, sized to the picture, and their mirror image."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.networks.entries import CLOSE, EntryDecoder, variance
+from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, variance
 from merlin.networks.initialization import start_at_scale
+
+Module = TypeVar("Module", bound=nn.Module)
 
 SMALL = 8  # rows and columns that need no further halving
 
@@ -36,6 +38,11 @@ def stages(size: tuple[int, int]) -> list[Stage]:
         plan += [Stage(2, size, half), Stage(1, half, half)]
         size = half
     return plan or [Stage(1, size, size)] * 2
+
+
+def channels_last(module: Module) -> Module:
+    """Let the weights of convolutions lie in memory as pictures do."""
+    return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # torch's stubs lack it
 
 
 class Bottleneck(nn.Module):
@@ -66,10 +73,9 @@ class UpBottleneck(nn.Module):
         super().__init__()
         middle = in_channels // 2
         stride = stage.stride
-        smallest = (
-            stride * (side - 1) + 1 for side in stage.reduced_size
-        )  # of the sizes that would shrink to this one
-        padding = tuple(side - least for side, least in zip(stage.size, smallest, strict=True))
+        (rows, columns), (reduced_rows, reduced_columns) = stage.size, stage.reduced_size
+        # to the size before, from the smallest one that would shrink to the reduced one
+        padding = rows - stride * (reduced_rows - 1) - 1, columns - stride * (reduced_columns - 1) - 1
         self.narrow = nn.Conv2d(in_channels, middle, 1)
         self.across = nn.ConvTranspose2d(middle, min(channels, middle), 3, stride, padding=1, output_padding=padding)
         self.widen = nn.Sequential(nn.ReLU(), nn.Conv2d(middle, channels, 1)) if channels > middle else None
@@ -81,7 +87,7 @@ class UpBottleneck(nn.Module):
         return (across if self.widen is None else self.widen(across)) + self.grow(self.skip(picture))
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(EntryEncoder):
     """A residual block for each stage, then a linear layer and tanh."""
 
     def __init__(self, space: Box, features: int, channels: int):
@@ -90,7 +96,7 @@ class ImageEncoder(nn.Module):
         plan = stages(self.pixels.size)
         widths = [self.pixels.channels] + [channels] * len(plan)
         blocks = nn.Sequential(*map(Bottleneck, widths[:-1], widths[1:], (stage.stride for stage in plan)))
-        self.blocks = blocks.to(memory_format=torch.channels_last)  # as pictures come; a third faster on a CPU
+        self.blocks = channels_last(blocks)  # as pictures come; a third faster on a CPU
         self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
         start_at_scale(self.blocks, self.linear)
@@ -119,7 +125,7 @@ class ImageDecoder(EntryDecoder):
             nn.Linear(input_size, features), nn.Tanh(), nn.Linear(features, math.prod(self.first_shape))
         )
         blocks = map(UpBottleneck, widths[:-1], widths[1:], plan)
-        self.blocks = nn.Sequential(*blocks).to(memory_format=torch.channels_last)
+        self.blocks = channels_last(nn.Sequential(*blocks))
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         first = self.linear(latent.reshape(-1, latent.shape[-1])).unflatten(-1, self.first_shape)
@@ -156,9 +162,11 @@ class ImageDecoder(EntryDecoder):
 class Pixels(nn.Module):
     """Pixels of a Box (Y, X, C) or (Y, X) as floats in [0, 1], by the bounds of the space; grey ones get their axis."""
 
+    _shade_entropies: Float[Tensor, " 256"]
+
     def __init__(self, space: Box):
         super().__init__()
-        self.size: tuple[int, int] = tuple(space.shape[:2])
+        self.size = space.shape[0], space.shape[1]
         self.is_grey = len(space.shape) == 2
         self.channels = 1 if self.is_grey else space.shape[2]
         self.low, high = float(space.low.min()), float(space.high.max())

@@ -12,7 +12,8 @@ def start_at_scale(convolutions: nn.Module, linear: nn.Linear) -> None:
     for layer in convolutions.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     start_orthogonal(linear, 3.0)
 
 

@@ -20,11 +20,10 @@ class LSTM(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, num_layers: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
-        self.cells = nn.ModuleList(
-            nn.LSTMCell(input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)
-        )
-        for cell in self.cells:
+        cells = [nn.LSTMCell(input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)]
+        for cell in cells:
             nn.init.constant_(cell.bias_ih[hidden_size : 2 * hidden_size], 1.0)
+        self.cells = nn.ModuleList(cells)
 
     @property
     def output_size(self) -> int:

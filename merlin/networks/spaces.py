@@ -45,6 +45,12 @@ def flatten_observation(observation: Any) -> dict[str, Any]:
     return dict(_leaves(observation, ""))
 
 
+def shape_of(space: gymnasium.Space) -> tuple[int, ...]:
+    """Return the shape of one value of an entry."""
+    assert space.shape is not None, "an entry is no Dict, Tuple or other nested space"
+    return tuple(space.shape)
+
+
 def kind(space: gymnasium.Space) -> Kind:
     """Return which network reads an entry.
 

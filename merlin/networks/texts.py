@@ -5,11 +5,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.networks.entries import EntryDecoder, count
+from merlin.networks.entries import EntryDecoder, EntryEncoder, count
 from merlin.networks.spaces import Tokens
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(EntryEncoder):
     """Token embeddings through a GRU; the output at the last token before the padding, 0 for an empty text."""
 
     def __init__(self, space: Tokens, features: int):

@@ -6,7 +6,7 @@ from gymnasium.spaces import Box
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin.networks.entries import CLOSE, EntryDecoder, flatten_entry, unflatten_entry, variance
+from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, flatten_entry, unflatten_entry, variance
 
 LARGEST_BOUND = 1e6  # bounds beyond this say "anything" (often the largest float) and are no scale
 
@@ -16,6 +16,8 @@ class VectorScale(nn.Module):
 
     Bounds below 1 and absent bounds change nothing: a vector in [0, 1] or [-1, 1] is left exactly as it is.
     """
+
+    scale: Float[Tensor, " n"]
 
     def __init__(self, space: Box):
         super().__init__()
@@ -31,7 +33,7 @@ class VectorScale(nn.Module):
         return flat if self._is_one else flat / self.scale
 
 
-class VectorEncoder(nn.Module):
+class VectorEncoder(EntryEncoder):
     """The scaled numbers as they are: whatever reads the encoding begins with a linear layer."""
 
     def __init__(self, space: Box):

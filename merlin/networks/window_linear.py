@@ -43,10 +43,10 @@ class _Children(dict):
             child = self[name] = None if child is None else in_window(child)
         return child
 
-    def values(self) -> list[Any]:  # type: ignore[override]
+    def values(self) -> list[Any]:
         return [self[name] for name in self]
 
-    def items(self) -> list[tuple[str, Any]]:  # type: ignore[override]
+    def items(self) -> list[tuple[str, Any]]:
         return [(name, self[name]) for name in self]
 
 
@@ -73,7 +73,8 @@ class WindowLinear:
         output = torch.addmm(bias, flat, self._transposed)
         if output.requires_grad and bias.requires_grad:
             uses, seen = self.uses, flat.detach()
-            output.grad_fn.register_prehook(lambda gradients: uses.add(gradients[0], seen))
+            # torch's stubs do not know that what was computed and has a gradient has a grad_fn
+            output.grad_fn.register_prehook(lambda gradients: uses.add(gradients[0], seen))  # pyright: ignore[reportOptionalMemberAccess]
         return output if x.ndim == 2 else output.view(*x.shape[:-1], len(self.weight))
 
 

@@ -142,6 +142,7 @@ class Monitor:
         """Write the learning curve, and hand wandb a picture of it and an episode."""
         from merlin.runs.learning_curve import plot_learning_curve  # matplotlib takes a second to import
 
+        assert self.reporter is not None and self.tracker is not None, "the process that leads draws"
         if not (self.run_dir / "metrics.jsonl").stat().st_size:
             return
         path = self.run_dir / "learning_curve.png"

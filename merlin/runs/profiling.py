@@ -139,7 +139,7 @@ class _Clock:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.spent = dict.fromkeys(PARTS, 0.0)
+        self.spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
     def timed(self, name: str, function: Callable) -> Callable:
         def call(*arguments: Any) -> Any:

@@ -99,10 +99,11 @@ def _docstrings(owner: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for defined_in in reversed(owner.__mro__):
         try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(defined_in))).body[0].body
+            definition = ast.parse(textwrap.dedent(inspect.getsource(defined_in))).body[0]
         except (OSError, TypeError, SyntaxError):  # built in, or typed at a prompt
             continue
-        for pair in itertools.pairwise(body):
+        assert isinstance(definition, ast.ClassDef)
+        for pair in itertools.pairwise(definition.body):
             match pair:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     texts[name] = " ".join(text.split())
@@ -237,6 +238,7 @@ def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]
         if not isinstance(value, Mapping):
             raise wrong
         if origin is not dict:
+            assert isinstance(annotation, type)
             return _build(annotation, value, path, classes)
         of_values = arguments[1] if arguments else Any
         return {key: _convert(item, of_values, f"{path}.{key}", classes) for key, item in value.items()}

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -161,12 +161,21 @@ def load_weights(
     return metadata
 
 
+@runtime_checkable
+class _Named(Protocol):
+    """A NamedTuple."""
+
+    _fields: tuple[str, ...]
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
 def to_plain(tree: Any) -> Any:
     """Return the tree with NamedTuples as dicts and tensors detached and compact: what `weights_only=True` loads."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()  # a view would be stored with all of its storage
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return {name: to_plain(value) for name, value in zip(tree._fields, tree, strict=True)}
+    if isinstance(tree, _Named):
+        return {name: to_plain(value) for name, value in tree._asdict().items()}
     if isinstance(tree, Mapping):
         return {name: to_plain(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -188,7 +197,7 @@ def from_plain(plain: Any, template: Any, path: str = "state") -> Any:
             came = list(plain.shape) if isinstance(plain, Tensor) else type(plain).__name__
             raise _foreign(path, f"have shape {list(template.shape)} and has {came}")
         return plain.to(template.device, template.dtype)
-    if isinstance(template, tuple) and hasattr(template, "_fields"):
+    if isinstance(template, _Named):
         return type(template)(**_each(plain, template._asdict(), path))
     if isinstance(template, Mapping):
         return _each(plain, template, path)

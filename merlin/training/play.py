@@ -25,6 +25,7 @@ class Player(Protocol):
 
     def initial_state(self, batch_size: int) -> Any:
         """Return the state before anything was seen."""
+        ...
 
     def step(
         self,
@@ -41,6 +42,7 @@ class Player(Protocol):
         Args:
             reward: Of the previous action. Where an episode starts it is the last one's, which the player takes for 0.
         """
+        ...
 
 
 class Moment(NamedTuple):

@@ -39,9 +39,11 @@ class Source(Protocol):
         Args:
             records: Keep the graph of acting, to learn from it.
         """
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the source goes on from, beside the rollout's own state."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""

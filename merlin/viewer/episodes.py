@@ -13,6 +13,7 @@ from torch import Tensor
 
 from merlin.agents.agent import Agent
 from merlin.environments.batch import Environment
+from merlin.networks.actions import GaussianActions
 from merlin.training.play import Moment, Observer, play
 
 
@@ -60,6 +61,7 @@ class Episode(NamedTuple):
         if isinstance(self.action_space, spaces.Box):
             return "action " + " ".join(f"{x:.2f}" for x in action.reshape(-1)[:4]).replace("-", "−")
         if self.action_names is not None:
+            assert isinstance(self.action_space, spaces.Discrete), "a single choice is what has names"
             return self.action_names[int(action) - int(self.action_space.start)]
         return "action " + " ".join(map(str, action.reshape(-1)))
 
@@ -82,7 +84,9 @@ class EpisodeRecorder(Observer):
         """Keep a step."""
         agent, output, timestep = self.agent, moment.output, moment.timestep
         slot = None if output.slots is None else int(output.slots[0])
-        word = None if slot is None else agent.memory.last_word(agent.memory_state(moment.next_state))
+        word = None
+        if slot is not None and agent.memory is not None:
+            word = agent.memory.last_word(agent.memory_state(moment.next_state))
         self.steps.append(
             Step(
                 observation=first_row(timestep.observation),
@@ -136,11 +140,12 @@ def record_episode(
 
 
 def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:
-    if not isinstance(agent.action_space, spaces.Box):
-        return first_row(agent.actions.log_probs(parameters).exp())
-    mean, log_std = agent.actions.moments(parameters)
-    mean = (mean - agent.actions.centre) / agent.actions.half_range
-    return first_row(torch.stack([mean, log_std.exp() / agent.actions.half_range, agent.actions.encode(action)], 1))
+    actions = agent.actions
+    if not isinstance(actions, GaussianActions):
+        return first_row(actions.log_probs(parameters).exp())
+    mean, log_std = actions.moments(parameters)
+    mean = (mean - actions.centre) / actions.half_range
+    return first_row(torch.stack([mean, log_std.exp() / actions.half_range, actions.encode(action)], 1))
 
 
 def action_names(task: Any, action_space: gymnasium.Space) -> Sequence[str] | None:

@@ -101,7 +101,7 @@ def _write_mp4(episodes: list[Episode], path: Path, heading: str) -> None:
             frame = np.asarray(canvas.small())
             frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), constant_values=255)
             for _ in range(max(1, round(milliseconds * VIDEO_FPS / 1000))):
-                writer.append_data(frame)
+                writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]  # imageio's stubs lack it
 
 
 def _write_png(episodes: list[Episode], path: Path, heading: str) -> None:

@@ -73,15 +73,17 @@ def _head(canvas: Canvas, x: Number, words: str, width: Number | None = None) ->
 
 def _draw_task(canvas: Canvas, x: Number, width: Number, height: Number, episode: Episode, step: int) -> None:
     _head(canvas, x, "task")
-    canvas.picture(x, TOP, width, height, episode.steps[step].picture)
+    picture = episode.steps[step].picture
+    assert picture is not None, "the panel is left out where the task draws nothing"
+    canvas.picture(x, TOP, width, height, picture)
 
 
 def _draw_observation(canvas: Canvas, x: Number, width: Number, height: Number, episode: Episode, step: int) -> None:
     now = episode.steps[step]
-    has_decoder = now.reconstruction is not None
-    column = (width - 12) / 2 if has_decoder else width
+    decodes = now.reconstruction
+    column = width if decodes is None else (width - 12) / 2
     _head(canvas, x, "sees")
-    if has_decoder:
+    if decodes is not None:
         _head(canvas, x + column + 12, "decodes")
     # Pictures share the height that the other entries leave.
     entries = episode.spaces
@@ -100,10 +102,9 @@ def _draw_observation(canvas: Canvas, x: Number, width: Number, height: Number, 
             y += heads[name]
         is_coloured = name == coloured_entry(entries)
         draw_entry(canvas, x, y, column, room, space, now.observation[name], None, is_coloured)
-        if has_decoder:
-            decoded = now.reconstruction[name]
+        if decodes is not None:
             truth = now.observation[name]
-            draw_entry(canvas, x + column + 12, y, column, room, space, decoded, truth, is_coloured)
+            draw_entry(canvas, x + column + 12, y, column, room, space, decodes[name], truth, is_coloured)
         y += room + 8
 
 
@@ -137,7 +138,9 @@ def _draw_policy(canvas: Canvas, x: Number, width: Number, height: Number, episo
 
 def choices(episode: Episode, step: int) -> tuple[list[str], set[int]]:
     """Return the names of all actions, or of all parts of a MultiDiscrete's, and which of them were taken."""
-    sizes, starts = sizes_and_starts(episode.action_space)
+    space = episode.action_space
+    assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete), "a Box has no choices"
+    sizes, starts = sizes_and_starts(space)
     action = episode.steps[step].action.reshape(-1)
     offsets = np.cumsum((0, *sizes[:-1]))
     taken = {int(o + a - s) for o, a, s in zip(offsets, action, starts, strict=True)}

@@ -97,7 +97,8 @@ class Game:
         self.total += self.reward
         if terminated or truncated:
             ended = "the end" if terminated else "time is up"
-            self.outcome = {1: "success", 0: "no success"}.get(info.get("is_success"), ended)
+            outcomes: dict[float | None, str] = {1.0: "success", 0.0: "no success"}
+            self.outcome = outcomes.get(info.get("is_success"), ended)
 
     def _see(self, observation: Any) -> None:
         entries = flatten_observation(observation)
@@ -111,7 +112,9 @@ class Game:
     def block(self, view: str, columns: int, rows: int) -> Block:
         """Return what the agent sees, or the task from above, to fit into a rectangle."""
         if view == "above":
-            return picture_block(self.env.render(), columns, rows)
+            picture = self.env.render()
+            assert isinstance(picture, np.ndarray), "the render mode is rgb_array"
+            return picture_block(picture, columns, rows)
         if not self.sees_pictures:
             return reduce(beside, self._tiles())
         pictures = [name for name, space in self.spaces.items() if is_picture(space)]
@@ -122,7 +125,9 @@ class Game:
     def _tiles(self) -> list[Block]:
         tiles, coloured = [], coloured_entry(self.spaces)
         for (words, text), (name, space) in zip(self.small_entries().items(), self.spaces.items(), strict=True):
-            index = int(self.observation[name]) - int(space.start) if name == coloured else -1
+            index = -1
+            if name == coloured and isinstance(space, spaces.Discrete):
+                index = int(self.observation[name]) - int(space.start)
             ground = category_colour(index) if index >= 0 else NEUTRAL
             ink = "#ffffff" if index > 0 else INK
             tiles.append(tile_block(words, text, ImageColor.getrgb(ink), ImageColor.getrgb(ground)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from merlin.errors import MerlinError
-from merlin.networks.spaces import kind
+from merlin.networks.spaces import kind, shape_of
 from merlin.viewer.canvas import BLUE, EMPTY, FAINT, GREEN, GREY, INK, LINE, ORANGE, RED, Canvas, Number, mix
 from merlin.viewer.episodes import Episode, Step
 from merlin.viewer.observations import coloured_entry, draw_entry, draw_word, in_words, is_picture, is_word, label
@@ -34,7 +34,7 @@ def read_rows(step: Step) -> list[tuple[str, str, np.ndarray]]:
 def num_shown_slots(episode: Episode) -> int:
     """Return how many slots are worth drawing."""
     memory_size = read_rows(episode.steps[0])[0][2].shape[0]
-    return min(memory_size, max(FEWEST_SLOTS, 1 + max(step.slot for step in episode.steps)))
+    return min(memory_size, max(FEWEST_SLOTS, 1 + max(step.slot for step in episode.steps if step.slot is not None)))
 
 
 def height_of_memory(episode: Episode) -> Number:
@@ -45,6 +45,7 @@ def height_of_memory(episode: Episode) -> Number:
 def draw_memory(canvas: Canvas, x: Number, y: Number, width: Number, episode: Episode, step: int) -> None:
     """Draw what each slot holds, how much each key reads from it, and which one is written."""
     now, held, count = episode.steps[step], episode.held(step), num_shown_slots(episode)
+    assert now.slot is not None, "a memory is drawn where there is one"
     rows = read_rows(now)
     x_slots = x + LABELS
     cell = min(WIDEST, (width - LABELS) / count)
@@ -111,7 +112,7 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
             x = 24 + story + k * (panel + gap)
             height = line - (1.5 if line > 8 else 0)
             _draw_weights(canvas, x, y, cell, height, colour, weights[:count], held, percent=False)
-            if step.slot < count and cell >= NARROWEST:
+            if step.slot is not None and step.slot < count and cell >= NARROWEST:
                 canvas.box(x + step.slot * cell, y, cell - 1.5, line - 1.5, outline=ORANGE, line=1.25, radius=2)
     y = top + line * num_steps + 20
     x = 24 + story
@@ -149,7 +150,7 @@ def _shown_entries(episode: Episode) -> list[str]:
     small = [
         name
         for name, space in episode.spaces.items()
-        if is_picture(space) or is_word(space) or (kind(space) == "vector" and np.prod(space.shape) <= MOST_NUMBERS)
+        if is_picture(space) or is_word(space) or (kind(space) == "vector" and np.prod(shape_of(space)) <= MOST_NUMBERS)
     ]
     return small[:MOST_ENTRIES]
 

@@ -38,7 +38,7 @@ def write_page(episodes: list[Episode], path: Path, heading: str) -> None:
     pictures = _Pictures()
     data = {"heading": heading, "episodes": [_episode(episode, pictures) for episode in episodes]}
     data["pictures"] = pictures.stored
-    page = resources.files(__package__).joinpath("microscope.html").read_text(encoding="utf-8")
+    page = resources.files("merlin.viewer").joinpath("microscope.html").read_text(encoding="utf-8")
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     path.write_text(page.replace("@@HEADING@@", escape(heading)).replace("@@DATA@@", text), encoding="utf-8")
 
@@ -67,14 +67,14 @@ def _episode(episode: Episode, pictures: _Pictures) -> dict[str, Any]:
     steps = episode.steps
     views = {"seen": [step.observation for step in steps]}
     if steps[0].expected is not None:
-        views["expected"] = [step.expected for step in steps]
+        views["expected"] = [step.expected for step in steps if step.expected is not None]
     if steps[0].reconstruction is not None:
-        views["inferred"] = [step.reconstruction for step in steps]
+        views["inferred"] = [step.reconstruction for step in steps if step.reconstruction is not None]
     data: dict[str, Any] = {
         "length": len(steps),
         "complete": episode.is_complete,
         "success": None if np.isnan(episode.success) else bool(episode.success),
-        "task": None if steps[0].picture is None else [pictures.index(step.picture) for step in steps],
+        "task": [pictures.index(step.picture) for step in steps if step.picture is not None] or None,
         "entries": [_entry(name, space, views, pictures) for name, space in episode.spaces.items()],
         "value": [_number(step.value) for step in steps],
         "reward": [_number(step.reward) for step in steps],
@@ -127,7 +127,7 @@ def _policy(episode: Episode) -> dict[str, Any]:
 def _memory(episode: Episode) -> dict[str, Any]:
     rows = [read_rows(step) for step in episode.steps]
     weights = np.stack([np.stack([row for _, _, row in of_step]) for of_step in rows])  # [T, K, N]
-    words = np.nan_to_num(np.stack([step.word for step in episode.steps]))
+    words = np.nan_to_num(np.stack([step.word for step in episode.steps if step.word is not None]))
     largest = max(float(np.abs(words).max()), 1e-9)
     weights = np.nan_to_num(weights)
     return {

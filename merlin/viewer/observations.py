@@ -24,7 +24,9 @@ def is_picture(space: gymnasium.Space) -> bool:
 
 def is_minigrid(space: gymnasium.Space) -> bool:
     """Return whether an entry is a view of MiniGrid's, which counts columns first."""
-    return kind(space) == "symbols" and tuple(space.nvec[0, 0]) == MINIGRID_SIZES
+    return isinstance(space, spaces.MultiDiscrete) and (
+        kind(space) == "symbols" and tuple(space.nvec[0, 0]) == MINIGRID_SIZES
+    )
 
 
 def is_word(space: gymnasium.Space) -> bool:
@@ -45,8 +47,9 @@ def in_words(entries: dict[str, gymnasium.Space], observation: dict[str, np.ndar
 
 def as_picture(space: gymnasium.Space, value: np.ndarray) -> np.ndarray:
     """Return an image or a symbolic grid as uint8 [Y, X, 3]."""
-    if kind(space) == "symbols":
+    if isinstance(space, spaces.MultiDiscrete):
         return _symbols(space, value)
+    assert isinstance(space, spaces.Box), "other spaces are no pictures"
     low, high = float(space.low.min()), float(space.high.max())
     pixels = np.clip((value.astype(np.float32) - low) / (high - low), 0, 1)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels

@@ -9,8 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
-from io import TextIOBase
-from typing import Any
+from typing import Any, TextIO
 
 from merlin.viewer.game import VIEWS, Game
 from merlin.viewer.terminal import BOLD, PLAIN, Block, beside, keyboard, pressed_keys, show
@@ -27,7 +26,7 @@ def play(
     view: str | None = None,
     summary: str = "",
     keys: int = 0,
-    screen: TextIOBase | None = None,
+    screen: TextIO | None = None,
 ) -> None:
     """Let a person play episode after episode.
 
@@ -42,12 +41,12 @@ def play(
     Raises:
         MerlinError: There is no such task, or it is none for a keyboard.
     """
-    screen = screen or sys.stdout
+    output: TextIO = sys.stdout if screen is None else screen
     game = Game(task, env_kwargs or {}, seed)
     with game.env:
-        is_screen = os.isatty(keys) and screen.isatty()
-        player = (_Screen if is_screen else _Lines)(game, view or game.default_view, summary, screen)
-        with keyboard(keys, screen if is_screen else None):
+        is_screen = os.isatty(keys) and output.isatty()
+        player = (_Screen if is_screen else _Lines)(game, view or game.default_view, summary, output)
+        with keyboard(keys, output if is_screen else None):
             player.draw()
             for key in pressed_keys(keys):
                 if key == "q":
@@ -67,7 +66,7 @@ def play(
 class _Lines:
     """A line of text for every step."""
 
-    def __init__(self, game: Game, view: str, summary: str, screen: TextIOBase):
+    def __init__(self, game: Game, view: str, summary: str, screen: TextIO):
         self.game, self.view, self.screen = game, view, screen
         self.summary = summary or str(getattr(game.unwrapped, "mission", ""))
         self.known_scores: str | None = None

@@ -7,9 +7,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import TextIOBase
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -83,7 +82,7 @@ def pressed_keys(descriptor: int) -> Iterator[str]:
         text, rest = (text[: rest.start()], rest.group()) if rest else (text, "")
         for arrow, _, character in _KEY.findall(text):
             if arrow or character:
-                yield _ARROWS.get(arrow) or _NAMED.get(character, character)
+                yield _ARROWS[arrow] if arrow else _NAMED[character] if character in _NAMED else character
         text = rest
 
 
@@ -97,7 +96,7 @@ def _read(descriptor: int) -> bytes:
 
 
 @contextmanager
-def keyboard(descriptor: int, screen: TextIOBase | None) -> Iterator[None]:
+def keyboard(descriptor: int, screen: TextIO | None) -> Iterator[None]:
     """Let keys come one by one and unseen, where they come from a terminal, and take over its screen.
 
     However this ends, by Ctrl-C or a signal too, the terminal is as it was before.
@@ -148,6 +147,6 @@ def _terminated() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def show(screen: TextIOBase, lines: list[str]) -> None:
+def show(screen: TextIO, lines: list[str]) -> None:
     """Write a whole screen."""
     print("\x1b[H" + "".join(f"{line}{PLAIN}\x1b[K\r\n" for line in lines) + "\x1b[J", end="", file=screen, flush=True)

@@ -13,7 +13,7 @@ from merlin.agents.agent import Advanced, Agent, Perceived
 from merlin.agents.merlin.initialization import start_associative
 from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
 from merlin.experience import Losses, StepOutput, Unroll
-from merlin.memory import Reader
+from merlin.memory import Memory, Reader
 from merlin.networks.heads import mlp
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.spaces import flatten_observation
@@ -80,6 +80,29 @@ class MerlinExtras(NamedTuple):
     slots: Int[Tensor, "*batch"] | None
 
 
+class Policy(nn.Module):
+    """The parts of the policy: an LSTM, what its reads are asked with, and the head of the action's distribution.
+
+    Args:
+        word_size: W, width of what a read returns.
+        num_parameters: A, of the action's distribution.
+    """
+
+    def __init__(self, config: MerlinConfig, word_size: int, num_parameters: int) -> None:
+        super().__init__()
+        hidden_size, num_keys = config.policy_hidden_size, config.policy_num_read_keys
+        strength = config.policy_read_strength
+        if strength is None:
+            strength = math.log(max(config.memory_size, 2))
+        words_size = num_keys * word_size
+        head_input_size = config.latent_size + hidden_size + words_size
+        self.lstm = LSTM(config.latent_size + words_size, hidden_size, 1)
+        self.reader = Reader(hidden_size, word_size, num_keys, strength)
+        self.head = mlp(head_input_size, (200,), num_parameters, 0.1, config.policy_hidden_gain)
+        if config.policy_associative_start:
+            start_associative(self.lstm, self.reader, config.latent_size)
+
+
 class Merlin(Agent[MerlinConfig, MerlinState]):
     """MERLIN, by the equations of Wayne et al. 2018 (arXiv:1803.10760), Algorithm 1, one time step in order:
 
@@ -116,26 +139,13 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     """
 
     config_class = MerlinConfig
+    memory: Memory
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: MerlinConfig) -> None:
         super().__init__(spaces, action_space, config)
         self.predictor = Predictor(spaces, self.actions, config)
         self.memory = self.predictor.memory
-        word_size, hidden_size = self.memory.slot_size, config.policy_hidden_size
-        num_keys, strength = config.policy_num_read_keys, config.policy_read_strength
-        if strength is None:
-            strength = math.log(max(config.memory_size, 2))
-        words_size = num_keys * word_size
-        head_input_size = config.latent_size + hidden_size + words_size
-        self.policy = nn.ModuleDict(
-            {
-                "lstm": LSTM(config.latent_size + words_size, hidden_size, 1),
-                "reader": Reader(hidden_size, word_size, num_keys, strength),
-                "head": mlp(head_input_size, (200,), self.actions.num_parameters, 0.1, config.policy_hidden_gain),
-            }
-        )
-        if config.policy_associative_start:
-            start_associative(self.policy["lstm"], self.policy["reader"], config.latent_size)
+        self.policy = Policy(config, self.memory.slot_size, self.actions.num_parameters)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the policy's parameters, and all others, which the policy gradient never reaches."""
@@ -143,7 +153,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     def initial_state(self, batch_size: int) -> MerlinState:
         """Return zeros: nothing seen, nothing remembered."""
-        policy = self.policy["lstm"].initial_state(batch_size)
+        policy = self.policy.lstm.initial_state(batch_size)
         words_size = self.config.policy_num_read_keys * self.memory.slot_size
         return MerlinState(
             self.predictor.initial_state(batch_size), policy, policy.hidden.new_zeros(batch_size, words_size)
@@ -191,8 +201,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
         """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
-        lstm = self.policy["lstm"].step(torch.cat([self.seen(latent), state.policy_read_words], -1), state.policy)
-        words, weights = self.memory.read(state.predictor.memory, *self.policy["reader"](lstm.hidden))
+        lstm = self.policy.lstm.step(torch.cat([self.seen(latent), state.policy_read_words], -1), state.policy)
+        words, weights = self.memory.read(state.predictor.memory, *self.policy.reader(lstm.hidden))
         return state._replace(policy=lstm, policy_read_words=words.flatten(1)), weights
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
@@ -205,7 +215,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def policy_parameters(self, activations: MerlinActivations) -> Float[Tensor, "*batch A"]:
         """Return log π, not normalised, of [sg(z), h~, m~]."""
         latent = self.seen(activations.latent)
-        return self.policy["head"](torch.cat([latent, activations.policy_hidden, activations.policy_words], -1))
+        return self.policy.head(torch.cat([latent, activations.policy_hidden, activations.policy_words], -1))
 
     def value(
         self, activations: MerlinActivations, policy_parameters: Float[Tensor, "*batch A"]

@@ -19,6 +19,7 @@ def start_associative(lstm: LSTM, reader: Reader, latent_size: int) -> None:
     count = min(latent_size, size // 2)
     turn = nn.init.orthogonal_(torch.empty(count, latent_size))
     (cell,) = lstm.cells
+    assert isinstance(cell, nn.LSTMCell)
     for gate, bias in enumerate((2.0, -2.0, 0.0, 2.0)):  # input open, forget closed, candidate, output open
         units = slice(gate * size, gate * size + count)
         for parameter in (cell.weight_ih, cell.weight_hh, cell.bias_hh):

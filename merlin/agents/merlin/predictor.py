@@ -1,6 +1,6 @@
 """MERLIN's memory-based predictor: half of the agent, and a module for agents of one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -103,6 +103,8 @@ class Predictor(nn.Module):
     """
 
     latents = DiagonalGaussian
+    observation_nats: Float[Tensor, ""]
+    """Running mean of what a perfect reconstruction is worth."""
 
     def __init__(self, spaces: dict[str, Space], actions: ActionDistribution, config: PredictorConfig) -> None:
         super().__init__()
@@ -118,9 +120,12 @@ class Predictor(nn.Module):
         # The first layer of the posterior network, split: what depends on the observation alone, and the rest.
         self.posterior_input = nn.Linear(self.encoder.output_size + action_size + 1, double, bias=False)
         self.posterior_context = nn.Linear(context_size + double, double)
-        self.posterior_network = nn.Sequential(nn.Tanh(), mlp(double, (double,), double, hidden_gain=gain))
+        correction = mlp(double, (double,), double, hidden_gain=gain)
+        self.posterior_network = nn.Sequential(nn.Tanh(), correction)
+        last = correction[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            self.posterior_network[-1][-1].weight[:latent_size].mul_(config.posterior_scale)
+            last.weight[:latent_size].mul_(config.posterior_scale)
         if gain is not None:
             start_balanced(self.posterior_input, [*self.encoder.parts, (action_size, 1), (1, 1)], gain)
             start_orthogonal(self.posterior_context, gain)
@@ -242,7 +247,7 @@ class Predictor(nn.Module):
         if config.expectation_cost:
             loss, nats = self._observation_loss(self.decoder(prior.mode), unroll)
             total = total + config.expectation_cost * loss
-            metrics["expected_nats"] = mean(sum(nats.values()))
+            metrics["expected_nats"] = mean(self._sum(nats.values()))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
@@ -260,7 +265,7 @@ class Predictor(nn.Module):
         with torch.no_grad():
             floor = self.decoder.floor_nats(unroll.observation)
             accuracy = self.decoder.accuracy(decoded, unroll.observation)
-            excess = sum(mean(x - floor[name]) for name, x in nats.items())
+            excess = self._sum(mean(x - floor[name]) for name, x in nats.items())
             metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
             metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
             recall = self.decoder.recall(decoded, unroll.observation)
@@ -286,14 +291,19 @@ class Predictor(nn.Module):
         """Return the weighted loss of what was decoded against what was observed, and each entry's nats."""
         nats = self.decoder.nats(decoded, unroll.observation)
         losses = self.decoder.losses(decoded, unroll.observation, nats)
-        return sum(getattr(self.config, f"{kind(self.spaces[name])}_cost") * x for name, x in losses.items()), nats
+        costs = {name: getattr(self.config, f"{kind(self.spaces[name])}_cost") for name in losses}
+        return self._sum(costs[name] * x for name, x in losses.items()), nats
+
+    def _sum(self, entries: Iterable[Tensor]) -> Tensor:
+        return sum(entries, self.observation_nats.new_zeros(()))
 
     def _kl_cost(self, unroll: Unroll) -> Float[Tensor, ""]:
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
             valid = {name: x[unroll.is_valid] for name, x in unroll.observation.items()}
-            self.observation_nats += rate * (sum(self.decoder.chance_nats(valid).values()) - self.observation_nats)
+            worth = self._sum(self.decoder.chance_nats(valid).values())
+            self.observation_nats += rate * (worth - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)
