@@ -372,7 +372,7 @@ class _Read(torch.autograd.Function):
         weights = attend(strengths * similarity, readable)
         ctx.window, ctx.at, ctx.use = window, at, window.count_use()
         ctx.set_materialize_grads(False)
-        # None of these is a differentiable output, so that keeping them here makes no cycle, and is quicker than saving.
+        # None of these is a differentiable output: keeping them here makes no cycle, and is quicker than saving.
         ctx.kept = keys, scale, strengths, similarity, weights, inverse_norms, chosen
         whole = _whole(weights, chosen, window.held + at.step)
         ctx.mark_non_differentiable(whole)

@@ -50,7 +50,7 @@ class _Children(dict):
         return [(name, self[name]) for name in self]
 
 
-class WindowLinear:
+class WindowLinear(nn.Module):
     """A linear layer whose weight gets its gradient once, when all steps of the window have been gone back through.
 
     The bias enters every step through one node of the graph. That node's gradient is complete only after every step's,
@@ -58,12 +58,13 @@ class WindowLinear:
     """
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
+        super().__init__()
         self.weight, self.bias, self.uses = weight, bias, _Uses(sums_bias=False)
         self._transposed = weight.detach().T
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
 
-    def __call__(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
+    def forward(self, x: Float[Tensor, "*batch I"]) -> Float[Tensor, "*batch O"]:
         bias = self._bias
         if bias is None:
             bias = self._learning[1]
@@ -137,13 +138,15 @@ class _Collect(torch.autograd.Function):
         return None, grad_weight, grad_bias if summed is None else summed
 
 
-class WindowLSTMCell:
+class WindowLSTMCell(nn.Module):
     """An LSTM cell as one operation: a product of [input, hidden], and the gates.
 
         i, f, g, o = [x, h] · weightᵀ + bias;   c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
     """
 
     def __init__(self, cell: nn.LSTMCell) -> None:
+        super().__init__()
+        self._parameters = cell._parameters
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
             weight = torch.cat([cell.weight_ih, cell.weight_hh], -1)
             bias = cell.bias_ih + cell.bias_hh if cell.bias else weight.new_zeros(len(weight))
@@ -151,7 +154,7 @@ class WindowLSTMCell:
         self._weight, self._learning = weight.detach(), (weight, bias)
         self._bias: Tensor | None = None
 
-    def __call__(
+    def forward(
         self, x: Float[Tensor, "B I"], state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
         bias = self._bias
@@ -182,6 +185,7 @@ class _LSTMStep(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_hidden, grad_cell):
+        assert ctx.kept is not None, "a window is gone back through once"
         weight, uses, entry, active, (i, f, g, o), cell, squashed = ctx.kept
         ctx.kept = None
         output_to_cell = torch.addcmul(o, o * squashed, squashed, value=-1)  # o · tanh'(c')

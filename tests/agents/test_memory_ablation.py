@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
-from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation, MemoryAblationState, find_memory
+from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation, MemoryAblationState
 from merlin.environments.batch import make_environment
 from merlin.errors import MerlinError
 from merlin.runs.presets import preset
@@ -29,7 +29,8 @@ def play(player, batch_size: int, other_card: bool = False) -> list:
             observation["card"][0] = (observation["card"][0] + 1) % 5
         is_first = torch.full((batch_size,), t % EPISODE == 0)
         output, state = player.step(observation, state, is_first, torch.zeros(batch_size), generator=generator)
-        found.append((output, find_memory(_inner(state))))
+        agent = getattr(player, "agent", player)
+        found.append((output, agent.memory_state(_inner(state))))
     return found
 
 

@@ -49,7 +49,7 @@ def test_a_memory_is_made_by_its_name():
     [
         ("contents", "memory must be one of content or module:Name, but is 'contents': did you mean 'content'"),
         (f"{__name__}:NoMemory", "must name a class derived from Memory, but what it has of that name is none"),
-        (f"{__name__}:Missing", "must name a class derived from Memory, but it has nothing of that name"),
+        (f"{__name__}:Missing", "must name a class derived from Memory, but .* has nothing of that name"),
         ("no_such_module:Queue", "cannot be imported: ModuleNotFoundError"),
     ],
 )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from merlin.networks.heads import mlp
 from merlin.networks.lstm import LSTM, LSTMState
-from merlin.networks.window_linear import WindowLinear, WindowLSTMCell, _LSTMGates, _Uses, in_window
+from merlin.networks.window_linear import WindowLinear, WindowLSTMCell, _LSTMStep, _Uses, in_window
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
 
@@ -153,14 +153,26 @@ def test_lstm_cells(bias, steps, which):
     assert all(gradient.any() for gradient in found.values())
 
 
-def test_the_fused_gates_by_finite_differences():
-    gates, cell = randn(B, 4 * HIDDEN).requires_grad_(), randn(B, HIDDEN, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(_LSTMGates.apply, (gates, cell))
+def test_an_input_without_gradient_costs_no_gradient():
+    """Half of the product is left out then; all other gradients are the same."""
+    cell = nn.LSTMCell(INPUT, HIDDEN).double()
+    x, hidden, before = randn(B, INPUT, seed=2), *randn(2, B, HIDDEN, seed=3)
+    hidden.requires_grad_()
+    found = []
+    for step in (cell, in_window(cell)):
+        output = torch.cat(step(x, (hidden, before)), -1)
+        weights = randn(*output.shape, seed=4)
+        found.append(torch.autograd.grad((output * weights).sum(), [hidden, *cell.parameters()]))
+    for ours, plain in zip(*found, strict=True):
+        close(ours, plain)
 
 
 def test_the_fused_gates_are_in_the_order_of_the_docstring():
-    i, f, g, o, c = randn(5, B, HIDDEN)
-    hidden, cell = _LSTMGates.apply(torch.cat([i, f, g, o], -1), c)
+    (i, f, g, o), c = randn(4, HIDDEN), randn(B, HIDDEN, seed=1)
+    nothing = torch.zeros(B, INPUT + HIDDEN, dtype=torch.float64)
+    weight, bias = randn(4 * HIDDEN, INPUT + HIDDEN), torch.cat([i, f, g, o])
+    uses = _Uses(sums_bias=True)
+    hidden, cell = _LSTMStep.apply(bias, weight, uses, *nothing.split([INPUT, HIDDEN], -1), c)
     close(cell, torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
     close(hidden, torch.sigmoid(o) * torch.tanh(cell))
 
@@ -258,13 +270,13 @@ def test_a_window_is_freed_without_the_garbage_collector(rows, learnt, monkeypat
     gc.disable()
     try:
         stepping, kept = in_window(module), []
-        state = stepping["lstm"].initial_state(B)
+        state = module["lstm"].initial_state(B)
         for _ in range(5):
             x = torch.randn(B, INPUT)
             state = stepping["lstm"].step(x, state)
             output = stepping["head"](state.hidden)
             kept += [weakref.ref(y) for y in (x, *state, output)]
-        kept += [weakref.ref(stepping["head"].uses), weakref.ref(stepping["lstm"].cells[0].gates)]
+        kept += [weakref.ref(stepping["head"].uses), weakref.ref(stepping["lstm"].cells[0].uses)]
         if learnt:
             output.sum().backward()
         del stepping, x, state, output
