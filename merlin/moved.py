@@ -10,7 +10,6 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 MOVED = {
     "tasks": "merlin.tasks",
@@ -82,8 +81,8 @@ class OldNames:
             old = old.rpartition(".")[0]
         if not old or (old == "tasks" and cls._is_taken(name)):
             return None
-        loader: Any = cls  # any object with the methods of a loader is one
-        return ModuleSpec(name, loader, loader_state=MOVED[old] + name.removeprefix(old))
+        # typeshed asks for an instance of Loader, Python for any object with its methods
+        return ModuleSpec(name, cls, loader_state=MOVED[old] + name.removeprefix(old))  # pyright: ignore[reportArgumentType]
 
     @classmethod
     def _is_taken(cls, name: str) -> bool:

@@ -160,8 +160,8 @@ def run_worker(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler inherited from the trainer would keep the worker alive
     torch.set_num_threads(1)  # the workers share the cores
     try:
-        errors: Any = _RaisedAgain()  # of the queue that is asked for, only `put` is used
-        _async_worker(index, env_fn, pipe, parent_pipe, memory, errors, *rest)
+        # of the queue that gymnasium's annotation asks for, it uses only `put`
+        _async_worker(index, env_fn, pipe, parent_pipe, memory, _RaisedAgain(), *rest)  # pyright: ignore[reportArgumentType]
     except Exception as error:
         failures.put((index, describe(error), traceback.format_exc()[-8000:]))
 
