@@ -141,7 +141,7 @@ class _Collect(torch.autograd.Function):
 class WindowLSTMCell(nn.Module):
     """An LSTM cell as one operation: a product of [input, hidden], and the gates.
 
-        i, f, g, o = [x, h] · weightᵀ + bias;   c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
+    i, f, g, o = [x, h] · weightᵀ + bias;   c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
     """
 
     def __init__(self, cell: nn.LSTMCell) -> None:
