@@ -191,10 +191,10 @@ def of_slots(state, weights):
     return found.scatter_add(2, slots, weights[..., held:])
 
 
-def step_through(played, words, keys, strengths, discount, mask_unwritten, top_k, plain, look=None):
+def step_through(played, words, keys, strengths, discount, mask_unwritten, top_k, plain, look=None, recurrent=True):
     """Return the words of reads before and after each write, of a window or of the memory written plainly.
 
-    A key that is read with holds on to what was read before, as in a recurrent network.
+    A key that is read with depends on what was read before, as in a recurrent network, unless it is not recurrent.
     """
     state = played.initial if plain else begin(played.initial, discount, mask_unwritten)
     found = []
@@ -208,10 +208,11 @@ def step_through(played, words, keys, strengths, discount, mask_unwritten, top_k
     for t in range(len(words)):
         is_first = played.is_first[t]
         state = memories.reset(state, is_first) if plain else state.reset(is_first)
-        early = read(state, keys[t] + 0.3 * last.masked_fill(is_first.view(-1, 1, 1), 0), strengths[t])
+        before = 0.3 * last.masked_fill(is_first.view(-1, 1, 1), 0) if recurrent else 0.3
+        early = read(state, keys[t] + before, strengths[t])
         if look is not None:
             look(state)
-        last, weights = read(state, keys[t] - 0.3 * early.words, strengths[t])
+        last, weights = read(state, keys[t] - (0.3 * early.words if recurrent else 0.3), strengths[t])
         if plain:
             state, _ = memories.content.write_to(state, words[t], weights, discount, played.slots[t])
         else:
@@ -274,8 +275,9 @@ def test_gradients_are_the_slopes_along_a_random_direction(discount, mask_unwrit
     [[0], [1], [2 * T - 1], [2 * T - 2], [8], [9], [3, 16], [0, 2 * T - 1]],
     ids=["first", "first's second", "last", "last's first", "early", "late of early", "two", "first and last"],
 )
+@pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("learning", ["all", "words", "keys"])
-def test_the_way_back_is_right_whatever_the_loss_reaches(reached, learning):
+def test_the_way_back_is_right_whatever_the_loss_reaches(reached, learning, recurrent):
     """Reads whose result is unused are passed through; words or keys alone may have gradients."""
     played = play(0.8, 5)
     every = inputs_of(played)
@@ -285,34 +287,12 @@ def test_the_way_back_is_right_whatever_the_loss_reaches(reached, learning):
     wanted = [x for x in inputs if x.requires_grad]
     gradients = []
     for plain in (True, False):
-        found = step_through(played, *inputs, 0.8, True, None, plain)
+        found = step_through(played, *inputs, 0.8, True, None, plain, recurrent=recurrent)
         loss = weighed([found[i] for i in reached])
         if not plain or loss.requires_grad:
             gradients.append(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
     for x, y in zip(gradients[-1], gradients[0], strict=True):
         close_gradients(x, y)
-
-
-def test_reads_without_recurrence_are_gone_back_through_in_order():
-    """Nothing but the window's thread orders reads whose keys are independent of one another."""
-    played = play(0.8, 5)
-    words, keys, strengths = inputs_of(played)
-    for order in (list(range(T)), list(reversed(range(T)))):
-        gradients = []
-        for plain in (True, False):
-            state, found = played.initial if plain else begin(played.initial, 0.8), {}
-            for t in range(T):
-                if plain:
-                    read = memories.read(state.memory, keys[t], strengths[t], memories.written(state))
-                    state, _ = memories.content.write_to(state, words[t], read.weights, 0.8, played.slots[t])
-                else:
-                    read = state.read(keys[t], strengths[t])
-                    state = state.write(words[t], read.weights, played.slots[t])
-                found[t] = read.words
-            loss = sum((found[t] * random_keys(*found[t].shape, seed=t)).sum() for t in order)
-            gradients.append(torch.autograd.grad(loss, (words, keys, strengths)))
-        for x, y in zip(gradients[1], gradients[0], strict=True):
-            close_gradients(x, y)
 
 
 @pytest.mark.parametrize("learning", ["all", "words", "keys"])
@@ -395,8 +375,9 @@ def test_no_more_steps_are_written_than_a_window_has():
         state.write(torch.ones(B, Z, dtype=torch.float64), weights)
 
 
+@pytest.mark.parametrize("recurrent", [True, False])
 @every_switch
-def test_reading_without_gradients_in_between_leaves_no_trace(discount, mask_unwritten):
+def test_reading_without_gradients_in_between_leaves_no_trace(discount, mask_unwritten, recurrent):
     played = play(discount, 5)
     inputs = inputs_of(played)
 
@@ -406,7 +387,7 @@ def test_reading_without_gradients_in_between_leaves_no_trace(discount, mask_unw
 
     results = []
     for looked in (None, look):
-        found = step_through(played, *inputs, discount, mask_unwritten, None, False, looked)
+        found = step_through(played, *inputs, discount, mask_unwritten, None, False, looked, recurrent)
         results.append((found, torch.autograd.grad(weighed(found), inputs)))
     for xs, ys in zip(*results, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(xs, ys, strict=True))
