@@ -124,7 +124,9 @@ def test_what_stands_for_a_final_observation_where_no_episode_ended_is_seen_by_n
 def test_every_autoreset_mode_gives_the_same_training_data(mode):
     """Row by row, the rows that count are those of same-step autoreset, in the same order in each environment."""
     _, _, (same, *_), _ = collect(AutoresetMode.SAME_STEP)
-    _, _, (other, *_), _ = collect(mode)
+    _, _, (other, *_), episodes = collect(mode)
+    lengths = other.observation["observation"][..., 0][other.is_end] + 1
+    assert torch.equal(episodes.lengths, lengths) and torch.equal(episodes.returns, lengths * (lengths + 1) / 2)
     assert other.is_valid.all() == (mode is not AutoresetMode.NEXT_STEP)
     fields = ("is_first", "previous_reward", "reward", "discount", "is_end")
     for b in range(B):
