@@ -318,7 +318,7 @@ def test_imagined_latents_are_samples_of_the_prior_that_are_acted_on_and_remembe
             prior = DiagonalGaussian.from_parameters(agent.predictor.prior(state.predictor))
             torch.testing.assert_close(latent, prior.sample(torch.randn(B, 6, generator=generator)))
             middle, _ = agent.recall(latent, state)
-            policy = torch.cat([latent, middle.policy.hidden, middle.policy_read_words], -1)
+            policy = torch.cat([latent, middle.policy_hidden, middle.policy_read_words], -1)
             action = agent.actions.encode(agent.actions.sample(agent.policy.head(policy), generator))
             state = advance(agent, latent, action, state)[0]
     assert (latents.std(0) > 0).all()
