@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOBase
 from pathlib import Path
 from typing import TextIO
 
@@ -30,7 +31,7 @@ def compare(
     jobs: int | None = None,
     wandb: str = "disabled",
     import_from: Path | None = None,
-    stream: TextIO | None = None,
+    stream: TextIOBase | TextIO | None = None,
 ) -> list[str]:
     """Train and evaluate what was not yet, and return the failures, a sentence for each run that failed.
 
@@ -47,7 +48,7 @@ def compare(
     Raises:
         KeyboardInterrupt: All runs that were training have written checkpoints.
     """
-    shown: TextIO = sys.stderr if stream is None else stream
+    shown: TextIOBase | TextIO = sys.stderr if stream is None else stream
     with _alone_in(runs[0].run_dir.parent) as lock:
         return _compare(
             runs,
@@ -59,7 +60,11 @@ def compare(
 
 
 def _compare(
-    runs: Sequence[Run], memory: Sequence[str], start: Callable[[Run], "RunProcess"], jobs: int, stream: TextIO
+    runs: Sequence[Run],
+    memory: Sequence[str],
+    start: Callable[[Run], "RunProcess"],
+    jobs: int,
+    stream: TextIOBase | TextIO,
 ) -> list[str]:
     waiting = [run for run in runs if run.missing(memory)]
     total = sum(run.config().steps for run in waiting)

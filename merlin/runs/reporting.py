@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -22,7 +23,9 @@ class Reporter:
         env_steps    120,000   25,310/s  return  1.42 ± 0.61  kl  7.1 nats  00:05 left 00:31
     """
 
-    def __init__(self, run_dir: Path, total_steps: int, first_step: int = 0, stream: io.TextIOBase | None = None):
+    def __init__(
+        self, run_dir: Path, total_steps: int, first_step: int = 0, stream: io.TextIOBase | TextIO | None = None
+    ):
         """Open the run's metrics.
 
         Args:

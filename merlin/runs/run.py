@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from io import TextIOBase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 
@@ -151,7 +152,7 @@ def train(
     resume: bool = False,
     wandb: str = "disabled",
     max_seconds: float = math.inf,
-    stream: Any = None,
+    stream: TextIOBase | TextIO | None = None,
     film: Callable[[Path], Path] | None = None,
 ) -> Summary:
     """Train as configured and leave a complete run directory behind, also when interrupted.
@@ -176,7 +177,7 @@ def _train(
     resume: bool,
     wandb: str,
     max_seconds: float,
-    stream: Any,
+    stream: TextIOBase | TextIO | None,
     film: Callable[[Path], Path] | None,
 ) -> Summary:
     begin, leads = time.monotonic(), distributed.rank() == 0

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
+from io import TextIOBase
 from typing import Any, TextIO
 
 from merlin.viewer.game import VIEWS, Game
@@ -26,7 +27,7 @@ def play(
     view: str | None = None,
     summary: str = "",
     keys: int = 0,
-    screen: TextIO | None = None,
+    screen: TextIOBase | TextIO | None = None,
 ) -> None:
     """Let a person play episode after episode.
 
@@ -41,7 +42,7 @@ def play(
     Raises:
         MerlinError: There is no such task, or it is none for a keyboard.
     """
-    output: TextIO = sys.stdout if screen is None else screen
+    output: TextIOBase | TextIO = sys.stdout if screen is None else screen
     game = Game(task, env_kwargs or {}, seed)
     with game.env:
         is_screen = os.isatty(keys) and output.isatty()
@@ -66,7 +67,7 @@ def play(
 class _Lines:
     """A line of text for every step."""
 
-    def __init__(self, game: Game, view: str, summary: str, screen: TextIO):
+    def __init__(self, game: Game, view: str, summary: str, screen: TextIOBase | TextIO):
         self.game, self.view, self.screen = game, view, screen
         self.summary = summary or str(getattr(game.unwrapped, "mission", ""))
         self.known_scores: str | None = None

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOBase
 from itertools import zip_longest
 from typing import NamedTuple, TextIO
 
@@ -96,7 +97,7 @@ def _read(descriptor: int) -> bytes:
 
 
 @contextmanager
-def keyboard(descriptor: int, screen: TextIO | None) -> Iterator[None]:
+def keyboard(descriptor: int, screen: TextIOBase | TextIO | None) -> Iterator[None]:
     """Let keys come one by one and unseen, where they come from a terminal, and take over its screen.
 
     However this ends, by Ctrl-C or a signal too, the terminal is as it was before.
@@ -147,6 +148,6 @@ def _terminated() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def show(screen: TextIO, lines: list[str]) -> None:
+def show(screen: TextIOBase | TextIO, lines: list[str]) -> None:
     """Write a whole screen."""
     print("\x1b[H" + "".join(f"{line}{PLAIN}\x1b[K\r\n" for line in lines) + "\x1b[J", end="", file=screen, flush=True)

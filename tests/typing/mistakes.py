@@ -6,6 +6,8 @@ import torch
 
 import merlin
 from merlin import memory as memories
+from merlin import prset as preset  # mistake
+from merlin.agents.merlin import MerlinConfg as MerlinConfig  # mistake
 
 config = merlin.preset("merlin", "merlin/MemoryGame-v0")
 merlin.trian(config, Path("runs/mine"))  # mistake
@@ -13,6 +15,7 @@ merlin.train("merlin", Path("runs/mine"))  # mistake
 merlin.train(config, Path("runs/mine"), max_secnds=1)  # mistake
 print(config.sede)  # mistake
 print(config.training.unroll_lenght)  # mistake
+print(preset, MerlinConfig)
 print(merlin.MerlinConfig(kl_reference_nat=8.0))  # mistake
 merlin.override(config, "model.kl_cost=1")  # mistake
 
