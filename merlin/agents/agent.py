@@ -55,8 +55,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         state             = advance(perceived, action)
 
     `step` takes it to act; `Acting` takes it over a window, with the graph recorded where learning follows; `scan`
-    takes it over a window that was experienced. What does not depend on the step before, `encode` and the heads, is computed
-    for all steps of a window at once.
+    takes it over a window that was experienced. What does not depend on the step before, `encode` and the heads, is
+    computed for all steps of a window at once.
 
     The state is a NamedTuple of tensors, batch first, all zeros at an episode's start, with an entry `previous_action`.
 
@@ -274,7 +274,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return ActorCriticLearner(self, config, generator)
 
     def source(self, rollout: Any) -> Any:
-        """Return where the learner's windows come from, a `merlin.training.rollout.Source`: acting, unless overridden."""
+        """Return where windows to learn from come from, a `merlin.training.rollout.Source`: acting, unless overridden."""
         return rollout
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -32,7 +32,7 @@ class MemoryConfig:
 
 
 class Memory(ABC):
-    """How a memory is read and written. Its state is a value: a NamedTuple of tensors, batch first, all zeros when empty.
+    """How a memory is read and written. Its state is a value: a NamedTuple of tensors, batch first, zeros when empty.
 
     Args:
         word_size: Z, width of what is written.

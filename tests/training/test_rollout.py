@@ -1,4 +1,4 @@
-"""The rollout: its rows line up as `merlin.experience` draws them, in every autoreset mode, and truncation bootstraps."""
+"""The rollout: rows line up as `merlin.experience` draws them in every autoreset mode, and truncation bootstraps."""
 
 import gymnasium
 import numpy as np
