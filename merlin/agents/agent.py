@@ -274,7 +274,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return ActorCriticLearner(self, config, generator)
 
     def source(self, rollout: Any) -> Any:
-        """Return where windows to learn from come from, a `merlin.training.rollout.Source`: acting, unless overridden."""
+        """Return where the learner's windows come from, a `merlin.training.rollout.Source`; by default, acting."""
         return rollout
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
