@@ -163,7 +163,7 @@ def train(
     Args:
         resume: Go on from the last checkpoint of `run_dir`, whose configuration this must be.
         wandb: auto, online, offline or disabled.
-        max_seconds: Stop after this long, counted from this call, as if `steps` had been reached.
+        max_seconds: Stop after this long, counted from this call, but not before the first window is learnt from.
         stream: Where progress is shown; standard error unless told.
         film: Films an episode of the finished run for Weights & Biases, such as `merlin.watch`; none leaves it out.
     """
@@ -209,7 +209,13 @@ def _train(
         code = 1
         try:
             with interrupts() as interrupted:
-                trainer.run(monitor.report, lambda: bool(interrupted) or time.monotonic() - begin >= max_seconds)
+                first = trainer.env_steps
+
+                def should_stop() -> bool:  # late or not, one window is learnt from
+                    is_late = trainer.env_steps > first and time.monotonic() - begin >= max_seconds
+                    return bool(interrupted) or is_late
+
+                trainer.run(monitor.report, should_stop)
             monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
             if leads:
