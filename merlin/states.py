@@ -35,6 +35,13 @@ def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
     return None if state is None else state.reset(is_first)  # a memory inside a window
 
 
+def detach_state(state: Any) -> Any:
+    """Return the state cut from the graph; a memory inside a window, whose entries have no gradient, is as it is."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    return type(state)(*map(detach_state, state)) if isinstance(state, tuple) else state
+
+
 def stack_states(states: list[Any]) -> Any:
     """Return states of the same form, one of each step, as one whose tensors begin with a time axis."""
     return map_state(lambda *rows: torch.stack(rows), *states)

@@ -15,7 +15,7 @@ from merlin.networks.actions import make_action_distribution
 from merlin.networks.spaces import flatten_observation
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import ActorCriticConfig
-from merlin.states import map_state, reset_state, stack_states
+from merlin.states import detach_state, map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
 Same = TypeVar("Same")
@@ -54,7 +54,7 @@ class Perceived(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """The second half of a step: what follows from the action. `read_weights` are those that the next step sees."""
+    """The second half of a step: what follows from the action. `read_weights` are those of reads after it, if any."""
 
     state: Any
     extras: Any = None
@@ -195,6 +195,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         parameters = self.policy_parameters(activations)
         action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
         advanced = self.advance(perceived, self.actions.encode(action))
+        has_one_reader = advanced.read_weights is None
         output = StepOutput(
             action=action,
             log_prob=self.actions.log_prob(parameters, action),
@@ -203,8 +204,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             extras=advanced.extras,
             slots=getattr(advanced.extras, "slots", None),
             latent=getattr(activations, "latent", None),
-            read_weights=advanced.read_weights,
-            policy_read_weights=perceived.read_weights,
+            read_weights=perceived.read_weights if has_one_reader else advanced.read_weights,
+            policy_read_weights=None if has_one_reader else perceived.read_weights,
         )
         return output, advanced.state
 
@@ -365,7 +366,7 @@ class Acting:
         self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
     ) -> Float[Tensor, "B"]:
         """Return what would be the next step's value, and go nowhere."""
-        state = self._running if self._end is None else self._end
+        state = detach_state(self._running if self._end is None else self._end)
         perceived = self.agent.perceive_new(observation, state, is_first, reward, self.generator)
         return self.agent.value(perceived.activations, self.agent.policy_parameters(perceived.activations))
 

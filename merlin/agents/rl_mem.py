@@ -102,7 +102,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
         assert weights is not None, "perceiving ends in a read"
         slot = None if perceived.extras is None else perceived.extras.slots
         memory, slot = self.memory.write(state.memory, word, weights.detach(), slot)
-        return Advanced(state._replace(memory=memory, previous_action=action), RLMemExtras(slot), weights)
+        return Advanced(state._replace(memory=memory, previous_action=action), RLMemExtras(slot))
 
     @torch.no_grad()
     def features(self, observation: Any, output: StepOutput, state: RLMemState) -> dict[str, Float[Tensor, "B _"]]:

@@ -87,6 +87,7 @@ class EpisodeRecorder(Observer):
         word = None
         if slot is not None and agent.memory is not None:
             word = agent.memory.last_word(agent.memory_state(moment.next_state))
+        slot = None if word is None else slot  # of a memory that cannot tell what it holds nothing is drawn
         self.steps.append(
             Step(
                 observation=first_row(timestep.observation),
