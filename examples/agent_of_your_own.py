@@ -15,17 +15,11 @@ from merlin import Agent, Losses, Unroll
 from merlin.agents.agent import Advanced, Perceived
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.heads import mlp
-from merlin.objectives.policy_gradient import (
-    ActorCriticConfig,
-    actor_critic_metrics,
-    actor_loss,
-    advantages_and_returns,
-    masked_mean,
-)
+from merlin.objectives import policy_gradient as pg
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRUConfig(ActorCriticConfig):
+class GRUConfig(pg.ActorCriticConfig):
     hidden_size: int = 128
     """Units of the GRU: whatever stands here can be set by `--set model.hidden_size=64`."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -73,8 +67,8 @@ class GRUAgent(Agent[GRUConfig, GRUState]):
 
     def loss(self, activations: Features, unroll: Unroll, actions, previous_actions, entropy_scale: float) -> Losses:
         parameters, value = self.policy_parameters(activations), self.value(activations, None)
-        advantages, returns = advantages_and_returns(unroll, self.config)
-        actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
-        total = masked_mean(actor.loss + self.config.return_cost * 0.5 * (returns - value).square(), unroll.is_valid)
-        metrics = actor_critic_metrics(unroll, actor, value, returns)
+        advantages, returns = pg.advantages_and_returns(unroll, self.config)
+        actor = pg.actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
+        total = pg.masked_mean(actor.loss + self.config.return_cost * 0.5 * (returns - value).square(), unroll.is_valid)
+        metrics = pg.actor_critic_metrics(unroll, actor, value, returns)
         return Losses(total, {name: x.detach() for name, x in metrics.items()})

@@ -58,6 +58,7 @@ def test_agent_and_memory_of_your_own_are_trained_resumed_evaluated_watched_and_
     what, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT / "examples")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that compare starts
     run_dir, few, here = str(tmp_path / "run"), ["--episodes", "8"], ["--import-from", "."]
     size = ["--num-envs", "8"]
     assert main(["train", *OWN[what], *size, "--steps", "2000", "--run-dir", run_dir]) == 0
