@@ -93,6 +93,11 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         """Return V."""
         return self.value_head(self.features_of(activations)).squeeze(-1)
 
+    def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+        """Return both, of features put together once."""
+        features = self.features_of(activations)
+        return self.policy_head(features), self.value_head(features).squeeze(-1)
+
     def loss(
         self,
         activations: Any,
@@ -102,8 +107,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        features = self.features_of(activations)
-        parameters, value = self.policy_head(features), self.value_head(features).squeeze(-1)
+        parameters, value = self.heads(activations)
         advantages, returns = advantages_and_returns(unroll, self.config)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         critic = 0.5 * (returns - value).square()

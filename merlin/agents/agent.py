@@ -192,14 +192,14 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """
         perceived = self.perceive_new(flatten_observation(observation), state, is_first, reward, generator)
         activations = perceived.activations
-        parameters = self.policy_parameters(activations)
+        parameters, value = self.heads(activations)
         action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
         advanced = self.advance(perceived, self.actions.encode(action))
         has_one_reader = advanced.read_weights is None
         output = StepOutput(
             action=action,
             log_prob=self.actions.log_prob(parameters, action),
-            value=self.value(activations, parameters),
+            value=value,
             policy_parameters=parameters,
             extras=advanced.extras,
             slots=getattr(advanced.extras, "slots", None),
@@ -208,6 +208,11 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             policy_read_weights=None if has_one_reader else perceived.read_weights,
         )
         return output, advanced.state
+
+    def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+        """Return the parameters of the action's distribution, and V."""
+        parameters = self.policy_parameters(activations)
+        return parameters, self.value(activations, parameters)
 
     def perceive_new(
         self,
