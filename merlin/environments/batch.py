@@ -14,6 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
+from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
 from merlin.errors import MerlinError, describe
 from merlin.networks.spaces import flatten_observation, flatten_space, shape_of
@@ -293,6 +294,7 @@ def make_environment(
     vectorization: str = "sync",
     render_mode: str | None = None,
     truncation_ends: bool = False,
+    config: EnvironmentConfig | None = None,
 ) -> Environment:
     """Return a batch of a task.
 
@@ -302,6 +304,7 @@ def make_environment(
         vectorization: "sync" steps all environments in this process, "async" each in a worker process of its own.
             A task that is a batch of tensors has no need of either.
         truncation_ends: Report truncations as terminations: see `TrainingConfig`.
+        config: How environments are wrapped, read and waited for.
 
     Raises:
         MerlinError: Unknown id, unsupported spaces, or a task that does not take `env_kwargs`.

@@ -66,6 +66,7 @@ def build_environment(config: RunConfig, num_envs: int | None = None, render_mod
         vectorization=config.vectorization,
         render_mode=render_mode,
         truncation_ends=config.training.truncation_ends,
+        config=config.environment,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
+from merlin.environments.config import EnvironmentConfig
 from merlin.errors import MerlinError
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.runs.presets import grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
@@ -64,6 +65,8 @@ class RunConfig:
     """Keyword arguments of the environment."""
     vectorization: str = "sync"
     """How environments that are not tensors are stepped: sync in this process, async in one process each."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """How environments are taken."""
     model: ActorCriticConfig
     """The agent's configuration."""
     training: TrainingConfig
