@@ -13,6 +13,7 @@ from merlin.experience import Losses, StepOutput, Unroll
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.heads import mlp
 from merlin.networks.lstm import LSTM, LSTMState
+from merlin.networks.scales import ReturnScale
 from merlin.networks.spaces import flatten_observation
 from merlin.objectives.policy_gradient import (
     ActorCriticConfig,
@@ -64,13 +65,14 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
     def _build(self, spaces: dict[str, Space], core_input_size: int, feature_size: int) -> None:
         """Make the parts, for a core that reads e and `core_input_size` numbers, and gives e, h and `feature_size`."""
         config = self.config
-        self.encoder = Encoder(spaces, config.encoder)
+        self.encoder = Encoder(spaces, config.encoder, config.running_scales)
         self.encoding_size = self.encoder.output_size + self.actions.encoding_size + 1
         self.lstm = LSTM(self.encoding_size + core_input_size, config.hidden_size, config.num_layers)
         features = self.encoding_size + self.lstm.output_size + feature_size
         num_parameters = self.actions.num_parameters
         self.policy_head = mlp(features, (config.head_size,), num_parameters, 0.1, config.policy_hidden_gain)
         self.value_head = mlp(features, (config.head_size,), 1)
+        self.return_scale = ReturnScale(config.running_scales)
 
     def encode(
         self,
@@ -79,7 +81,8 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         previous_reward: Float[Tensor, "*batch"],
     ) -> Float[Tensor, "*batch C"]:
         """Return e."""
-        return torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
+        reward = self.return_scale.reward(previous_reward)
+        return torch.cat([self.encoder(observation), previous_action, reward.unsqueeze(-1)], -1)
 
     def features_of(self, activations: Any) -> Float[Tensor, "*batch F"]:
         """Return what policy and value read: encoding, recurrent state and, of an agent with a memory, words read."""
@@ -91,12 +94,15 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
 
     def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
         """Return V."""
-        return self.value_head(self.features_of(activations)).squeeze(-1)
+        return self._value(self.features_of(activations))
 
     def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
         """Return both, of features put together once."""
         features = self.features_of(activations)
-        return self.policy_head(features), self.value_head(features).squeeze(-1)
+        return self.policy_head(features), self._value(features)
+
+    def _value(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch"]:
+        return self.return_scale.value(self.value_head(features).squeeze(-1))
 
     def loss(
         self,
@@ -108,12 +114,23 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
         parameters, value = self.heads(activations)
-        advantages, returns = advantages_and_returns(unroll, self.config)
+        unit = self.return_scale.unit
+        advantages, returns = advantages_and_returns(unroll, self.config, unit)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
-        critic = 0.5 * (returns - value).square()
+        critic = 0.5 * ((returns - value) / unit).square()
         total = masked_mean(actor.loss + self.config.return_cost * critic, unroll.is_valid)
         metrics = actor_critic_metrics(unroll, actor, value, returns)
         return Losses(total, {name: x.detach() for name, x in metrics.items()})
+
+    @property
+    def scales_are_new(self) -> bool:
+        return self.return_scale.is_new
+
+    def update_scales(self, unroll: Unroll) -> None:
+        """Take in a window. See `Agent.update_scales`."""
+        _, returns = advantages_and_returns(unroll, self.config)
+        self.encoder.update_scales(unroll.observation, unroll.is_valid)
+        self.return_scale.update(unroll.reward, returns, unroll.is_valid, [(self.value_head[-1], True)])
 
     @torch.no_grad()
     def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:

@@ -299,6 +299,14 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the source of the learner's windows (`merlin.training.rollout.Source`): unless overridden, acting."""
         return rollout
 
+    @property
+    def scales_are_new(self) -> bool:
+        """Whether it has running scales that have seen nothing yet: a first window is for them alone."""
+        return False
+
+    def update_scales(self, unroll: Unroll) -> None:
+        """Let running scales take in a window that was learnt from; until the next they stay as they are."""
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by the optimiser that owns them."""
         return {"agent": list(self.parameters())}

@@ -118,17 +118,19 @@ class ActorCriticLearner(Learner):
         entropy_scale = self._scheduled("entropy", left)
         metrics: dict[str, Tensor] = {}
         acting = window.acting if self.records else None
-        for _ in range(self.config.passes):
+        passes = 0 if self.agent.scales_are_new else self.config.passes
+        for _ in range(passes):
             for unroll, state in self._minibatches(window):
                 losses, _ = self.agent.losses(unroll, state, entropy_scale, acting)
                 acting = None  # the parameters are about to change
                 metrics = losses.metrics | {"loss": losses.total.detach()}
                 metrics |= self._descend(losses.total, unroll, tuple(self.groups))
                 del losses  # before the next window's graph is built
-        for _ in range(self.config.policy_passes - 1):
+        for _ in range(self.config.policy_passes - 1 if passes else 0):
             for unroll, state in self._minibatches(window):
                 losses = self.agent.policy_losses(unroll, state, entropy_scale)
                 metrics |= losses.metrics | self._descend(losses.total, unroll, ("policy",))
+        self.agent.update_scales(window.unroll)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import gymnasium
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.networks.categories import CategoryDecoder
@@ -40,13 +40,19 @@ class DecoderConfig:
 
 
 class Decoder(nn.Module):
-    """One EntryDecoder for each entry; parameters, nats and the rest are dicts under the entries' names."""
+    """One EntryDecoder for each entry; parameters, nats and the rest are dicts under the entries' names.
 
-    def __init__(self, spaces: dict[str, gymnasium.Space], input_size: int, config: DecoderConfig):
+    Args:
+        running_scales: Decode vectors in standardised units, by what was seen so far, of which `update_scales` tells.
+    """
+
+    def __init__(
+        self, spaces: dict[str, gymnasium.Space], input_size: int, config: DecoderConfig, running_scales: bool = False
+    ):
         super().__init__()
         self.names = tuple(spaces)
         self.entries = nn.ModuleList(
-            make_entry_decoder(name, space, input_size, config) for name, space in spaces.items()
+            make_entry_decoder(name, space, input_size, config, running_scales) for name, space in spaces.items()
         )
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Float[Tensor, "*batch _"]]:
@@ -89,20 +95,27 @@ class Decoder(nn.Module):
         """Return the nats that remain however good the parameters are: a grey pixel is uncertain under a Bernoulli."""
         return {name: entry.floor_nats(observation[name]) for name, entry in self._items()}
 
+    def update_scales(self, observation: dict[str, Tensor], counts: Bool[Tensor, "*batch"]) -> None:
+        """Let running scales take in the rows that count."""
+        for name, entry in self._items():
+            entry.update_scale(observation[name], counts)
+
     def _items(self) -> Iterator[tuple[str, EntryDecoder]]:
         for name, entry in zip(self.names, self.entries, strict=True):
             assert isinstance(entry, EntryDecoder)
             yield name, entry
 
 
-def make_entry_decoder(name: str, space: gymnasium.Space, input_size: int, config: DecoderConfig) -> EntryDecoder:
+def make_entry_decoder(
+    name: str, space: gymnasium.Space, input_size: int, config: DecoderConfig, running_scales: bool = False
+) -> EntryDecoder:
     """Return the decoder of one entry."""
     check_supported(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryDecoder(space, input_size)
         case "vector", Box():
-            return VectorDecoder(space, input_size)
+            return VectorDecoder(space, input_size, running_scales)
         case "image", Box():
             return ImageDecoder(
                 space, input_size, config.image_features, config.image_channels, config.image_likelihood

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gymnasium
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.networks.categories import CategoryEncoder
@@ -34,12 +34,16 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Encodes each entry by its kind (merlin.networks.spaces.kind) and concatenates, in the order of the spaces."""
+    """Encodes each entry by its kind (merlin.networks.spaces.kind) and concatenates, in the order of the spaces.
 
-    def __init__(self, spaces: dict[str, gymnasium.Space], config: EncoderConfig):
+    Args:
+        running_scales: Standardise vectors by what was seen so far, of which `update_scales` tells.
+    """
+
+    def __init__(self, spaces: dict[str, gymnasium.Space], config: EncoderConfig, running_scales: bool = False):
         super().__init__()
         self.names = tuple(spaces)
-        entries = [make_entry_encoder(name, space, config) for name, space in spaces.items()]
+        entries = [make_entry_encoder(name, space, config, running_scales) for name, space in spaces.items()]
         self.entries = nn.ModuleList(entries)  # a list: the keys of a ModuleDict could not be dotted paths
         self.output_size = sum(entry.output_size for entry in entries)
         # Of each entry's encoding, how wide it is and about how long: a one-hot has length 1 however wide it is.
@@ -49,15 +53,23 @@ class Encoder(nn.Module):
         encodings = [entry(observation[name]) for name, entry in zip(self.names, self.entries, strict=True)]
         return encodings[0] if len(encodings) == 1 else torch.cat(encodings, dim=-1)
 
+    def update_scales(self, observation: dict[str, Tensor], counts: Bool[Tensor, "*batch"]) -> None:
+        """Let running scales take in the rows that count."""
+        for name, entry in zip(self.names, self.entries, strict=True):
+            assert isinstance(entry, EntryEncoder)
+            entry.update_scale(observation[name], counts)
 
-def make_entry_encoder(name: str, space: gymnasium.Space, config: EncoderConfig) -> EntryEncoder:
+
+def make_entry_encoder(
+    name: str, space: gymnasium.Space, config: EncoderConfig, running_scales: bool = False
+) -> EntryEncoder:
     """Return the encoder of one entry."""
     check_supported(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryEncoder(space)
         case "vector", Box():
-            return VectorEncoder(space)
+            return VectorEncoder(space, running_scales)
         case "image", Box():
             return ImageEncoder(space, config.image_features, config.image_channels)
         case "symbols", MultiDiscrete():

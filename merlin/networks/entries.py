@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 
 import gymnasium
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
@@ -27,6 +27,9 @@ class EntryEncoder(nn.Module):
     @property
     def square_length(self) -> int:
         return self.output_size
+
+    def update_scale(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
+        """Let a running scale, if there is one, take in the rows that count."""
 
 
 class EntryDecoder(nn.Module, ABC):
@@ -76,6 +79,9 @@ class EntryDecoder(nn.Module, ABC):
     def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
         """Return the nats that remain however good the parameters are."""
         return torch.zeros(value.shape[: value.dim() - len(self.shape)], device=value.device)
+
+    def update_scale(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
+        """Let a running scale, if there is one, take in the rows that count."""
 
 
 def flatten_entry(value: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -3,23 +3,28 @@
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, flatten_entry, unflatten_entry, variance
+from merlin.networks.scales import RunningMoments
 
 LARGEST_BOUND = 1e6  # bounds beyond this say "anything" (often the largest float) and are no scale
 
 
 class VectorScale(nn.Module):
-    """Divides by the bounds of the space, so that numbers are of order one: speeds of ±8 become ±1.
+    """Brings numbers to order one.
 
-    Bounds below 1 and absent bounds change nothing: a vector in [0, 1] or [-1, 1] is left exactly as it is.
+    Unless running, by the bounds of the space, which says little of what they are: speeds of ±8 become ±1; bounds below
+    1 and absent bounds change nothing, so that a vector in [0, 1] or [-1, 1] is left exactly as it is.
+
+    Args:
+        running: By their running mean and standard deviation instead.
     """
 
     scale: Float[Tensor, " n"]
 
-    def __init__(self, space: Box):
+    def __init__(self, space: Box, running: bool = False):
         super().__init__()
         self.shape: tuple[int, ...] = tuple(space.shape)
         bound = np.maximum(np.abs(space.low.astype(np.float64)), np.abs(space.high.astype(np.float64))).reshape(-1)
@@ -27,22 +32,38 @@ class VectorScale(nn.Module):
         self.size = scale.size
         self._is_one = bool((scale == 1).all())
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.moments = RunningMoments(self.size) if running else None
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch n"]:
         flat = flatten_entry(value, self.shape).float()
+        if self.moments is not None:
+            return self.moments.standardize(flat)
         return flat if self._is_one else flat / self.scale
+
+    def restore(self, scaled: Float[Tensor, "*batch n"]) -> Tensor:
+        """Return the numbers in the units of the space."""
+        flat = scaled * self.scale if self.moments is None else self.moments.restore(scaled)
+        return unflatten_entry(flat, self.shape)
+
+    def update(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
+        """Take in the rows that count, if the scale is running."""
+        if self.moments is not None:
+            self.moments.update(flatten_entry(value, self.shape), counts)
 
 
 class VectorEncoder(EntryEncoder):
     """The scaled numbers as they are: whatever reads the encoding begins with a linear layer."""
 
-    def __init__(self, space: Box):
+    def __init__(self, space: Box, running_scale: bool = False):
         super().__init__()
-        self.scale = VectorScale(space)
+        self.scale = VectorScale(space, running_scale)
         self.output_size = self.scale.size
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         return self.scale(value)
+
+    def update_scale(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
+        self.scale.update(value, counts)
 
 
 class VectorDecoder(EntryDecoder):
@@ -51,9 +72,9 @@ class VectorDecoder(EntryDecoder):
     nats = 0.5 · Σᵢ (xᵢ - meanᵢ)²        x in the units of VectorScale
     """
 
-    def __init__(self, space: Box, input_size: int):
+    def __init__(self, space: Box, input_size: int, running_scale: bool = False):
         super().__init__(space)
-        self.scale = VectorScale(space)
+        self.scale = VectorScale(space, running_scale)
         self.low, self.high = float(space.low.min()), float(space.high.max())
         self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         self.linear = nn.Linear(input_size, self.scale.size)
@@ -68,8 +89,11 @@ class VectorDecoder(EntryDecoder):
         return ((self.scale(value) - parameters).abs() < CLOSE).float().mean(-1)
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
-        mean = unflatten_entry(parameters * self.scale.scale, self.shape)
+        mean = self.scale.restore(parameters)
         return mean if self.dtype.is_floating_point else mean.round().clamp(self.low, self.high).to(self.dtype)
 
     def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
         return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size)).sum()
+
+    def update_scale(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
+        self.scale.update(value, counts)

@@ -35,6 +35,9 @@ class ActorCriticConfig:
     together, such as a cue and an object; PyTorch's almost linear start unless given."""
     normalize_advantages: bool = False
     """Divide advantages by their standard deviation over the window's batch, that of all processes."""
+    running_scales: bool = False
+    """Standardise vectors by their running mean and spread, see rewards in units of their size, and learn V in units of
+    the returns' spread (PopArt), so that costs and rates mean the same in whatever units an environment is."""
 
 
 def masked_mean(x: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, ""]:
@@ -60,9 +63,13 @@ def policy_loss(
 
 
 def advantages_and_returns(
-    unroll: Unroll, config: ActorCriticConfig
+    unroll: Unroll, config: ActorCriticConfig, unit: Float[Tensor, ""] | float = 1.0
 ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
-    """Return advantages for the policy and n-step returns for the value function, both constants."""
+    """Return advantages for the policy and n-step returns for the value function, both constants.
+
+    Args:
+        unit: Of returns: advantages that are not normalised are divided by it.
+    """
     follow = (unroll.reward, unroll.discount)
     advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
     if config.normalize_advantages:
@@ -71,6 +78,8 @@ def advantages_and_returns(
         rows, first, second = distributed.total(torch.stack(sums))
         rows = rows.clamp(min=1)
         advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
+    else:
+        advantages = advantages / unit
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
 
 

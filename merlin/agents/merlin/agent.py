@@ -237,7 +237,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
         parameters = self.policy_parameters(activations)
-        advantages, returns = advantages_and_returns(unroll, self.config)
+        advantages, returns = advantages_and_returns(unroll, self.config, self.predictor.return_scale.unit)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         inferences = Inference(activations.prior, activations.posterior, activations.latent)
         predictor, value, metrics = self.predictor.loss(
@@ -266,10 +266,18 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         parameters = self.policy_parameters(
             MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words)
         )
-        advantages, _ = advantages_and_returns(unroll, self.config)
+        advantages, _ = advantages_and_returns(unroll, self.config, self.predictor.return_scale.unit)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         policy_kl = masked_mean(unroll.log_prob - actor.log_prob.detach(), unroll.is_valid)
         return Losses(masked_mean(actor.loss, unroll.is_valid), {"policy_kl_nats": policy_kl})
+
+    @property
+    def scales_are_new(self) -> bool:
+        return self.predictor.return_scale.is_new
+
+    def update_scales(self, unroll: Unroll) -> None:
+        """Take in a window. See `Agent.update_scales`."""
+        self.predictor.update_scales(unroll, advantages_and_returns(unroll, self.config)[1])
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:

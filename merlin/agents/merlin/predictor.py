@@ -18,6 +18,7 @@ from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_balanced, start_orthogonal
 from merlin.networks.lstm import LSTM, LSTMState
+from merlin.networks.scales import ReturnScale
 from merlin.networks.spaces import kind
 from merlin.objectives.policy_gradient import masked_mean
 
@@ -68,6 +69,9 @@ class PredictorConfig(MemoryConfig):
     """Weight of the prediction of the return."""
     return_gradient_to_latent: bool = True
     """Let the return loss shape the latent, as the paper does."""
+    running_scales: bool = False
+    """Standardise vectors by their running mean and spread, see rewards in units of their size, and learn V in units of
+    the returns' spread (PopArt), so that costs and rates mean the same in whatever units an environment is."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
@@ -115,7 +119,7 @@ class Predictor(nn.Module):
         context_size = config.num_layers * config.hidden_size + words_size
 
         double, gain = self.latents.num_parameters(latent_size), config.hidden_gain
-        self.encoder = Encoder(spaces, config.encoder)
+        self.encoder = Encoder(spaces, config.encoder, config.running_scales)
         self.prior_network = mlp(context_size, (double, double), double, hidden_gain=gain)
         # The first layer of the posterior network, split: what depends on the observation alone, and the rest.
         self.posterior_input = nn.Linear(self.encoder.output_size + action_size + 1, double, bias=False)
@@ -133,9 +137,10 @@ class Predictor(nn.Module):
         self.reader = Reader(self.lstm.output_size, self.memory.slot_size, config.num_read_keys)
         self.value_head = mlp(latent_size + actions.num_parameters, (200,), 1, hidden_gain=gain)
         self.advantage_head = mlp(latent_size + action_size, (50,), 1, hidden_gain=gain)
-        self.decoder = Decoder(spaces, latent_size, config.decoder)
+        self.decoder = Decoder(spaces, latent_size, config.decoder, config.running_scales)
         self.action_decoder = nn.Linear(latent_size, action_size)
         self.reward_decoder = nn.Linear(latent_size, 1)
+        self.return_scale = ReturnScale(config.running_scales)
         self.register_buffer("observation_nats", torch.tensor(0.0))
 
     def initial_state(self, batch_size: int) -> PredictorState:
@@ -160,7 +165,8 @@ class Predictor(nn.Module):
             previous_action: As `ActionDistribution.encode` gives it; zeros where an episode starts.
             previous_reward: 0 where an episode starts.
         """
-        encoding = torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
+        reward = self.return_scale.reward(previous_reward)
+        encoding = torch.cat([self.encoder(observation), previous_action, reward.unsqueeze(-1)], -1)
         return self.posterior_input(encoding)
 
     def prior(self, state: PredictorState) -> Float[Tensor, "B Y"]:
@@ -210,7 +216,7 @@ class Predictor(nn.Module):
     ) -> Float[Tensor, "*batch"]:
         """Return V, which sees the policy but teaches it nothing."""
         policy = self.actions.log_probs(policy_parameters).detach()
-        return self.value_head(torch.cat([latent, policy], -1)).squeeze(-1)
+        return self.return_scale.value(self.value_head(torch.cat([latent, policy], -1)).squeeze(-1))
 
     def loss(
         self,
@@ -237,8 +243,10 @@ class Predictor(nn.Module):
 
         judged = latent if config.return_gradient_to_latent else latent.detach()
         value = self.value(judged, policy_parameters)
-        advantage = self.advantage_head(torch.cat([judged, actions], -1)).squeeze(-1)
-        return_loss = 0.5 * ((returns - value).square() + (returns - value.detach() - advantage).square())
+        unit = self.return_scale.unit
+        advantage = self.advantage_head(torch.cat([judged, actions], -1)).squeeze(-1)  # in units of returns
+        error = (returns - value) / unit
+        return_loss = 0.5 * (error.square() + (error.detach() - advantage).square())
 
         kl_cost = self._kl_cost(unroll)
         reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
@@ -250,6 +258,13 @@ class Predictor(nn.Module):
             metrics["expected_nats"] = mean(self._sum(nats.values()))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
+
+    def update_scales(self, unroll: Unroll, returns: Float[Tensor, "T B"]) -> None:
+        """Let running scales take in a window that was learnt from."""
+        self.encoder.update_scales(unroll.observation, unroll.is_valid)
+        self.decoder.update_scales(unroll.observation, unroll.is_valid)
+        heads = [(self.value_head[-1], True), (self.advantage_head[-1], False)]
+        self.return_scale.update(unroll.reward, returns, unroll.is_valid, heads)
 
     def _reconstruction(
         self,
@@ -280,7 +295,8 @@ class Predictor(nn.Module):
             accuracy = self.actions.reconstruction_accuracy(parameters, previous_actions)
             metrics["action_accuracy"] = masked_mean(accuracy, known)
         if config.reward_cost:
-            reward_nats = 0.5 * (self.reward_decoder(latent).squeeze(-1) - unroll.previous_reward).square()
+            reward = self.return_scale.reward(unroll.previous_reward)
+            reward_nats = 0.5 * (self.reward_decoder(latent).squeeze(-1) - reward).square()
             total = total + config.reward_cost * reward_nats
             metrics["reward_nats"] = mean(reward_nats)
         return total, metrics
