@@ -128,6 +128,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
 
     def update_scales(self, unroll: Unroll) -> None:
         """Take in a window. See `Agent.update_scales`."""
+        unroll = unroll._replace(next_value=self.return_scale.known(unroll.next_value))
         _, returns = advantages_and_returns(unroll, self.config)
         self.encoder.update_scales(unroll.observation, unroll.is_valid)
         self.return_scale.update(unroll.reward, returns, unroll.is_valid, [(self.value_head[-1], True)])

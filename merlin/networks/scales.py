@@ -102,6 +102,12 @@ class ReturnScale(nn.Module):
         """Whether it is still to learn of a first window, in whose units nothing can be learnt."""
         return self.returns is not None and bool(self.windows == 0)
 
+    def known(self, next_value: Float[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+        """Return the values that returns may be bootstrapped by: 0 as long as they have no unit."""
+        if self.returns is None:
+            return next_value
+        return torch.where(self.returns.rows == 0, 0.0, next_value)
+
     @property
     def unit(self) -> Float[Tensor, ""] | float:
         """A unit of returns."""
@@ -145,7 +151,7 @@ class ReturnScale(nn.Module):
         mean, std, is_first = self.returns.mean.clone(), self.returns.std.clone(), bool(self.returns.rows == 0)
         self.returns.update(returns.unsqueeze(-1), counts)
         # Returns that are nearly alike, as before most successes, say nothing of a unit: a tenth of a reward does.
-        torch.maximum(self.returns.std, 0.1 * self.reward_square.sqrt().float(), out=self.returns.std)
+        self.returns.std.copy_(torch.maximum(self.returns.variance, 0.01 * self.reward_square).sqrt())
         for layer, has_mean in heads if not is_first else []:
             assert isinstance(layer, nn.Linear)
             shift = mean - self.returns.mean if has_mean else torch.zeros_like(mean)

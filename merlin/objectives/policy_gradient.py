@@ -68,18 +68,17 @@ def advantages_and_returns(
     """Return advantages for the policy and n-step returns for the value function, both constants.
 
     Args:
-        unit: Of returns: advantages that are not normalised are divided by it.
+        unit: Of returns; advantages are in it.
     """
     follow = (unroll.reward, unroll.discount)
     advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
+    advantages = advantages / unit
     if config.normalize_advantages:
         valid = unroll.is_valid.to(advantages.dtype)
         sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
         rows, first, second = distributed.total(torch.stack(sums))
         rows = rows.clamp(min=1)
         advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
-    else:
-        advantages = advantages / unit
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
 
 

@@ -37,16 +37,19 @@ def random_observation(*shape: int) -> dict[str, torch.Tensor]:
     return {"card": torch.randint(5, shape), "place": torch.rand(*shape, 3) * 2 - 1}
 
 
-def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
-    """Let the agent act on random observations [T, B]; return the window, its initial state, that after it, outputs."""
+def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0, place_unit=1.0, reward_unit=1.0):
+    """Let the agent act on random observations [T, B]; return the window, its initial state, that after it, outputs.
+
+    Numbers of the observation and rewards are in these units. The value after the window is random, of order 1.
+    """
     torch.manual_seed(seed)
     length, batch = is_first.shape
     generator = torch.Generator().manual_seed(seed)
     dtype = next(agent.parameters()).dtype
     observation = random_observation(length, batch)
-    observation["place"] = observation["place"].to(dtype)
+    observation["place"] = observation["place"].to(dtype) * place_unit
     state = initial = cast(agent.initial_state(batch) if state is None else state, dtype)
-    reward = torch.randn(length + 1, batch).to(dtype)
+    reward = torch.randn(length + 1, batch).to(dtype) * reward_unit
     outputs = []
     for t in range(length):
         row = {name: x[t] for name, x in observation.items()}

@@ -277,6 +277,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     def update_scales(self, unroll: Unroll) -> None:
         """Take in a window. See `Agent.update_scales`."""
+        unroll = unroll._replace(next_value=self.predictor.return_scale.known(unroll.next_value))
         self.predictor.update_scales(unroll, advantages_and_returns(unroll, self.config)[1])
 
     @torch.no_grad()
