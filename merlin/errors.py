@@ -1,4 +1,8 @@
-"""The one exception that users meet, and others in a line."""
+"""The one exception that users meet, others in a line, and notes."""
+
+import functools
+import os
+import sys
 
 
 class MerlinError(Exception):
@@ -9,3 +13,10 @@ def describe(error: BaseException) -> str:
     """Return the kind of an exception and the first line of its message, without its full stop."""
     message = str(error).strip().splitlines()
     return f"{type(error).__name__}: {message[0].rstrip('.')}" if message else type(error).__name__
+
+
+@functools.cache
+def tell(sentence: str) -> None:
+    """Print a sentence to standard error, once in a process, and only in the first of processes that work together."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from merlin.agents.learner import LearnerConfig, check_positive
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.experience import Unroll
-from merlin.training.checkpoint import from_plain, to_plain
+from merlin.training.plain import from_plain, to_plain
 from merlin.training.rollout import Episodes, Rollout, Source
 
 
