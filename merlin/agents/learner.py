@@ -136,7 +136,7 @@ class ActorCriticLearner(Learner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
+            load_optimizer(optimizer, state[name])
 
     def _descend(self, loss: Tensor, unroll: Unroll, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Let the optimisers of some groups step down the loss, and return the norms of their gradients."""
@@ -166,6 +166,14 @@ class ActorCriticLearner(Learner):
     def _scheduled(self, name: str, left: float) -> float:
         final = getattr(self.config, f"final_{name}_fraction")
         return final + (1.0 - final) * left
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Let an optimiser go on from a `state_dict`, but with the options that it has now: its rate, epsilon and so on."""
+    options = [{name: x for name, x in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
 
 
 def columns_of(unroll: Unroll, columns: Tensor) -> Unroll:

@@ -83,7 +83,7 @@ def add_wandb(add: Callable, more: str = "") -> None:
 
 def flag(name: str) -> str:
     """Return how an option is written."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.replace('_', '-').removeprefix('started-')}"
 
 
 def whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from merlin.agents import AGENTS
 from merlin.agents.memory_ablation import ABLATIONS
 from merlin.errors import MerlinError
+from merlin.runs.metrics import read_rows
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import load_config
 from merlin.runs.settings import from_dict, override, to_dict
@@ -240,16 +241,8 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
 
 def last_metrics(run_dir: Path) -> dict[str, Any]:
     """Return the last report of a run; nothing if there is none yet."""
-    try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:  # being written
-            continue
-    return {}
+    rows = read_rows(run_dir)
+    return rows[-1] if rows else {}
 
 
 def _slug(name: str) -> str:

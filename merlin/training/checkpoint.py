@@ -126,14 +126,11 @@ def last_step(run_dir: Path) -> int | None:
     return _step(found[-1]) if found else None
 
 
-def load_latest(
-    run_dir: Path, agent: nn.Module, note: Note = tell, *, set_aside: bool = False
-) -> tuple[int, dict[str, Any]]:
+def load_latest(run_dir: Path, agent: nn.Module, note: Note = tell) -> tuple[int, dict[str, Any]]:
     """Load the last intact checkpoint's weights into `agent`; return its step and the rest, its tensors on the CPU.
 
     Args:
         note: Is told of each damaged checkpoint that was passed over.
-        set_aside: Rename those, so that a run that goes on may save the same steps.
 
     Raises:
         MerlinError: There is none, or it is of another agent.
@@ -144,13 +141,15 @@ def load_latest(
         load_weights(agent, directory / _WEIGHTS)
         return _step(directory), rest
 
-    found = _newest_intact(run_dir, load, note)
-    if set_aside:
-        for directory in steps(run_dir):
-            if _step(directory) > found[0]:
-                with _explain_failure(run_dir, directory):
-                    directory.rename(_free(directory.with_name(f"damaged-{directory.name}")))
-    return found
+    return _newest_intact(run_dir, load, note)
+
+
+def set_aside(run_dir: Path, beyond: int) -> None:
+    """Rename the checkpoints of later steps, which were damaged, so that a run that goes on may save those steps."""
+    for directory in steps(run_dir):
+        if _step(directory) > beyond:
+            with _explain_failure(run_dir, directory):
+                directory.rename(_free(directory.with_name(f"damaged-{directory.name}")))
 
 
 def load_last_weights(run_dir: Path, agent: nn.Module, note: Note = tell) -> int:

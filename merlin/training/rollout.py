@@ -18,6 +18,10 @@ class Episodes(NamedTuple):
     returns: Float[Tensor, "E"]
     lengths: Float[Tensor, "E"]
     successes: Float[Tensor, "E"]
+    environments: Int[Tensor, "E"]
+    """In which environment of this process each was."""
+    begins: Int[Tensor, "E"]
+    """Row of the window in which each began; below 0 for one that began before it."""
 
 
 class RolloutState(NamedTuple):
@@ -139,4 +143,6 @@ class Rollout:
 
 def _episodes(ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]]) -> Episodes:
     is_end, returns, lengths, successes = (torch.stack(column) for column in zip(*ended, strict=True))
-    return Episodes(returns[is_end], lengths[is_end].to(returns.dtype), successes[is_end])
+    at = row, environment = is_end.nonzero(as_tuple=True)
+    begins = row - lengths[at] + 1  # the row of an action that ended an episode is the last of its `length` rows
+    return Episodes(returns[at], lengths[at].to(returns.dtype), successes[at], environment, begins)

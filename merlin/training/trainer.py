@@ -154,8 +154,10 @@ class Trainer:
             "shares": distributed.gather(share),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Episodes of environments that cannot be saved begin anew.
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Go on from a `state_dict`, and return whether episodes and random choices go on too.
+
+        They begin anew where the environment cannot be saved, or was on another kind of device.
 
         Raises:
             MerlinError: It is of another number of processes or environments.
@@ -172,12 +174,18 @@ class Trainer:
             )
         share = state["shares"][distributed.rank()]
         self.env_steps = state["env_steps"]
-        self.generator.set_state(share["generator"].cpu())
+        drawn, goes_on = share["generator"].cpu(), share["environment"] is not None
+        if drawn.shape == self.generator.get_state().shape:
+            self.generator.set_state(drawn)
+        else:  # of a GPU there and a CPU here, or the other way round
+            goes_on = False
+            self.generator.manual_seed(self.generator.initial_seed() + self.env_steps)
         self.learner.load_state_dict(state["optimizers"])
         self.source.load_state_dict(state.get("source", {}))
-        if share["environment"] is not None:
+        if goes_on:
             self.environment.load_state_dict(share["environment"])
             self.rollout.state = from_plain(share["rollout"], self.rollout.state)
         else:  # other episodes than those that the run began with
             device = self.generator.device
             self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
+        return goes_on

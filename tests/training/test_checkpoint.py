@@ -430,15 +430,14 @@ for step in range(1, 61):
 """
 
 
-@pytest.mark.parametrize("keep", [1000, 2])
-def test_processes_that_save_the_same_steps_destroy_nothing(tmp_path, keep):
-    command = [sys.executable, "-c", SAVE_MANY, str(tmp_path), str(keep)]
+def test_processes_that_save_the_same_steps_destroy_nothing(tmp_path):
+    command = [sys.executable, "-c", SAVE_MANY, str(tmp_path), "30"]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     found = steps(tmp_path)
-    assert len(found) == min(keep, 60) and names(tmp_path) == [path.name for path in found]
+    assert len(found) == 30 and names(tmp_path) == [path.name for path in found]
     for path in found:
         checkpoint._load_rest(path)
         load_weights(nn.Linear(200, 200), path / "agent.safetensors")

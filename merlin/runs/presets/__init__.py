@@ -10,7 +10,7 @@ extends none of them, it starts from RL-MEM's table, as far as its configuration
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
 from merlin.environments.config import EnvironmentConfig
@@ -59,14 +59,18 @@ class RunConfig:
     """Environment steps to train for."""
     num_envs: int = 128
     """B, environments stepped together, by all processes."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    device: str = field(default="auto", compare=False)
+    """cpu, cuda, or auto: cuda where there is one. No part of what a run is."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
     vectorization: str = "sync"
     """How environments that are not tensors are stepped: sync in this process, async in one process each."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """How environments are taken."""
+    started_from: str | None = None
+    """Directory of the run whose weights it starts with; none draws them from the seed."""
+    started_from_checkpoint: Literal["best", "last"] = "best"
+    """Which of that run's weights."""
     model: ActorCriticConfig
     """The agent's configuration."""
     training: TrainingConfig
