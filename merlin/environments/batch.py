@@ -246,15 +246,15 @@ class Environment:
         value = value if isinstance(value, Tensor) else torch.from_numpy(value)
         return value.to(self.device, dtype, copy=not self.is_native)
 
-    def _success(self, success: Any | None, is_end: Tensor) -> Tensor:
+    def _success(self, told: Any | None, is_end: Tensor) -> Tensor:
         """Return whether the episodes that ended have succeeded, NaN of others.
 
         Once an environment of the batch has told of one, an episode that does not tell has not succeeded: there are
         tasks that set `is_success` only when they are solved.
         """
-        if success is None:
-            return torch.where(is_end, 0.0, self._no_success) if self._tells_success else self._no_success
-        success = self._tensor(success, torch.float32)
+        if told is None:
+            return self._no_success.masked_fill(is_end, 0.0) if self._tells_success else self._no_success
+        success = self._tensor(told, torch.float32)
         if self.is_native:  # which tells with every step, NaN where there is nothing to tell
             self._tells_success = True
         else:

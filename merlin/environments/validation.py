@@ -145,19 +145,24 @@ def successes_of(info: Mapping, task: str, num_envs: int) -> np.ndarray | None:
     `final_info`, which is about the episodes that ended, comes before the rest. It is a dict of arrays, or, as
     gymnasium wrote it before 1.0, an array of dicts.
     """
-    final = info.get("final_info", info)
-    if not isinstance(final, Mapping):
-        values = [x.get("is_success") if isinstance(x, Mapping) else None for x in final]
-    elif (values := final.get("is_success")) is None:
+    final = info.get("final_info")
+    final = info if final is None else final
+    if isinstance(final, Mapping):
+        values: Any = final.get("is_success")
+        known = final.get("_is_success", True)
+    else:
+        values, known = [x.get("is_success") if isinstance(x, Mapping) else None for x in final], True
+    if values is None:
         return None
-    elif isinstance(values, np.ndarray) and values.shape == (num_envs,) and values.dtype.kind in "bf":
-        found = values.astype(np.float32)
-        if not ((found < 0) | (found > 1)).any():
-            return np.where(final.get("_is_success", True), found, np.nan)
-    if np.ndim(values) == 0 or len(values) != num_envs:
+    array = _numbers(values)
+    if array is None and isinstance(values, list | np.ndarray):
+        array = np.array([success_of(x, task) for x in values])
+    if array is None or array.shape not in ((num_envs,), (num_envs, 1)):
         raise _not_a_number("is_success", task, values, f" for each of {num_envs} environments")
-    known = final.get("_is_success", [True] * num_envs) if isinstance(final, Mapping) else [True] * num_envs
-    return np.array([success_of(x if k else None, task) for x, k in zip(values, known, strict=True)])
+    found = np.where(known, array.reshape(num_envs), np.nan)
+    for value in found[(found < 0) | (found > 1)]:
+        success_of(value, task)  # which says what is wrong with it
+    return found
 
 
 def ranges_of(entries: Mapping[str, gymnasium.Space]) -> Ranges:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -143,15 +143,15 @@ class Workers(AsyncVectorEnv):
             pipe.close()
 
 
-def end(processes: list[BaseProcess]) -> None:
+def end(processes: Sequence[BaseProcess]) -> None:
     """End processes, and what they have started, within seconds, whatever they are doing."""
-    started = [process for process in processes if process.pid]
-    for process in started:
+    started = {process.pid: process for process in processes if process.pid}
+    for process in started.values():
         process.terminate()
-    _wait(started, DYING_SECONDS)
-    for process in started:
+    _wait(processes, DYING_SECONDS)
+    for pid, process in started.items():
         with suppress(OSError, AttributeError):  # its group is gone, or this is Windows
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
         process.kill()
         process.join()
 
@@ -224,8 +224,8 @@ def _poller(pipe: Any) -> Callable[[float], Any]:
     return lambda seconds: poll.poll(1000 * seconds)
 
 
-def _wait(processes: list[BaseProcess], seconds: float) -> None:
+def _wait(processes: Sequence[BaseProcess], seconds: float) -> None:
     """Return when all processes have ended, or after some seconds."""
-    left, until = {process.sentinel for process in processes}, time.monotonic() + seconds
+    left, until = {process.sentinel for process in processes if process.pid}, time.monotonic() + seconds
     while left and (remaining := until - time.monotonic()) > 0:
         left -= {*multiprocessing.connection.wait(list(left), remaining)}  # pyright: ignore[reportArgumentType]

@@ -23,7 +23,7 @@ import torch
 from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
-from merlin.errors import MerlinError
+from merlin.errors import EnvironmentFailure, MerlinError
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -216,7 +216,17 @@ def _train(
                     is_late = trainer.env_steps > first and time.monotonic() - begin >= max_seconds
                     return bool(interrupted) or is_late
 
-                trainer.run(monitor.report, should_stop)
+                environment.stop_waiting_when(lambda: bool(interrupted))
+                try:
+                    trainer.run(monitor.report, should_stop)
+                except (EnvironmentFailure, KeyboardInterrupt):
+                    # What was learnt until then is sound; but a native environment has gone on from what is saved of it.
+                    if reporter is None or environment.is_native or distributed.world_size() > 1:
+                        raise
+                    monitor.save()
+                    if not interrupted:
+                        reporter.note(f"{run_dir} has a checkpoint of {trainer.env_steps:,} steps, to --resume from")
+                        raise
             monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
             if leads:
