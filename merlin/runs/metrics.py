@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 def read_rows(run_dir: Path, note: Callable[[str], object] = tell) -> list[dict[str, Any]]:
-    """Return a run's reports, by environment steps; none if there are none yet. Damaged rows are left out, and told of."""
+    """Return a run's reports, by environment steps, if there are any. Damaged rows are left out, and told of."""
     found = read_lines(Path(run_dir) / NAME)
     if found.damaged:
         note(f"{Path(run_dir) / NAME} has {_count(found.damaged)}, left out here")

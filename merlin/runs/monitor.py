@@ -135,7 +135,7 @@ class Monitor:
             "episodes": len(returns),
         }
         if not successes.isnan().all():
-            metrics["success_rate"] = successes.nanmean().item()
+            metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()  # who does not tell has not succeeded
         for name, total in self.trainer.seconds.items():
             metrics[f"{name}_seconds"] = total - spent[name]
         if len(returns):
@@ -163,6 +163,8 @@ class Monitor:
                 score, step, weights = found
                 checkpoint.save_best(self.run_dir, step, score, weights, self.about)
             self._tell(metrics)
+            for name, sentence in self.trainer.inspection.warnings.items():
+                self.reporter.warn_once(f"entry {name}", sentence)
             if self.trainer.env_steps >= 0.1 * self.config.steps:  # before, an agent has not had the time
                 for key, sentence in self.trainer.agent.warnings(metrics).items():
                     self.reporter.warn_once(key, sentence)

@@ -15,7 +15,7 @@ import torch
 from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
-from merlin.errors import MerlinError, describe, tell
+from merlin.errors import EnvironmentFailure, MerlinError, describe, tell
 from merlin.runs.directory import changes, check_unchanged, claimed, saved_config
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
@@ -205,7 +205,17 @@ def _train(
                     is_late = trainer.env_steps > first and time.monotonic() - begin >= max_seconds
                     return bool(interrupted) or is_late
 
-                trainer.run(monitor.report, should_stop)
+                environment.stop_waiting_when(lambda: bool(interrupted))
+                try:
+                    trainer.run(monitor.report, should_stop)
+                except (EnvironmentFailure, KeyboardInterrupt):
+                    # What was learnt until then is sound; but a native environment has gone on from what would be saved.
+                    if reporter is None or environment.is_native or distributed.world_size() > 1:
+                        raise
+                    monitor.save()
+                    if not interrupted:
+                        reporter.note(f"{run_dir} has a checkpoint of {trainer.env_steps:,} steps, to --resume from")
+                        raise
             monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
             if leads:

@@ -60,9 +60,9 @@ class Evaluation(Observer):
             "episodes": len(self.returns),
             "env_steps": self.env_steps,
         }
-        defined = [success for success in self.successes if not math.isnan(success)]
-        if defined:
-            result["success_rate"] = sum(defined) / len(defined)
+        told = [success for success in self.successes if not math.isnan(success)]
+        if told:  # an episode that does not tell, where others do, has not succeeded
+            result["success_rate"] = sum(told) / len(self.successes)
         return result
 
 

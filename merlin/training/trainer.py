@@ -13,7 +13,7 @@ from merlin.agents.agent import Agent
 from merlin.agents.learner import LearnerConfig, check_positive
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
-from merlin.experience import Unroll
+from merlin.training.inspection import Inspection
 from merlin.training.plain import from_plain, to_plain
 from merlin.training.rollout import Episodes, Rollout, Source
 
@@ -88,6 +88,7 @@ class Trainer:
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
         self.source: Source = agent.source(self.rollout)
         self.learner = agent.learner(config, self.generator)
+        self.inspection = Inspection(environment)
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
     def update(self) -> tuple[dict[str, Tensor], Episodes]:
@@ -95,37 +96,19 @@ class Trainer:
         begin = time.perf_counter()
         window, episodes = self.source.collect(self.config.unroll_length, self.learner.records)
         middle = time.perf_counter()
-        self._check(window.unroll)
+        self.inspection.check(window.unroll)
         left = max(0.0, 1.0 - self.env_steps / self.total_steps)
         try:
             metrics = self.learner.update(window, left)
         except FloatingPointError as error:
             raise MerlinError(
-                f"Gradients must be finite, but after {self.env_steps} steps they are not: "
-                f"resume from the last checkpoint with a lower training.learning_rate."
+                f"Gradients must be finite, but after {self.env_steps} steps they are not, and "
+                f"{self.inspection.blame(window.unroll)}."
             ) from error
         self.env_steps += int(distributed.total(window.unroll.is_valid.sum()))
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
         return metrics, episodes
-
-    def _check(self, unroll: Unroll) -> None:
-        if not unroll.reward.isfinite().all():
-            raise MerlinError(
-                f"Rewards must be finite, but {self.environment.task} returned one that is not: correct the task."
-            )
-        for name, x in unroll.observation.items():
-            if x.is_floating_point() and not x.isfinite().all():
-                raise MerlinError(
-                    f"Observations must be finite, but {name!r} of {self.environment.task} held a number that is not: "
-                    f"correct the environment."
-                )
-        # Those that truncated episodes end with are in no row; only their value is.
-        if not unroll.next_value.isfinite().all() and unroll.value.isfinite().all():
-            raise MerlinError(
-                f"Observations must be finite, but one with which {self.environment.task} truncated an episode held a "
-                f"number that is not: correct the environment."
-            )
 
     def run(
         self,

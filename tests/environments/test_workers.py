@@ -33,7 +33,12 @@ def run_misbehaving(vectorization, **env_kwargs):
         ("async", "raise", "constructor in a worker", "cannot be built with .*: ZeroDivisionError: the moon is full."),
         ("async", "raise what cannot be pickled", "step", "failed in step: LocalError: .*held"),
         ("async", "exit", "step", r"failed in step: the worker process of environment \d ended with status 7."),
-        ("async", "exit", "constructor in a worker", "cannot be built with .*: a worker process died."),
+        (
+            "async",
+            "exit",
+            "constructor in a worker",
+            r"cannot be built with .*: the worker process of environment \d ended with status 7.",
+        ),
         ("async", "nan", "step", "Rewards must be finite, but test/Misbehaving-v0 returned nan in environment 0"),
     ],
 )
