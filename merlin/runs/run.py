@@ -209,7 +209,7 @@ def _train(
                 try:
                     trainer.run(monitor.report, should_stop)
                 except (EnvironmentFailure, KeyboardInterrupt):
-                    # What was learnt until then is sound; but a native environment has gone on from what would be saved.
+                    # What was learnt until then is sound; but a native environment has gone on from there.
                     if reporter is None or environment.is_native or distributed.world_size() > 1:
                         raise
                     monitor.save()
