@@ -81,18 +81,21 @@ class Environment:
         task: str | None = None,
         truncation_ends: bool = False,
         failures: SimpleQueue | None = None,
+        config: EnvironmentConfig | None = None,
     ):
         """
         Args:
             truncation_ends: Report truncations as terminations: see `TrainingConfig`.
             failures: Where the workers of an `AsyncVectorEnv` tell what ended them (`run_worker`).
+            config: How the observation is read.
         """
+        config = config or EnvironmentConfig()
         self.vector_env = vector_env
         self.device = torch.device(device)
         self.task = task or (vector_env.spec.id if vector_env.spec else type(vector_env.unwrapped).__name__)
         self.num_envs = vector_env.num_envs
         self.is_native = bool(vector_env.metadata.get("tensors"))
-        self.spaces = flatten_space(vector_env.single_observation_space)
+        self.spaces = flatten_space(vector_env.single_observation_space, config.kinds, config.pictures_by_bounds)
         self.action_space = vector_env.single_action_space
         if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
             raise MerlinError(
@@ -244,7 +247,7 @@ class Environment:
 
     def _tensors(self, observation: Any) -> dict[str, Tensor]:
         entries = flatten_observation(observation if self.is_native else _torch(observation))
-        return {name: self._tensor(value, self._dtypes[name]) for name, value in entries.items()}
+        return {name: self._tensor(entries[name], dtype) for name, dtype in self._dtypes.items()}
 
     def _tensor(self, value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         # A copy, because vector environments of numpy arrays write the next observation into the same array.
@@ -324,7 +327,9 @@ def make_environment(
         failures=failures,
     )
     try:
-        return Environment(vector_env, device, task=task, truncation_ends=truncation_ends, failures=failures)
+        return Environment(
+            vector_env, device, task=task, truncation_ends=truncation_ends, failures=failures, config=config
+        )
     except BaseException:
         vector_env.close()
         raise

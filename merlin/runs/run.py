@@ -24,6 +24,7 @@ from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import MerlinError
+from merlin.networks.spaces import describe_entries
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -98,6 +99,8 @@ def load_config(run_dir: Path) -> RunConfig:
     name = values.get("agent") if isinstance(values, dict) else None
     if not isinstance(name, str):
         raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
+    # without this group it is of version 0.2.0 or before, whose weights are of the pictures of then
+    values.setdefault("environment", {"pictures_by_bounds": True})
     try:
         return from_dict(RunConfig, values, {"model": find_agent(name).config_class})
     except MerlinError as error:
@@ -200,6 +203,7 @@ def _train(
             # On resuming, steps and training.* may have changed, and the next resume starts from them.
             (write_config if resume else start)(config, run_dir)
             reporter = stack.enter_context(Reporter(run_dir, config.steps, trainer.env_steps, stream))
+            reporter.note("; ".join(describe_entries(environment.spaces)))
             if shortfall is not None:
                 reporter.note(shortfall)
             if resume and not environment.is_native:

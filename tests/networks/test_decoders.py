@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from merlin.networks.decoders import Decoder, DecoderConfig
 from merlin.networks.grids import GridDecoder
-from merlin.networks.spaces import Tokens, flatten_space, kind
+from merlin.networks.spaces import Symbols, Tokens, flatten_space, kind
 from merlin.networks.texts import is_said
 
 from .conftest import SPACES
@@ -72,7 +72,7 @@ def test_overfits_a_tiny_batch_in_every_kind(space, values_of):
     elif kind(space) == "text":
         assert torch.equal(decoder.mode(parameters)["x"], values * is_said(values))
     else:
-        scale = 1 if np.isinf(space.high).any() else float(space.high.max() - space.low.min())
+        scale = 1 if np.isinf(space.high).any() else float(space.high.max()) - float(space.low.min())
         torch.testing.assert_close(
             decoder.mode(parameters)["x"].double() / scale, values / scale, atol=0.1, rtol=0, check_dtype=False
         )
@@ -263,7 +263,7 @@ def test_channels_of_a_decoded_image_are_last():
 def test_a_grid_says_what_is_in_view_in_one_direction_wherever_it_is():
     """One of two objects lies in one cell: the way from one to the other in the latent is the same for every cell."""
     torch.manual_seed(0)
-    decoder = GridDecoder(MultiDiscrete(np.full((3, 3, 1), 4)), 8, 16)
+    decoder = GridDecoder(Symbols(MultiDiscrete(np.full((3, 3, 1), 4))), 8, 16)
     encoder = torch.nn.Linear(9 * 4, 8)
 
     def encode(cell, kind):
@@ -289,7 +289,7 @@ def test_a_grid_says_what_is_in_view_in_one_direction_wherever_it_is():
 def test_what_is_rare_counts_more_in_the_loss_of_a_grid():
     """By hand: each cell's cross-entropy times frequency^-r of what is there, the mean weight over all cells 1."""
     torch.manual_seed(1)
-    space = MultiDiscrete(np.tile([4, 3], (2, 3, 1)))
+    space = Symbols(MultiDiscrete(np.tile([4, 3], (2, 3, 1))))
     plain, weighted = GridDecoder(space, 5, 7), GridDecoder(space, 5, 7, rarity=0.7)
     grid = torch.stack([torch.randint(4, (6, 5, 2, 3)), (torch.rand(6, 5, 2, 3) < 0.1).long()], -1)
     parameters = weighted(torch.randn(6, 5, 5)).detach()
@@ -318,7 +318,7 @@ def test_a_rare_object_is_decoded_sooner_when_rarity_counts():
     right = []
     for rarity in (0.0, 0.5):
         torch.manual_seed(2)
-        decoder = GridDecoder(MultiDiscrete(np.full((3, 3, 1), 10)), 16, 32, rarity)
+        decoder = GridDecoder(Symbols(MultiDiscrete(np.full((3, 3, 1), 10))), 16, 32, rarity)
         encoder = torch.nn.Linear(90, 16)
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 3e-3)
 

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from merlin.errors import MerlinError
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.images import stages
-from merlin.networks.spaces import Tokens, flatten_space
+from merlin.networks.spaces import Tokens, flatten_space, settle
 from merlin.networks.texts import TextEncoder
 
 SMALL = EncoderConfig(image_features=9, image_channels=12, grid_features=8, grid_channels=6, text_features=7)
@@ -90,7 +90,7 @@ def test_an_image_of_the_papers_size_has_its_strides():
 )
 def test_images_of_any_size_by_their_bounds(shape):
     picture = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
-    byte, real = encoder_of(Box(0, 255, shape, np.uint8)), encoder_of(Box(-1.0, 3.0, shape))
+    byte, real = encoder_of(Box(0, 255, shape, np.uint8)), encoder_of(settle("x", Box(-1.0, 3.0, shape), "image"))
     real.load_state_dict(byte.state_dict())
     encoding = byte({"x": picture})
     assert encoding.shape == (2, 9)
