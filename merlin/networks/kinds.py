@@ -172,9 +172,10 @@ def _described(space: gymnasium.Space) -> str:
             categories = np.atleast_1d(space.nvec[0, 0]).tolist()
             return f"symbols in {_by(space.shape[:2])} cells of {_listed(categories, 'and')} categories"
         case Picture():
-            where = {0: "last", len(space.shape) - 2: "first"}.get(space.row_axis, "around")
-            channels = f"{_by(space.channel_shape)} channels {where}" if space.channel_shape else "grey"
-            return f"image of {_by(space.size)} pixels, {channels}, {space.dtype}, {_bounds(space)}"
+            where = "first" if space.row_axis == len(space.shape) - 2 else "last"
+            channels = f"{_many(space.channel_shape[-1], 'channel')} {where}" if space.channel_shape else "grey"
+            frames = f"{space.shape[0]} frames of " if len(space.shape) == 4 else ""
+            return f"image of {_by(space.size)} pixels, {frames}{channels}, {space.dtype}, {_bounds(space)}"
         case Box():
             shape = f" ({_by(space.shape)})" if len(space.shape) > 1 else ""
             return f"vector of {_many(space.low.size, 'number')}{shape}, {space.dtype}, {_bounds(space)}"

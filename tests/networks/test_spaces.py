@@ -224,7 +224,7 @@ def test_entries_are_described_in_words():
     assert describe_entries(flatten_space(space)) == [
         "a: image of 84 x 84 pixels, 4 channels first, uint8, 0 to 255",
         "b: image of 84 x 84 pixels, grey, uint8, 0 to 255",
-        "c: image of 84 x 96 pixels, 4 x 3 channels around, float32, 0 to 1",
+        "c: image of 84 x 96 pixels, 4 frames of 3 channels last, float32, 0 to 1",
         "d: vector of 180 numbers (30 x 6), float32, -1e+10 to 1e+10",
         "e: vector of 1 number, float32, no bounds",
         "f: category of 5",
