@@ -44,7 +44,8 @@ def profile(options: argparse.Namespace) -> int:
         f"steps, {where}"
     )
     rest = max(0.0, 1 - sum(result.shares.values()))
-    rows = [("environment steps", f"{result.steps_per_second:,.0f} per second")]
+    rows = [("observation" if i == 0 else "", entry) for i, entry in enumerate(result.entries)]
+    rows += [("environment steps", f"{result.steps_per_second:,.0f} per second")]
     rows += [(f"  {name}", f"{share:.1%} of the time") for name, share in (result.shares | {"the rest": rest}).items()]
     rows += [
         ("operations", f"{result.flops_per_step / 1e6:,.2f} million per environment step: products, convolutions"),

@@ -25,7 +25,7 @@ from merlin.environments.validation import (
     tuple_reader,
 )
 from merlin.errors import EnvironmentFailure
-from merlin.networks.spaces import ROOT, Tokens, flatten_space, shape_of
+from merlin.networks.spaces import ROOT, Tokens, check_supported, leaves, shape_of
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
 # four times "put the red box in front of you next to the red box in front of you", joined by "and", "after you", "and".
@@ -61,7 +61,8 @@ class AgentView(gymnasium.Wrapper):
         self.defines_success = symbols is not None
         self.task = spec.id if spec else type(env.unwrapped).__name__
         self.observation_space, self._view = _view_of(env.observation_space, symbols, self.task)
-        flatten_space(self.observation_space)  # an unsupported entry is told here, not by a worker
+        for name, leaf in leaves(self.observation_space):
+            check_supported(name, leaf)  # told here, not by a worker
         self._takes_int = isinstance(env.action_space, spaces.Discrete)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:

@@ -81,17 +81,20 @@ class Environment:
         *,
         task: str | None = None,
         truncation_ends: bool = False,
+        config: EnvironmentConfig | None = None,
     ):
         """
         Args:
             truncation_ends: Report truncations as terminations: see `TrainingConfig`.
+            config: How the observation is read.
         """
+        config = config or EnvironmentConfig()
         self.vector_env = vector_env
         self.device = torch.device(device)
         self.task = task or (vector_env.spec.id if vector_env.spec else type(vector_env.unwrapped).__name__)
         self.num_envs = vector_env.num_envs
         self.is_native = bool(vector_env.metadata.get("tensors"))
-        self.spaces = flatten_space(vector_env.single_observation_space)
+        self.spaces = flatten_space(vector_env.single_observation_space, config.kinds, config.pictures_by_bounds)
         self.action_space = vector_env.single_action_space
         if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
             raise MerlinError(
@@ -309,7 +312,7 @@ def make_environment(
         config=config or EnvironmentConfig(),
     )
     try:
-        return Environment(vector_env, device, task=task, truncation_ends=truncation_ends)
+        return Environment(vector_env, device, task=task, truncation_ends=truncation_ends, config=config)
     except BaseException:
         vector_env.close()
         raise

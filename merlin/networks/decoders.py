@@ -6,14 +6,14 @@ from typing import Literal
 
 import gymnasium
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.networks.categories import CategoryDecoder
 from merlin.networks.entries import EntryDecoder
 from merlin.networks.grids import GridDecoder
 from merlin.networks.images import ImageDecoder
-from merlin.networks.spaces import Tokens, check_supported, kind
+from merlin.networks.spaces import Picture, Symbols, Tokens, kind, settle
 from merlin.networks.texts import TextDecoder
 from merlin.networks.vectors import VectorDecoder
 
@@ -58,10 +58,16 @@ class Decoder(nn.Module):
         return {name: entry.nats(parameters[name], observation[name]) for name, entry in self._items()}
 
     def losses(
-        self, parameters: dict[str, Tensor], observation: dict[str, Tensor], nats: dict[str, Float[Tensor, "*batch"]]
+        self,
+        parameters: dict[str, Tensor],
+        observation: dict[str, Tensor],
+        nats: dict[str, Float[Tensor, "*batch"]],
+        counts: Bool[Tensor, "*batch"] | None = None,
     ) -> dict[str, Float[Tensor, "*batch"]]:
-        """Return what learning minimises of each entry, given its nats."""
-        return {name: entry.loss(parameters[name], observation[name], nats[name]) for name, entry in self._items()}
+        """Return what learning minimises of each entry, given its nats and the rows that count."""
+        return {
+            name: entry.loss(parameters[name], observation[name], nats[name], counts) for name, entry in self._items()
+        }
 
     def accuracy(
         self, parameters: dict[str, Tensor], observation: dict[str, Tensor]
@@ -72,18 +78,25 @@ class Decoder(nn.Module):
         """
         return {name: entry.accuracy(parameters[name], observation[name]) for name, entry in self._items()}
 
-    def recall(self, parameters: dict[str, Tensor], observation: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+    def recall(
+        self,
+        parameters: dict[str, Tensor],
+        observation: dict[str, Tensor],
+        counts: Bool[Tensor, "*batch"] | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
         """Return the accuracy by category, of the entries that are categories or grids of them: see EntryDecoder."""
-        recalls = {name: entry.recall(parameters[name], observation[name]) for name, entry in self._items()}
+        recalls = {name: entry.recall(parameters[name], observation[name], counts) for name, entry in self._items()}
         return {name: recall for name, recall in recalls.items() if recall is not None}
 
     def mode(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the reconstruction, in the units of the observation."""
         return {name: entry.mode(parameters[name]) for name, entry in self._items()}
 
-    def chance_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+    def chance_nats(
+        self, observation: dict[str, Tensor], counts: Bool[Tensor, "*batch"] | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
         """Return the nats per step that knowing each entry is worth in this batch: see EntryDecoder."""
-        return {name: entry.chance_nats(observation[name]) for name, entry in self._items()}
+        return {name: entry.chance_nats(observation[name], counts) for name, entry in self._items()}
 
     def floor_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, "*batch"]]:
         """Return the nats that remain however good the parameters are: a grey pixel is uncertain under a Bernoulli."""
@@ -97,17 +110,17 @@ class Decoder(nn.Module):
 
 def make_entry_decoder(name: str, space: gymnasium.Space, input_size: int, config: DecoderConfig) -> EntryDecoder:
     """Return the decoder of one entry."""
-    check_supported(name, space)
+    space = settle(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryDecoder(space, input_size)
         case "vector", Box():
             return VectorDecoder(space, input_size)
-        case "image", Box():
+        case "image", Picture():
             return ImageDecoder(
                 space, input_size, config.image_features, config.image_channels, config.image_likelihood
             )
-        case "symbols", MultiDiscrete():
+        case "symbols", Symbols():
             return GridDecoder(space, input_size, config.grid_features, config.grid_rarity)
         case "text", Tokens():
             return TextDecoder(space, input_size)

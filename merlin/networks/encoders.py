@@ -12,7 +12,7 @@ from merlin.networks.categories import CategoryEncoder
 from merlin.networks.entries import EntryEncoder
 from merlin.networks.grids import GridEncoder
 from merlin.networks.images import ImageEncoder
-from merlin.networks.spaces import Tokens, check_supported, kind
+from merlin.networks.spaces import Picture, Symbols, Tokens, kind, settle
 from merlin.networks.texts import TextEncoder
 from merlin.networks.vectors import VectorEncoder
 
@@ -52,15 +52,15 @@ class Encoder(nn.Module):
 
 def make_entry_encoder(name: str, space: gymnasium.Space, config: EncoderConfig) -> EntryEncoder:
     """Return the encoder of one entry."""
-    check_supported(name, space)
+    space = settle(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryEncoder(space)
         case "vector", Box():
             return VectorEncoder(space)
-        case "image", Box():
+        case "image", Picture():
             return ImageEncoder(space, config.image_features, config.image_channels)
-        case "symbols", MultiDiscrete():
+        case "symbols", Symbols():
             return GridEncoder(space, config.grid_features, config.grid_channels)
         case "text", Tokens():
             return TextEncoder(space, config.text_features)

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.networks.entries import EntryDecoder, EntryEncoder, count
+from merlin.networks.entries import EntryDecoder, EntryEncoder, count, num_rows
 from merlin.networks.spaces import Tokens
 
 
@@ -53,16 +53,18 @@ class TextDecoder(EntryDecoder):
         tokens = self._logits(parameters).argmax(-1)
         return tokens * is_said(tokens)
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
         texts = value.reshape(-1, value.shape[-1]).long()
         starts = torch.arange(self.shape[0], device=texts.device) * self.vocabulary_size
+        if counts is not None:
+            counts = counts.flatten()
         outside = self.shape[0] * self.vocabulary_size  # one more column takes what is not counted
-        counts = distributed.total(count(torch.where(is_said(texts), texts + starts, outside), outside + 1))[:-1]
-        counts = counts.unflatten(0, (*self.shape, self.vocabulary_size))
-        frequencies = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-        return (torch.special.entr(frequencies) * counts.sum(-1, keepdim=True)).sum() / distributed.total(
-            texts.new_tensor(len(texts))
-        )
+        columns = torch.where(is_said(texts), texts + starts, outside)
+        seen = distributed.total(count(columns, outside + 1, counts))[:-1]
+        seen = seen.unflatten(0, (*self.shape, self.vocabulary_size))
+        total = seen.sum(-1, keepdim=True)
+        entropies = torch.special.entr(seen / total.clamp(min=1))
+        return (entropies * total).sum() / num_rows(value, self.shape, counts)
 
     def _logits(self, parameters: Tensor) -> Float[Tensor, "*batch L V"]:
         return parameters.unflatten(-1, (-1, self.vocabulary_size))

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from gymnasium.spaces import Box
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, flatten_entry, unflatten_entry, variance
@@ -51,11 +51,15 @@ class VectorDecoder(EntryDecoder):
     nats = 0.5 · Σᵢ (xᵢ - meanᵢ)²        x in the units of VectorScale
     """
 
+    _bounds: Tensor
+
     def __init__(self, space: Box, input_size: int):
         super().__init__(space)
         self.scale = VectorScale(space)
-        self.low, self.high = float(space.low.min()), float(space.high.max())
         self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        # of integers; as floats some bounds would be just beyond what the integers reach
+        bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-(2.0**63), 2.0**63 - 1024)
+        self.register_buffer("_bounds", torch.tensor(bounds), persistent=False)
         self.linear = nn.Linear(input_size, self.scale.size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
@@ -69,7 +73,7 @@ class VectorDecoder(EntryDecoder):
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         mean = unflatten_entry(parameters * self.scale.scale, self.shape)
-        return mean if self.dtype.is_floating_point else mean.round().clamp(self.low, self.high).to(self.dtype)
+        return mean if self.dtype.is_floating_point else mean.double().round().clamp(*self._bounds).to(self.dtype)
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size)).sum()
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+        return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size), counts).sum()

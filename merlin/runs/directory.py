@@ -58,6 +58,8 @@ def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfi
     name = values.get("agent") if isinstance(values, dict) else None
     if not isinstance(name, str):
         raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
+    # without this group it is of version 0.2.0 or before, whose weights are of the pictures of then
+    values.setdefault("environment", {"pictures_by_bounds": True})
     try:
         config = from_dict(RunConfig, values, {"model": find_agent(name).config_class})
     except MerlinError as error:

@@ -16,6 +16,7 @@ from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import EnvironmentFailure, MerlinError, describe, tell
+from merlin.networks.spaces import describe_entries
 from merlin.runs.directory import changes, check_unchanged, claimed, saved_config
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
@@ -189,7 +190,7 @@ def _train(
             reported_step = trainer.env_steps if monitors is None else monitors[0]["reported_at"]
             reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step)
             stack.enter_context(reporter)
-            for sentence in notes:
+            for sentence in ("; ".join(describe_entries(environment.spaces)), *notes):
                 reporter.note(sentence)
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
         evaluation = partial(evaluate_held_out, agent, config)

@@ -268,7 +268,7 @@ class Predictor(nn.Module):
             excess = self._sum(mean(x - floor[name]) for name, x in nats.items())
             metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
             metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
-            recall = self.decoder.recall(decoded, unroll.observation)
+            recall = self.decoder.recall(decoded, unroll.observation, unroll.is_valid)
             metrics |= {f"{name}_recall": x for name, x in recall.items()}
             metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
 
@@ -290,7 +290,7 @@ class Predictor(nn.Module):
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
         """Return the weighted loss of what was decoded against what was observed, and each entry's nats."""
         nats = self.decoder.nats(decoded, unroll.observation)
-        losses = self.decoder.losses(decoded, unroll.observation, nats)
+        losses = self.decoder.losses(decoded, unroll.observation, nats, unroll.is_valid)
         costs = {name: getattr(self.config, f"{kind(self.spaces[name])}_cost") for name in losses}
         return self._sum(costs[name] * x for name, x in losses.items()), nats
 
@@ -301,9 +301,8 @@ class Predictor(nn.Module):
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
-            valid = {name: x[unroll.is_valid] for name, x in unroll.observation.items()}
-            worth = self._sum(self.decoder.chance_nats(valid).values())
-            self.observation_nats += rate * (worth - self.observation_nats)
+            worth = self._sum(self.decoder.chance_nats(unroll.observation, unroll.is_valid).values())
+            self.observation_nats += rate * unroll.is_valid.any() * (worth - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)
