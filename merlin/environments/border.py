@@ -18,7 +18,7 @@ from merlin.environments.validation import (
     what_came,
 )
 from merlin.errors import EnvironmentFailure, MerlinError
-from merlin.networks.spaces import flatten_observation, flatten_space, shape_of
+from merlin.networks.spaces import flatten_observation, leaves, shape_of
 
 FINAL_KEYS = ("final_obs", "final_observation")  # gymnasium's, and that of versions before 1.0
 
@@ -39,7 +39,7 @@ class Border:
     def __init__(self, vector_env: VectorEnv, task: str, is_native: bool) -> None:
         self.task, self.is_native, self.num_envs = task, is_native, vector_env.num_envs
         space = vector_env.single_observation_space
-        self.spaces = flatten_space(space)
+        self.spaces = dict(leaves(space))
         self._read_batch, self._read_one = reader_of(space, task, (self.num_envs,)), reader_of(space, task)
         self._ranges = ranges_of(self.spaces)
         if "autoreset_mode" not in vector_env.metadata:
