@@ -31,6 +31,8 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
         names = ("seed", "steps", "num_envs", "device", "vectorization")
         flags = {name: getattr(options, name, None) for name in names}
         config = replace(config, **{name: value for name, value in flags.items() if value is not None})
+        if options.wrap:
+            config = replace(config, environment=replace(config.environment, wrappers=tuple(options.wrap)))
         parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
         return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
     except MerlinError as error:
@@ -40,7 +42,8 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of the run that `--resume` names, which goes on as it began."""
-    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "run_dir")
+    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "wrap",
+             "run_dir")  # fmt: skip
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:

@@ -220,7 +220,7 @@ def _train(
                 try:
                     trainer.run(monitor.report, should_stop)
                 except (EnvironmentFailure, KeyboardInterrupt):
-                    # What was learnt until then is sound; but a native environment has gone on from what is saved of it.
+                    # What was learnt until then is sound. (A native environment has gone on from what is saved of it.)
                     if reporter is None or environment.is_native or distributed.world_size() > 1:
                         raise
                     monitor.save()
