@@ -1,5 +1,7 @@
 """Environments that do what real ones do, registered as test/...-v0, and batches of them."""
 
+import random
+
 import gymnasium
 import numpy as np
 import torch
@@ -107,6 +109,16 @@ class Speaker(gymnasium.Env):
         return np.full((4, 5, 3), 7, np.uint8)
 
 
+class Gambler(gymnasium.Env):
+    """Shows numbers from Python's and NumPy's global generators."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.array([random.random(), np.random.random()], np.float32), {}
+
+
 class NotFiniteAtLast(gymnasium.Env):
     """Three steps, after which time is up and nothing more is seen."""
 
@@ -135,6 +147,7 @@ for name, entry_point in {
     "Episodes": Episodes,
     "Speaker": Speaker,
     "NotFiniteAtLast": NotFiniteAtLast,
+    "Gambler": Gambler,
     "PictureMiniGrid": picture_minigrid,
 }.items():
     gymnasium.register(f"test/{name}-v0", entry_point=entry_point)
