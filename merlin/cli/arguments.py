@@ -50,10 +50,17 @@ def add_configuration(add: Callable) -> None:
     add("--seed", metavar="S", type=seed, help="of weights, environments and every random choice (default: 1)")
     add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
     add("--env-kwargs", metavar="JSON", type=json_object, help="""settings of the task, such as '{"pairs": 4}'""")
+    add_wrap(add)
     add("--vectorization", choices=("sync", "async"), help="whether environments that are not tensors are stepped in "
         "this process or in one process each (default: sync)")  # fmt: skip
     add_set(add, "change settings of the agent (model.*) and of training (training.*); see `merlin train "
         "--help-settings`")  # fmt: skip
+
+
+def add_wrap(add: Callable) -> None:
+    """Add --wrap."""
+    add("--wrap", metavar="module:Wrapper", action="append", help="put a wrapper of yours around each environment; "
+        "again for more, the first innermost")  # fmt: skip
 
 
 def add_set(add: Callable, text: str) -> None:

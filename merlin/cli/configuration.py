@@ -34,6 +34,8 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
             flags["started_from"] = str(options.started_from.absolute())
             flags["started_from_checkpoint"] = options.started_from_checkpoint
         config = replace(config, **{name: value for name, value in flags.items() if value is not None})
+        if options.wrap:
+            config = replace(config, environment=replace(config.environment, wrappers=tuple(options.wrap)))
         parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
         return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
     except MerlinError as error:
@@ -43,8 +45,8 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of the run that `--resume` names, which goes on as it began."""
-    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "run_dir",
-             "started_from", "started_from_checkpoint")  # fmt: skip
+    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "wrap",
+             "run_dir", "started_from", "started_from_checkpoint")  # fmt: skip
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:

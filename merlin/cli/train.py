@@ -97,7 +97,8 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Pat
     from merlin.training.checkpoint import steps
 
     name = shlex.quote(str(run_dir))
-    if any(":" in str(part) for part in (config.task, config.agent, getattr(config.model, "memory", ""))):
+    named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
+    if any(":" in str(part) for part in named):
         name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
     score = f", episode return {summary.episode_return_mean:.2f}" if math.isfinite(summary.episode_return_mean) else ""
     how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"

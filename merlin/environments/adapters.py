@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from merlin.environments.validation import (
     STEP,
     Reader,
     dict_reader,
+    failed,
     join,
     number_of,
     parts_of,
@@ -23,8 +25,9 @@ from merlin.environments.validation import (
     success_of,
     text_reader,
     tuple_reader,
+    what_came,
 )
-from merlin.errors import EnvironmentFailure
+from merlin.errors import EnvironmentFailure, MerlinError
 from merlin.networks.spaces import ROOT, Tokens, check_supported, leaves, shape_of
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
@@ -56,6 +59,12 @@ class AgentView(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
+        if not isinstance(env.observation_space, spaces.Space) or not isinstance(env.action_space, spaces.Space):
+            raise MerlinError(
+                "An environment must have an observation_space and an action_space of gymnasium's, but those of "
+                f"{type(env.unwrapped).__name__} are {what_came(env.observation_space)} and "
+                f"{what_came(env.action_space)}: set them in its constructor."
+            )
         symbols = _minigrid_view(env)
         spec = env.unwrapped.spec
         self.defines_success = symbols is not None
@@ -66,14 +75,14 @@ class AgentView(gymnasium.Wrapper):
         self._takes_int = isinstance(env.action_space, spaces.Discrete)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        answer = self.env.reset(seed=seed, options=options)
+        answer = self._ask("reset", self.env.reset, seed=seed, options=options)
         observation, _ = parts_of(answer, ("observation", "info"), self.task, "reset")
         return self._view(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
         action = int(action) if self._takes_int else action
-        answer = parts_of(self.env.step(action), STEP, self.task, "step")
+        answer = parts_of(self._ask("step", self.env.step, action), STEP, self.task, "step")
         observation, (reward, terminated, truncated), info = self._view(answer[0]), answer[1:4], answer[4]
         if type(reward) is not float:
             reward = number_of(reward, "reward", self.task)
@@ -90,6 +99,23 @@ class AgentView(gymnasium.Wrapper):
             success = success_of(info.get("is_success"), self.task)
         info = {} if math.isnan(success) else {"is_success": success}
         return observation, reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        return self._ask("render", self.env.render)
+
+    def close(self) -> None:
+        # An environment that cannot close itself is no reason to lose what was done with it.
+        with suppress(Exception, SystemExit):
+            self.env.close()
+
+    def _ask(self, what: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call the environment; whatever it raises becomes one sentence."""
+        try:
+            return function(*args, **kwargs)
+        except (MerlinError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit() too
+            raise failed(self.task, what, error) from error
 
 
 def _view_of(
@@ -120,7 +146,7 @@ def _view_of(
     if isinstance(space, spaces.Tuple):
         views = [_view_of(entry, symbols, task, join(path, i)) for i, entry in enumerate(space.spaces)]
         return spaces.Tuple([seen for seen, _ in views]), tuple_reader([view for _, view in views], task, path)
-    if space is None or space.shape is None:  # a Sequence, a Graph: told by its name where spaces are made flat
+    if space.shape is None:  # a Sequence, a Graph: told by its name where spaces are made flat
         return space, lambda value: value
     return space, reader_of(space, task, path=path)
 

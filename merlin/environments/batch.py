@@ -15,9 +15,9 @@ from torch import Tensor
 from merlin.environments.border import Border, Entries
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
-from merlin.environments.validation import what_came
+from merlin.environments.validation import failed, what_came
 from merlin.environments.workers import WorkerFailure, Workers, end
-from merlin.errors import EnvironmentFailure, MerlinError, describe
+from merlin.errors import EnvironmentFailure, MerlinError
 from merlin.networks.spaces import flatten_space, shape_of
 
 
@@ -218,9 +218,9 @@ class Environment:
                 self.close()
             if isinstance(failure, MerlinError):
                 raise failure from failure.__cause__
-            is_told = isinstance(failure, WorkerFailure)
-            reason, cause = (str(failure), failure.__cause__) if is_told else (describe(failure), failure)
-            raise EnvironmentFailure(f"{self.task} failed in {what}: {reason}.") from cause
+            if isinstance(failure, WorkerFailure):
+                raise EnvironmentFailure(f"{self.task} failed in {what}: {failure}.") from failure.__cause__
+            raise failed(self.task, what, failure) from failure
 
     def _to_environment(self, action: Tensor) -> Any:
         if self._bounds is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from merlin.environments.validation import (
     STEP,
     check_values,
+    in_float32,
     parts_of,
     ranges_of,
     reader_of,
@@ -21,6 +22,7 @@ from merlin.errors import EnvironmentFailure, MerlinError
 from merlin.networks.spaces import flatten_observation, leaves, shape_of
 
 FINAL_KEYS = ("final_obs", "final_observation")  # gymnasium's, and that of versions before 1.0
+LARGEST = np.finfo(np.float32).max
 
 Entries = dict[str, Any]
 
@@ -60,8 +62,8 @@ class Border:
         """Return observation, reward, terminated, truncated and info of a step."""
         observation, *rows, info = parts_of(answer, STEP, self.task, "step")
         reward, terminated, truncated = map(self.row, STEP[1:4], rows)
-        if not self.is_native and not np.isfinite(reward).all():
-            index = int(np.argmin(np.isfinite(reward)))
+        if not self.is_native and not (np.abs(reward) <= LARGEST).all():
+            index = int(np.argmin(np.abs(reward) <= LARGEST))
             raise EnvironmentFailure(
                 f"Rewards must be finite, but {self.task} returned {reward[index]} in environment {index}: "
                 "correct the task."
@@ -72,7 +74,7 @@ class Border:
         """Return the entries of an observation of the batch."""
         if self.is_native:
             return flatten_observation(observation)
-        entries = flatten_observation(self._read_batch(observation))
+        entries = in_float32(flatten_observation(self._read_batch(observation)))
         check_values(entries, self._ranges, self.spaces, self.task)
         return entries
 
@@ -124,6 +126,7 @@ class Border:
                 x[rows] = [entry[name] for entry in read]
         else:
             entries = flatten_observation(self._read_batch(final))
+        entries = in_float32(entries)
         check_values({name: x[rows] for name, x in entries.items()}, self._ranges, self.spaces, self.task, rows)
         return entries
 

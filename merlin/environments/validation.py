@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from merlin.errors import EnvironmentFailure
+from merlin.errors import EnvironmentFailure, describe
 from merlin.networks.spaces import ROOT, shape_of
 
 STEP = ("observation", "reward", "terminated", "truncated", "info")
@@ -44,14 +44,13 @@ def reader_of(space: gymnasium.Space, task: str, lead: tuple[int, ...] = (), pat
                     f"A batch whose arrays are tensors says so, but {task} returned {what_came(value)} and does not: "
                     "put tensors=True into its metadata."
                 )
-            value = value.detach().cpu()
         array = _numbers(value)
         if array is not None and array.shape == shape:
-            with np.errstate(invalid="ignore"):
+            with np.errstate(invalid="ignore", over="ignore"):
                 converted = array.astype(dtype)
             if np.issubdtype(dtype, np.floating) or np.array_equal(converted, array):
                 return converted
-        of_batch = f" for each of {lead[0]} environments" * bool(lead)
+        of_batch = f" for each of {lead[0]} environments" if lead else ""
         raise _wrong(task, path, f"a value of {must}{of_batch}", value)
 
     return read
@@ -94,6 +93,11 @@ def text_reader(task: str, path: str, read: Callable[[str], np.ndarray]) -> Read
     return read_text
 
 
+def failed(task: str, what: str, error: BaseException) -> EnvironmentFailure:
+    """Return the sentence about what an environment raised."""
+    return EnvironmentFailure(f"{task} failed in {what}: {describe(error)}.")
+
+
 def parts_of(answer: Any, names: tuple[str, ...], task: str, method: str) -> tuple[Any, ...]:
     """Return what `reset` or `step` returned, which must be as many things as there are names, the last an info."""
     if not isinstance(answer, tuple | list) or len(answer) != len(names):
@@ -124,6 +128,12 @@ def row_of(value: Any, what: str, task: str, num_envs: int) -> np.ndarray:
     if array is not None and array.shape in ((num_envs,), (num_envs, 1)):
         return array.reshape(num_envs)
     raise _not_a_number(what, task, value, f" for each of {num_envs} environments")
+
+
+def in_float32(entries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return all floating numbers in float32, in which agents take them: what is beyond becomes infinite."""
+    with np.errstate(over="ignore"):
+        return {name: x.astype(np.float32, copy=False) if x.dtype.kind == "f" else x for name, x in entries.items()}
 
 
 def success_of(value: Any, task: str) -> float:
@@ -252,6 +262,7 @@ def join(path: str, key: object) -> str:
 
 def _numbers(value: Any) -> np.ndarray | None:
     """Return a value as an array of numbers; None where it is not one."""
+    value = value.detach().cpu() if isinstance(value, Tensor) else value
     try:
         array = np.asarray(value)
         if array.dtype == object and array.size and all(isinstance(x, int | float | np.number) for x in array.flat):

@@ -190,7 +190,8 @@ def run_worker(
     except BaseException as error:  # sys.exit() too
         is_sentence = isinstance(error, MerlinError)
         reason = str(error) if is_sentence else describe(error)
-        failures.put((index, reason, is_sentence, traceback.format_exc()[-8000:]))
+        with suppress(OSError):  # the environment has closed files that it did not open
+            failures.put((index, reason, is_sentence, traceback.format_exc()[-8000:]))
 
 
 class _RaisedAgain:

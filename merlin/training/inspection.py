@@ -98,7 +98,7 @@ def _loosened(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:
         with np.errstate(over="ignore", invalid="ignore"):
             slack = np.nan_to_num(TOLERANCE * (high - low), posinf=0.0)
             return (low - slack).astype(np.float32), (high + slack).astype(np.float32)
-    limits = np.iinfo(np.dtype(space.dtype).type)
+    limits = np.iinfo(str(space.dtype))
     if (space.low <= limits.min).all() and (space.high >= limits.max).all():
         return None
     return space.low.astype(np.int64), space.high.astype(np.int64)

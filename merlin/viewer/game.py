@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 from PIL import ImageColor
 
-from merlin.environments.adapters import AgentView
 from merlin.environments.make import find_spec, make_env
 from merlin.errors import MerlinError
 from merlin.networks.spaces import Tokens, flatten_observation, flatten_space, kind
@@ -56,8 +55,8 @@ def choose_keys(names: Sequence[str]) -> dict[str, int]:
 class Game:
     """A task that a person plays: its present episode, and what there is to show of it."""
 
-    def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None):
-        self.env = AgentView(make_env(find_spec(task), env_kwargs, "rgb_array"))
+    def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None, wrappers: Sequence[str] = ()):
+        self.env = make_env(find_spec(task), env_kwargs, "rgb_array", wrappers)
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise MerlinError(
                 f"A person plays tasks whose action space is Discrete, but {task} has a "

@@ -1,14 +1,14 @@
 """Environments that do what real ones do, registered as test/...-v0, and batches of them."""
 
-import multiprocessing
-import os
-import time
+import random
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+
+import tests.environments.misbehaving  # noqa: F401 (registers test/Misbehaving-v0)
 
 
 class Episodes(gymnasium.Env):
@@ -85,45 +85,6 @@ class TensorBatch(VectorEnv):
         return self._tensors(observation), torch.tensor(reward, dtype=torch.float32), *flags, tensor_info
 
 
-class Misbehaving(gymnasium.Env):
-    """Does, at its third step or when asked, what environments should not."""
-
-    action_space = spaces.Discrete(2)
-    observation_space = spaces.Box(0, 1, (3,), np.float32)
-
-    def __init__(self, misdeed="none", when="step", action_space=None, observation_space=None):
-        self.misdeed, self.when, self.num_steps = misdeed, when, 0
-        self.action_space = action_space or self.action_space
-        self.observation_space = observation_space or self.observation_space
-        in_worker = multiprocessing.parent_process() is not None
-        if when == "constructor" or (when == "constructor in a worker" and in_worker):
-            self.misbehave()
-
-    def misbehave(self):
-        if self.misdeed == "raise":
-            raise ZeroDivisionError("the moon is full")
-        if self.misdeed == "raise what cannot be pickled":
-            raise type("LocalError", (Exception,), {})("held", lambda: None)
-        if self.misdeed == "exit":
-            os._exit(7)
-        if self.misdeed == "sleep":
-            time.sleep(100)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if self.when == "reset":
-            self.misbehave()
-        return np.zeros(3, np.float32), {}
-
-    def step(self, action):
-        self.num_steps += 1
-        if self.num_steps == 3 and self.when == "step":
-            self.misbehave()
-        reward = np.nan if self.misdeed == "nan" and self.num_steps == 3 else 0.5
-        threads = np.full(3, torch.get_num_threads() / 100, np.float32)
-        return threads, reward, False, False, {}
-
-
 class Speaker(gymnasium.Env):
     """Says something; draws pictures; hears actions in a Box."""
 
@@ -146,6 +107,16 @@ class Speaker(gymnasium.Env):
 
     def render(self):
         return np.full((4, 5, 3), 7, np.uint8)
+
+
+class Gambler(gymnasium.Env):
+    """Shows numbers from Python's and NumPy's global generators."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.array([random.random(), np.random.random()], np.float32), {}
 
 
 class NotFiniteAtLast(gymnasium.Env):
@@ -174,9 +145,9 @@ def picture_minigrid(**kwargs):
 
 for name, entry_point in {
     "Episodes": Episodes,
-    "Misbehaving": Misbehaving,
     "Speaker": Speaker,
     "NotFiniteAtLast": NotFiniteAtLast,
+    "Gambler": Gambler,
     "PictureMiniGrid": picture_minigrid,
 }.items():
     gymnasium.register(f"test/{name}-v0", entry_point=entry_point)

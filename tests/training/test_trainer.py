@@ -168,7 +168,7 @@ def test_an_observation_that_ends_an_episode_must_be_finite_too():
     config = replace(tiny("rl-lstm"), task="test/NotFiniteAtLast-v0")
     with build_environment(config) as environment:
         trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
-        with pytest.raises(MerlinError, match="with which test/NotFiniteAtLast-v0 truncated an episode"):
+        with pytest.raises(MerlinError, match=r"environment 0 of test/NotFiniteAtLast-v0 returned nan at \(0,\)"):
             trainer.update()
 
 
