@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 def read_rows(run_dir: Path, note: Callable[[str], object] = tell) -> list[dict[str, Any]]:
-    """Return a run's reports, by environment steps; none if there are none yet. Damaged rows are left out, and told of."""
+    """Return a run's reports, by environment steps, but for damaged ones, which are told of; none if there are none."""
     found = read_lines(Path(run_dir) / NAME)
     if found.damaged:
         note(f"{Path(run_dir) / NAME} has {_count(found.damaged)}, left out here")
