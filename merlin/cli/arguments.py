@@ -72,7 +72,7 @@ def add_run_dir(add: Callable) -> None:
     """Add the run that a command reads, and which of its weights."""
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
-        "100 episodes in training or, if there are any, by its evaluations (default: best)")  # fmt: skip
+        "100 episodes begun with them in training or, if there are any, by evaluations (default: best)")  # fmt: skip
     add_import_from(add)
 
 

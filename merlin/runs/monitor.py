@@ -146,7 +146,7 @@ class Monitor:
         ended = self._ended()
         metrics, found = self._metrics(ended), None
         if self.config.training.evaluation_steps is None:
-            found = self._scored_candidate(ended)
+            found, self.evaluated_at = self._scored_candidate(ended), self.trainer.env_steps
         elif metrics is not None and self.trainer.env_steps >= _next(
             self.config.training.evaluation_steps, self.evaluated_at
         ):

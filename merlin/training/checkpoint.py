@@ -110,8 +110,9 @@ def save_best(
 
 def tidy(run_dir: Path) -> None:
     """Remove what interrupted saves left behind. Only for the process that alone writes to the run."""
-    for leftover in (Path(run_dir) / "checkpoints").glob(".*"):
-        remove(leftover)
+    for pattern in ("checkpoints/.*", ".config.json*", ".metrics.jsonl*"):
+        for leftover in Path(run_dir).glob(pattern):
+            remove(leftover)
 
 
 def steps(run_dir: Path) -> list[Path]:

@@ -15,7 +15,6 @@ from merlin.runs.monitor import _next
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import build_agent, build_environment, load_config, train
 from merlin.training import checkpoint
-from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
 from tests.environments import examples as environments  # noqa: F401 (they register themselves)
 
@@ -198,26 +197,6 @@ def test_what_cannot_be_saved_goes_on_with_other_episodes(tmp_path, monkeypatch)
     for updates in (4, 6):
         train(replace(config, steps=8 * 4 * updates), tmp_path, resume=True)
     assert seeds[0::2] == [config.seed] * 2 and len({config.seed, *seeds[1::2]}) == 3
-
-
-def test_the_best_weights_are_chosen_by_many_episodes_and_not_by_those_that_end_first(tmp_path, monkeypatch):
-    config, scores = tiny(steps=8 * 4 * 60, report_steps=8 * 4 * 2), []
-    reported = []
-
-    class Playing(Trainer):
-        """Hands on made-up episodes: one that was lucky and ends first, then many."""
-
-        def update(self):
-            metrics, _ = super().update()
-            lucky = len(reported) == 0
-            reported.append(lucky)
-            returns = torch.full((1 if lucky else 10,), 50.0 if lucky else float(len(reported) % 3))
-            return metrics, Episodes(returns, returns, returns)
-
-    monkeypatch.setattr(checkpoint, "save_best", lambda run_dir, step, score, agent: scores.append((step, score)))
-    monkeypatch.setattr("merlin.runs.run.Trainer", Playing)
-    train(config, tmp_path)
-    assert scores and scores[0][0] >= 8 * 4 * 11 and max(score for _, score in scores) < 1.2
 
 
 @pytest.mark.parametrize(("start", "expected"), [(0, 3000), (2048, 3000), (3000, 6000), (14_336, 15_000)])
