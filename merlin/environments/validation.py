@@ -61,7 +61,7 @@ def dict_reader(readers: Mapping[str, Reader], task: str, path: str) -> Reader:
     items = tuple(readers.items())
 
     def read(observation: Any) -> dict[str, Any]:
-        if not isinstance(observation, Mapping):
+        if type(observation) is not dict and not isinstance(observation, Mapping):
             raise _wrong(task, path, f"a dict with {', '.join(map(repr, readers))}", observation)
         for key in readers:
             if key not in observation:
@@ -100,6 +100,8 @@ def failed(task: str, what: str, error: BaseException) -> EnvironmentFailure:
 
 def parts_of(answer: Any, names: tuple[str, ...], task: str, method: str) -> tuple[Any, ...]:
     """Return what `reset` or `step` returned, which must be as many things as there are names, the last an info."""
+    if type(answer) is tuple and len(answer) == len(names) and type(answer[-1]) is dict:
+        return answer
     if not isinstance(answer, tuple | list) or len(answer) != len(names):
         old = ": this is gym's old form, so wrap it with shimmy's GymV21CompatibilityV0" * (method == "step")
         raise EnvironmentFailure(
@@ -124,6 +126,8 @@ def number_of(value: Any, what: str, task: str) -> float:
 
 def row_of(value: Any, what: str, task: str, num_envs: int) -> np.ndarray:
     """Return the rewards or flags of a batch, one number for each environment."""
+    if type(value) is np.ndarray and value.shape == (num_envs,) and value.dtype.kind in "fb":
+        return value
     array = _numbers(value)
     if array is not None and array.shape in ((num_envs,), (num_envs, 1)):
         return array.reshape(num_envs)
