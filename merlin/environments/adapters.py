@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,8 +16,10 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.async_vector_env import _async_worker
 
+from merlin.environments.actions import row_view
 from merlin.errors import describe
-from merlin.networks.spaces import Tokens, flatten_space, shape_of
+from merlin.networks.action_spaces import num_choices, open_action_space
+from merlin.networks.spaces import ACTION_MASK, Tokens, flatten_space, shape_of
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
 # four times "put the red box in front of you next to the red box in front of you", joined by "and", "after you", "and".
@@ -43,7 +45,8 @@ class AgentView(gymnasium.Wrapper):
 
     Texts become `Tokens`, a MiniGrid mission that never changes is left out, MiniGrid's symbolic view becomes a
     MultiDiscrete [Y, X, 3] of object, colour and state, and
-    of all infos only `is_success` at an episode's end is passed on (MiniGrid: whether the goal was reached).
+    of all infos only `action_mask`, and `is_success` at an episode's end, are passed on (MiniGrid: whether the goal was
+    reached).
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -52,28 +55,42 @@ class AgentView(gymnasium.Wrapper):
         self.defines_success = symbols is not None
         self.observation_space, self._view = _view_of(env.observation_space, symbols)
         flatten_space(self.observation_space)  # an unsupported entry is told here, not by a worker
-        self._takes_int = isinstance(env.action_space, spaces.Discrete)
+        self._act = row_view(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        observation, _ = self.env.reset(seed=seed, options=options)
-        return self._observe(observation), {}
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observe(observation), self._masks(info)
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
-        action = int(action) if self._takes_int else action
+        action = action if self._act is None else self._act(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         observation = self._observe(observation)
         if not (terminated or truncated):
-            return observation, reward, terminated, truncated, {}
+            return observation, reward, terminated, truncated, self._masks(info)
         # An environment that returns its own buffer would overwrite the final observation in the reset that follows.
         observation = copy.deepcopy(observation)
+        masks = self._masks(info)
         if self.defines_success:
             info = {"is_success": bool(terminated) and float(reward) > 0}
         info = {"is_success": float(info["is_success"])} if "is_success" in info else {}
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, info | masks
 
     def _observe(self, observation: Any) -> Any:
         return observation if self._view is None else self._view(observation)
+
+    def _masks(self, info: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Return the mask of actions in an info, flat; nothing where there is none."""
+        if info.get(ACTION_MASK) is None:
+            return {}
+        mask = np.asarray(info[ACTION_MASK]).reshape(-1)
+        if mask.size != self._num_choices:  # told here, for a batch cannot hold masks of different sizes
+            raise ValueError(f"an action mask must have {self._num_choices} numbers, one for each choice, not {mask.size}")
+        return {ACTION_MASK: mask}
+
+    @cached_property
+    def _num_choices(self) -> int:
+        return num_choices([part for _, part in open_action_space(self.env.action_space)])
 
 
 def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.Space, View | None]:

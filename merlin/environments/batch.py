@@ -14,10 +14,11 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
+from merlin.environments.actions import ActionMasks, EnvironmentActions
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
 from merlin.errors import MerlinError, describe
-from merlin.networks.spaces import flatten_observation, flatten_space, shape_of
+from merlin.networks.spaces import ACTION_MASK, flatten_observation, flatten_space
 
 
 class Timestep(NamedTuple):
@@ -65,8 +66,9 @@ class NativeEnv(Protocol):
 class Environment:
     """A batch of environments, of numpy arrays or of tensors (`metadata["tensors"]`), in any autoreset mode.
 
-    Actions are those of `ActionDistribution`; a Box's are clipped here. Close it, or use it in a `with` statement, so
-    that no worker process outlives it.
+    Actions are those of `ActionDistribution`; here they take the form of the action space, and a Box's are clipped. Where
+    the environments give masks of actions, by infos or observations, each observation has one, `action_mask` [B, C]; it is
+    no part of `spaces`. Close it, or use it in a `with` statement, so that no worker process outlives it.
 
     Attributes:
         spaces: Of one environment's observation, flat.
@@ -94,11 +96,10 @@ class Environment:
         self.is_native = bool(vector_env.metadata.get("tensors"))
         self.spaces = flatten_space(vector_env.single_observation_space)
         self.action_space = vector_env.single_action_space
-        if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
-            raise MerlinError(
-                "Action spaces are Discrete, MultiDiscrete or Box; "
-                f"{self.task} has a {type(self.action_space).__name__}: convert it with a wrapper."
-            )
+        self._actions = EnvironmentActions(self.action_space, self.num_envs, self.device, self.is_native, self.task)
+        self._masks = ActionMasks(
+            vector_env.single_observation_space, self.action_space, self.is_native, self.task
+        )
         if "autoreset_mode" not in vector_env.metadata:
             raise MerlinError(
                 "A vector environment must declare when it resets; "
@@ -106,10 +107,8 @@ class Environment:
             )
         self._autoreset = AutoresetMode(vector_env.metadata["autoreset_mode"])
         self._dtypes = {name: _dtype_of(space) for name, space in self.spaces.items()}
-        self._bounds, self._action_shape = None, shape_of(self.action_space)
-        if isinstance(self.action_space, spaces.Box):
-            bounds = np.stack([self.action_space.low, self.action_space.high])
-            self._bounds = torch.as_tensor(bounds, dtype=torch.float32, device=self.device)
+        if self._masks.space is not None:
+            self._dtypes[ACTION_MASK] = _dtype_of(self._masks.space)
         self._no = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._no_success = torch.full((self.num_envs,), torch.nan, device=self.device)
         self._is_last = self._no
@@ -126,13 +125,14 @@ class Environment:
         seeds: int | list[int] = seed
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = spread_seed(seed, self.num_envs)
-        observation, _ = self._ask("reset", self.vector_env.reset, seed=seeds)
+        observation, info = self._ask("reset", self.vector_env.reset, seed=seeds)
+        observation = self._masks.begin(self._tensors(observation), info)
         self._is_last = no = self._no
-        return Timestep(self._tensors(observation), ~no, no, no.float(), no, no, None, self._no_success)
+        return Timestep(observation, ~no, no, no.float(), no, no, None, self._no_success)
 
     def step(self, action: Shaped[Tensor, "B ..."]) -> Timestep:
         """Act everywhere."""
-        answer = self._ask("step", self.vector_env.step, self._to_environment(action))
+        answer = self._ask("step", self.vector_env.step, self._actions(action))
         observation, reward, terminated, truncated, info = answer
         if not self.is_native and not np.isfinite(reward).all():
             index = int(np.argmin(np.isfinite(reward)))
@@ -149,13 +149,17 @@ class Environment:
         if self._autoreset is AutoresetMode.NEXT_STEP:
             is_first, is_last = self._is_last, is_first
             self._is_last = is_last
+        # in another mode than SAME_STEP it is the last of an episode that has just ended
+        is_over = None if self._autoreset is AutoresetMode.SAME_STEP else terminated | truncated
+        observation = self._masks.read(observation, info, is_over)
         # On a GPU the host would have to wait for the flags: there whatever may be a final observation is handed on.
         if self.device.type != "cpu" or bool(truncated.any()):
             final_observation = self._final_observation(observation, info, truncated)
         if self._autoreset is AutoresetMode.DISABLED and bool(is_first.any()):
             mask = is_first if self.is_native else is_first.cpu().numpy()
-            observation, _ = self._ask("reset", self.vector_env.reset, options={"reset_mask": mask})
-            observation = self._tensors(observation)
+            begun, info = self._ask("reset", self.vector_env.reset, options={"reset_mask": mask})
+            begun = self._masks.read(self._tensors(begun), info, ~is_first)
+            observation = self._masks.merge(observation, begun, is_first)
         reward = self._tensor(reward, torch.float32)
         return Timestep(observation, is_first, is_last, reward, terminated, truncated, final_observation, success)
 
@@ -235,13 +239,6 @@ class Environment:
                     return f"the worker process of environment {index} {how}", error
         return describe(error), error
 
-    def _to_environment(self, action: Tensor) -> Any:
-        if self._bounds is not None:
-            action = action.reshape(self.num_envs, *self._action_shape).clamp(*self._bounds)
-            if np.issubdtype(self.action_space.dtype, np.integer):
-                action = action.round()
-        return action if self.is_native else action.cpu().numpy().astype(self.action_space.dtype, copy=False)
-
     def _tensors(self, observation: Any) -> dict[str, Tensor]:
         entries = flatten_observation(observation if self.is_native else _torch(observation))
         return {name: self._tensor(value, self._dtypes[name]) for name, value in entries.items()}
@@ -265,7 +262,9 @@ class Environment:
             final = [final[rows[0]] if entry is None else entry for entry in final]
             space = self.vector_env.single_observation_space
             final = concatenate(space, final, create_empty_array(space, self.num_envs))
-        return None if final is None else self._tensors(final)
+        if final is None:
+            return None
+        return self._masks.read(self._tensors(final), info.get("final_info", {}), torch.ones_like(truncated))
 
     def _success(self, info: dict[str, Any], is_end: Tensor) -> Tensor:
         info = info.get("final_info", info)

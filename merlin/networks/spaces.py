@@ -11,6 +11,7 @@ from merlin.errors import MerlinError
 Kind = Literal["image", "vector", "category", "symbols", "text"]
 
 ROOT = "observation"  # the one key of a space that is neither a Dict nor a Tuple
+ACTION_MASK = "action_mask"  # the entry that says which actions are allowed; agents obey it, and do not observe it
 SMALLEST_IMAGE = 5  # a picture has at least this many rows and columns; a smaller Box is a vector
 
 
@@ -29,10 +30,13 @@ class Tokens(MultiDiscrete):
 def flatten_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
     """Return the entries of a space, nested Dicts and Tuples opened, under dotted paths such as `sensors.velocity`.
 
+    The entry `action_mask` is left out: it says what may be done, and is not observed.
+
     Raises:
         MerlinError: An entry is of a space that no network here reads.
     """
     leaves = dict(_leaves(space, ""))
+    leaves.pop(ACTION_MASK, None)
     if not leaves:
         raise MerlinError("An observation space must have an entry; this one is empty: add what the agent sees.")
     for name, leaf in leaves.items():

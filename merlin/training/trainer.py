@@ -14,6 +14,7 @@ from merlin.agents.learner import LearnerConfig, check_positive
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.experience import Unroll
+from merlin.networks.spaces import ACTION_MASK
 from merlin.training.checkpoint import from_plain, to_plain
 from merlin.training.rollout import Episodes, Rollout, Source
 
@@ -120,6 +121,12 @@ class Trainer:
                     f"Observations must be finite, but {name!r} of {self.environment.task} held a number that is not: "
                     f"correct the environment."
                 )
+        mask = unroll.observation.get(ACTION_MASK)
+        if mask is not None and not (self.agent.actions.is_possible(mask) | ~unroll.is_valid).all():
+            raise MerlinError(
+                f"An action mask must allow an action, but {self.environment.task} allowed an environment nothing to "
+                f"choose: correct the task."
+            )
         # Those that truncated episodes end with are in no row; only their value is.
         if not unroll.next_value.isfinite().all() and unroll.value.isfinite().all():
             raise MerlinError(
