@@ -1,5 +1,6 @@
 """Actions on their way to an environment, and masks of them on theirs to the agent."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -34,8 +35,9 @@ class EnvironmentActions:
     def __init__(self, space: gymnasium.Space, num_envs: int, device: torch.device, is_native: bool, task: str) -> None:
         self.space, self.num_envs, self.is_native, self.task = space, num_envs, is_native, task
         self._parts = [_Part(part, device) for _, part in open_action_space(space, task)]
+        is_choice = isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and space.dtype == np.int64
+        self._is_taken_as_is = is_native and is_choice
         self._is_nested = isinstance(space, spaces.Dict | spaces.Tuple)
-        self._is_taken_as_is = is_native and not self._is_nested and not isinstance(space, spaces.Box)
 
     def __call__(self, action: Shaped[Tensor, "B ..."]) -> Any:
         """Return what the environments take.
@@ -45,19 +47,20 @@ class EnvironmentActions:
         """
         if self._is_taken_as_is:
             return action
-        rows = action.reshape(self.num_envs, -1)
-        numbers = rows.split([part.size for part in self._parts], -1)
-        values = [part.clip(x).reshape(-1, *part.shape) for part, x in zip(self._parts, numbers, strict=True)]
-        if self.is_native:
-            values = [x.to(part.torch_dtype) for part, x in zip(self._parts, values, strict=True)]
-        else:
-            values = [self._array(part, x) for part, x in zip(self._parts, values, strict=True)]
-        return _nested(self.space, iter(values))
+        form = self._tensor if self.is_native else self._array
+        if not self._is_nested:
+            return form(self._parts[0], action)
+        numbers = action.reshape(self.num_envs, -1).split([part.size for part in self._parts], -1)
+        values = (form(part, x.reshape(-1, *part.shape)) for part, x in zip(self._parts, numbers, strict=True))
+        return _nested(self.space, values)
+
+    def _tensor(self, part: "_Part", value: Tensor) -> Tensor:
+        return part.clip(value).to(part.dtype)
 
     def _array(self, part: "_Part", value: Tensor) -> np.ndarray:
-        array = value.cpu().numpy()
-        if part.highest is not None and not ((array >= part.lowest) & (array <= part.highest)).all():
-            index = int(np.argmin(((array >= part.lowest) & (array <= part.highest)).reshape(len(array), -1).all(1)))
+        array = part.clip(value).cpu().numpy()
+        if part.bounds is None and not (lies := (array >= part.lowest) & (array <= part.highest)).all():
+            index = int(np.argmin(lies.reshape(len(array), -1).all(1)))
             raise MerlinError(
                 f"Actions must lie in {part.space}, but that of environment {index} of {self.task} is "
                 f"{array[index].tolist()}: correct the agent."
@@ -66,30 +69,30 @@ class EnvironmentActions:
 
 
 class _Part:
-    """A simple space of an action space: of which of the numbers of an action it is, and within which bounds."""
+    """A simple space of an action space, and within which bounds its numbers lie."""
 
     def __init__(self, space: SimpleSpace, device: torch.device) -> None:
-        self.space, self.shape = space, shape_of(space)
-        self.size = int(np.prod(self.shape))
-        self.torch_dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype
-        self.lowest, self.highest, self._bounds, self._is_whole = None, None, None, False
+        self.space, self.shape, self.bounds, self.is_whole = space, shape_of(space), None, True
+        self.size = math.prod(self.shape)
+        self.dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype
         if isinstance(space, spaces.Box):
             # float64 holds the bounds of every type exactly, but for integers that no action reaches. What an unbounded
             # number may be is what its type can hold, and does not become infinite.
-            self._is_whole = not np.issubdtype(space.dtype, np.floating)
-            largest = 2.0**62 if self._is_whole else float(np.finfo(space.dtype).max)
+            self.is_whole = not np.issubdtype(space.dtype, np.floating)
+            largest = 2.0**62 if self.is_whole else float(np.finfo(space.dtype).max)
             bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-largest, largest)
-            self._bounds = torch.as_tensor(bounds, device=device).reshape(2, -1)
+            self.bounds = torch.as_tensor(bounds, device=device)
         else:
             sizes, starts = (np.reshape(x, self.shape) for x in sizes_and_starts(space))
-            self.lowest, self.highest = starts, starts + sizes - 1
+            ends = starts + sizes - 1
+            self.lowest, self.highest = (starts, ends) if self.shape else (int(starts), int(ends))  # ints compare faster
 
     def clip(self, value: Tensor) -> Tensor:
         """Return the numbers inside a Box; choices as they are."""
-        if self._bounds is None:
+        if self.bounds is None:
             return value
         value = value.double()
-        return (value.round() if self._is_whole else value).clamp(*self._bounds)
+        return (value.round() if self.is_whole else value).clamp(*self.bounds)
 
 
 def _nested(space: gymnasium.Space, values: Iterator[Any]) -> Any:
@@ -148,7 +151,7 @@ class ActionMasks:
             not isinstance(self.space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete)
             or np.prod(self.space.shape) != self.actions.num_choices
         ):
-            raise self._mistake(f"its entry 'action_mask' is {self.space}")
+            raise self._mistake(f"has an entry 'action_mask' that is a {self.space}")
 
     def begin(self, observation: dict[str, Tensor], info: dict[str, Any]) -> dict[str, Tensor]:
         """Return the observation of a reset with the mask, if there is one."""

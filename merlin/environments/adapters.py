@@ -84,7 +84,7 @@ class AgentView(gymnasium.Wrapper):
         if info.get(ACTION_MASK) is None:
             return {}
         mask = np.asarray(info[ACTION_MASK]).reshape(-1)
-        if mask.size != self._num_choices:  # told here, for a batch cannot hold masks of different sizes
+        if self._num_choices not in (0, mask.size):  # told here, for a batch cannot hold masks of different sizes
             raise ValueError(f"an action mask must have {self._num_choices} numbers, one for each choice, not {mask.size}")
         return {ACTION_MASK: mask}
 
