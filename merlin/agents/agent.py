@@ -77,8 +77,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
     The state is a NamedTuple of tensors, batch first, all zeros at an episode's start, with an entry `previous_action`.
 
-    Where an observation has an entry `action_mask` [B, C], true for what is allowed, `heads` and `actor_loss` restrict the
-    policy to that; no network reads it, and no parameter depends on it.
+    Where an observation has an entry `action_mask` [B, C], true for what is allowed, `heads` and `actor_loss` restrict
+    the policy to that. No network reads it, and no parameter depends on it.
 
     Args:
         spaces: The entries of an observation, flat (`merlin.networks.spaces.flatten_space`).

@@ -22,8 +22,8 @@ from merlin.networks.spaces import ACTION_MASK, shape_of
 class EnvironmentActions:
     """The actions of a batch of environments, made of those of `ActionDistribution`, in the space's own form and types.
 
-    That form is what `gymnasium.vector.utils.batch_space` says: arrays [B, ...] for each simple space, in dicts and tuples.
-    A Box's numbers are rounded where it holds integers, and clipped.
+    That form is what `gymnasium.vector.utils.batch_space` says: an array [B, ...] for each simple space, in dicts and
+    tuples. A Box's numbers are rounded where it holds integers, and clipped.
 
     Args:
         is_native: The environments take tensors.
@@ -43,7 +43,7 @@ class EnvironmentActions:
         """Return what the environments take.
 
         Raises:
-            MerlinError: A choice lies outside its space. Of tensors it is not asked, for a GPU's host would have to wait.
+            MerlinError: A choice lies outside its space. Tensors are not asked: a GPU's host would have to wait.
         """
         if self._is_taken_as_is:
             return action
@@ -74,7 +74,7 @@ class _Part:
     def __init__(self, space: SimpleSpace, device: torch.device) -> None:
         self.space, self.shape, self.bounds, self.is_whole = space, shape_of(space), None, True
         self.size = math.prod(self.shape)
-        self.dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype
+        self.dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype  # pyright: ignore[reportCallIssue, reportArgumentType]
         if isinstance(space, spaces.Box):
             # float64 holds the bounds of every type exactly, but for integers that no action reaches. What an unbounded
             # number may be is what its type can hold, and does not become infinite.
@@ -85,7 +85,9 @@ class _Part:
         else:
             sizes, starts = (np.reshape(x, self.shape) for x in sizes_and_starts(space))
             ends = starts + sizes - 1
-            self.lowest, self.highest = (starts, ends) if self.shape else (int(starts), int(ends))  # ints compare faster
+            self.lowest, self.highest = (
+                (starts, ends) if self.shape else (int(starts), int(ends))
+            )  # ints compare faster
 
     def clip(self, value: Tensor) -> Tensor:
         """Return the numbers inside a Box; choices as they are."""
@@ -168,7 +170,7 @@ class ActionMasks:
         """Return the observation with the mask as bool [B, C]; as it is where there are none.
 
         Args:
-            is_over: Rows on which no action follows. Where they have no mask, or one that allows nothing, it says nothing.
+            is_over: Rows on which no action follows. They may have no mask, or one that allows nothing.
             looks: Look at the values of tensors too.
 
         Raises:

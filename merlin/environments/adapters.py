@@ -85,7 +85,9 @@ class AgentView(gymnasium.Wrapper):
             return {}
         mask = np.asarray(info[ACTION_MASK]).reshape(-1)
         if self._num_choices not in (0, mask.size):  # told here, for a batch cannot hold masks of different sizes
-            raise ValueError(f"an action mask must have {self._num_choices} numbers, one for each choice, not {mask.size}")
+            raise ValueError(
+                f"an action mask must have {self._num_choices} numbers, one for each choice, not {mask.size}"
+            )
         return {ACTION_MASK: mask}
 
     @cached_property

@@ -66,9 +66,10 @@ class NativeEnv(Protocol):
 class Environment:
     """A batch of environments, of numpy arrays or of tensors (`metadata["tensors"]`), in any autoreset mode.
 
-    Actions are those of `ActionDistribution`; here they take the form of the action space, and a Box's are clipped. Where
-    the environments give masks of actions, by infos or observations, each observation has one, `action_mask` [B, C]; it is
-    no part of `spaces`. Close it, or use it in a `with` statement, so that no worker process outlives it.
+    Actions are those of `ActionDistribution`; here they take the form of the action space, and a Box's are clipped.
+    Where the environments give masks of actions, by infos or observations, each observation has one, `action_mask`
+    [B, C], which is no part of `spaces`. Close it, or use it in a `with` statement, so that no worker process outlives
+    it.
 
     Attributes:
         spaces: Of one environment's observation, flat.
@@ -97,9 +98,7 @@ class Environment:
         self.spaces = flatten_space(vector_env.single_observation_space)
         self.action_space = vector_env.single_action_space
         self._actions = EnvironmentActions(self.action_space, self.num_envs, self.device, self.is_native, self.task)
-        self._masks = ActionMasks(
-            vector_env.single_observation_space, self.action_space, self.is_native, self.task
-        )
+        self._masks = ActionMasks(vector_env.single_observation_space, self.action_space, self.is_native, self.task)
         if "autoreset_mode" not in vector_env.metadata:
             raise MerlinError(
                 "A vector environment must declare when it resets; "

@@ -1,6 +1,7 @@
 """Action spaces: nested ones opened into simple ones, and the actions of all of them as one flat row."""
 
 import math
+from itertools import chain
 
 import gymnasium
 import numpy as np
@@ -47,7 +48,7 @@ def join_spaces(parts: list[SimpleSpace]) -> SimpleSpace:
         low, high = (np.concatenate([getattr(box, bound).ravel() for box in boxes]) for bound in ("low", "high"))
         return Box(low.astype(np.float64), high.astype(np.float64), dtype=np.float64)
     sizes_starts = [sizes_and_starts(part) for part in parts if not isinstance(part, Box)]
-    sizes, starts = (sum(columns, ()) for columns in zip(*sizes_starts, strict=True))
+    sizes, starts = (list(chain(*columns)) for columns in zip(*sizes_starts, strict=True))
     return MultiDiscrete(sizes, start=starts)
 
 

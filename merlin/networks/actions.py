@@ -341,8 +341,9 @@ class ProductActions(ActionDistribution):
         self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch"]:
         rows = zip(self.parts, decoded.split(self._codes_of, -1), code.split(self._codes_of, -1), strict=True)
-        right = [part.reconstruction_accuracy(x, y) for part, x, y in rows]
-        return sum(x * n for x, n in zip(right, self._numbers_of, strict=True)) / sum(self._numbers_of)
+        shares = zip(rows, self._numbers_of, strict=True)
+        right = [part.reconstruction_accuracy(x, y) * n for (part, x, y), n in shares]
+        return torch.stack(right).sum(0) / sum(self._numbers_of)
 
     def _each(self, name: str, *columns: Sequence[Tensor]) -> Tensor:
         """Return what each part answers to its share of the columns, side by side."""

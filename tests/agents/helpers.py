@@ -17,7 +17,9 @@ ACTION_SPACES = {
     "multi": spaces.MultiDiscrete([2, 3]),
     "box": spaces.Box(-1, 1, (2,), np.float32),
     "binary": spaces.MultiBinary(3),
-    "mixed": spaces.Dict({"a": spaces.Discrete(3, start=4), "b": spaces.Box(-1, 2, (2,)), "c": spaces.MultiDiscrete([2, 3])}),
+    "mixed": spaces.Dict(
+        {"a": spaces.Discrete(3, start=4), "b": spaces.Box(-1, 2, (2,)), "c": spaces.MultiDiscrete([2, 3])}
+    ),
 }
 DISCOUNT = 0.9
 

@@ -34,7 +34,9 @@ def check(environment, at_end="mask", steps=60):
         if timestep.truncated.any():
             final = timestep.final_observation
             expected = torch.tensor(allowed(final["clock"]))
-            expected = {"mask": expected, "zeros": torch.zeros_like(expected), "none": torch.ones_like(expected)}[at_end]
+            expected = {"mask": expected, "zeros": torch.zeros_like(expected), "none": torch.ones_like(expected)}[
+                at_end
+            ]
             rows = timestep.truncated
             assert torch.equal(final[ACTION_MASK][rows], expected[rows])
             ends += int(rows.sum())
@@ -91,7 +93,7 @@ def test_a_mask_of_a_box_is_one_sentence(vectorization):
     env_kwargs = {"action_space": spaces.Box(-1, 1, (3,))}
     with (
         make_environment("test/Masked-v0", 2, vectorization=vectorization, env_kwargs=env_kwargs) as environment,
-        pytest.raises(MerlinError, match="is of choices, but test/Masked-v0 .* are a Box"),
+        pytest.raises(MerlinError, match=r"is of choices, but test/Masked-v0 .* are a Box"),
     ):
         environment.reset(0)
 
@@ -101,7 +103,7 @@ def test_an_entry_that_cannot_be_a_mask_is_one_sentence():
     entries = vector_env.single_observation_space.spaces
     for entry in (spaces.Discrete(3), spaces.MultiBinary(4), spaces.Tuple([spaces.MultiBinary(3)])):
         vector_env.single_observation_space = spaces.Dict(entries | {ACTION_MASK: entry})
-        with pytest.raises(MerlinError, match="must be 3 numbers 0 or 1, .*; test/Episodes-v0 has an entry"):
+        with pytest.raises(MerlinError, match=r"must be 3 numbers 0 or 1, .*; test/Episodes-v0 has an entry"):
             Environment(vector_env)
 
 

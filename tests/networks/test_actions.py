@@ -163,7 +163,9 @@ def test_gradients_reach_the_parameters(action_space):
 
 
 NESTED = {
-    "choices": spaces.Dict({"hand": spaces.Tuple([Discrete(3, start=-1), MultiBinary(2)]), "move": MultiDiscrete([2, 4])}),
+    "choices": spaces.Dict(
+        {"hand": spaces.Tuple([Discrete(3, start=-1), MultiBinary(2)]), "move": MultiDiscrete([2, 4])}
+    ),
     "boxes": spaces.Tuple([Box(-2.0, 3.0, (2,)), Box(np.zeros((2, 1)), np.array([[1.0], [np.inf]]), dtype=np.float64)]),
     "mixed": spaces.Dict(
         {
@@ -183,7 +185,7 @@ def simple(space):
 
 
 def split_like(parts, space, parameters, action):
-    """A nested action's share of each simple space, in its shape; its parameters, where Boxes side by side share theirs."""
+    """Each simple space's distribution, parameters and action; Boxes side by side have all means before deviations."""
     numbers = action.split([int(np.prod(part.shape)) for part in parts], -1)
     distributions = [make_action_distribution(part) for part in parts]
     shares, columns = [], list(parameters.unbind(-1))
@@ -404,7 +406,9 @@ def test_a_row_that_allows_nothing_is_known_and_gives_finite_numbers(masked_spac
 
 def test_one_variable_without_a_choice_is_no_possible_action():
     distribution = make_action_distribution(MultiDiscrete([2, 3]))
-    assert distribution.is_possible(torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]]).bool()).tolist() == [
+    assert distribution.is_possible(
+        torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    ).tolist() == [
         True,
         False,
         False,
