@@ -65,7 +65,7 @@ class EnvironmentActions:
                 f"Actions must lie in {part.space}, but that of environment {index} of {self.task} is "
                 f"{array[index].tolist()}: correct the agent."
             )
-        return array.astype(part.space.dtype, copy=False)
+        return array.astype(part.numpy_dtype, copy=False)
 
 
 class _Part:
@@ -73,8 +73,8 @@ class _Part:
 
     def __init__(self, space: SimpleSpace, device: torch.device) -> None:
         self.space, self.shape, self.bounds, self.is_whole = space, shape_of(space), None, True
-        self.size = math.prod(self.shape)
-        self.dtype = torch.from_numpy(np.zeros(1, space.dtype)).dtype  # pyright: ignore[reportCallIssue, reportArgumentType]
+        self.size, self.numpy_dtype = math.prod(self.shape), np.dtype(space.dtype)
+        self.dtype = torch.from_numpy(np.zeros(1, self.numpy_dtype)).dtype
         if isinstance(space, spaces.Box):
             # float64 holds the bounds of every type exactly, but for integers that no action reaches. What an unbounded
             # number may be is what its type can hold, and does not become infinite.
