@@ -79,7 +79,7 @@ class _Part:
             # float64 holds the bounds of every type exactly, but for integers that no action reaches. What an unbounded
             # number may be is what its type can hold, and does not become infinite.
             self.is_whole = not np.issubdtype(space.dtype, np.floating)
-            largest = 2.0**62 if self.is_whole else float(np.finfo(space.dtype).max)
+            largest = 2.0**62 if self.is_whole else float(np.finfo(str(space.dtype)).max)
             bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-largest, largest)
             self.bounds = torch.as_tensor(bounds, device=device)
         else:

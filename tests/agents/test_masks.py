@@ -9,7 +9,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-import tests.environments.examples  # noqa: F401 (registers test/Masked-v0)
 from merlin.agents import AGENTS
 from merlin.agents.agent import Acting
 from merlin.environments.batch import make_environment
@@ -21,6 +20,7 @@ from merlin.training.rollout import Rollout
 from merlin.training.trainer import Trainer, TrainingConfig
 from tests.agents.helpers import ACTION_SPACES, act, make_agent, row, tensors
 from tests.agents.test_agents import log_probs_and_values, random_firsts
+from tests.environments.examples import allowed  # (registers test/Masked-v0)
 
 T, B = 12, 5
 
@@ -226,21 +226,31 @@ def test_an_agent_learns_where_the_mask_tells_what_the_observation_does_not(name
 
 
 @every_agent
+def test_the_value_of_what_would_come_next_is_that_of_a_step_with_its_mask(name):
+    agent, _, unroll, state, _ = masked_window(name)
+    seen = row(unroll, 0), unroll.is_first[0], unroll.previous_reward[0]
+    value = Acting(agent, state, 1, torch.Generator().manual_seed(1)).next_value(*seen)
+    output, _ = agent.step(seen[0], state, *seen[1:], generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(value, output.value)
+    bare = {key: x for key, x in seen[0].items() if key != ACTION_MASK}
+    other, _ = agent.step(bare, state, *seen[1:], generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(value, other.value) == (name != "merlin")  # whose V sees the policy
+
+
+@every_agent
 @pytest.mark.parametrize("where", ["info", "observation"])
 def test_a_rollout_bootstraps_from_the_mask_of_the_final_observation(name, where):
-    """The value of a truncated episode's end is that of its own mask: another one moves V, if V sees the policy."""
     torch.manual_seed(0)
     with make_environment("test/Masked-v0", 8, env_kwargs={"where": where}) as environment:
         agent = AGENTS[name].agent_class(environment.spaces, environment.action_space, small(name))
         rollout = Rollout(agent, environment, 0.9, torch.Generator().manual_seed(0), seed=5)
-        seen = []
-        next_value = Acting.next_value
+        seen, next_value = [], Acting.next_value
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Acting, "next_value", lambda *args: seen.append(args[1][ACTION_MASK]) or next_value(*args))
+            patch.setattr(Acting, "next_value", lambda *args: seen.append(args[1]) or next_value(*args))
             window, _ = rollout.collect(12)
         unroll = window.unroll
-        ended = unroll.is_end & (unroll.discount > 0)
-        assert ended.any() and len(seen) > 2
-        assert unroll.observation[ACTION_MASK].shape == (12, 8, 3) and unroll.next_value.isfinite().all()
-        metrics = agent.losses(unroll, window.state)[0].metrics
-        assert abs(metrics["policy_kl_nats"]) < 1e-5
+        assert (unroll.is_end & (unroll.discount > 0)).any() and len(seen) > 2
+        for observation in (*seen, {key: x.flatten(0, 1) for key, x in unroll.observation.items()}):
+            assert torch.equal(observation[ACTION_MASK], torch.tensor(allowed(observation["clock"])))
+        assert unroll.next_value.isfinite().all()
+        assert abs(agent.losses(unroll, window.state)[0].metrics["policy_kl_nats"]) < 1e-5
