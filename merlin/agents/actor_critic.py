@@ -93,10 +93,13 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         """Return V."""
         return self.value_head(self.features_of(activations)).squeeze(-1)
 
-    def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+    def heads(
+        self, activations: Any, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
         """Return both, of features put together once."""
         features = self.features_of(activations)
-        return self.policy_head(features), self.value_head(features).squeeze(-1)
+        parameters = self.actions.restrict(self.policy_head(features), observation)
+        return parameters, self.value_head(features).squeeze(-1)
 
     def loss(
         self,
@@ -107,7 +110,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        parameters, value = self.heads(activations)
+        parameters, value = self.heads(activations, unroll.observation)
         advantages, returns = advantages_and_returns(unroll, self.config)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         critic = 0.5 * (returns - value).square()

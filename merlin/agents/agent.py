@@ -77,9 +77,12 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
     The state is a NamedTuple of tensors, batch first, all zeros at an episode's start, with an entry `previous_action`.
 
+    Where an observation has an entry `action_mask` [B, C], true for what is allowed, `heads` and `actor_loss` restrict
+    the policy to that. No network reads it, and no parameter depends on it.
+
     Args:
         spaces: The entries of an observation, flat (`merlin.networks.spaces.flatten_space`).
-        action_space: Discrete, MultiDiscrete or Box.
+        action_space: Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or Tuple of these.
     """
 
     config_class: ClassVar[type]
@@ -137,7 +140,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
     @abstractmethod
     def policy_parameters(self, activations: Any) -> Float[Tensor, "*batch A"]:
-        """Return the parameters of the action's distribution."""
+        """Return the parameters of the action's distribution, whatever is allowed."""
 
     @abstractmethod
     def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
@@ -190,9 +193,10 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             reward: What the previous action earned; None stands for zeros.
             greedy: Take the most probable action rather than a sample.
         """
-        perceived = self.perceive_new(flatten_observation(observation), state, is_first, reward, generator)
+        observation = flatten_observation(observation)
+        perceived = self.perceive_new(observation, state, is_first, reward, generator)
         activations = perceived.activations
-        parameters, value = self.heads(activations)
+        parameters, value = self.heads(activations, observation)
         action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
         advanced = self.advance(perceived, self.actions.encode(action))
         has_one_reader = advanced.read_weights is None
@@ -209,9 +213,11 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         )
         return output, advanced.state
 
-    def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
-        """Return the parameters of the action's distribution, and V."""
-        parameters = self.policy_parameters(activations)
+    def heads(
+        self, activations: Any, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+        """Return the parameters of the action's distribution, restricted to what the observation allows, and V."""
+        parameters = self.actions.restrict(self.policy_parameters(activations), observation)
         return parameters, self.value(activations, parameters)
 
     def perceive_new(
@@ -356,7 +362,7 @@ class Acting:
             perceived = self._stepping.perceive_new(observation, self._running, is_first, reward, self.generator)
             activations = perceived.activations
             with torch.no_grad():
-                parameters = self.agent.policy_parameters(activations)
+                parameters = self.agent.actions.restrict(self.agent.policy_parameters(activations), observation)
                 action = self.agent.actions.sample(parameters, self.generator)
                 code = self.agent.actions.encode(action)
             self._running, extras, _ = self._stepping.advance(perceived, code)
@@ -373,7 +379,7 @@ class Acting:
         """Return what would be the next step's value, and go nowhere."""
         state = detach_state(self._running if self._end is None else self._end)
         perceived = self.agent.perceive_new(observation, state, is_first, reward, self.generator)
-        return self.agent.value(perceived.activations, self.agent.policy_parameters(perceived.activations))
+        return self.agent.heads(perceived.activations, observation)[1]
 
     @torch.no_grad()
     def columns(self) -> dict[str, Any]:

@@ -4,15 +4,16 @@ import copy
 import itertools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from merlin.environments.actions import row_view
 from merlin.environments.validation import (
     STEP,
     Reader,
@@ -28,7 +29,8 @@ from merlin.environments.validation import (
     what_came,
 )
 from merlin.errors import EnvironmentFailure, MerlinError
-from merlin.networks.spaces import ROOT, Tokens, check_supported, leaves, shape_of
+from merlin.networks.action_spaces import num_choices, open_action_space
+from merlin.networks.spaces import ACTION_MASK, ROOT, Tokens, check_supported, leaves, shape_of
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
 # four times "put the red box in front of you next to the red box in front of you", joined by "and", "after you", "and".
@@ -52,7 +54,8 @@ class AgentView(gymnasium.Wrapper):
 
     Texts become `Tokens`, a MiniGrid mission that never changes is left out, MiniGrid's symbolic view becomes a
     MultiDiscrete [Y, X, 3] of object, colour and state, and
-    of all infos only `is_success` at an episode's end is passed on (MiniGrid: whether the goal was reached).
+    of all infos only `action_mask`, and `is_success` at an episode's end, are passed on (MiniGrid: whether the goal was
+    reached).
     Observations are arrays of the space's own shapes and types, rewards floats and flags bools, or an
     `EnvironmentFailure` names what came instead.
     """
@@ -72,16 +75,16 @@ class AgentView(gymnasium.Wrapper):
         self.observation_space, self._view = _view_of(env.observation_space, symbols, self.task)
         for name, leaf in leaves(self.observation_space):
             check_supported(name, leaf)  # told here, not by a worker
-        self._takes_int = isinstance(env.action_space, spaces.Discrete)
+        self._act = row_view(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         answer = self._ask("reset", self.env.reset, seed=seed, options=options)
-        observation, _ = parts_of(answer, ("observation", "info"), self.task, "reset")
-        return self._view(observation), {}
+        observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")
+        return self._view(observation), self._masks(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
-        action = int(action) if self._takes_int else action
+        action = action if self._act is None else self._act(action)
         answer = parts_of(self._ask("step", self.env.step, action), STEP, self.task, "step")
         observation, (reward, terminated, truncated), info = self._view(answer[0]), answer[1:4], answer[4]
         if type(reward) is not float:
@@ -90,15 +93,31 @@ class AgentView(gymnasium.Wrapper):
             terminated = bool(number_of(terminated, "flag terminated", self.task))
             truncated = bool(number_of(truncated, "flag truncated", self.task))
         if not (terminated or truncated):
-            return observation, reward, terminated, truncated, {}
+            return observation, reward, terminated, truncated, self._masks(info)
         # An environment that returns its own buffer would overwrite the final observation in the reset that follows.
         observation = copy.deepcopy(observation)
         if self.defines_success:
             success = float(terminated and reward > 0)
         else:
             success = success_of(info.get("is_success"), self.task)
-        info = {} if math.isnan(success) else {"is_success": success}
-        return observation, reward, terminated, truncated, info
+        told = {} if math.isnan(success) else {"is_success": success}
+        return observation, reward, terminated, truncated, told | self._masks(info)
+
+    def _masks(self, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the mask of actions in an info, flat; nothing where there is none."""
+        if info.get(ACTION_MASK) is None:
+            return {}
+        mask = np.asarray(info[ACTION_MASK]).reshape(-1)
+        if self._num_choices not in (0, mask.size):  # told here, for a batch cannot hold masks of different sizes
+            raise EnvironmentFailure(
+                f"An action mask must have {self._num_choices} numbers, one for each choice, but {self.task} gave "
+                f"{mask.size}: correct the environment."
+            )
+        return {ACTION_MASK: mask}
+
+    @cached_property
+    def _num_choices(self) -> int:
+        return num_choices([part for _, part in open_action_space(self.env.action_space)])
 
     def render(self) -> Any:
         return self._ask("render", self.env.render)

@@ -1,6 +1,6 @@
 """The one way in which environments reach agents: any gymnasium environment, batched, as flat dicts of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -12,13 +12,14 @@ from gymnasium.vector.async_vector_env import AsyncState
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
+from merlin.environments.actions import ActionMasks, EnvironmentActions
 from merlin.environments.border import Border, Entries
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
 from merlin.environments.validation import failed, what_came
 from merlin.environments.workers import WorkerFailure, Workers, end
 from merlin.errors import EnvironmentFailure, MerlinError
-from merlin.networks.spaces import flatten_space, shape_of
+from merlin.networks.spaces import ACTION_MASK, flatten_space
 
 
 class Timestep(NamedTuple):
@@ -96,17 +97,12 @@ class Environment:
         self.is_native = bool(vector_env.metadata.get("tensors"))
         self.spaces = flatten_space(vector_env.single_observation_space, config.kinds, config.pictures_by_bounds)
         self.action_space = vector_env.single_action_space
-        if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
-            raise MerlinError(
-                "Action spaces are Discrete, MultiDiscrete or Box; "
-                f"{self.task} has a {type(self.action_space).__name__}: convert it with a wrapper."
-            )
+        self._actions = EnvironmentActions(self.action_space, self.num_envs, self.device, self.is_native, self.task)
+        self._masks = ActionMasks(vector_env.single_observation_space, self.action_space, self.is_native, self.task)
         self._border = Border(vector_env, self.task, self.is_native)
         self._dtypes = {name: _dtype_of(space) for name, space in self.spaces.items()}
-        self._bounds, self._action_shape = None, shape_of(self.action_space)
-        if isinstance(self.action_space, spaces.Box):
-            bounds = np.stack([self.action_space.low, self.action_space.high])
-            self._bounds = torch.as_tensor(bounds, dtype=torch.float32, device=self.device)
+        if self._masks.space is not None:
+            self._dtypes[ACTION_MASK] = _dtype_of(self._masks.space)
         self._no = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._no_success = torch.full((self.num_envs,), torch.nan, device=self.device)
         self._is_last = self._no
@@ -123,13 +119,14 @@ class Environment:
         seeds: int | list[int] = seed
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = spread_seed(seed, self.num_envs)
-        entries = self._border.reset(self._ask("reset", self.vector_env.reset, seed=seeds))
+        entries, info = self._border.reset(self._ask("reset", self.vector_env.reset, seed=seeds))
+        observation = self._masks.begin(self._tensors(entries), info)
         self._is_last = no = self._no
-        return Timestep(self._tensors(entries), ~no, no, no.float(), no, no, None, self._no_success)
+        return Timestep(observation, ~no, no, no.float(), no, no, None, self._no_success)
 
     def step(self, action: Shaped[Tensor, "B ..."]) -> Timestep:
         """Act everywhere."""
-        answer = self._ask("step", self.vector_env.step, self._to_environment(action))
+        answer = self._ask("step", self.vector_env.step, self._actions(action))
         entries, reward, terminated, truncated, info = self._border.step(answer)
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
@@ -140,12 +137,15 @@ class Environment:
         if self._border.autoreset is AutoresetMode.NEXT_STEP:
             is_first, is_last = self._is_last, is_first
             self._is_last = is_last
+        # in another mode than SAME_STEP it is the last of an episode that has just ended
+        is_over = None if self._border.autoreset is AutoresetMode.SAME_STEP else terminated | truncated
+        observation = self._masks.read(observation, info, is_over)
         # On a GPU the host would have to wait for the flags: there whatever may be a final observation is handed on.
         if self.device.type != "cpu" or bool(truncated.any()):
             final_observation = observation
             if self._border.autoreset is AutoresetMode.SAME_STEP:
                 final = self._border.final_observation(info, truncated)
-                final_observation = None if final is None else self._tensors(final)
+                final_observation = None if final is None else self._final(final, info, truncated)
         if self._border.autoreset is AutoresetMode.DISABLED and bool(is_first.any()):
             observation = self._begin(is_first, observation)
         return Timestep(observation, is_first, is_last, reward, terminated, truncated, final_observation, success)
@@ -222,24 +222,24 @@ class Environment:
                 raise EnvironmentFailure(f"{self.task} failed in {what}: {failure}.") from failure.__cause__
             raise failed(self.task, what, failure) from failure
 
-    def _to_environment(self, action: Tensor) -> Any:
-        if self._bounds is not None:
-            action = action.reshape(self.num_envs, *self._action_shape).clamp(*self._bounds)
-            if np.issubdtype(self.action_space.dtype, np.integer):
-                action = action.round()
-        return action if self.is_native else action.cpu().numpy().astype(self.action_space.dtype, copy=False)
+    def _final(self, entries: Entries, info: Mapping[str, Any], truncated: Tensor) -> dict[str, Tensor]:
+        """Return the observations that ended episodes, with their masks."""
+        about = info.get("final_info")
+        masks = about if isinstance(about, Mapping) else {}
+        return self._masks.read(self._tensors(entries), masks, torch.ones_like(truncated))
 
     def _begin(self, is_first: Tensor, observation: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the observation once an episode has begun where `is_first`, and nowhere else."""
         mask = is_first if self.is_native else is_first.cpu().numpy()
         answer = self._ask("reset", self.vector_env.reset, options={"reset_mask": mask})
-        begun = self._tensors(self._border.reset(answer))
-        if not self.is_native and any((x != begun[name])[~is_first].any() for name, x in observation.items()):
+        entries, info = self._border.reset(answer)
+        begun = self._tensors(entries)
+        if not self.is_native and any((observation[name] != begun[name])[~is_first].any() for name in self.spaces):
             raise EnvironmentFailure(
                 "A batch whose autoreset_mode is DISABLED must reset where options['reset_mask'] says so and nowhere "
                 f"else, but {self.task} changed other observations too: correct its reset."
             )
-        return begun
+        return self._masks.merge(observation, self._masks.read(begun, info, ~is_first), is_first)
 
     def _tensors(self, entries: Entries) -> dict[str, Tensor]:
         return {name: self._tensor(entries[name], dtype) for name, dtype in self._dtypes.items()}

@@ -51,12 +51,12 @@ class Border:
             )
         self.autoreset = AutoresetMode(vector_env.metadata["autoreset_mode"])
 
-    def reset(self, answer: Any) -> Entries:
-        """Return the observation that a reset returned."""
-        observation, _ = parts_of(answer, ("observation", "info"), self.task, "reset")
+    def reset(self, answer: Any) -> tuple[Entries, Mapping[str, Any]]:
+        """Return the observation and the info that a reset returned."""
+        observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")
         if self.is_native:
             self._check_tensors(flatten_observation(observation))
-        return self.observation(observation)
+        return self.observation(observation), info
 
     def step(self, answer: Any) -> tuple[Entries, Any, Any, Any, Mapping[str, Any]]:
         """Return observation, reward, terminated, truncated and info of a step."""

@@ -21,11 +21,12 @@ from merlin.networks.kinds import (
 )
 
 __all__ = [
-    "ROOT", "Kind", "Picture", "Symbols", "Tokens", "Vector", "check_supported", "describe_entries",
+    "ACTION_MASK", "ROOT", "Kind", "Picture", "Symbols", "Tokens", "Vector", "check_supported", "describe_entries",
     "flatten_observation", "flatten_space", "kind", "leaves", "settle", "shape_of",
 ]  # fmt: skip
 
 ROOT = "observation"  # the one key of a space that is neither a Dict nor a Tuple
+ACTION_MASK = "action_mask"  # the entry that says which actions are allowed; agents obey it, and do not observe it
 
 
 def flatten_space(
@@ -33,7 +34,8 @@ def flatten_space(
 ) -> dict[str, gymnasium.Space]:
     """Return the entries of a space, nested Dicts and Tuples opened, under dotted paths such as `sensors.velocity`.
 
-    Each entry's kind is settled. Entries of no numbers at all, such as a Box (0,), are left out.
+    Each entry's kind is settled. Entries of no numbers at all, such as a Box (0,), are left out, and so is
+    `action_mask`, which says what may be done, and is not observed.
 
     Args:
         kinds: What entries are read as where the rules (`merlin.networks.kinds.kind`) would say otherwise, by name.
@@ -44,6 +46,8 @@ def flatten_space(
     """
     entries: dict[str, gymnasium.Space] = {}
     for name, leaf in leaves(space):
+        if name == ACTION_MASK:
+            continue
         check_supported(name, leaf)
         if name in entries:
             raise MerlinError(

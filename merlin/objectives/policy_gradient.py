@@ -90,7 +90,11 @@ def actor_loss(
     config: ActorCriticConfig,
     entropy_scale: float,
 ) -> ActorLoss:
-    """Return the policy loss less the entropy's bonus: policy_loss − entropy_cost · entropy_scale · entropy."""
+    """Return the policy loss less the entropy's bonus: policy_loss − entropy_cost · entropy_scale · entropy.
+
+    Both are of the policy restricted to what the window's masks allow, if there are any.
+    """
+    parameters = actions.restrict(parameters, unroll.observation)
     log_prob, entropy = actions.log_prob(parameters, unroll.action), actions.entropy(parameters)
     loss = policy_loss(log_prob, unroll.log_prob, advantages, config.clip_ratio)
     return ActorLoss(loss - config.entropy_cost * entropy_scale * entropy, log_prob, entropy)

@@ -9,6 +9,8 @@ from merlin.environments.batch import Environment
 from merlin.environments.validation import categories_of, outside
 from merlin.errors import EnvironmentFailure
 from merlin.experience import Unroll
+from merlin.networks.actions import make_action_distribution
+from merlin.networks.spaces import ACTION_MASK
 
 TOLERANCE = 1e-3  # of a Box's width, by which many environments leave it, and no one minds
 ABSURD = 1e4  # of an observation or a reward: beyond, gradients explode whatever the learning rate
@@ -26,6 +28,7 @@ class Inspection:
     def __init__(self, environment: Environment) -> None:
         self.task, self.spaces = environment.task, environment.spaces
         self.warnings: dict[str, str] = {}
+        self._actions = make_action_distribution(environment.action_space)
         self._bounds: dict[str, tuple[Tensor, Tensor]] = {}
         for name, space in self.spaces.items():
             if isinstance(space, spaces.Box):
@@ -45,6 +48,9 @@ class Inspection:
         # Those observations that truncated episodes end with are in no row; only their value is.
         wrong_value = ~unroll.next_value.isfinite().all() & unroll.value.isfinite().all()
         flags = {"reward": ~unroll.reward.isfinite().all(), "next_value": wrong_value}
+        mask = unroll.observation.get(ACTION_MASK)
+        if mask is not None:
+            flags["mask"] = ~(self._actions.is_possible(mask) | ~unroll.is_valid).all()
         for name, (low, high) in self._bounds.items():
             x = unroll.observation[name]
             least, most = x.flatten(0, 1).aminmax(dim=0)  # NaN wherever there is one
@@ -57,6 +63,11 @@ class Inspection:
             raise EnvironmentFailure(
                 f"Rewards must be finite, but {self.task} returned one that is not in environment {index}: correct the "
                 "task."
+            )
+        if found.get("mask"):
+            raise EnvironmentFailure(
+                f"An action mask must allow an action, but {self.task} allowed an environment nothing to choose: "
+                "correct the task."
             )
         for name, (low, high) in self._bounds.items():
             x, space = unroll.observation[name], self.spaces[name]
@@ -77,7 +88,7 @@ class Inspection:
 
     def blame(self, unroll: Unroll) -> str:
         """Return a clause about the largest number of a window whose gradients are not finite, and what to do."""
-        sizes = {f"entry {name!r}": x.abs().max().item() for name, x in unroll.observation.items() if x.numel()}
+        sizes = {f"entry {name!r}": unroll.observation[name].abs().max().item() for name in self.spaces}
         sizes["the reward"] = unroll.reward.abs().max().item()
         name = max(sizes, key=lambda name: sizes[name])
         advice = "resume from the last checkpoint with a lower training.learning_rate"

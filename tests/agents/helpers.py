@@ -16,6 +16,10 @@ ACTION_SPACES = {
     "discrete": spaces.Discrete(4),
     "multi": spaces.MultiDiscrete([2, 3]),
     "box": spaces.Box(-1, 1, (2,), np.float32),
+    "binary": spaces.MultiBinary(3),
+    "mixed": spaces.Dict(
+        {"a": spaces.Discrete(3, start=4), "b": spaces.Box(-1, 2, (2,)), "c": spaces.MultiDiscrete([2, 3])}
+    ),
 }
 DISCOUNT = 0.9
 
@@ -37,14 +41,20 @@ def random_observation(*shape: int) -> dict[str, torch.Tensor]:
     return {"card": torch.randint(5, shape), "place": torch.rand(*shape, 3) * 2 - 1}
 
 
-def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0):
-    """Let the agent act on random observations [T, B]; return the window, its initial state, that after it, outputs."""
+def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0, masks: torch.Tensor | None = None):
+    """Let the agent act on random observations [T, B]; return the window, its initial state, that after it, outputs.
+
+    Args:
+        masks: Of its actions [T, B, C].
+    """
     torch.manual_seed(seed)
     length, batch = is_first.shape
     generator = torch.Generator().manual_seed(seed)
     dtype = next(agent.parameters()).dtype
     observation = random_observation(length, batch)
     observation["place"] = observation["place"].to(dtype)
+    if masks is not None:
+        observation["action_mask"] = masks
     state = initial = cast(agent.initial_state(batch) if state is None else state, dtype)
     reward = torch.randn(length + 1, batch).to(dtype)
     outputs = []

@@ -161,3 +161,102 @@ def episodes(mode, vectorization="sync", num_envs=3):
         vector_kwargs={"autoreset_mode": mode},
         disable_env_checker=True,
     )
+
+
+class Masked(Episodes):
+    """Episodes whose actions are masked by what `allowed` says of the episode and the step.
+
+    Args:
+        where: The mask is in the "info", or in the "observation".
+        at_end: What the mask of an episode's last observation is: "mask" as any, "zeros", or "none".
+    """
+
+    def __init__(self, where="info", at_end="mask", misdeed=None, action_space=None):
+        super().__init__()
+        self.where, self.at_end, self.misdeed, self.steps = where, at_end, misdeed, 0
+        self.action_space = action_space or self.action_space
+        if where == "observation":
+            entries = self.observation_space.spaces | {"action_mask": spaces.MultiBinary(3)}
+            self.observation_space = spaces.Dict(entries)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return self.masked(observation, info, False)
+
+    def step(self, action):
+        assert self.mask[action + 1] == 1, "only what is allowed is done"
+        self.steps += 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        observation, info = self.masked(observation, info, terminated or truncated)
+        return observation, reward, terminated, truncated, info
+
+    def masked(self, observation, info, is_end):
+        self.mask = allowed(self.clock[None])[0].astype(np.int8)
+        mask = self.mask
+        if is_end and self.at_end != "mask":
+            mask = np.zeros(3, np.int8) if self.at_end == "zeros" else None
+        if self.steps == 3 and self.misdeed and not is_end:
+            mask = {"nothing": 0 * self.mask, "size": np.ones(4), "value": 2 * self.mask, "missing": None}[self.misdeed]
+        if mask is None:
+            return observation, info
+        if self.where == "info":
+            return observation, info | {"action_mask": mask}
+        return observation | {"action_mask": mask}, info
+
+
+def allowed(clock):
+    """Return the mask [B, 3] of each row's episode and step, with at least one 1 in each."""
+    episode, step = np.asarray(clock).astype(int).T
+    number = 1 + (5 * episode + 3 * step) % 7
+    return (number[:, None] >> np.arange(3)) & 1 == 1
+
+
+class MaskedTensors(TensorBatch):
+    """A batch of tensors, whose masks are in the infos, or in the observations."""
+
+    def _tensors(self, observation):
+        tensors = super()._tensors(observation)
+        if "action_mask" in observation:
+            tensors["action_mask"] = torch.tensor(np.asarray(observation["action_mask"]))
+        return tensors
+
+    def reset(self, *, seed=None, options=None):
+        if options:
+            options = {"reset_mask": options["reset_mask"].numpy()}
+        observation, info = self.numpy_env.reset(seed=seed, options=options)
+        return self._tensors(observation), masks_of(info)
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = self.numpy_env.step(actions.numpy())
+        tensor_info = masks_of(info) | {"is_success": torch.full((self.num_envs,), torch.nan)}
+        if "final_obs" in info:
+            rows = [row if row is not None else self.single_observation_space.sample() for row in info["final_obs"]]
+            final = {
+                "clock": np.stack([row["clock"] for row in rows]),
+                "inner": [np.stack([r["inner"][0] for r in rows])],
+            }
+            if "action_mask" in self.single_observation_space.spaces:
+                final["action_mask"] = np.stack([row["action_mask"] for row in rows])
+            tensor_info |= {"final_obs": self._tensors(final), "final_info": masks_of(info["final_info"])}
+            tensor_info["final_info"]["is_success"] = tensor_info["is_success"]
+        flags = torch.tensor(terminated), torch.tensor(truncated)
+        return self._tensors(observation), torch.tensor(reward, dtype=torch.float32), *flags, tensor_info
+
+
+def masks_of(info):
+    return {name: torch.tensor(info[name]) for name in ("action_mask", "_action_mask") if name in info}
+
+
+gymnasium.register("test/Masked-v0", entry_point=Masked)
+
+
+def masked_batch(mode, vectorization="sync", num_envs=3, **settings):
+    vector_env = gymnasium.make_vec(
+        "test/Masked-v0",
+        num_envs=num_envs,
+        vectorization_mode="async" if vectorization == "async" else "sync",
+        vector_kwargs={"autoreset_mode": mode},
+        disable_env_checker=True,
+        **settings,
+    )
+    return MaskedTensors(vector_env) if vectorization == "tensors" else vector_env

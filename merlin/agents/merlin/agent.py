@@ -236,7 +236,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        parameters = self.policy_parameters(activations)
+        parameters = self.actions.restrict(self.policy_parameters(activations), unroll.observation)
         advantages, returns = advantages_and_returns(unroll, self.config)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         inferences = Inference(activations.prior, activations.posterior, activations.latent)
