@@ -174,10 +174,10 @@ def _train(
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
     with build_environment(config) as environment, ExitStack() as stack:
         agent = build_agent(config, environment)
-        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
-        before, reporter, tracker, monitors, is_here = 0.0, None, None, None, lambda: True
         if config.started_from is not None and not (resume and checkpoint.steps(run_dir)):
             _load_start(agent, config, notes.append)
+        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
+        before, reporter, tracker, monitors, is_here = 0.0, None, None, None, lambda: True
         if leads:
             is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
         if resume and checkpoint.steps(run_dir):

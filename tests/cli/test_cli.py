@@ -173,6 +173,20 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
     assert config.model.hidden_size == 8
 
 
+def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(run_dir.parent)
+    source, path = Path(run_dir.name), tmp_path / "run"
+    status, _, err = merlin(
+        "train", "--steps", "8", "--from", source, "--from-checkpoint", "last", "--run-dir", path, *SMALL
+    )
+    assert status == 0 and f"starts from the last weights of {run_dir}, of 512 steps" in err
+    config = load_config(path)
+    assert (config.started_from, config.started_from_checkpoint) == (str(run_dir), "last")
+    status, _, err = merlin("train", "--from", source, "--run-dir", tmp_path / "other")
+    assert status == 1 and one_sentence(err) and "needs the same agent, model settings and spaces, as with --set" in err
+    assert "model.hidden_size=8" in err and not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -200,6 +214,8 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
         (["train", DEFAULT_TASK, "--seed", "1", "--resume", "x"], "but TASK, --seed came"),
         (["train", "--run-dir", "y", "--num-envs", "3", "--resume", "x"], "but --num-envs, --run-dir came"),
         (["train", "--resume", "x", "--set", "model.top_k=3"], "but --set model.top_k=3 came"),
+        (["train", "--resume", "x", "--from", "y"], "but --from came"),
+        (["train", "--resume", "x", "--from-checkpoint", "last"], "but --from-checkpoint came"),
         (["evaluate"], "required: RUN_DIR"),
         (["evaluate", "x", "--episodes", "0"], "--episodes: must be a whole number"),
         (["watch", "x", "--out", "film.avi"], "must end in .gif, .mp4, .html or .png"),
@@ -222,6 +238,7 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "--env-kwargs", '{"pears": 4}'], "pears"),
         (["train", "--device", "abacus"], "'abacus'"),
         (["train", "--resume", "nowhere"], "nowhere"),
+        (["train", "--from", "nowhere"], "nowhere has none"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),
         (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
