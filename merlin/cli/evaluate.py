@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from merlin.cli.arguments import add_command, add_run_dir, seed, whole_number
@@ -39,7 +41,11 @@ def evaluate(options: argparse.Namespace) -> int:
         options.fail(
             "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
         )
-    with build_environment(config, num_envs) as environment:
+    # What an environment prints is no part of a JSON object.
+    with (
+        redirect_stdout(sys.stderr if options.json else sys.stdout),
+        build_environment(config, num_envs) as environment,
+    ):
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = play(
             agent if way == "own" else MemoryAblation(agent, way),

@@ -136,6 +136,31 @@ class NotFiniteAtLast(gymnasium.Env):
         return np.full(2, np.nan if is_last else 0.5, np.float32), 0.0, False, is_last, {}
 
 
+class Doubled(gymnasium.RewardWrapper):
+    """Twice the reward."""
+
+    def reward(self, reward):
+        return 2 * reward
+
+
+class Incremented(gymnasium.RewardWrapper):
+    """One more than the reward."""
+
+    def reward(self, reward):
+        return reward + 1
+
+
+NO_WRAPPER = 7
+
+
+def needs_more(env, size):
+    return env
+
+
+def returns_nothing(env):
+    return None
+
+
 def picture_minigrid(**kwargs):
     from minigrid.envs import EmptyEnv
     from minigrid.wrappers import RGBImgPartialObsWrapper
@@ -151,6 +176,8 @@ for name, entry_point in {
     "PictureMiniGrid": picture_minigrid,
 }.items():
     gymnasium.register(f"test/{name}-v0", entry_point=entry_point)
+
+gymnasium.register("test/OnlyBatches-v0", vector_entry_point=lambda **kwargs: TensorBatch(episodes("SameStep")))
 
 
 def episodes(mode, vectorization="sync", num_envs=3):

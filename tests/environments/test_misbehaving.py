@@ -1,6 +1,7 @@
 """Whatever an environment does, here or in a worker process, is handled right or ends in one sentence."""
 
 import io
+import json
 import re
 import subprocess
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from merlin.cli import main
 from merlin.environments import workers
 from merlin.environments.batch import make_environment
 from merlin.environments.config import EnvironmentConfig
@@ -68,6 +70,15 @@ def test_what_was_learnt_before_an_environment_failed_is_saved(tmp_path, way):
     assert "has a checkpoint of 4 steps" in stream.getvalue()
     with pytest.raises(MerlinError, match="failed in step: SystemExit"):
         train(config, tmp_path / "run", resume=True, stream=io.StringIO())
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_what_environments_print_is_no_part_of_a_json_object(tmp_path, capfd, way):
+    train(replace(small(misdeed="print"), vectorization=way), tmp_path / "run", stream=io.StringIO())
+    capfd.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--episodes", "2", "--json"]) == 0
+    output, errors = capfd.readouterr()
+    assert json.loads(output)["episodes"] == 2 and "a line of its own" in errors
 
 
 def test_numbers_beyond_a_box_are_told_once(tmp_path):
