@@ -12,8 +12,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from merlin.agents import AGENTS
 from merlin.agents.agent import Acting
 from merlin.environments.batch import make_environment
+from merlin.errors import MerlinError
 from merlin.networks.actions import MASKED_LOG_PROB, ProductActions
 from merlin.networks.spaces import ACTION_MASK, flatten_space
+from merlin.objectives.policy_gradient import actor_loss
 from merlin.runs.presets import preset
 from merlin.training.evaluation import evaluate
 from merlin.training.rollout import Rollout
@@ -210,6 +212,45 @@ def small(name):
     sizes = {"latent_size": 6, "hidden_size": 16, "policy_hidden_size": 16, "memory_size": 5, "num_read_keys": 1}
     config = preset(name).model
     return replace(config, **{key: value for key, value in sizes.items() if hasattr(config, key)})
+
+
+class NothingAllowed(MaskedSignal):
+    """After the first window, every second environment is allowed nothing."""
+
+    steps = 0
+
+    def step(self, actions):
+        self.steps += 1
+        observation, reward, terminated, truncated, _ = super().step(3 + self.mask.argmax(-1))
+        mask = torch.ones(self.num_envs, 6)
+        mask[1::2] = self.steps < 4
+        return observation, reward, terminated, truncated, {"action_mask": mask}
+
+
+gymnasium.register("test/NothingAllowed-v0", vector_entry_point=NothingAllowed)
+
+
+def test_tensors_whose_mask_allows_nothing_end_training_with_a_sentence():
+    """They are looked at once in each window, not at every step."""
+    with make_environment("test/NothingAllowed-v0", 4) as environment:
+        agent = AGENTS["rl-lstm"].agent_class(environment.spaces, environment.action_space, small("rl-lstm"))
+        trainer = Trainer(agent, environment, TrainingConfig(unroll_length=4), total_steps=100, seed=1)
+        trainer.update()
+        with pytest.raises(MerlinError, match="must allow an action, but test/NothingAllowed-v0 allowed"):
+            trainer.update()
+
+
+def test_merlins_further_policy_passes_obey_masks():
+    agent, _, unroll, initial, _ = masked_window("merlin")
+    assert agent.policy_losses(unroll, initial).metrics["policy_kl_nats"].abs() < 1e-5
+
+
+def test_the_loss_of_an_agent_that_knows_of_no_masks_obeys_them():
+    agent, masks, unroll, _, _ = masked_window("rl-lstm")
+    parameters, advantages = torch.randn(T, B, 4), torch.randn(T, B)
+    loss = actor_loss(agent.actions, parameters, unroll, advantages, agent.config, 1.0)
+    allowed_alone = torch.distributions.Categorical(logits=parameters.masked_fill(~masks, -torch.inf))
+    torch.testing.assert_close(loss.log_prob, allowed_alone.log_prob(unroll.action))
 
 
 @every_agent
