@@ -30,9 +30,10 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
         )
         names = ("seed", "steps", "num_envs", "device", "vectorization")
         flags = {name: getattr(options, name, None) for name in names}
-        config = replace(config, **{name: value for name, value in flags.items() if value is not None})
-        parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
-        return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
+        given = {name: value for name, value in flags.items() if value is not None}
+        parts = min(config.training.minibatches, given.get("num_envs", config.num_envs))  # split by environment
+        config = replace(config, training=replace(config.training, minibatches=parts), **given)
+        return override(config, options.set)
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program
@@ -86,6 +87,7 @@ def print_settings(config: "RunConfig") -> None:
             value, source = stated.get(setting.path, (None, ""))
             shown = f"{value:.4g}" if isinstance(value, float) else f"{value}"
             paper = f"  [paper: {shown}{', second-hand' * (source == 'second-hand')}]" if source else ""
-            print(f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}")
+            limits = f"  ({setting.range})" if setting.range else ""
+            print(f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}{limits}")
             if setting.text:
                 print(textwrap.fill(setting.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
