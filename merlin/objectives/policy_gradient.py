@@ -105,9 +105,8 @@ def actor_critic_metrics(
     def mean(x: Tensor) -> Tensor:
         return masked_mean(x, unroll.is_valid)
 
-    spread = (mean(returns.square()) - mean(returns).square()).clamp(min=1e-8)
     return {
         "entropy_nats": mean(actor.entropy),
-        "value_explained": 1 - mean((returns - value).square()) / spread,
+        "return_loss": 0.5 * mean((returns - value).square()),
         "policy_kl_nats": mean(unroll.log_prob - actor.log_prob),
     }

@@ -17,6 +17,7 @@ from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
+from merlin.training.value_errors import explained
 
 RECENT_EPISODES = 100
 """The best weights are those of the highest mean return in as many episodes, unless training is evaluated."""
@@ -87,7 +88,8 @@ class Monitor:
         if seen is None or self.reporter is None or self.tracker is None:
             self._clear()
             return
-        returns, lengths, successes = (torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True))
+        columns = (torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True))
+        returns, lengths, successes, value_sums = columns
         metrics = {
             "env_steps": self.trainer.env_steps,
             "wall_seconds": wall_seconds,
@@ -96,6 +98,7 @@ class Monitor:
             "episode_return_std": returns.std(correction=0).item() if len(returns) else math.nan,
             "episode_length_mean": lengths.mean().item(),
             "episodes": len(returns),
+            "value_explained": explained(value_sums),
         }
         if not successes.isnan().all():
             metrics["success_rate"] = successes.nanmean().item()

@@ -172,7 +172,8 @@ class Trainer:
         self.source.load_state_dict(state.get("source", {}))
         if share["environment"] is not None:
             self.environment.load_state_dict(share["environment"])
-            self.rollout.state = from_plain(share["rollout"], self.rollout.state)
+            known = to_plain(self.rollout.state) | share["rollout"]  # what was not kept yet begins empty
+            self.rollout.state = from_plain(known, self.rollout.state)
         else:  # other episodes than those that the run began with
             device = self.generator.device
             self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))

@@ -43,6 +43,11 @@ def names(value):
     return value if isinstance(value, str) else value.path
 
 
+def each_once():
+    """Return every setting with the first agent that has it."""
+    return list({setting.path: (agent, setting) for agent, setting in reversed(SETTINGS)}.values())
+
+
 @pytest.mark.parametrize(("agent", "setting"), SETTINGS, ids=names)
 def test_every_number_is_held_to_its_range_and_refused_by_name(agent, setting):
     assert setting.range is not None, f"{setting.path} must have a range"
@@ -57,7 +62,7 @@ def test_every_number_is_held_to_its_range_and_refused_by_name(agent, setting):
         assert from_dict(type(config), to_dict(config), {"model": type(config.model)}) == config
 
 
-@pytest.mark.parametrize(("agent", "setting"), SETTINGS, ids=names)
+@pytest.mark.parametrize(("agent", "setting"), each_once(), ids=names)
 def test_the_smallest_number_of_a_range_trains(agent, setting):
     """It may not learn, but it must not fail: else the range is too wide."""
     low = setting.range.low
@@ -94,9 +99,8 @@ class Example(Settings):
 )
 @pytest.mark.parametrize("make", [Example, lambda **values: replace(Example(), **values)])
 def test_a_dataclass_refuses_what_is_out_of_range(make, values, sentence):
-    unchecked = make.__wrapped__ if hasattr(make, "__wrapped__") else make
     with pytest.raises(ValueError) as error:
-        unchecked(**values)
+        make(**values)
     assert isinstance(error.value, MerlinError) and str(error.value) == sentence
 
 

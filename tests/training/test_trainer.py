@@ -212,7 +212,7 @@ def test_the_best_weights_are_chosen_by_many_episodes_and_not_by_those_that_end_
             lucky = len(reported) == 0
             reported.append(lucky)
             returns = torch.full((1 if lucky else 10,), 50.0 if lucky else float(len(reported) % 3))
-            return metrics, Episodes(returns, returns, returns)
+            return metrics, Episodes(returns, returns, returns, torch.full((len(returns), 4), torch.nan))
 
     monkeypatch.setattr(checkpoint, "save_best", lambda run_dir, step, score, agent: scores.append((step, score)))
     monkeypatch.setattr("merlin.runs.run.Trainer", Playing)
@@ -226,9 +226,10 @@ def test_evaluations_come_at_the_same_steps_however_often_a_run_is_resumed(start
 
 
 def test_more_minibatches_than_environments_are_refused():
-    config = tiny(minibatches=9)
+    config = tiny()
+    training = replace(config.training, minibatches=9)
     with build_environment(config) as environment, pytest.raises(MerlinError, match="minibatches"):
-        Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
+        Trainer(build_agent(config, environment), environment, training, total_steps=1, seed=1)
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
