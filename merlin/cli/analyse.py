@@ -29,6 +29,7 @@ def analyse(options: argparse.Namespace) -> int:
         episodes=options.episodes,
         seed=options.seed,
         which=options.checkpoint,
+        device=options.device,
         note=lambda sentence: print(f"{sentence} ...", file=sys.stderr),
     )
     print(path)

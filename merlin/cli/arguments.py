@@ -48,7 +48,7 @@ def add_configuration(add: Callable) -> None:
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together, "
         "by all processes (default: by task; 128 for the default one)")  # fmt: skip
     add("--seed", metavar="S", type=seed, help="of weights, environments and every random choice (default: 1)")
-    add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
+    add_device(add, "auto, the default, takes a GPU where there is one")
     add("--env-kwargs", metavar="JSON", type=json_object, help="""settings of the task, such as '{"pairs": 4}'""")
     add("--vectorization", choices=("sync", "async"), help="whether environments that are not tensors are stepped in "
         "this process or in one process each (default: sync)")  # fmt: skip
@@ -61,9 +61,15 @@ def add_set(add: Callable, text: str) -> None:
     add("--set", metavar="path=value", nargs="+", action="extend", default=[], help=text)
 
 
-def add_run_dir(add: Callable) -> None:
-    """Add the run that a command reads, and which of its weights."""
+def add_device(add: Callable, text: str) -> None:
+    """Add --device."""
+    add("--device", metavar="auto|cpu|cuda", help=text)
+
+
+def add_run_dir(add: Callable, device: str = "that of the run") -> None:
+    """Add the run that a command reads, which of its weights, and where its agent runs."""
     add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
+    add_device(add, f"where the agent runs; auto takes a GPU where there is one (default: {device})")
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
         "100 episodes in training or, if there are any, by its evaluations (default: best)")  # fmt: skip
     add_import_from(add)

@@ -6,6 +6,7 @@ from typing import Any
 
 from merlin.cli.arguments import (
     add_command,
+    add_device,
     add_import_from,
     add_set,
     add_wandb,
@@ -45,6 +46,7 @@ def add_to(commands: Any) -> None:
     add("--jobs", metavar="N", type=whole_number(1), help="runs at a time (default: one for each core)")
     add("--out", metavar="DIR", type=Path, help="where the runs, the table and the picture go; what is done there is "
         "not done again (default: runs/compare-NAME, by the first task or the file)")  # fmt: skip
+    add_device(add, "where the agents run: auto, the default, takes a GPU where there is one")
     add_wandb(add, ", runs grouped by task")
     add_import_from(add, "the working directory")
 
@@ -89,7 +91,12 @@ def compare(options: argparse.Namespace) -> int:
     chosen = plan(choose(comparison, options.only or []), out)
     references = reference_scores(comparison, runs)  # and each task can be built
     failures = launcher.compare(
-        chosen, comparison, jobs=options.jobs, wandb=options.wandb, import_from=options.import_from or Path()
+        chosen,
+        comparison,
+        jobs=options.jobs,
+        wandb=options.wandb,
+        import_from=options.import_from or Path(),
+        device=options.device or "auto",
     )
     runs = [run for run in runs if run in chosen or run.result()]
     rows = collect(runs, references)

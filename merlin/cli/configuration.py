@@ -41,13 +41,13 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of the run that `--resume` names, which goes on as it began."""
-    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "run_dir")
+    names = ("task", "agent", "preset", "seed", "num_envs", "env_kwargs", "vectorization", "run_dir")
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:
         options.fail(
-            f"--resume continues a run as it began, so only --steps, --max-seconds, --wandb and --set training.* may "
-            f"change, but {', '.join(given)} came: leave that out"
+            f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --wandb and --set "
+            f"training.* may change, but {', '.join(given)} came: leave that out"
         )
     from dataclasses import replace
 
@@ -56,7 +56,8 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
 
     config = load_config(options.resume)
     try:
-        return override(replace(config, steps=options.steps or config.steps), options.set)
+        where = {"steps": options.steps or config.steps, "device": options.device or config.device}
+        return override(replace(config, **where), options.set)
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program

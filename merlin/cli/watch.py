@@ -11,7 +11,7 @@ def add_to(commands: Any) -> None:
     """Add the command and its arguments."""
     summary = "record episodes of a trained agent: what it sees, believes, expects and recalls"
     add = add_command(commands, "watch", summary, watch)
-    add_run_dir(add)
+    add_run_dir(add, "cpu")
     add("--episodes", metavar="N", type=whole_number(1), default=1, help="how many (default: 1)")
     add("--seed", metavar="S", type=seed, default=0, help="another seed shows other episodes (default: 0)")
     add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
@@ -32,6 +32,7 @@ def watch(options: argparse.Namespace) -> int:
         seed=options.seed,
         which=options.checkpoint,
         greedy=options.greedy,
+        device=options.device or "cpu",
     )
     print(path)
     return 0

@@ -56,10 +56,22 @@ class Monitor:
         self.ended, self.recent = 0, torch.empty(0)
         self.saved_at = time.monotonic()
         self._clear()
+        if reporter is not None:
+            reporter.break_silence(self.standing)
 
     def wall_seconds(self) -> float:
         """Return the run's training time, that of earlier sessions included."""
         return time.monotonic() + self.offset
+
+    def standing(self) -> str:
+        """Return in a line how far the run is, though no report is due."""
+        (steps, since, _), now = self.since, self.wall_seconds()
+        rate = (self.trainer.env_steps - steps) / max(now - since, 1e-9)
+        return (
+            f"env_steps {self.trainer.env_steps:,} of {self.config.steps:,}  {rate:,.1f}/s  step "
+            f"{self.trainer.rollout.window_step} of a window of {self.config.training.unroll_length}  "
+            f"{now - since:,.0f} s since the last report"
+        )
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor] = {}

@@ -68,6 +68,7 @@ class Rollout:
         self.environment = environment
         self.discount_factor = discount_factor
         self.generator = generator
+        self.window_step = 0  # of the window being collected, for people
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -87,7 +88,7 @@ class Rollout:
         timestep, initial_state, episode_return, episode_length, value_sums = self.state
         acting = Acting(self.agent, initial_state, unroll_length, self.generator, records)
         rows, ended, truncated, final_values = [], [], [], []
-        for _ in range(unroll_length):
+        for self.window_step in range(1, unroll_length + 1):
             action = acting.step(timestep.observation, timestep.is_first, timestep.reward)
             following = self.environment.step(action)
             is_end = following.terminated | following.truncated

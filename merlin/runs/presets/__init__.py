@@ -60,8 +60,8 @@ class RunConfig(Settings):
     """Environment steps to train for."""
     num_envs: Annotated[int, Range(1, 1_048_576)] = 128
     """B, environments stepped together, by all processes."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    device: str = field(default="auto", compare=False)
+    """cpu, cuda, or auto: cuda where there is one. No part of what a run is, which goes on and is read anywhere."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
     vectorization: Literal["sync", "async"] = "sync"
