@@ -1,10 +1,10 @@
 """Ranges of settings: declared once, beside the setting's type, and applied by the dataclass itself.
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(Settings):
-        discount_factor: Annotated[float, Range(0, 1)] = 0.96
-        layers: Annotated[tuple[int, ...], Range(1, 512)] = (64, 64)      each entry
-        top_k: Annotated[int | None, Range(1, 1_000_000)] = None          or none
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    discount_factor: Annotated[float, Range(0, 1)] = 0.96
+    layers: Annotated[tuple[int, ...], Range(1, 512)] = (64, 64)      each entry
+    top_k: Annotated[int | None, Range(1, 1_000_000)] = None          or none
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import functools
 import numbers
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, quote
 
 
 class Range(NamedTuple):
@@ -27,7 +27,9 @@ class Range(NamedTuple):
         return self.low <= number <= self.high and not (self.is_above and number == self.low)
 
     def __str__(self) -> str:
-        return f"above {self.low:,} and at most {self.high:,}" if self.is_above else f"from {self.low:,} to {self.high:,}"
+        return (
+            f"above {self.low:,} and at most {self.high:,}" if self.is_above else f"from {self.low:,} to {self.high:,}"
+        )
 
 
 def above(low: int | float, high: int | float = 1_000_000_000) -> Range:
@@ -79,7 +81,7 @@ def _range(annotation: Any) -> Range | None:
 
 def _check(name: str, value: Any, annotation: Any) -> None:
     if get_origin(annotation) is Literal and value not in get_args(annotation):
-        raise SettingError(f"{name} must be one of {', '.join(get_args(annotation))}, but is {value!r}: take one.")
+        raise SettingError(f"{name} must be one of {', '.join(get_args(annotation))}, but is {quote(value)}: take one.")
     limits = _range(annotation)
     if limits is None:
         return
@@ -89,7 +91,7 @@ def _check(name: str, value: Any, annotation: Any) -> None:
     whole = int in kinds
     for number in value if isinstance(value, tuple) else (value,):
         is_number = isinstance(number, numbers.Integral if whole else numbers.Real) and not isinstance(number, bool)
-        if not (is_number and limits.holds(number)):
+        if not (is_number and limits.holds(number)):  # pyright: ignore[reportArgumentType]  # Real is not float
             what = "a whole number " if whole else ""
             none = ", or none" if type(None) in kinds else ""
-            raise SettingError(f"{name} must be {what}{limits}{none}, but is {number!r}: take another.")
+            raise SettingError(f"{name} must be {what}{limits}{none}, but is {quote(number)}: take another.")

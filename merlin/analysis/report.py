@@ -48,7 +48,7 @@ def analyse(
     run_dir = Path(run_dir)
     out = run_dir / "analysis" if out is None else Path(out)
     config, which = load_config(run_dir), existing_checkpoint(run_dir, which)
-    config = dataclasses.replace(config, device=device or config.device)
+    config = dataclasses.replace(config, device=config.device if device is None else device)
     config.training.set_torch()
     _make_writable(out)
     seed += config.seed + HELD_OUT_SEED

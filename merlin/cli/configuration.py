@@ -25,9 +25,9 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
         if assignment.startswith(_CHOOSE_THE_PRESET):
             options.fail(f"{assignment} would come after what it chooses: use TASK, --agent, --preset or --env-kwargs")
     try:
-        config = preset(
-            options.agent or "merlin", options.task or DEFAULT_TASK, options.env_kwargs, name=options.preset
-        )
+        agent = "merlin" if options.agent is None else options.agent
+        task = DEFAULT_TASK if options.task is None else options.task
+        config = preset(agent, task, options.env_kwargs, name=options.preset)
         names = ("seed", "steps", "num_envs", "device", "vectorization")
         flags = {name: getattr(options, name, None) for name in names}
         given = {name: value for name, value in flags.items() if value is not None}
@@ -56,8 +56,8 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
 
     config = load_config(options.resume)
     try:
-        where = {"steps": options.steps or config.steps, "device": options.device or config.device}
-        return override(replace(config, **where), options.set)
+        given = {name: value for name in ("steps", "device") if (value := getattr(options, name)) is not None}
+        return override(replace(config, **given), options.set)
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program

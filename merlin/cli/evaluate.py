@@ -37,7 +37,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from merlin.training.evaluation import evaluate as play
 
     config = load_config(options.run_dir)
-    config = replace(config, device=options.device or config.device)
+    config = replace(config, device=config.device if options.device is None else options.device)
     config.training.set_torch()
     way = options.memory
     seed = config.seed if options.seed is None else options.seed
@@ -69,7 +69,10 @@ def evaluate(options: argparse.Namespace) -> int:
     print(f"{who} on {config.task}, {which} checkpoint, {actions} actions, held-out seed {seed}")
     ended = result["episodes"]
     rows = [
-        ("episode return", f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}" if ended else "-"),
+        (
+            "episode return",
+            f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}" if ended else "-",
+        ),
         *((f"  of {name} play", f"{score:.3f}") for name, score in scores.items()),
         ("episode length", f"{result['episode_length_mean']:.1f} steps" if ended else "-"),
         ("episodes", f"{ended:,}"),

@@ -2,11 +2,13 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import active_children
+from types import FunctionType
 from typing import Any
 
 import gymnasium
@@ -15,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from merlin.environments.adapters import AgentView, run_worker
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, quote
 from merlin.plugins import load_module
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
@@ -38,7 +40,7 @@ def find_spec(task: str) -> EnvSpec:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
         nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
         raise MerlinError(
-            f"There is no task {task_id!r}: use a registered id, the nearest of which is {nearest[0]!r}, or module:Id."
+            f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, or module:Id."
         )
     return gymnasium.registry[task_id]
 
@@ -105,8 +107,8 @@ def make_env(spec: EnvSpec, env_kwargs: dict[str, Any], render_mode: str | None)
     Raises:
         MerlinError: The task does not take `env_kwargs`, its construction fails, or there are only batches of it.
     """
-    drawing = {"render_mode": render_mode} if render_mode in _render_modes(spec) else {}
     try:
+        drawing = {"render_mode": render_mode} if render_mode in _render_modes(spec) else {}
         return gymnasium.make(spec, disable_env_checker=True, **drawing, **env_kwargs)
     except Exception as error:
         settings = f" with {env_kwargs}" if env_kwargs else ""
@@ -127,5 +129,11 @@ def _metadata(entry_point: str | Callable | None) -> dict[str, Any]:
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
+    """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
     entry_point = spec.entry_point if spec.entry_point is not None else spec.vector_entry_point
-    return _metadata(entry_point).get("render_modes", ["rgb_array"])
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if isinstance(creator, FunctionType) and not hasattr(creator, "metadata"):
+        parameters = inspect.signature(creator).parameters.values()
+        takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)
+        return ["rgb_array"] if takes else []
+    return getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])

@@ -114,8 +114,14 @@ def _compare(
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[int]:
     """Keep a second comparison out of a directory, for as long as the descriptor is open here or in a run."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w", encoding="utf-8") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / ".lock", "w", encoding="utf-8")
+    except OSError as error:
+        raise MerlinError(
+            f"{directory} must be a directory to write into, but {error}: choose another --out."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

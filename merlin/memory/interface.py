@@ -35,8 +35,8 @@ class MemoryConfig(Settings):
         super().__post_init__()
         if self.top_k is not None and self.top_k > self.memory_size:
             raise SettingError(
-                f"top_k must be at most memory_size, which is {self.memory_size}, but is {self.top_k}: lower it, or set "
-                f"it to none, which reads all slots."
+                f"top_k must be at most memory_size, which is {self.memory_size}, but is {self.top_k}: lower it, or "
+                f"take none, which reads all slots."
             )
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from merlin.errors import MerlinError
 
-
 SILENCE_SECONDS = 60.0
 """After which a run says where it stands, though no report is due."""
 

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, quote
 from merlin.ranges import Range, ranges
 
 Config = TypeVar("Config")
@@ -51,7 +51,7 @@ def override(config: Config, assignments: list[str]) -> Config:
     for assignment in assignments:
         path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
-            raise MerlinError(f"a setting must be written path=value, got {assignment!r}")
+            raise MerlinError(f"a setting must be written path=value, got {quote(assignment)}")
         _read(changes, config, path.split("."), text, config, path)
     return _changed(config, changes, "")
 
@@ -158,8 +158,9 @@ def _unknown(path: str, root: Any) -> str:
     near = near or difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
     lasts = {known.rpartition(".")[2]: known for known in paths}
     near = near or [lasts[name] for name in difflib.get_close_matches(last, lasts, n=1)]
-    hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(paths)}"
-    return f"there is no setting {path!r}: {hint}"
+    known = ", ".join(paths) if len(paths) <= 20 else "those that `merlin train --help-settings` lists"
+    hint = f"did you mean {near[0]!r}?" if near else f"take one of {known}"
+    return f"there is no setting {quote(path)}: {hint}"
 
 
 def _name(annotation: Any) -> str:
@@ -196,7 +197,7 @@ def _parse(text: str, annotation: Any, path: str) -> Any:
             continue
     of_dict = "a JSON object such as '{\"size\": 9}'"
     must = of_dict if (get_origin(annotation) or annotation) is dict else _name(annotation)
-    raise MerlinError(f"{path} must be {must}, got {text!r}")
+    raise MerlinError(f"{path} must be {must}, got {quote(text)}")
 
 
 def _plain(text: str, annotation: Any, path: str) -> Any:
@@ -235,7 +236,7 @@ def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]
     """Return `value`, read from JSON, as an instance of `annotation`."""
     annotation = classes.get(path, annotation)
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    wrong = MerlinError(f"{path or 'the configuration'} must be {_name(annotation)}, got {value!r}")
+    wrong = MerlinError(f"{path or 'the configuration'} must be {_name(annotation)}, got {quote(value)}")
     if _is_union(annotation):
         for member in arguments:
             try:
@@ -277,7 +278,7 @@ def _build(config_class: type, values: Mapping, path: str, classes: Mapping[str,
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "remove it"
-            raise MerlinError(f"the configuration{at} has the unknown setting {name!r}: {hint}")
+            raise MerlinError(f"the configuration{at} has the unknown setting {quote(name)}: {hint}")
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise MerlinError(f"the configuration{at} lacks the setting {name!r}: add it")

@@ -2,8 +2,8 @@
 
 The run hands its messages to a thread, through a queue that drops rather than waits; the thread writes them to the
 process; the process alone imports wandb. It has no terminal, so nothing can ask a question; an unreachable server, a
-failing wandb, its exit handlers and its output stay in there. What the user should know comes back as single lines. That
-wandb failed is told once, however it did: in its own words, or by how its process ended.
+failing wandb, its exit handlers and its output stay in there. What the user should know comes back as single lines.
+That wandb failed is told once, however it did: in its own words, or by how its process ended.
 
 Run as a script this file is that process, so it imports nothing of the package.
 """
@@ -153,7 +153,9 @@ class Tracker:
         code = process.wait()
         if code or self._process is not None:  # nobody asked it to end
             how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-            self._tell(f"{_FAILURE}wandb {how} and is off from here on; the run goes on, and metrics.jsonl has its reports")
+            self._tell(
+                f"{_FAILURE}wandb {how} and is off from here on; the run goes on, and metrics.jsonl has its reports"
+            )
 
     def _tell(self, line: str) -> None:
         if line.startswith(_FAILURE):

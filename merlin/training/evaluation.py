@@ -17,7 +17,7 @@ CHOOSING_SEED = 2_000_000_011
 """Added to it for evaluations in training, which choose the best weights: they are evaluated on other episodes."""
 
 MAX_STEPS = 10_000
-"""Steps after which an evaluation gives an episode up, unless told, or unless the task itself declares a longer limit."""
+"""Steps after which an evaluation gives an episode up, unless told, or unless the task declares a longer limit."""
 
 
 class Evaluation(Observer):

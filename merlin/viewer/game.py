@@ -2,7 +2,7 @@
 
 import inspect
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import ImageColor
 
 from merlin.environments.adapters import AgentView
 from merlin.environments.make import find_spec, make_env
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, describe
 from merlin.networks.spaces import Tokens, flatten_observation, flatten_space, kind
 from merlin.viewer.canvas import INK, category_colour
 from merlin.viewer.episodes import action_names
@@ -57,16 +57,21 @@ class Game:
     """A task that a person plays: its present episode, and what there is to show of it."""
 
     def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None):
-        self.env = AgentView(make_env(find_spec(task), env_kwargs, "rgb_array"))
+        self.task = task
+        env = make_env(find_spec(task), env_kwargs, "rgb_array")
+        self.env = self._ask("its spaces", AgentView, env)
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise MerlinError(
                 f"A person plays tasks whose action space is Discrete, but {task} has a "
                 f"{type(self.env.action_space).__name__}: choose another."
             )
-        self.task, self.unwrapped = task, self.env.unwrapped
+        self.unwrapped = self.env.unwrapped
         self.spaces = flatten_space(self.env.observation_space)
         self.first_action = int(self.env.action_space.start)
-        numbers = range(self.first_action, self.first_action + int(self.env.action_space.n))
+        count = int(self.env.action_space.n)
+        if count > len(OTHER_KEYS):
+            raise MerlinError(f"At most {len(OTHER_KEYS)} actions have a key each, but {task} has {count:,}.")
+        numbers = range(self.first_action, self.first_action + count)
         self.names = action_names(self.unwrapped, self.env.action_space) or [f"action {number}" for number in numbers]
         self.keys = choose_keys(self.names)
         self.sees_pictures = any(map(is_picture, self.spaces.values()))
@@ -83,7 +88,7 @@ class Game:
 
     def start(self, seed: int | None = None) -> None:
         """Begin the next episode."""
-        self._see(self.env.reset(seed=seed)[0])
+        self._see(self._ask("reset", self.env.reset, seed=seed)[0])
         self.episode += 1
         self.steps, self.reward, self.total = 0, 0.0, 0.0
         self.action: int | None = None
@@ -91,7 +96,8 @@ class Game:
 
     def act(self, action: int) -> None:
         """Take one step."""
-        observation, reward, terminated, truncated, info = self.env.step(self.first_action + action)
+        answer = self._ask("step", self.env.step, self.first_action + action)
+        observation, reward, terminated, truncated, info = answer
         self._see(observation)
         self.action, self.reward, self.steps = action, float(reward), self.steps + 1
         self.total += self.reward
@@ -99,6 +105,15 @@ class Game:
             ended = "the end" if terminated else "time is up"
             outcomes: dict[float | None, str] = {1.0: "success", 0.0: "no success"}
             self.outcome = outcomes.get(info.get("is_success"), ended)
+
+    def _ask(self, what: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call the task; whatever it raises becomes one sentence."""
+        try:
+            return function(*args, **kwargs)
+        except MerlinError:
+            raise
+        except Exception as error:
+            raise MerlinError(f"{self.task} failed in {what}: {describe(error)}.") from error
 
     def _see(self, observation: Any) -> None:
         entries = flatten_observation(observation)
@@ -112,7 +127,7 @@ class Game:
     def block(self, view: str, columns: int, rows: int) -> Block:
         """Return what the agent sees, or the task from above, to fit into a rectangle."""
         if view == "above":
-            picture = self.env.render()
+            picture = self._ask("render", self.env.render)
             assert isinstance(picture, np.ndarray), "the render mode is rgb_array"
             return picture_block(picture, columns, rows)
         if not self.sees_pictures:

@@ -117,10 +117,10 @@ def test_settings_that_depend_on_one_another_come_in_any_order():
     for assignments in (["memory_size=4", "top_k=4"], ["top_k=4", "memory_size=4"]):
         config = override(CONFIGS["merlin"], [f"model.{assignment}" for assignment in assignments])
         assert (config.model.top_k, config.model.memory_size) == (4, 4)
-    with pytest.raises(MerlinError, match="^model.top_k must be at most memory_size"):
+    with pytest.raises(MerlinError, match=r"^model\.top_k must be at most memory_size"):
         override(CONFIGS["merlin"], ["model.top_k=8"])
     assert override(CONFIGS["merlin"], ["training.minibatches=5", "num_envs=5"]).training.minibatches == 5
-    with pytest.raises(MerlinError, match="^training.minibatches must be at most num_envs, 3, .* but is 5: lower it"):
+    with pytest.raises(MerlinError, match=r"^training\.minibatches must be at most num_envs, 3, .* but is 5: lower it"):
         override(CONFIGS["merlin"], ["training.minibatches=5"])
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
 from merlin.environments.config import EnvironmentConfig
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
 from merlin.runs.presets import grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
@@ -119,8 +119,15 @@ def recommended(agent: str, task: str, env_kwargs: Mapping[str, Any], name: str)
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
-        raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {name!r} came: {hint}")
-    return _of_agent(agent, FAMILIES[name].table(task.rpartition(":")[2], env_kwargs))
+        raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {quote(name)} came: {hint}")
+    try:
+        table = FAMILIES[name].table(task.rpartition(":")[2], env_kwargs)
+    except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers
+        raise MerlinError(
+            f"Settings of {quote(task)} must be what it takes, but {quote(dict(env_kwargs))} came, of which the preset "
+            f"{name!r} makes nothing ({describe(error)}): correct them."
+        ) from error
+    return _of_agent(agent, table)
 
 
 def paper_values(agent: str, task: str, env_kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
