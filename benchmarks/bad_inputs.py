@@ -3,8 +3,8 @@
     python benchmarks/bad_inputs.py [WORD ...]       only those whose arguments hold a word
 
 Each line that is printed is a fault: an input that was taken, a traceback, "unexpected ...: run again with --debug",
-more than one sentence, a run directory left behind, a pickle that was unpickled, or nothing within a minute. The last line
-counts them; the exit status is 1 if there are any.
+more than one sentence, a run directory left behind, a pickle that was unpickled, or nothing within a minute. The last
+line counts them; the exit status is 1 if there are any.
 """
 
 import contextlib

@@ -40,7 +40,8 @@ def find_spec(task: str) -> EnvSpec:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
         nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
         raise MerlinError(
-            f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, or module:Id."
+            f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, "
+            f"or module:Id."
         )
     return gymnasium.registry[task_id]
 

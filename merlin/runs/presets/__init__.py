@@ -77,7 +77,7 @@ class RunConfig(Settings):
         super().__post_init__()
         if self.training.minibatches > self.num_envs:
             raise SettingError(
-                f"training.minibatches must be at most num_envs, {self.num_envs}, for a window is split by environment, "
+                f"training.minibatches must be at most num_envs, {self.num_envs}, as windows are split by environment, "
                 f"but is {self.training.minibatches}: lower it."
             )
 
