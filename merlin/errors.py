@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from typing import Any
 
 
 class MerlinError(Exception):
@@ -11,6 +12,17 @@ class MerlinError(Exception):
 
 class EnvironmentFailure(MerlinError):
     """An environment failed or returned what it should not; what was learnt until then is sound."""
+
+
+def quote(value: Any) -> str:
+    """Return a value as messages show it: its repr, the middle left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:80]}...{text[-20:]}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory is at its end: of Python, of the processor or of a GPU."""
+    return "OutOfMemory" in type(error).__name__ or isinstance(error, MemoryError) or "allocate memory" in str(error)
 
 
 def describe(error: BaseException) -> str:

@@ -21,6 +21,7 @@ MODULES = {
 
 LAYERS = [
     ["merlin.errors", "merlin.states", "merlin.moved", "merlin.version"],
+    ["merlin.ranges"],
     ["merlin.distributed", "merlin.plugins"],
     ["merlin.experience", "merlin.latents", "merlin.memory"],
     ["merlin.networks"],
@@ -146,7 +147,15 @@ def test_importing_the_packages_has_no_effects_but_the_tasks_ids():
 def test_the_memory_stands_alone():
     result = run("import sys, merlin.memory; print(*sorted(name for name in sys.modules if name.startswith('merlin')))")
     assert result.stderr == "", result.stderr
-    alone = {"merlin", "merlin.moved", "merlin.tasks", "merlin.errors", "merlin.plugins", "merlin.states"}
+    alone = {
+        "merlin",
+        "merlin.moved",
+        "merlin.tasks",
+        "merlin.errors",
+        "merlin.plugins",
+        "merlin.ranges",
+        "merlin.states",
+    }
     assert {name for name in result.stdout.split() if not name.startswith("merlin.memory")} == alone
 
 

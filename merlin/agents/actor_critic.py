@@ -1,7 +1,7 @@
 """The baselines' common part: a policy and a value head on recurrent features, trained by the RL loss alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from gymnasium import Space
@@ -21,6 +21,7 @@ from merlin.objectives.policy_gradient import (
     advantages_and_returns,
     masked_mean,
 )
+from merlin.ranges import WIDTH, Range
 
 
 @runtime_checkable
@@ -41,11 +42,11 @@ State = TypeVar("State", bound=RecurrentState)
 class RecurrentConfig(ActorCriticConfig):
     """Sizes of a recurrent actor-critic."""
 
-    hidden_size: int = 256
+    hidden_size: Annotated[int, WIDTH] = 256
     """H, units of each LSTM layer."""
-    num_layers: int = 2
+    num_layers: Annotated[int, Range(1, 64)] = 2
     """LSTM layers."""
-    head_size: int = 200
+    head_size: Annotated[int, WIDTH] = 200
     """Units of the tanh layer of the policy and of the value head."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 

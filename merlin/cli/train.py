@@ -8,7 +8,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merlin.cli.arguments import add_command, add_configuration, add_import_from, add_wandb, seconds, whole_number
+from merlin.cli.arguments import (
+    add_command,
+    add_configuration,
+    add_import_from,
+    add_wandb,
+    path,
+    seconds,
+    whole_number,
+)
 from merlin.cli.configuration import new_config, print_settings, resumed_config
 from merlin.cli.output import print_table, short_name
 
@@ -36,9 +44,9 @@ def add_to(commands: Any) -> None:
         "(default: by task; 1e6 for the default one)")  # fmt: skip
     add("--help-settings", action="store_true", help="list every setting of --set, with its type, its value for this "
         "task, agent and preset, the paper's and what it is, and exit")  # fmt: skip
-    add("--run-dir", metavar="DIR", type=Path, help="where the run's files go "
+    add("--run-dir", metavar="DIR", type=path, help="where the run's files go "
         "(default: runs/TASK-AGENT-seedS-DATE-TIME)")  # fmt: skip
-    add("--resume", metavar="DIR", type=Path, help="continue the run in this directory exactly where its last "
+    add("--resume", metavar="DIR", type=path, help="continue the run in this directory exactly where its last "
         "checkpoint was taken; needs nothing else")  # fmt: skip
     add("--from", metavar="RUN_DIR", dest="started_from", type=Path, help="start with the weights of the run in this "
         "directory, which has the same agent and sizes; all else is new")  # fmt: skip

@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import gymnasium
@@ -17,7 +19,7 @@ from merlin.environments.adapters import AgentView
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.validation import what_came
 from merlin.environments.workers import WorkerFailure, Workers
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, quote
 from merlin.plugins import load_module
 
 Wrapper = Callable[[gymnasium.Env], Any]
@@ -42,7 +44,8 @@ def find_spec(task: str) -> EnvSpec:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
         nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
         raise MerlinError(
-            f"There is no task {task_id!r}: use a registered id, the nearest of which is {nearest[0]!r}, or module:Id."
+            f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, "
+            f"or module:Id."
         )
     return gymnasium.registry[task_id]
 
@@ -173,5 +176,11 @@ def _metadata(entry_point: str | Callable | None) -> dict[str, Any]:
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
+    """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
     entry_point = spec.entry_point if spec.entry_point is not None else spec.vector_entry_point
-    return _metadata(entry_point).get("render_modes", ["rgb_array"])
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if isinstance(creator, FunctionType) and not hasattr(creator, "metadata"):
+        parameters = inspect.signature(creator).parameters.values()
+        takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)
+        return ["rgb_array"] if takes else []
+    return getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])

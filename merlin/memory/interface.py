@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,23 +12,32 @@ from merlin.memory import content
 from merlin.memory.content import Read
 from merlin.memory.window import MemoryWindow, WindowState
 from merlin.plugins import load_class
+from merlin.ranges import Range, SettingError, Settings
 from merlin.states import map_state
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig:
+class MemoryConfig(Settings):
     """The memory's kind, its size and how it is read."""
 
     memory: str = "content"
     """content, or `module:Name`, a class of your own that is a `merlin.memory.Memory`."""
-    memory_size: int = 1350
+    memory_size: Annotated[int, Range(1, 10_000_000)] = 1350
     """N, slots."""
-    retroactive_discount: float | None = 0.96
+    retroactive_discount: Annotated[float | None, Range(0, 1)] = 0.96
     """g of the retroactive half of the memory; none leaves it out."""
     mask_unwritten: bool = True
     """Keep slots that were never written from being read."""
-    top_k: int | None = None
-    """Read only this many slots for each key; none reads all."""
+    top_k: Annotated[int | None, Range(1, 10_000_000)] = None
+    """Read only this many slots for each key, at most memory_size; none reads all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_k is not None and self.top_k > self.memory_size:
+            raise SettingError(
+                f"top_k must be at most memory_size, which is {self.memory_size}, but is {self.top_k}: lower it, or "
+                f"take none, which reads all slots."
+            )
 
 
 class Memory(ABC):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import gymnasium
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
@@ -16,27 +16,24 @@ from merlin.networks.images import ImageDecoder
 from merlin.networks.spaces import Picture, Symbols, Tokens, kind, settle
 from merlin.networks.texts import TextDecoder
 from merlin.networks.vectors import VectorDecoder
+from merlin.ranges import WIDTH, Range, Settings
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Settings):
     """Sizes, and how pixels are distributed. Categories, vectors and texts are decoded linearly and have no size."""
 
-    image_features: int = 500
+    image_features: Annotated[int, WIDTH] = 500
     """Width of the layer that an image is decoded from."""
-    image_channels: int = 32
+    image_channels: Annotated[int, WIDTH] = 32
     """Channels of an image's transposed convolutions."""
     image_likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """How pixels, scaled to [0, 1], are distributed: bernoulli, or gaussian with variance 1."""
-    grid_features: int = 200
+    grid_features: Annotated[int, WIDTH] = 200
     """Width of the layer that a symbolic grid is decoded from."""
-    grid_rarity: float = 0.0
+    grid_rarity: Annotated[float, Range(0, 1)] = 0.0
     """Cells weigh by how frequent what they hold is, to minus this power: 0 by likelihood, 1 every category alike. What
     is to be remembered is often the one object among walls and floor, which likelihood decodes last, or never."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.grid_rarity <= 1:
-            raise ValueError(f"grid_rarity must be from 0 to 1, but is {self.grid_rarity}.")
 
 
 class Decoder(nn.Module):

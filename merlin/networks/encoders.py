@@ -1,6 +1,7 @@
 """The encoder: every entry of an observation to numbers, side by side."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import gymnasium
 import torch
@@ -15,21 +16,22 @@ from merlin.networks.images import ImageEncoder
 from merlin.networks.spaces import Picture, Symbols, Tokens, kind, settle
 from merlin.networks.texts import TextEncoder
 from merlin.networks.vectors import VectorEncoder
+from merlin.ranges import WIDTH, Settings
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """Sizes. Categories are one-hot and vectors are passed on, so that they have none."""
 
-    image_features: int = 500
+    image_features: Annotated[int, WIDTH] = 500
     """Width of an image's encoding."""
-    image_channels: int = 32
+    image_channels: Annotated[int, WIDTH] = 32
     """Channels of an image's convolutions."""
-    grid_features: int = 200
+    grid_features: Annotated[int, WIDTH] = 200
     """Width of a symbolic grid's encoding."""
-    grid_channels: int = 32
+    grid_channels: Annotated[int, WIDTH] = 32
     """Channels of a symbolic grid's embeddings and convolution."""
-    text_features: int = 64
+    text_features: Annotated[int, WIDTH] = 64
     """Width of a text's encoding."""
 
 

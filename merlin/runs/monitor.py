@@ -24,6 +24,7 @@ from merlin.training import checkpoint
 from merlin.training.plain import to_plain
 from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
+from merlin.training.value_errors import explained
 
 
 class Monitor:
@@ -63,10 +64,22 @@ class Monitor:
         self.candidate = Candidate(config.num_envs, trainer.environment.num_envs)
         self.saved_at = time.monotonic()
         self._clear()
+        if reporter is not None:
+            reporter.break_silence(self.standing)
 
     def wall_seconds(self) -> float:
         """Return the run's training time, that of earlier sessions included."""
         return time.monotonic() + self.offset
+
+    def standing(self) -> str:
+        """Return in a line how far the run is, though no report is due."""
+        (steps, since, _), now = self.since, self.wall_seconds()
+        rate = (self.trainer.env_steps - steps) / max(now - since, 1e-9)
+        return (
+            f"env_steps {self.trainer.env_steps:,} of {self.config.steps:,}  {rate:,.1f}/s  step "
+            f"{self.trainer.rollout.window_step} of a window of {self.config.training.unroll_length}  "
+            f"{now - since:,.0f} s since the last report"
+        )
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -121,10 +134,11 @@ class Monitor:
         steps, seconds, spent = self.since
         wall_seconds = self.wall_seconds()
         means = {name: (x / self.windows).item() for name, x in self.sums.items()}
-        seen = distributed.gather((ended[:3], means))
+        seen = distributed.gather((ended, means))
         if seen is None:
             return None
-        returns, lengths, successes = (torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True))
+        columns = Episodes(*(torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True)))
+        returns, lengths, successes = columns.returns, columns.lengths, columns.successes
         metrics = {
             "env_steps": self.trainer.env_steps,
             "wall_seconds": wall_seconds,
@@ -133,6 +147,7 @@ class Monitor:
             "episode_return_std": returns.std(correction=0).item() if len(returns) else math.nan,
             "episode_length_mean": lengths.mean().item(),
             "episodes": len(returns),
+            "value_explained": explained(columns.value_sums),
         }
         if not successes.isnan().all():
             metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()  # who does not tell has not succeeded

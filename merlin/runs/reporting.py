@@ -4,7 +4,9 @@ import io
 import json
 import math
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -13,6 +15,9 @@ from tqdm import tqdm
 
 from merlin.errors import MerlinError
 from merlin.runs.metrics import NAME, keep_rows
+
+SILENCE_SECONDS = 60.0
+"""After which a run says where it stands, though no report is due."""
 
 
 class Reporter:
@@ -45,6 +50,7 @@ class Reporter:
         self._stream = sys.stderr if stream is None else stream
         self._total_steps = total_steps
         self._warned: set[str] = set()
+        self._told_at, self._closed = time.monotonic(), threading.Event()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
@@ -74,6 +80,17 @@ class Reporter:
             self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
             self._bar.update(metrics["env_steps"] - self._bar.n)
             self._bar.refresh()
+            self._told_at = time.monotonic()
+
+    def break_silence(self, standing: Callable[[], str]) -> None:
+        """From now on, whenever nothing was told for a minute, tell where the run stands: its task may be slow."""
+
+        def keep_watch() -> None:
+            while not self._closed.wait(max(0.01, self._told_at + SILENCE_SECONDS - time.monotonic())):
+                if time.monotonic() - self._told_at >= SILENCE_SECONDS:
+                    self.note(standing())
+
+        threading.Thread(target=keep_watch, daemon=True).start()
 
     def copy_rows(self, run_dir: Path) -> None:
         """Write all rows into another directory, also where this one's name is gone."""
@@ -83,6 +100,7 @@ class Reporter:
     def note(self, message: str) -> None:
         """Print one line without breaking the bar; any thread may call this."""
         # Whoever read the pipe may have left, as `head` does: the run has its files and goes on.
+        self._told_at = time.monotonic()
         with suppress(BrokenPipeError):
             tqdm.write(message, file=self._stream)
             self._stream.flush()
@@ -95,6 +113,7 @@ class Reporter:
 
     def close(self) -> None:
         """Close the file and leave the bar as it stands."""
+        self._closed.set()
         if self._bar is not None:
             self._bar.close()
         try:

@@ -1,6 +1,7 @@
 """A run as a function: from a configuration to a trained agent and a run directory."""
 
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
-from merlin.errors import EnvironmentFailure, MerlinError, describe, tell
+from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
 from merlin.networks.spaces import describe_entries
 from merlin.runs.directory import changes, check_unchanged, claimed, saved_config
 from merlin.runs.directory import load_config as load_config
@@ -44,13 +45,16 @@ def resolve_device(name: str) -> torch.device:
     """Return the device that `auto`, `cpu` or `cuda` stands for."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise MerlinError(f"A device is auto, cpu, cuda or cuda:N, but {quote(name)} came: choose one of them.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise MerlinError("Device cuda needs a GPU that PyTorch can use, and there is none here: take --device cpu.")
-    try:
-        device = torch.device(name)
-        return torch.device("cuda", distributed.local_rank()) if device == torch.device("cuda") else device
-    except RuntimeError as error:
-        raise MerlinError(f"A device is auto, cpu or cuda, but {name!r} came: choose one of them.") from error
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise MerlinError(
+            f"Device {name} must be there, but PyTorch counts {torch.cuda.device_count()} GPUs: take another."
+        )
+    return torch.device("cuda", distributed.local_rank()) if device == torch.device("cuda") else device
 
 
 def build_environment(config: RunConfig, num_envs: int | None = None, render_mode: str | None = None) -> Environment:
@@ -71,7 +75,17 @@ def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        agent = find_agent(config.agent).agent_class(environment.spaces, environment.action_space, config.model)
+        agent_class = find_agent(config.agent).agent_class
+        try:
+            agent = agent_class(environment.spaces, environment.action_space, config.model)
+            state = agent.initial_state(1)
+            assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
+        except Exception as error:  # whatever an agent of anybody's file does
+            if isinstance(error, MerlinError) or is_out_of_memory(error):
+                raise
+            raise MerlinError(
+                f"The agent {config.agent!r} cannot be built for {config.task}: {describe(error)}: correct it."
+            ) from error
     return agent.to(environment.device)
 
 

@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from merlin import distributed
 from merlin.agents.agent import Agent
-from merlin.agents.learner import LearnerConfig, check_positive
+from merlin.agents.learner import LearnerConfig
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
+from merlin.ranges import COUNT, Range, above
 from merlin.training.inspection import Inspection
 from merlin.training.plain import from_plain, to_plain
 from merlin.training.rollout import Episodes, Rollout, Source
@@ -22,31 +23,25 @@ from merlin.training.rollout import Episodes, Rollout, Source
 class TrainingConfig(LearnerConfig):
     """How an agent is trained, whichever it is."""
 
-    unroll_length: int = 20
+    unroll_length: Annotated[int, Range(1, 100_000)] = 20
     """T, steps of a window: how far gradients reach back. State is carried across windows."""
     truncation_ends: bool = False
     """An episode that was cut (truncated) is worth nothing more, rather than what V says of its last observation: right
     where time is part of the task, in which else never to finish is worth as much as to finish. Both cases: Pardo et
     al. 2018, arXiv:1712.00378."""
-    report_steps: int | None = None
+    report_steps: Annotated[int | None, COUNT] = None
     """Environment steps between reports; none makes about 100 of the run, and at most 50,000 steps between two."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Annotated[float, above(0)] = 60.0
     """Seconds between checkpoints."""
-    evaluation_steps: int | None = None
+    evaluation_steps: Annotated[int | None, COUNT] = None
     """Environment steps between evaluations on held-out episodes while training; none leaves them out."""
-    evaluation_episodes: int = 100
+    evaluation_episodes: Annotated[int, Range(1, 1_000_000_000)] = 100
     """Episodes of each of them."""
-    num_threads: int = 1
+    num_threads: Annotated[int, Range(1, 1024)] = 1
     """PyTorch's threads on the CPU; small networks run fastest on one."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Of float32 products, by PyTorch's names: highest is exact, high takes TF32 on GPUs, medium bfloat16 on CPUs too.
     On CPUs bfloat16 pays for LSTMs of 256 units and hundreds of environments, and costs where a memory is read."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = ("unroll_length", "num_threads", "report_steps", "checkpoint_seconds", "evaluation_steps",
-                 "evaluation_episodes")  # fmt: skip
-        check_positive(self, names)
 
     def set_torch(self, device: torch.device | None = None) -> str | None:
         """Let PyTorch compute in this process as configured; return a sentence if the device cannot."""
@@ -167,7 +162,8 @@ class Trainer:
         self.source.load_state_dict(state.get("source", {}))
         if goes_on:
             self.environment.load_state_dict(share["environment"])
-            self.rollout.state = from_plain(share["rollout"], self.rollout.state)
+            known = to_plain(self.rollout.state) | share["rollout"]  # what was not kept yet begins empty
+            self.rollout.state = from_plain(known, self.rollout.state)
         else:  # other episodes than those that the run began with
             device = self.generator.device
             self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))

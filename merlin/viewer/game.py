@@ -62,10 +62,13 @@ class Game:
                 f"A person plays tasks whose action space is Discrete, but {task} has a "
                 f"{type(self.env.action_space).__name__}: choose another."
             )
-        self.task, self.unwrapped = task, self.env.unwrapped
+        self.unwrapped = self.env.unwrapped
         self.spaces = flatten_space(self.env.observation_space)
         self.first_action = int(self.env.action_space.start)
-        numbers = range(self.first_action, self.first_action + int(self.env.action_space.n))
+        count = int(self.env.action_space.n)
+        if count > len(OTHER_KEYS):
+            raise MerlinError(f"At most {len(OTHER_KEYS)} actions have a key each, but {task} has {count:,}.")
+        numbers = range(self.first_action, self.first_action + count)
         self.names = action_names(self.unwrapped, self.env.action_space) or [f"action {number}" for number in numbers]
         self.keys = choose_keys(self.names)
         self.sees_pictures = any(map(is_picture, self.spaces.values()))

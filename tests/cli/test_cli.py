@@ -288,6 +288,42 @@ def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
 
 
+def test_a_run_of_another_device_is_read_and_goes_on_where_it_is_told(merlin, run_dir, tmp_path):
+    """Where an agent ran is no part of what a run is."""
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"device": "cuda:99"}))
+    assert load_config(copy) == load_config(run_dir)
+    here = ("--device", "cpu")
+    status, out, _ = merlin("evaluate", copy, "--episodes", "4", "--json", *here)
+    assert status == 0 and out == merlin("evaluate", run_dir, "--episodes", "4", "--json")[1]
+    assert merlin("watch", copy, "--out", tmp_path / "a.png", *here)[0] == 0
+    assert merlin("train", "--resume", copy, "--steps", "600", "--wandb", "disabled", *here)[0] == 0
+    assert json.loads((copy / "config.json").read_text())["device"] == "cpu"
+    for command in (["evaluate"], ["watch"], ["analyse"], ["train", "--resume"]):
+        status, _, err = merlin(*command, run_dir, "--device", "abacus")
+        assert status == 1 and one_sentence(err) and "A device is auto, cpu, cuda or cuda:N, but 'abacus' came" in err
+
+
+def test_evaluation_of_what_does_not_end_says_so(merlin, run_dir):
+    status, out, _ = merlin("evaluate", run_dir, "--episodes", "3", "--max-steps", "5", "--json")
+    result = json.loads(out)
+    assert status == 0 and (result["episode_return_mean"], result["episode_length_mean"]) == (None, None)
+    assert (result["episodes"], result["unfinished_episodes"], result["max_steps"]) == (0, 3, 5)
+    assert isinstance(result["unfinished_return_mean"], float)
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "3", "--max-steps", "5")
+    assert "3 of 3 episodes had not ended after 5 steps and count nowhere above; those begun had earned" in out
+
+
+def test_memory_that_there_is_not_is_a_sentence(merlin, monkeypatch):
+    def allocate(_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("merlin.cli.lists.list_agents", allocate)
+    status, _, err = merlin("agents")
+    assert status == 1 and one_sentence(err) and "there is not enough memory for this" in err
+
+
 def test_the_best_weights_are_evaluated_once_it_is_known_which_they_are(merlin, run_dir, tmp_path):
     """A run of few episodes does not know."""
     _, out, _ = merlin("evaluate", run_dir, "--episodes", "4")

@@ -1,10 +1,12 @@
 import io
 import json
 import math
+import time
 
 import pytest
 
 from merlin.errors import MerlinError
+from merlin.runs import reporting
 from merlin.runs.metrics import read_rows
 from merlin.runs.reporting import Reporter
 
@@ -136,3 +138,24 @@ def test_a_full_disk_gets_one_sentence(tmp_path):
     for write in (lambda: reporter.report(metrics(100)), reporter.close):
         with pytest.raises(MerlinError, match=r"could not write .*metrics.jsonl \(No space left on device\)"):
             write()
+
+
+def test_a_run_that_has_nothing_to_report_says_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "SILENCE_SECONDS", 0.2)
+    stream, asked = io.StringIO(), []
+
+    def standing():
+        asked.append(time.monotonic())
+        return "step 3 of 20"
+
+    with Reporter(tmp_path, 1000, stream=stream) as reporter:
+        reporter.break_silence(standing)
+        deadline = time.monotonic() + 20
+        while len(asked) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert asked[1] - asked[0] >= 0.19, "once in each such time"
+    lines = stream.getvalue().splitlines()
+    assert lines.count("step 3 of 20") == len(asked) and lines[-1] == "step 3 of 20"
+    time.sleep(0.5)
+    assert len(asked) == 2, "no longer than the run"
+    assert rows(tmp_path) == [], "it is no report"

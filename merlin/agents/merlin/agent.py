@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -25,6 +25,7 @@ from merlin.objectives.policy_gradient import (
     advantages_and_returns,
     masked_mean,
 )
+from merlin.ranges import WIDTH, Range, above
 from merlin.states import reset_state
 
 
@@ -32,11 +33,11 @@ from merlin.states import reset_state
 class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """The predictor's configuration, that of learning from advantages, and the policy's own. Sizes are the paper's."""
 
-    policy_hidden_size: int = 256
+    policy_hidden_size: Annotated[int, WIDTH] = 256
     """Units of the policy's LSTM, which has one layer."""
-    policy_num_read_keys: int = 1
+    policy_num_read_keys: Annotated[int, Range(1, 1024)] = 1
     """Read keys of the policy."""
-    policy_read_strength: float | None = None
+    policy_read_strength: Annotated[float | None, above(0, 500)] = None
     """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
     policy_associative_start: bool = False
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
