@@ -62,7 +62,7 @@ class Categories(nn.Module):
         columns = self.columns(values)
         if self._has_table:
             return F.embedding(columns.squeeze(-1), self._table)
-        return torch.zeros(*columns.shape[:-1], self.num_columns, device=values.device).scatter_(-1, columns, 1.0)
+        return self._table.new_zeros(*columns.shape[:-1], self.num_columns).scatter_(-1, columns, 1.0)
 
     def normalise(self, logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """Return the log-probabilities of every category of every variable."""

@@ -176,11 +176,11 @@ class Pixels(nn.Module):
         self.register_buffer("_shade_entropies", binary_entropy(shades.clamp(0.0, 1.0)), persistent=False)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch Y X C"]:
-        pixels = value.unsqueeze(-1) if self.is_grey else value
+        pixels = (value.unsqueeze(-1) if self.is_grey else value).to(self._shade_entropies.dtype)
         if (self.low, self.range) != (0.0, 1.0):
-            pixels = (pixels.float() - self.low) / self.range
+            pixels = (pixels - self.low) / self.range
         # a float beyond its bounds would make the Bernoulli's loss unbounded below
-        return pixels.float().clamp(0.0, 1.0) if self.dtype.is_floating_point else pixels.float()
+        return pixels.clamp(0.0, 1.0) if self.dtype.is_floating_point else pixels
 
     def entropies(self, value: Tensor) -> Tensor:
         """Return the entropy of each pixel as the probability of a Bernoulli, in the shape of the value."""
