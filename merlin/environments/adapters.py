@@ -121,7 +121,18 @@ def _words(mission: str) -> list[str]:
 def _tokenise(vocabulary: Sequence[str], length: int, split: Callable[[str], list[str]]) -> tuple[Tokens, View]:
     """Return the space of texts of at most `length` tokens, and the function from a text to its token ids."""
     space = Tokens(("", *vocabulary), length)
-    ids = {token: index for index, token in enumerate(space.vocabulary)}
+    return space, text_reader(space, split)
+
+
+def text_reader(space: Tokens, split: Callable[[str], list[str]] | None = None) -> View:
+    """Return the function from a text to its token ids.
+
+    Args:
+        split: Into tokens; None splits into characters where every token is one, otherwise into words.
+    """
+    length, ids = len(space.nvec), {token: index for index, token in enumerate(space.vocabulary)}
+    if split is None:
+        split = list if all(len(token) == 1 for token in space.vocabulary[1:]) else _words
 
     @lru_cache(maxsize=1024)  # a mission is repeated at every step of its episode
     def tokens(text: str) -> np.ndarray:
@@ -135,7 +146,7 @@ def _tokenise(vocabulary: Sequence[str], length: int, split: Callable[[str], lis
         padded.flags.writeable = False
         return padded
 
-    return space, tokens
+    return tokens
 
 
 def _minigrid_view(env: gymnasium.Env) -> spaces.Space | None:

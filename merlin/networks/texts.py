@@ -82,8 +82,9 @@ def distinct_rows(texts: Int[Tensor, "M L"]) -> tuple[Int[Tensor, "D L"], Int[Te
     """Return the distinct texts of a batch, and for each text which of them it is.
 
     An instruction stays for a whole episode, so that a window of 1,280 steps holds a handful of texts. On a GPU all
-    texts come back as they are: finding the distinct ones would make the host wait.
+    texts come back as they are: finding the distinct ones would make the host wait. So they do where a program is
+    compiled or exported, whose shapes cannot depend on what is in the texts.
     """
-    if texts.device.type != "cpu":
+    if texts.device.type != "cpu" or torch.compiler.is_compiling():
         return texts, torch.arange(len(texts), device=texts.device)
     return torch.unique(texts, dim=0, return_inverse=True)

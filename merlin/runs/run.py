@@ -1,6 +1,6 @@
 """A run as a function: from a configuration to a trained agent and a run directory.
 
-RUN_DIR/config.json           the whole configuration; enough to rebuild the agent
+RUN_DIR/config.json           the whole configuration and the agent's spaces; enough to rebuild the agent
         metrics.jsonl         one object per report
         checkpoints/          the last few and the best
         learning_curve.png    written at the end
@@ -24,6 +24,7 @@ from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import MerlinError
+from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -72,10 +73,14 @@ def build_environment(config: RunConfig, num_envs: int | None = None, render_mod
 
 def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
+    return build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space)).to(environment.device)
+
+
+def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
+    """Return `build_agent`'s agent, on the CPU, of spaces alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        agent = find_agent(config.agent).agent_class(environment.spaces, environment.action_space, config.model)
-    return agent.to(environment.device)
+        return find_agent(config.agent).agent_class(*spaces, config.model)
 
 
 def load_config(run_dir: Path) -> RunConfig:
@@ -96,6 +101,7 @@ def load_config(run_dir: Path) -> RunConfig:
             f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
         ) from error
     name = values.get("agent") if isinstance(values, dict) else None
+    values = {key: value for key, value in values.items() if key != "spaces"} if name else values
     if not isinstance(name, str):
         raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
     try:
@@ -110,11 +116,21 @@ def existing_checkpoint(run_dir: Path, which: str) -> str:
 
 
 def load_agent(run_dir: Path, environment: Environment, config: RunConfig, which: str = "best") -> Agent:
-    """Return the run's agent with the weights of its best or last checkpoint."""
+    """Return the run's agent with the weights of its best or last checkpoint.
+
+    Raises:
+        MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
+    """
+    check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
+    load_weights(run_dir, agent, which)
+    return agent
+
+
+def load_weights(run_dir: Path, agent: Agent, which: str) -> None:
+    """Load the weights of the run's best or last checkpoint."""
     load = checkpoint.load_latest if existing_checkpoint(run_dir, which) == "last" else checkpoint.load_best
     load(run_dir, agent)
-    return agent
 
 
 def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
@@ -124,21 +140,25 @@ def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
         return evaluate(agent, environment, episodes=episodes, seed=config.seed + CHOOSING_SEED)
 
 
-def start(config: RunConfig, run_dir: Path) -> None:
+def start(config: RunConfig, run_dir: Path, spaces: dict[str, Any] | None = None) -> None:
     """Make the run directory, which must not hold a run already, and write its configuration."""
     if (run_dir / "config.json").exists() or (run_dir / "checkpoints").exists():
         raise MerlinError(
             f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
         )
-    write_config(config, run_dir)
+    write_config(config, run_dir, spaces)
 
 
-def write_config(config: RunConfig, run_dir: Path) -> None:
-    """Write the configuration, under another name first, so that a kill leaves the old one or the new one."""
+def write_config(config: RunConfig, run_dir: Path, spaces: dict[str, Any] | None = None) -> None:
+    """Write the configuration, under another name first, so that a kill leaves the old one or the new one.
+
+    Args:
+        spaces: What `agent_spaces.to_config` keeps of the agent's.
+    """
     temporary = run_dir / ".config.json"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(to_dict(config) | (spaces or {}), indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, run_dir / "config.json")
     except OSError as error:
         raise MerlinError(
@@ -193,12 +213,13 @@ def _train(
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
         before, reporter, tracker = 0.0, None, None
         if resume:
+            check_spaces(run_dir, config.task, environment)
             _, rest = checkpoint.load_latest(run_dir, agent)
             trainer.load_state_dict(rest["trainer"])
             before = rest["wall_seconds"]
         if leads:
             # On resuming, steps and training.* may have changed, and the next resume starts from them.
-            (write_config if resume else start)(config, run_dir)
+            (write_config if resume else start)(config, run_dir, to_config(environment))
             reporter = stack.enter_context(Reporter(run_dir, config.steps, trainer.env_steps, stream))
             if shortfall is not None:
                 reporter.note(shortfall)
