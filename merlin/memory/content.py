@@ -292,7 +292,7 @@ def _check_write(state: MemoryState, word: Tensor, read_weights: Tensor, discoun
         _check_shape("read_weights", read_weights, (batch_size, "K", memory_size))
 
 
-def _check_shape(name: str, x: Tensor, wanted: tuple[int | str, ...]) -> None:
+def _check_shape(name: str, x: Tensor, wanted: tuple) -> None:
     """Raise a MerlinError unless the tensor has this shape, a letter standing for any number."""
     if tuple(x.shape) != tuple(wanted):
         fits = x.ndim == len(wanted) and all(isinstance(w, str) or w == n for w, n in zip(wanted, x.shape, strict=True))

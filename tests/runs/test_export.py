@@ -126,7 +126,10 @@ def test_the_command_exports_a_run(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "run"), "--batch", "2"]) == 0
     path, difference = capsys.readouterr().out.splitlines()
     assert path == str(tmp_path / "run" / "agent.pt2") and (tmp_path / "run" / "agent.pt2").exists()
-    assert difference == "largest difference from the agent 0.0e+00, over 64 steps with resets, observations of merlin/TMaze-v0"
+    assert (
+        difference
+        == "largest difference from the agent 0.0e+00, over 64 steps with resets, observations of merlin/TMaze-v0"
+    )
     out = tmp_path / "deeper" / "other.pt2"
     assert cli.main(["export", str(tmp_path / "run"), "--out", str(out), "--batch", "dynamic"]) == 0 and out.exists()
     with pytest.raises(SystemExit):
