@@ -2,10 +2,10 @@
 
     python benchmarks/export.py [--rounds 7] [--steps 200]          needs pip install '.[export]'
 
-Each agent at its preset's sizes for merlin/MemoryGame-v0, with fresh weights. The difference is the largest of any output
-over 64 steps with resets, over 1 and the number's size. Latencies are medians over rounds of the mean of a round's steps,
-the ways in turn, at batch 1 on one thread: `Agent.step` as users call it, greedy; the same equations as the exported
-module calls them, not exported (`eager`); the loaded torch program; and onnxruntime.
+Each agent at its preset's sizes for merlin/MemoryGame-v0, with fresh weights. The difference is the largest of any
+output over 64 steps with resets, over 1 and the number's size. Latencies are medians over rounds of the mean of a
+round's steps, the ways in turn, at batch 1 on one thread: `Agent.step` as users call it, greedy; the function that is
+exported, not exported (`eager`); the loaded torch program; and onnxruntime.
 """
 
 import argparse

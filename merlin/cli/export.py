@@ -15,8 +15,8 @@ def add_to(commands: Any) -> None:
     add("--format", choices=("torch", "onnx"), default="torch", help="torch, for torch.export.load; or onnx, which "
         "needs pip install 'merlin-agents[export]' (default: torch)")  # fmt: skip
     add("--out", metavar="FILE", type=Path, help="what to write (default: RUN_DIR/agent.pt2 or agent.onnx)")
-    add("--batch", metavar="N|dynamic", type=batch, default="1", help="environments that a step is of; dynamic leaves it "
-        "open (default: 1)")  # fmt: skip
+    add("--batch", metavar="N|dynamic", type=batch, default="1", help="environments that a step is of; dynamic leaves "
+        "it open (default: 1)")  # fmt: skip
 
 
 def batch(text: str) -> int | None:

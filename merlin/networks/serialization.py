@@ -90,8 +90,8 @@ def _write_box(space: Box) -> dict[str, Any]:
 
 def _read_box(values: dict[str, Any]) -> Box:
     shape, dtype = tuple(values["shape"]), values["dtype"]
-    bounds = (_spread(values[name], shape, dtype) for name in ("low", "high"))
-    return Box(*bounds, dtype=np.dtype(dtype).type)
+    low, high = (_spread(values[name], shape, dtype) for name in ("low", "high"))
+    return Box(low, high, dtype=np.dtype(dtype).type)
 
 
 def _write_multi_discrete(space: MultiDiscrete) -> dict[str, Any]:

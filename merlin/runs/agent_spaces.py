@@ -1,4 +1,4 @@
-"""The spaces that a run's agent was built for, kept in its config.json: the agent loads where its task is not installed."""
+"""The spaces that a run's agent was built for, kept in config.json: it loads where its task is not installed."""
 
 import json
 from pathlib import Path

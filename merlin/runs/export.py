@@ -15,6 +15,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Generator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -155,8 +156,7 @@ def write_torch(exported: Any, example: Named, path: Path, about: str) -> Callab
 def write_onnx(exported: Any, example: Named, path: Path, about: str) -> Callable[[Named], Named]:
     """Write an ONNX file, and return what was written, run by onnxruntime, as a function."""
     try:
-        import onnxruntime
-        import onnxscript  # noqa: F401, which torch.onnx needs
+        onnxruntime, _ = import_module("onnxruntime"), import_module("onnxscript")  # which torch.onnx needs
     except ImportError as error:
         raise MerlinError(
             "ONNX needs onnx, onnxruntime and onnxscript, which are not all installed: pip install "

@@ -32,8 +32,8 @@ class LoadedAgent:
         action = player.act(observations)
         action = player.act(observations, rewards, is_first)
 
-    `is_first` is true in rows whose observation is the first of an episode. That is `terminated | truncated` of the step
-    just taken where the environment resets in the same step, and that of the step before where it resets in the next.
+    `is_first` is true in rows whose observation is the first of an episode. That is `terminated | truncated` of the
+    step just taken where the environment resets in the same step, of the step before where it resets in the next.
 
     Attributes:
         agent: The agent, whose `step` this calls.

@@ -26,15 +26,10 @@ def of_nowhere(name: str):
     return replace(merlin.preset(name), task="nowhere/Nothing-v0", device="cpu")
 
 
-def small_agent(name: str, action_space: str, spaces=EVERY_KIND):
-    """Return an agent that has played a little, so that its memory is not empty."""
-    return make_agent(name, action_space, spaces=spaces)
-
-
 @pytest.mark.parametrize("name", ["merlin", "rl-lstm", "rl-mem"])
 @pytest.mark.parametrize("action_space", ["discrete", "multi", "box"])
 def test_the_program_is_a_greedy_step(name, action_space):
-    agent = small_agent(name, action_space)
+    agent = make_agent(name, action_space, spaces=EVERY_KIND)
     program, state = StepProgram(agent), agent.initial_state(3)
     for t in range(7):  # more than the 5 slots
         seen = {key: torch.from_numpy(x) for key, x in observations(t).items()}
@@ -50,6 +45,7 @@ def test_the_program_is_a_greedy_step(name, action_space):
         torch.testing.assert_close({key: found[key] for key in named_state(state)}, named_state(state))
 
 
+KINDS = {"merlin": ("card", "picture"), "rl-mem": ("grid", "place", "switches"), "rl-lstm": ("words", "grey")}
 FORMS = [
     ("torch", "merlin", "discrete", None),
     ("torch", "rl-mem", "multi", 2),
@@ -63,13 +59,14 @@ FORMS = [
 @pytest.mark.parametrize("form, name, action_space, batch_size", FORMS)
 def test_what_is_exported_computes_the_agents_numbers(form, name, action_space, batch_size, tmp_path):
     """Of vectors, pictures, grids, categories, switches and texts; in torch bit for bit."""
-    exported = export(small_agent(name, action_space), of_nowhere(name), tmp_path / "agent", form, batch_size, steps=12)
+    agent = make_agent(name, action_space, spaces={key: EVERY_KIND[key] for key in KINDS[name]})
+    exported = export(agent, of_nowhere(name), tmp_path / "agent", form, batch_size, steps=12)
     assert exported.path.stat().st_size > 1000 and exported.steps == 12 and not exported.is_of_environment
     assert exported.difference <= (0.0 if form == "torch" else 1e-5)
 
 
 def test_a_torch_program_is_loaded_without_merlin_and_says_what_its_spaces_are(tmp_path):
-    agent = small_agent("rl-mem", "discrete", {name: EVERY_KIND[name] for name in ("card", "place")})
+    agent = make_agent("rl-mem", "discrete", spaces={name: EVERY_KIND[name] for name in ("card", "place")})
     path = export(agent, of_nowhere("rl-mem"), tmp_path / "agent.pt2", "torch", None, steps=4).path
     extra = {"merlin.json": ""}
     program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra).module()
@@ -85,14 +82,14 @@ def test_a_torch_program_is_loaded_without_merlin_and_says_what_its_spaces_are(t
 
 def test_a_program_that_differs_is_not_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(exports, "TOLERANCE", -1.0)
-    agent = small_agent("rl-lstm", "discrete", {"card": EVERY_KIND["card"]})
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
     with pytest.raises(MerlinError, match=r"differs by 0: nothing was written"):
         export(agent, of_nowhere("rl-lstm"), tmp_path / "agent.pt2", steps=3)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_difference_of_any_output_is_found():
-    agent = small_agent("rl-lstm", "discrete", {"card": EVERY_KIND["card"]})
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
     program = StepProgram(agent)
     rows, _ = exports.play(program, of_nowhere("rl-lstm"), 2, 4)
     assert largest_difference(program, program, rows) == 0
@@ -105,7 +102,7 @@ def test_a_difference_of_any_output_is_found():
 
 
 def test_a_step_that_branches_on_data_is_told(tmp_path):
-    agent = small_agent("rl-lstm", "discrete", {"card": EVERY_KIND["card"]})
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
     encode = agent.encode
     agent.encode = lambda *seen: encode(*seen) * (2 if seen[2].sum() > 0 else 1)
     with pytest.raises(MerlinError, match="without branches on data to be exported, but"):
@@ -114,8 +111,8 @@ def test_a_step_that_branches_on_data_is_told(tmp_path):
 
 def test_onnx_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    agent = small_agent("rl-lstm", "discrete", {"card": EVERY_KIND["card"]})
-    with pytest.raises(MerlinError, match="pip install 'merlin-agents.export.'"):
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
+    with pytest.raises(MerlinError, match=r"pip install 'merlin-agents.export.'"):
         export(agent, of_nowhere("rl-lstm"), tmp_path / "agent.onnx", "onnx", steps=3)
 
 

@@ -156,7 +156,7 @@ def test_a_late_or_missing_reset_is_told(memory_game):
 def test_texts_are_those_that_the_agent_knows(told):
     player = merlin.load(told)
     player.reset()
-    with pytest.raises(MerlinError, match="A text must be of the words that the agent was trained on, but .*'c'"):
+    with pytest.raises(MerlinError, match=r"A text must be of the words that the agent was trained on, but .*'c'"):
         player.act({"say": "abc", "see": np.zeros(2)})
 
 
@@ -186,7 +186,7 @@ def test_a_run_without_spaces_asks_its_environment(told, tmp_path):
 def test_an_environment_whose_spaces_changed_is_told(told):
     config = replace(load_config(told), env_kwargs={"high": 0.75})
     with merlin.build_environment(config, 1) as environment:
-        with pytest.raises(MerlinError, match="test/Told-v0 must have the spaces that .* differs in the action space"):
+        with pytest.raises(MerlinError, match=r"test/Told-v0 must have the spaces that .* differs in the action space"):
             load_agent(told, environment, config)
     with pytest.raises(MerlinError, match="differs in the action space"):
         merlin.train(config, told, resume=True, stream=io.StringIO())
