@@ -20,14 +20,16 @@ MODULES = {
 }
 
 LAYERS = [
-    ["merlin.errors", "merlin.states", "merlin.moved", "merlin.version"],
+    ["merlin.errors", "merlin.states", "merlin.moved", "merlin.precision", "merlin.version"],
     ["merlin.ranges"],
     ["merlin.distributed", "merlin.plugins"],
     ["merlin.experience", "merlin.latents", "merlin.memory"],
     ["merlin.networks"],
     ["merlin.objectives", "merlin.environments"],
     ["merlin.agents.learner"],
+    ["merlin.agents.border"],
     ["merlin.agents.agent"],
+    ["merlin.agents.acting"],
     ["merlin.training"],  # of agents it knows the interface alone
     ["merlin.agents.actor_critic", "merlin.agents.memory_ablation"],
     ["merlin.agents.merlin", "merlin.agents.rl_lstm", "merlin.agents.rl_mem"],  # none knows another
@@ -154,6 +156,7 @@ def test_the_memory_stands_alone():
         "merlin.errors",
         "merlin.plugins",
         "merlin.ranges",
+        "merlin.precision",
         "merlin.states",
     }
     assert {name for name in result.stdout.split() if not name.startswith("merlin.memory")} == alone

@@ -79,7 +79,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
         return RLMemState(
             lstm,
             zeros(batch_size, self.config.num_read_keys * self.memory.slot_size),
-            self.memory.initial_state(batch_size, lstm.hidden.device),
+            self.memory.empty(batch_size, lstm.hidden),
             zeros(batch_size, self.actions.encoding_size),
         )
 

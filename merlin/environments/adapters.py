@@ -185,24 +185,42 @@ def _tokenise(
 ) -> tuple[Tokens, Reader]:
     """Return the space of texts of at most `length` tokens, and the function from a text to its token ids."""
     space = Tokens(("", *vocabulary), length)
-    ids = {token: index for index, token in enumerate(space.vocabulary)}
+    read = token_reader(space, split)
+
+    def tokens(text: str) -> np.ndarray:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise EnvironmentFailure(
+                f"A text must be of its space, of at most {length} tokens, but {task} returned {text[:60]!r} in entry "
+                f"{path or ROOT!r}, with {error}: correct the environment or its space."
+            ) from error
+
+    return space, text_reader(task, path, tokens)
+
+
+def token_reader(space: Tokens, split: Callable[[str], list[str]] | None = None) -> Callable[[str], np.ndarray]:
+    """Return the function from a text to its token ids, which raises a ValueError for one that is not of the space.
+
+    Args:
+        split: Into tokens; None splits into characters where every token is one, otherwise into words.
+    """
+    length, ids = len(space.nvec), {token: index for index, token in enumerate(space.vocabulary)}
+    if split is None:
+        split = list if all(len(token) == 1 for token in space.vocabulary[1:]) else _words
 
     @lru_cache(maxsize=1024)  # a mission is repeated at every step of its episode
     def tokens(text: str) -> np.ndarray:
         pieces = split(text)
         unknown = [piece for piece in pieces if piece not in ids]
         if unknown or len(pieces) > length:
-            problem = f"{unknown[0]!r}" if unknown else f"{len(pieces)} tokens"
-            raise EnvironmentFailure(
-                f"A text must be of its space, of at most {length} tokens, but {task} returned {text[:60]!r} in entry "
-                f"{path or ROOT!r}, with {problem}: correct the environment or its space."
-            )
+            raise ValueError(repr(unknown[0]) if unknown else f"{len(pieces)} tokens")
         padded = np.zeros(length, dtype=space.dtype)
         padded[: len(pieces)] = [ids[piece] for piece in pieces]
         padded.flags.writeable = False
         return padded
 
-    return space, text_reader(task, path, tokens)
+    return tokens
 
 
 def _minigrid_view(env: gymnasium.Env) -> spaces.Space | None:

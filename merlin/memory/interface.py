@@ -56,7 +56,13 @@ class Memory(ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> Any:
-        """Return an empty memory."""
+        """Return an empty memory. One that can be of another type than float32 takes `dtype` besides."""
+
+    def empty(self, batch_size: int, like: Tensor) -> Any:
+        """Return an empty memory on the device of a tensor, and of its type."""
+        if like.dtype == torch.float32:
+            return self.initial_state(batch_size, like.device)
+        return self.initial_state(batch_size, like.device, dtype=like.dtype)  # pyright: ignore[reportCallIssue]
 
     @abstractmethod
     def read(self, state: Any, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"]) -> Read:
@@ -97,8 +103,10 @@ class ContentMemory(Memory):
         super().__init__(word_size, config)
         self.slot_size = word_size * (1 if config.retroactive_discount is None else 2)
 
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> content.MemoryState:
-        return content.initial_state(batch_size, self.config.memory_size, self.slot_size, device=device)
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    ) -> content.MemoryState:
+        return content.initial_state(batch_size, self.config.memory_size, self.slot_size, device=device, dtype=dtype)
 
     def read(
         self,

@@ -238,7 +238,7 @@ class GaussianActions(ActionDistribution):
         return allowed.new_ones(allowed.shape[:-1])
 
     def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
-        return (flatten_entry(action, self.shape).float() - self.centre) / self.half_range
+        return (flatten_entry(action, self.shape).to(self.centre.dtype) - self.centre) / self.half_range
 
     @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:

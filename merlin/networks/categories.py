@@ -79,8 +79,8 @@ class Categories(nn.Module):
         within = columns.clamp(self._offsets, self._lasts)  # or one variable's value would be another's
         if columns.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.equal(columns, within):
             raise self._stray(columns)
-        one_hots = torch.zeros(*columns.shape[:-1], self.num_columns, device=values.device)
-        return one_hots.scatter_(-1, within, (columns == within).float())
+        one_hots = self._table.new_zeros(*columns.shape[:-1], self.num_columns)
+        return one_hots.scatter_(-1, within, (columns == within).to(one_hots.dtype))
 
     def _stray(self, columns: Int[Tensor, "*batch n"]) -> MerlinError:
         """Return what to say of the first value that is none of its variable's."""

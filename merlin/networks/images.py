@@ -182,10 +182,11 @@ class Pixels(nn.Module):
         pixels = value if self._axes == self._first_axes else value.movedim(self._axes, self._first_axes)
         if len(self.channel_shape) != 1:
             pixels = pixels.flatten(-2) if self.channel_shape else pixels.unsqueeze(-1)
+        pixels = pixels.to(self._shade_entropies.dtype)
         if (self.low, self.range) != (0.0, 1.0):
-            pixels = (pixels.float() - self.low) / self.range
+            pixels = (pixels - self.low) / self.range
         # a number beyond its bounds would make the Bernoulli's loss unbounded below
-        return pixels.float() if self._is_bounded else pixels.float().clamp(0.0, 1.0)
+        return pixels if self._is_bounded else pixels.clamp(0.0, 1.0)
 
     def entropies(self, value: Tensor) -> Float[Tensor, "*batch P"]:
         """Return the entropy of each pixel and channel as the probability of a Bernoulli, in any order."""

@@ -37,13 +37,14 @@ class LSTM(nn.Module):
         return LSTMState(zeros, zeros)
 
     def step(self, x: Float[Tensor, "B I"], state: LSTMState) -> LSTMState:
-        """Return the state after one step; its `hidden` is the output."""
+        """Return the state after one step, of the type of the one before; its `hidden` is the output."""
+        dtype = state.hidden.dtype
         if len(self.cells) == 1:
-            return LSTMState(*self.cells[0](x, state))
+            return LSTMState(*(part.to(dtype) for part in self.cells[0](x, state)))
         hiddens, cells = [], []
         chunks = zip(*(x.chunk(len(self.cells), -1) for x in state), strict=True)
         for layer, before in zip(self.cells, chunks, strict=True):
             x, cell = layer(x, before)
             hiddens.append(x)
             cells.append(cell)
-        return LSTMState(torch.cat(hiddens, -1), torch.cat(cells, -1))
+        return LSTMState(torch.cat(hiddens, -1).to(dtype), torch.cat(cells, -1).to(dtype))

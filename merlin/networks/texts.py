@@ -22,7 +22,7 @@ class TextEncoder(EntryEncoder):
         texts, inverse = distinct_rows(value.reshape(-1, value.shape[-1]).long())
         outputs, _ = self.gru(self.embedding(texts))
         lengths = lengths_of(texts)
-        last = outputs[torch.arange(len(texts), device=texts.device), (lengths - 1).clamp(min=0)]
+        last = outputs[torch.arange(texts.shape[0], device=texts.device), (lengths - 1).clamp(min=0)]
         encodings = last * (lengths > 0).unsqueeze(-1)
         return encodings[inverse].reshape(*value.shape[:-1], -1)
 
@@ -72,7 +72,7 @@ class TextDecoder(EntryDecoder):
 
 def lengths_of(texts: Int[Tensor, "*batch L"]) -> Int[Tensor, "*batch"]:
     """Return how many tokens come before the first padding."""
-    return (texts != 0).long().cumprod(-1).sum(-1)
+    return ((texts == 0).long().cumsum(-1) == 0).sum(-1)
 
 
 def is_said(texts: Int[Tensor, "*batch L"]) -> Bool[Tensor, "*batch L"]:
@@ -84,8 +84,9 @@ def distinct_rows(texts: Int[Tensor, "M L"]) -> tuple[Int[Tensor, "D L"], Int[Te
     """Return the distinct texts of a batch, and for each text which of them it is.
 
     An instruction stays for a whole episode, so that a window of 1,280 steps holds a handful of texts. On a GPU all
-    texts come back as they are: finding the distinct ones would make the host wait.
+    texts come back as they are: finding the distinct ones would make the host wait. So they do where a program is
+    compiled or exported, whose shapes cannot depend on what is in the texts.
     """
-    if texts.device.type != "cpu":
-        return texts, torch.arange(len(texts), device=texts.device)
+    if texts.device.type != "cpu" or torch.compiler.is_compiling():
+        return texts, torch.arange(texts.shape[0], device=texts.device)
     return torch.unique(texts, dim=0, return_inverse=True)

@@ -29,7 +29,7 @@ class VectorScale(nn.Module):
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch n"]:
-        flat = flatten_entry(value, self.shape).float()
+        flat = flatten_entry(value, self.shape).to(self.scale.dtype)
         return flat if self._is_one else flat / self.scale
 
 

@@ -58,6 +58,7 @@ def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfi
     name = values.get("agent") if isinstance(values, dict) else None
     if not isinstance(name, str):
         raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
+    values.pop("spaces", None)  # which are no settings: see merlin.runs.agent_spaces
     # without this group it is of version 0.2.0 or before, whose weights are of the pictures of then
     values.setdefault("environment", {"pictures_by_bounds": True})
     try:
@@ -138,9 +139,13 @@ def start(config: RunConfig, run_dir: Path) -> None:
         write_config(config, run_dir)
 
 
-def write_config(config: RunConfig, run_dir: Path) -> None:
-    """Write the configuration, under another name first, so that a kill leaves the old one or the new one."""
-    text = json.dumps(to_dict(config), indent=2) + "\n"
+def write_config(config: RunConfig, run_dir: Path, spaces: Mapping[str, Any] | None = None) -> None:
+    """Write the configuration, under another name first, so that a kill leaves the old one or the new one.
+
+    Args:
+        spaces: What `merlin.runs.agent_spaces.to_config` keeps of the agent's.
+    """
+    text = json.dumps({**to_dict(config), **(spaces or {})}, indent=2) + "\n"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         replace_file(run_dir / "config.json", lambda file: file.write(text.encode()))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from merlin import distributed
 from merlin.errors import MerlinError
+from merlin.runs.agent_spaces import to_config
 from merlin.runs.choice import Candidate
 from merlin.runs.directory import write_config
 from merlin.runs.presets import RunConfig
@@ -239,7 +240,7 @@ class Monitor:
         for parent in (self.run_dir.parent, Path(tempfile.gettempdir())):
             try:
                 home = Path(tempfile.mkdtemp(prefix=f"{self.run_dir.name}-rescued-", dir=parent))
-                write_config(self.config, home)
+                write_config(self.config, home, to_config(self.trainer.environment))
                 self.reporter.copy_rows(home)
                 checkpoint.save(home, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
             except (OSError, MerlinError):

@@ -18,6 +18,7 @@ from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
 from merlin.networks.spaces import describe_entries
+from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
 from merlin.runs.directory import changes, check_unchanged, claimed, saved_config
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
@@ -73,11 +74,16 @@ def build_environment(config: RunConfig, num_envs: int | None = None, render_mod
 
 def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
+    return build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space)).to(environment.device)
+
+
+def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
+    """Return `build_agent`'s agent, on the CPU, of spaces alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         agent_class = find_agent(config.agent).agent_class
         try:
-            agent = agent_class(environment.spaces, environment.action_space, config.model)
+            agent = agent_class(*spaces, config.model)
             state = agent.initial_state(1)
             assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
         except Exception as error:  # whatever an agent of anybody's file does
@@ -86,7 +92,7 @@ def build_agent(config: RunConfig, environment: Environment) -> Agent:
             raise MerlinError(
                 f"The agent {config.agent!r} cannot be built for {config.task}: {describe(error)}: correct it."
             ) from error
-    return agent.to(environment.device)
+    return agent
 
 
 def existing_checkpoint(run_dir: Path, which: str) -> str:
@@ -105,14 +111,23 @@ def load_agent(
 
     Args:
         note: Is told of damage for which other weights are taken, and of settings that the run was not trained with.
+
+    Raises:
+        MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
     for path, now, then in changes(config, saved_config(run_dir) or {}):
         if path.partition(".")[0] in ("task", "agent", "env_kwargs", "model"):
             note(f"{run_dir} was trained with {path} {then!r}, but {now!r} is taken")
+    check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
+    load_weights(run_dir, agent, which, note)
+    return agent
+
+
+def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> None:
+    """Load the weights of the run's best or last checkpoint; the last where there are no best ones."""
     if which != "best" or checkpoint.load_best(run_dir, agent, note) is None:
         checkpoint.load_last_weights(run_dir, agent, note)
-    return agent
 
 
 def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) -> None:
@@ -194,13 +209,16 @@ def _train(
         before, reporter, tracker, monitors, is_here = 0.0, None, None, None, lambda: True
         if leads:
             is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
+        if resume:
+            check_spaces(run_dir, config.task, environment)
         if resume and checkpoint.steps(run_dir):
             rest = _load_training(run_dir, trainer, config, notes.append)
             before, monitors = rest["wall_seconds"], rest.get("monitors")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
         if leads:
-            write_config(config, run_dir)  # on resuming, what may change may have, and the next resume starts from it
+            # on resuming, what may change may have, and the next resume starts from it
+            write_config(config, run_dir, to_config(environment))
             reported_step = trainer.env_steps if monitors is None else monitors[0]["reported_at"]
             reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step)
             stack.enter_context(reporter)

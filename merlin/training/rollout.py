@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from merlin.agents.agent import Acting, Agent
+from merlin.agents.acting import Acting
+from merlin.agents.agent import Agent
 from merlin.agents.learner import Window
 from merlin.environments.batch import Environment, Timestep
 from merlin.experience import Unroll

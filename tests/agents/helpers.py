@@ -8,10 +8,18 @@ from gymnasium import spaces
 
 from merlin.agents import AGENTS, Agent
 from merlin.experience import Unroll
+from merlin.networks.spaces import Tokens
 from merlin.runs.presets import preset
 from merlin.states import map_state, stack_states
 
 SPACES = {"card": spaces.Discrete(5), "place": spaces.Box(-1, 1, (3,), np.float32)}
+EVERY_KIND = SPACES | {
+    "switches": spaces.MultiBinary(3),
+    "grid": spaces.MultiDiscrete(np.broadcast_to([4, 3], (3, 5, 2))),
+    "picture": spaces.Box(0, 255, (6, 9, 3), np.uint8),
+    "grey": spaces.Box(-1, 1, (6, 7), np.float32),
+    "words": Tokens(("", "red", "blue"), 4),
+}
 ACTION_SPACES = {
     "discrete": spaces.Discrete(4),
     "multi": spaces.MultiDiscrete([2, 3]),
@@ -24,13 +32,13 @@ ACTION_SPACES = {
 DISCOUNT = 0.9
 
 
-def make_agent(name: str, action_space: str = "discrete", seed: int = 0, **settings) -> Agent:
+def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=SPACES, **settings) -> Agent:
     """Return a small agent, every size another."""
     torch.manual_seed(seed)
     sizes = {"latent_size": 6, "hidden_size": 7, "policy_hidden_size": 9, "memory_size": 5, "num_read_keys": 2}
     config = preset(name).model
     known = {key: value for key, value in {**sizes, **settings}.items() if hasattr(config, key)}
-    agent = AGENTS[name].agent_class(SPACES, ACTION_SPACES[action_space], replace(config, **known))
+    agent = AGENTS[name].agent_class(spaces, ACTION_SPACES[action_space], replace(config, **known))
     with torch.no_grad():  # biases start at zero, which would hide a bias left out; and let the policy have opinions
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

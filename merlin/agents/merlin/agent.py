@@ -200,6 +200,11 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words)
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
 
+    def likeliest_extras(self, state: MerlinState) -> MerlinExtras:
+        """Return noise of 0, which makes the latent the posterior's mean. See `Agent.likeliest_extras`."""
+        noise = torch.zeros_like(state.policy_read_words[:, :1]).expand(-1, self.config.latent_size)
+        return MerlinExtras(noise, noise, None)
+
     def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
         """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
         lstm = self.policy.lstm.step(torch.cat([self.seen(latent), state.policy_read_words], -1), state.policy)

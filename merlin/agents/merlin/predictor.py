@@ -145,7 +145,7 @@ class Predictor(nn.Module):
         return PredictorState(
             self.lstm.initial_state(batch_size),
             zeros(batch_size, self.config.num_read_keys * self.memory.slot_size),
-            self.memory.initial_state(batch_size, self.observation_nats.device),
+            self.memory.empty(batch_size, self.observation_nats),
             zeros(batch_size, self.actions.encoding_size),
         )
 
@@ -182,6 +182,7 @@ class Predictor(nn.Module):
         if code is not None:
             seen = code + self.posterior_context(torch.cat([context, prior], -1))
             posterior = prior + self.posterior_network(seen)
+        prior, posterior = prior.to(noise.dtype), posterior.to(noise.dtype)  # also where autocast chose another
         return Inference(prior, posterior, self.latents.from_parameters(posterior).sample(noise))
 
     def advance(

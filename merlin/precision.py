@@ -1,0 +1,14 @@
+"""Where autocast must not choose the type of numbers: in what is carried from step to step."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+_AS_IT_IS = nullcontext()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """Return a context in which autocast is off on the tensor's device."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_IT_IS
