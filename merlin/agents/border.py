@@ -112,8 +112,8 @@ def _mask(value: Any, num_choices: int, like: Tensor) -> Bool[Tensor, "B C"]:
     mask = _tensor(value, "action mask", like)
     if mask.shape not in ((num_choices,), (len(like), num_choices)):
         raise MerlinError(
-            f"An action mask must have shape {_written((len(like), num_choices))}, a number 0 or 1 for each choice, but "
-            f"has {_written(mask.shape)}: pass what the environment gives."
+            f"An action mask must have shape {_written((len(like), num_choices))}, a number 0 or 1 for each choice, "
+            f"but has {_written(mask.shape)}: pass what the environment gives."
         )
     return mask.bool().expand(len(like), num_choices)
 

@@ -8,6 +8,7 @@ from gymnasium import Space
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.networks.serialization import space_from_dict, space_to_dict, spaces_from_dict, spaces_to_dict
+from merlin.runs.directory import saved_config
 from merlin.training.storage import read_json
 
 
@@ -35,9 +36,10 @@ def read_spaces(run_dir: Path) -> AgentSpaces | None:
     """
     path = run_dir / "config.json"
     try:
-        kept = read_json(path).get("spaces")
-    except (OSError, ValueError, AttributeError):
-        kept = None  # damaged: what the checkpoint was saved with is taken, which has none
+        values = read_json(path)
+    except (OSError, ValueError):
+        values = saved_config(run_dir)
+    kept = values.get("spaces") if isinstance(values, dict) else None
     if kept is None:
         return None
     try:

@@ -55,7 +55,7 @@ class Monitor:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
         self.is_here = is_here
-        self.about = {"config": json.dumps(to_dict(config))}
+        self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
         self.last_return = math.nan
         note = (lambda _: None) if reporter is None else reporter.note
         self.best = -math.inf if (best := checkpoint.read_best(run_dir, note)) is None else best.score

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space, iterate
 
 from merlin.agents import Agent
+from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, Tokens
@@ -109,7 +110,7 @@ class LoadedAgent:
                 f"{'a batch' if is_batch else 'of one environment'}: call reset(num_envs) for a batch, reset() for one."
             )
         self._state, self._has_acted = state, True
-        return to_environment(output.action, self.action_space)
+        return to_environment(output.action, self.action_space, self._is_batch)
 
 
 def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") -> LoadedAgent:
@@ -137,15 +138,16 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
     return LoadedAgent(agent.to(resolve_device(device)), config.seed)
 
 
-def to_environment(action: torch.Tensor, space: Space) -> Any:
+def to_environment(action: torch.Tensor, space: Space, is_batch: bool) -> Any:
     """Return an agent's action, or a batch of them, as an environment of arrays takes it: inside the space."""
-    array = action.float().cpu().numpy() if action.is_floating_point() else action.cpu().numpy()
-    if isinstance(space, Box):
-        array = np.clip(array, space.low, space.high)
-        if np.issubdtype(space.dtype, np.integer):
-            array = np.rint(array)
-    array = array.astype(space.dtype, copy=False)
-    return array if array.ndim or isinstance(space, Box) else array[()]
+    action = action.cpu() if is_batch else action.cpu().unsqueeze(0)
+    if action.is_floating_point():
+        action = action.float()  # numpy has no bfloat16
+    found = EnvironmentActions(space, len(action), torch.device("cpu"), is_native=False, task="the task")(action)
+    if is_batch:
+        return found
+    view, one = row_view(space), next(iter(iterate(batch_space(space, 1), found)))
+    return one if view is None else view(one)
 
 
 def _with_tokens(node: Any, path: str, readers: dict[str, Callable[[str], np.ndarray]]) -> Any:
