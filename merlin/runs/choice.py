@@ -4,9 +4,8 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from merlin.agents.agent import Agent
 from merlin.training.rollout import Episodes
 
 EPISODES = 100
@@ -31,7 +30,7 @@ class Candidate:
         self.left = torch.full((share,), self.each)
         self.total = 0.0
 
-    def take(self, agent: Agent, step: int, row: int, keep: bool) -> None:
+    def take(self, agent: nn.Module, step: int, row: int, keep: bool) -> None:
         """Begin with the agent's weights as they are.
 
         Args:

@@ -479,13 +479,16 @@ def test_a_lock_is_not_inherited_by_worker_processes(tmp_path):
     from merlin.runs.lock import alone_in
 
     with alone_in(tmp_path, print):
-        reader, writer = os.pipe()
+        (reader, writer), (ready, begun) = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
             os.close(writer)
+            os.write(begun, b"!")
             os.read(reader, 1)
             os._exit(0)
-        os.close(reader)
+        os.read(ready, 1)
+        for descriptor in (reader, ready, begun):
+            os.close(descriptor)
     try:
         with alone_in(tmp_path, print) as is_ours:
             assert is_ours()
