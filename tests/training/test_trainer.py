@@ -15,6 +15,7 @@ from merlin.runs.monitor import _next
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import build_agent, build_environment, load_config, train
 from merlin.training import checkpoint
+from merlin.training.plain import to_plain
 from merlin.training.trainer import Trainer
 from tests.environments import examples as environments  # noqa: F401 (they register themselves)
 
@@ -186,6 +187,21 @@ def test_a_policy_has_its_own_rate_or_that_of_the_rest(rate, expected):
 def test_settings_that_have_no_meaning_are_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be .*, but is {value}: take another"):
         tiny(**{name: value})
+
+
+def test_a_checkpoint_without_the_sums_of_v_begins_them_anew():
+    """As those of version 0.2.0."""
+    config = tiny()
+    with build_environment(config) as environment:
+        trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
+        trainer.update()
+        saved = to_plain(trainer.state_dict())
+        assert saved["shares"][0]["rollout"]["value_sums"].abs().sum() > 0
+        del saved["shares"][0]["rollout"]["value_sums"]
+        again = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
+        again.load_state_dict(saved)
+        assert again.rollout.state.value_sums.eq(0).all()
+        assert torch.equal(again.rollout.state.episode_length, trainer.rollout.state.episode_length)
 
 
 def test_what_cannot_be_saved_goes_on_with_other_episodes(tmp_path, monkeypatch):
