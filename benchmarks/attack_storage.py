@@ -116,6 +116,15 @@ def rows_of(run_dir: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in rows]
 
 
+def weights_of(path: Path) -> tuple[dict, bytes]:
+    """Return what a safetensors file holds: names, types, places; step and score of the best weights; the numbers."""
+    data = path.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    metadata = header.pop("__metadata__", {})
+    return header | {key: metadata.get(key) for key in ("step", "score")}, data[begin:]
+
+
 def compare(run_dir: Path, wanted: Path, reports: bool = True) -> list[str]:
     """Return in what a finished run differs from one that nobody disturbed."""
     differences = []
@@ -129,9 +138,9 @@ def compare(run_dir: Path, wanted: Path, reports: bool = True) -> list[str]:
                 differences.append(f"report {first + 1} of {len(others)} differs in {', '.join(keys[:4])}")
         last = sorted(wanted.glob("checkpoints/step-*"))[-1].name
         for name in (f"{last}/agent.safetensors", "best.safetensors"):
-            pair = [path / "checkpoints" / name for path in (run_dir, wanted)]
-            if pair[1].exists() and (not pair[0].exists() or pair[0].read_bytes() != pair[1].read_bytes()):
-                differences.append(f"{name} differs" if pair[0].exists() else f"{name} is missing")
+            here, there = (path / "checkpoints" / name for path in (run_dir, wanted))
+            if there.exists() and weights_of(here) != weights_of(there):
+                differences.append(f"{name} differs")
     except (OSError, ValueError) as error:
         differences.append(f"cannot be compared: {error}")
     return differences
