@@ -101,7 +101,8 @@ def notes(text: str) -> list[str]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("  ", "merlin: ", "done "))]
     begin = next((index + 1 for index, line in enumerate(lines) if line.startswith("training ")), 0)
     end = next((index for index, line in enumerate(lines) if line.startswith("env_steps ")), len(lines))
-    return [line for line in lines[begin:end] if "rejected" not in line]  # BabyAI tells of each layout it drops
+    # BabyAI tells of each layout that it drops, Atari of itself.
+    return [line for line in lines[begin:end] if not re.match(r"Sampling rejected|A\.L\.E|\[Powered by", line)]
 
 
 def table(rows: list[dict], order: dict[str, str], updates: int, gigabytes: float, seconds: float) -> str:
