@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import platform
 import re
 import resource
@@ -73,7 +74,10 @@ def train(task: str, agent: str, steps: int, directory: Path, seconds: float, gi
     command = Command(
         arguments, directory / f"{name}.log", lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     )
-    complaint = command.complaint((0,), seconds)
+    try:
+        complaint = command.complaint((0,), seconds)
+    finally:
+        command.kill()
     taken = round(time.monotonic() - command.begin, 1)
     command.left_behind(1)
     rows = []
@@ -139,12 +143,19 @@ def table(rows: list[dict], order: dict[str, str], updates: int, gigabytes: floa
     return "\n".join(lines) + "\n"
 
 
+def read(path: Path) -> dict[tuple[str, str], dict]:
+    """Return the newest row of each agent and task."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(row["agent"], row["task"]): row for row in rows}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", nargs="+", default=["merlin", "rl-lstm", "rl-mem"])
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--all", action="store_true", help="the baselines too train on all")
     parser.add_argument("--only", nargs="+", default=[""], help="tasks that contain one of these texts")
+    parser.add_argument("--jobs", type=int, default=1, help="so many runs at a time")
     parser.add_argument("--again", action="store_true", help="repeat what failed before")
     parser.add_argument("--fresh", action="store_true", help="forget what was done before")
     parser.add_argument("--seconds", type=float, default=120.0)
@@ -159,11 +170,7 @@ def main() -> int:
     path = options.directory / "rows.jsonl"
     if options.fresh:
         path.unlink(missing_ok=True)
-    done = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            done[row["agent"], row["task"]] = row
+    done = read(path)
     sample = {task for task in order if task.rpartition(":")[2].removeprefix("test/") in SAMPLE.split()}
     todo = [
         (agent, task)
@@ -173,19 +180,26 @@ def main() -> int:
     ]
     left = [pair for pair in todo if pair not in done or (options.again and done[pair]["status"] != "done")]
     begin = time.monotonic()
-    for index, (agent, task) in enumerate(left, 1):
-        row = train(task, agent, steps, options.directory, options.seconds, options.gigabytes)
-        done[agent, task] = row
-        with open(path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        words = f"{row['status']:7} {row['seconds']:5.1f} s  {row['message'][:150]}".rstrip()
-        print(f"{index:3}/{len(left)} {time.monotonic() - begin:5.0f} s  {agent:8} {task:45} {words}")
-    rows = [row for pair, row in done.items() if pair in todo] if options.only != [""] else list(done.values())
+    loops = []
+    for job in range(options.jobs):
+        loops.append(os.fork())
+        if not loops[-1]:
+            for index, (agent, task) in list(enumerate(left, 1))[job :: options.jobs]:
+                row = train(task, agent, steps, options.directory, options.seconds, options.gigabytes)
+                with open(path, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+                words = f"{row['status']:7} {row['seconds']:5.1f} s  {row['message'][:150]}".rstrip()
+                print(f"{index:3}/{len(left)} {time.monotonic() - begin:5.0f} s  {agent:8} {task:45} {words}")
+            os._exit(0)
+    for loop in loops:
+        os.waitpid(loop, 0)
+    done = read(path)
+    rows = [done[pair] for pair in todo if pair in done]
     page = table(rows, order, options.updates, options.gigabytes, options.seconds)
     if options.only == [""]:
         options.out.write_text(page)
     print(page[: page.index("\nagent ")])
-    return int(any(row["status"] != "done" for row in rows))
+    return int(any(done.get(pair, {}).get("status") != "done" for pair in todo))
 
 
 if __name__ == "__main__":

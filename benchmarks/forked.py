@@ -18,13 +18,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PATIENCE = 180.0
 """Seconds after which a command is given up."""
-SLOW_TO_IMPORT = (
-    "torch._dynamo matplotlib.pyplot minigrid merlin.runs.learning_curve merlin.runs.run merlin.training.play"
-)
+SLOW_TO_IMPORT = "torch._dynamo matplotlib.pyplot merlin.runs.learning_curve merlin.runs.run merlin.training.play"
 
 
 def prepare() -> None:
-    """Import what commands import, from this tree, and go to its root."""
+    """Import what commands import, from this tree, and go to its root.
+
+    Not minigrid, though it is slow: its pygame turns segmentation faults into aborts, for all who are forked from here.
+    """
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ |= {"OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}
