@@ -23,7 +23,6 @@ skipped, which the table says.
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import json
 import platform
 import re
@@ -46,10 +45,7 @@ def inputs(attack: Attack) -> None:
     log = attack.fresh("log")
     with open(log, "w") as file:
         done = subprocess.run([sys.executable, str(path)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-    spec = importlib.util.spec_from_file_location("bad_inputs", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    number = len(getattr(module, "INPUTS", [None]))
+    number = len(getattr(importlib.import_module("bad_inputs"), "INPUTS", [None]))
     wrong = f"status {done.returncode}: {' / '.join(log.read_text(errors='replace').splitlines()[-8:])}"
     attack.verdict(f"{number} bad inputs", [wrong if done.returncode else ""], number)
 
@@ -61,8 +57,6 @@ def environments(attack: Attack) -> None:
     except ImportError:
         attack.skipped["environments"] = f"skipped: there is no {module}"
         return
-    for name in [name for name in sys.modules if name.startswith("tests.")]:
-        del sys.modules[name]  # it registers an id, which each command does for itself
     ways = [(name, way) for name, misdeed in misdeeds.items() for way in ("sync", "async")[1 - misdeed.in_process :]]
     for name, way in attack.random.sample(ways, attack.count(len(ways))):
         run_dir, told = attack.fresh(), misdeeds[name].told
