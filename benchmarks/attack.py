@@ -42,12 +42,14 @@ def inputs(attack: Attack) -> None:
     if not path.exists():
         attack.skipped["inputs"] = f"skipped: there is no {path.name}"
         return
-    log = attack.fresh("log")
-    with open(log, "w") as file:
-        done = subprocess.run([sys.executable, str(path)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-    number = len(getattr(importlib.import_module("bad_inputs"), "INPUTS", [None]))
-    wrong = f"status {done.returncode}: {' / '.join(log.read_text(errors='replace').splitlines()[-8:])}"
-    attack.verdict(f"{number} bad inputs", [wrong if done.returncode else ""], number)
+    done = subprocess.run([sys.executable, str(path)], cwd=ROOT, capture_output=True, text=True)
+    *faults, total = done.stdout.splitlines() or [""]
+    if not (count := re.match(r"(\d+) bad inputs", total)):
+        attack.verdict(path.name, [f"status {done.returncode}: {done.stderr[-500:]}"])
+        return
+    for fault in faults:
+        attack.verdict("input", [fault])
+    attack.verdict(total, [], int(count[1]) - len(faults))
 
 
 def environments(attack: Attack) -> None:

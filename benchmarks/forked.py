@@ -4,6 +4,7 @@ Importing takes seconds, more than most commands that `attack.py` and `foreign.p
 """
 
 import contextlib
+import ctypes
 import importlib
 import os
 import re
@@ -112,6 +113,7 @@ def _become(arguments: list[str], log: Path, before: Callable[[], object]) -> No
     status = 70
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it goes with who started it
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
