@@ -1,7 +1,7 @@
 """Actions on their way to an environment, and masks of them on theirs to the agent."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -155,7 +155,7 @@ class ActionMasks:
         ):
             raise self._mistake(f"has an entry 'action_mask' that is a {self.space}")
 
-    def begin(self, observation: dict[str, Tensor], info: dict[str, Any]) -> dict[str, Tensor]:
+    def begin(self, observation: dict[str, Tensor], info: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the observation of a reset with the mask, if there is one."""
         self.are_given = ACTION_MASK in observation or ACTION_MASK in info
         return self.read(observation, info, None, looks=True)
@@ -163,7 +163,7 @@ class ActionMasks:
     def read(
         self,
         observation: dict[str, Tensor],
-        info: dict[str, Any],
+        info: Mapping[str, Any],
         is_over: Bool[Tensor, " B"] | None,
         looks: bool = False,
     ) -> dict[str, Tensor]:

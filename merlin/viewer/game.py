@@ -56,7 +56,7 @@ class Game:
     """A task that a person plays: its present episode, and what there is to show of it."""
 
     def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None, wrappers: Sequence[str] = ()):
-        self.env = make_env(find_spec(task), env_kwargs, "rgb_array", wrappers)
+        self.task, self.env = task, make_env(find_spec(task), env_kwargs, "rgb_array", wrappers)
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise MerlinError(
                 f"A person plays tasks whose action space is Discrete, but {task} has a "
