@@ -77,10 +77,12 @@ class Categories(nn.Module):
             except IndexError:
                 raise self._stray(columns) from None
         within = columns.clamp(self._offsets, self._lasts)  # or one variable's value would be another's
-        if columns.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.equal(columns, within):
-            raise self._stray(columns)
         one_hots = self._table.new_zeros(*columns.shape[:-1], self.num_columns)
-        return one_hots.scatter_(-1, within, (columns == within).to(one_hots.dtype))
+        if columns.device.type != "cpu" or torch.compiler.is_compiling():
+            return one_hots.scatter_(-1, within, (columns == within).to(one_hots.dtype))
+        if not torch.equal(columns, within):
+            raise self._stray(columns)
+        return one_hots.scatter_(-1, columns, 1.0)
 
     def _stray(self, columns: Int[Tensor, "*batch n"]) -> MerlinError:
         """Return what to say of the first value that is none of its variable's."""

@@ -128,7 +128,7 @@ def frequency_nats(seen: Float[Tensor, " n"], rows: Float[Tensor, ""]) -> Float[
 
 def row_mean(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " size"]:
     """Return the mean over the rows that count, of all processes; 0 if there is none."""
-    if counts is None:
+    if counts is None or (counts.device.type == "cpu" and counts.all()):  # a GPU's host would have to wait to know
         return distributed.mean(x)
     weights = counts.flatten().float()
     # not a product with the weights, in which a NaN of a row that does not count would stay
