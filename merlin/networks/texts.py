@@ -20,8 +20,10 @@ class TextEncoder(EntryEncoder):
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         texts, inverse = distinct_rows(value.reshape(-1, value.shape[-1]).long())
-        outputs, _ = self.gru(self.embedding(texts))
         lengths = lengths_of(texts)
+        if texts.device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU's host would have to wait
+            texts = texts[:, : max(1, int(lengths.max()))]
+        outputs, _ = self.gru(self.embedding(texts))
         last = outputs[torch.arange(texts.shape[0], device=texts.device), (lengths - 1).clamp(min=0)]
         encodings = last * (lengths > 0).unsqueeze(-1)
         return encodings[inverse].reshape(*value.shape[:-1], -1)

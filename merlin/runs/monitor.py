@@ -228,9 +228,14 @@ class Monitor:
             "monitors": distributed.gather(to_plain(self.state_dict())),
         }
         if self.reporter is not None:
-            if not self.is_here():
+            try:
+                if self.is_here():
+                    checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
+            except MerlinError:
+                if self.is_here():
+                    raise
+            if not self.is_here():  # it may have gone while it was written to
                 self._save_elsewhere(rest)
-            checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
         self.saved_at = time.monotonic()
 
     def _save_elsewhere(self, rest: dict[str, Any]) -> None:

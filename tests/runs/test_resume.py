@@ -359,6 +359,22 @@ def test_a_run_whose_directory_is_gone_is_saved_beside_it(tmp_path, monkeypatch,
     assert rows(home) == rows(tmp_path / "whole") and equal(weights_of(home), weights_of(tmp_path / "whole"))
 
 
+def test_a_run_whose_directory_goes_while_a_checkpoint_is_written_is_saved_beside_it(tmp_path, monkeypatch):
+    run_dir, write, written = tmp_path / "run", checkpoint._write_rest, []
+
+    def losing(path, plain):
+        written.append(path)
+        if len(written) == 5:
+            shutil.rmtree(run_dir)
+        return write(path, plain)
+
+    monkeypatch.setattr(checkpoint, "_write_rest", losing)
+    with pytest.raises(MerlinError, match="was moved or removed while training: all that was learnt"):
+        train(tiny(), run_dir, stream=io.StringIO())
+    (home,) = tmp_path.glob("run-rescued-*")
+    assert checkpoint.last_step(home) and not run_dir.exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     config, run_dir = tiny(windows=2), tmp_path / "run"
