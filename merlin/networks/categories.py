@@ -87,7 +87,7 @@ class Categories(nn.Module):
     def _stray(self, columns: Int[Tensor, "*batch n"]) -> MerlinError:
         """Return what to say of the first value that is none of its variable's."""
         is_stray = (columns < self._offsets) | (columns > self._lasts)
-        *_, variable = is_stray.nonzero()[0].tolist()
+        variable = int(is_stray.nonzero()[0, -1])
         value = int((columns - self._shifts)[is_stray][0])
         start = int(self._starts[variable])
         which = f" {variable}" if len(self.sizes) > 1 else ""
