@@ -15,6 +15,7 @@ from merlin.memory import Memory
 from merlin.networks.actions import make_action_distribution
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import ActorCriticConfig
+from merlin.precision import as_type
 from merlin.states import map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
@@ -247,7 +248,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         Nothing is checked or converted here.
         """
         state = reset_state(state, is_first)
-        reward = reward.to(state.previous_action.dtype).masked_fill(is_first, 0)
+        reward = as_type(reward, state.previous_action.dtype).masked_fill(is_first, 0)
         return self.perceive(self.encode(observation, state.previous_action, reward), state, extras, generator)
 
     def losses(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merlin.errors import MerlinError
+from merlin.precision import as_type
 
 EPSILON = 1e-6
 
@@ -131,7 +132,7 @@ def read(
     similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
     readable = None if readable is None else readable.unsqueeze(1)
     weights = attend(strengths.unsqueeze(-1) * similarity, readable, top_k)
-    return Read((weights @ memory).to(memory.dtype), weights.to(memory.dtype))  # also where autocast chose another
+    return Read(as_type(weights @ memory, memory.dtype), as_type(weights, memory.dtype))  # if autocast chose another
 
 
 def attend(
@@ -188,7 +189,7 @@ def write_to(
     """Return the memory after `write`, and the slot written: the one given, or the one that usage says."""
     batch_size, memory_size, slot_size = state.memory.shape
     _check_write(state, word, read_weights, retroactive_discount)
-    word, read_weights = word.to(state.memory.dtype), read_weights.to(state.usage.dtype)
+    word, read_weights = as_type(word, state.memory.dtype), as_type(read_weights, state.usage.dtype)
     state, slot = allocate(state, read_weights, retroactive_discount, slot)
     index = slot.view(-1, 1, 1).expand(-1, 1, slot_size)
     if retroactive_discount is None:

@@ -35,7 +35,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset
-from merlin.precision import full_precision
+from merlin.precision import as_type, full_precision
 
 
 class At(NamedTuple):
@@ -291,7 +291,7 @@ class WindowState:
         """Return what `merlin.memory.read` finds, the weights being those of the entries, without gradients."""
         dtype = self.window.entries.dtype
         with full_precision(keys):
-            asked = keys.to(dtype), strengths.to(dtype)
+            asked = as_type(keys, dtype), as_type(strengths, dtype)
             return Read(*self._apply(_Read, self.readable, self.inverse_norms, *asked, top_k))
 
     def write(
@@ -304,7 +304,7 @@ class WindowState:
             slot: Write here, as when experience is replayed, rather than where usage says.
         """
         window, step, n = self.window, self.step, self.window.held
-        word = word.to(window.entries.dtype)
+        word = as_type(word, window.entries.dtype)
         with torch.no_grad():
             window.enter(step, word)
             weights = read_weights.sum(1, keepdim=True)

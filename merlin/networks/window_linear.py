@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from merlin.precision import full_precision
+from merlin.precision import as_type, full_precision
 
 
 def in_window(module: nn.Module) -> Any:
@@ -115,7 +115,7 @@ class _Uses:
 
     def _multiply(self) -> None:
         columns = zip(*self.waiting, strict=True)
-        gradients, inputs = ((x[0] if len(x) == 1 else torch.cat(x)).to(self.dtype) for x in columns)
+        gradients, inputs = (as_type(x[0] if len(x) == 1 else torch.cat(x), self.dtype) for x in columns)
         self.waiting, self.rows = [], 0
         with full_precision(gradients):
             if self.grad_weight is None:
@@ -168,7 +168,7 @@ class WindowLSTMCell(nn.Module):
             if torch.is_grad_enabled():
                 bias = self._bias = _Collect.apply(self.uses, *self._learning)
         with full_precision(x):
-            return _LSTMStep.apply(bias, self._weight, self.uses, x.to(self._weight.dtype), *state)
+            return _LSTMStep.apply(bias, self._weight, self.uses, as_type(x, self._weight.dtype), *state)
 
 
 class _LSTMStep(torch.autograd.Function):

@@ -20,6 +20,7 @@ from merlin.networks.initialization import start_balanced, start_orthogonal
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.spaces import kind
 from merlin.objectives.policy_gradient import masked_mean
+from merlin.precision import as_type
 from merlin.ranges import COST, WIDTH, Range, above
 
 
@@ -182,7 +183,10 @@ class Predictor(nn.Module):
         if code is not None:
             seen = code + self.posterior_context(torch.cat([context, prior], -1))
             posterior = prior + self.posterior_network(seen)
-        prior, posterior = prior.to(noise.dtype), posterior.to(noise.dtype)  # also where autocast chose another
+        prior, posterior = (
+            as_type(prior, noise.dtype),
+            as_type(posterior, noise.dtype),
+        )  # also where autocast chose another
         return Inference(prior, posterior, self.latents.from_parameters(posterior).sample(noise))
 
     def advance(
