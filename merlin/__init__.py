@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # the names of _PUBLIC, for type checkers, to whom any other 
     from merlin.memory import MemoryState as MemoryState
     from merlin.memory import Reader as Reader
     from merlin.runs.learning_curve import plot_learning_curve as plot_learning_curve
+    from merlin.runs.player import LoadedAgent as LoadedAgent
+    from merlin.runs.player import load as load
     from merlin.runs.presets import RunConfig as RunConfig
     from merlin.runs.presets import preset as preset
     from merlin.runs.run import Summary as Summary
@@ -62,6 +64,7 @@ _PUBLIC = {
     "merlin.runs.settings": ("override",),
     "merlin.errors": ("MerlinError",),
     "merlin.memory": ("MemoryState", "Reader"),
+    "merlin.runs.player": ("LoadedAgent", "load"),
     "merlin.runs.presets": ("RunConfig", "preset"),
     "merlin.runs.run": ("Summary", "build_agent", "build_environment", "load_agent", "load_config", "train"),
     "merlin.environments.batch": ("Environment", "Timestep", "make_environment"),

@@ -49,7 +49,7 @@ def load_module(module: str, name: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever the module does while it is imported
+    except (Exception, SystemExit) as error:  # whatever the module does while it is imported
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         hint = ": install it, or say where it lies with --import-from DIR" if is_missing else ""
         raise MerlinError(f"The module of {name!r} cannot be imported: {describe(error)}{hint}.") from error

@@ -22,7 +22,7 @@ def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
 
     Filling rather than multiplying stops gradients and NaNs at the episode's edge exactly.
     """
-    if is_first.device.type == "cpu" and not is_first.any():
+    if is_first.device.type == "cpu" and not torch.compiler.is_compiling() and not is_first.any():
         return state  # spares a copy of the memory; on a GPU the question would cost more than the copy
     return _reset(state, is_first)
 

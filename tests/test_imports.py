@@ -20,13 +20,16 @@ MODULES = {
 }
 
 LAYERS = [
-    ["merlin.errors", "merlin.states", "merlin.moved", "merlin.version"],
+    ["merlin.errors", "merlin.states", "merlin.moved", "merlin.precision", "merlin.version"],
+    ["merlin.ranges"],
     ["merlin.distributed", "merlin.plugins"],
     ["merlin.experience", "merlin.latents", "merlin.memory"],
     ["merlin.networks"],
     ["merlin.objectives", "merlin.environments"],
     ["merlin.agents.learner"],
+    ["merlin.agents.border"],
     ["merlin.agents.agent"],
+    ["merlin.agents.acting"],
     ["merlin.training"],  # of agents it knows the interface alone
     ["merlin.agents.actor_critic", "merlin.agents.memory_ablation"],
     ["merlin.agents.merlin", "merlin.agents.rl_lstm", "merlin.agents.rl_mem"],  # none knows another
@@ -146,7 +149,16 @@ def test_importing_the_packages_has_no_effects_but_the_tasks_ids():
 def test_the_memory_stands_alone():
     result = run("import sys, merlin.memory; print(*sorted(name for name in sys.modules if name.startswith('merlin')))")
     assert result.stderr == "", result.stderr
-    alone = {"merlin", "merlin.moved", "merlin.tasks", "merlin.errors", "merlin.plugins", "merlin.states"}
+    alone = {
+        "merlin",
+        "merlin.moved",
+        "merlin.tasks",
+        "merlin.errors",
+        "merlin.plugins",
+        "merlin.ranges",
+        "merlin.precision",
+        "merlin.states",
+    }
     assert {name for name in result.stdout.split() if not name.startswith("merlin.memory")} == alone
 
 

@@ -1,7 +1,7 @@
 """The baselines' common part: a policy and a value head on recurrent features, trained by the RL loss alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from gymnasium import Space
@@ -22,6 +22,7 @@ from merlin.objectives.policy_gradient import (
     advantages_and_returns,
     masked_mean,
 )
+from merlin.ranges import WIDTH, Range
 
 
 @runtime_checkable
@@ -42,11 +43,11 @@ State = TypeVar("State", bound=RecurrentState)
 class RecurrentConfig(ActorCriticConfig):
     """Sizes of a recurrent actor-critic."""
 
-    hidden_size: int = 256
+    hidden_size: Annotated[int, WIDTH] = 256
     """H, units of each LSTM layer."""
-    num_layers: int = 2
+    num_layers: Annotated[int, Range(1, 64)] = 2
     """LSTM layers."""
-    head_size: int = 200
+    head_size: Annotated[int, WIDTH] = 200
     """Units of the tanh layer of the policy and of the value head."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
@@ -96,10 +97,12 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         """Return V."""
         return self._value(self.features_of(activations))
 
-    def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+    def heads(
+        self, activations: Any, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
         """Return both, of features put together once."""
         features = self.features_of(activations)
-        return self.policy_head(features), self._value(features)
+        return self.actions.restrict(self.policy_head(features), observation), self._value(features)
 
     def _value(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch"]:
         return self.return_scale.value(self.value_head(features).squeeze(-1))
@@ -113,7 +116,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        parameters, value = self.heads(activations)
+        parameters, value = self.heads(activations, unroll.observation)
         unit = self.return_scale.unit
         advantages, returns = advantages_and_returns(unroll, self.config, unit)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)

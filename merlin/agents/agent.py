@@ -8,14 +8,15 @@ from gymnasium import Space
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from merlin.agents import border
 from merlin.agents.learner import ActorCriticLearner, Learner, LearnerConfig
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory
 from merlin.networks.actions import make_action_distribution
-from merlin.networks.spaces import flatten_observation
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import ActorCriticConfig
-from merlin.states import detach_state, map_state, reset_state, stack_states
+from merlin.precision import as_type
+from merlin.states import map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
 Same = TypeVar("Same")
@@ -77,9 +78,12 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
     The state is a NamedTuple of tensors, batch first, all zeros at an episode's start, with an entry `previous_action`.
 
+    Where an observation has an entry `action_mask` [B, C], true for what is allowed, `heads` and `actor_loss` restrict
+    the policy to that. No network reads it, and no parameter depends on it.
+
     Args:
         spaces: The entries of an observation, flat (`merlin.networks.spaces.flatten_space`).
-        action_space: Discrete, MultiDiscrete or Box.
+        action_space: Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or Tuple of these.
     """
 
     config_class: ClassVar[type]
@@ -137,7 +141,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
     @abstractmethod
     def policy_parameters(self, activations: Any) -> Float[Tensor, "*batch A"]:
-        """Return the parameters of the action's distribution."""
+        """Return the parameters of the action's distribution, whatever is allowed."""
 
     @abstractmethod
     def value(self, activations: Any, policy_parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
@@ -176,23 +180,33 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         self,
         observation: Any,
         state: State,
-        is_first: Bool[Tensor, "B"],
-        reward: Float[Tensor, "B"] | None = None,
+        is_first: Any,
+        reward: Any = None,
         *,
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> tuple[StepOutput, State]:
         """Return the action and the next state, without gradients.
 
+        Arrays, lists and numbers do as well as tensors, on any device, of any type of floats. An observation without
+        the batch's axis, of one environment, gives an output without it; the state has it always.
+
         Args:
-            observation: A batch of observations, nested as the environment gives them or flat.
-            is_first: Rows that start an episode; their state is zeroed before anything else.
+            observation: A batch of observations, nested as the environment gives them or flat, or one observation.
+            is_first: Rows that start an episode; their state is zeroed before anything else. One flag does for all.
             reward: What the previous action earned; None stands for zeros.
-            greedy: Take the most probable action rather than a sample.
+            greedy: Take the most probable action and latent rather than samples.
+
+        Raises:
+            MerlinError: An argument has another shape than the spaces, or than the state's batch.
         """
-        perceived = self.perceive_new(flatten_observation(observation), state, is_first, reward, generator)
+        seen = border.convert(
+            self.spaces, observation, is_first, reward, state.previous_action, self.actions.num_choices
+        )
+        extras = self.likeliest_extras(state) if greedy else None
+        perceived = self.perceive_new(seen.observation, state, seen.is_first, seen.reward, generator, extras)
         activations = perceived.activations
-        parameters, value = self.heads(activations)
+        parameters, value = self.heads(activations, seen.observation)
         action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
         advanced = self.advance(perceived, self.actions.encode(action))
         has_one_reader = advanced.read_weights is None
@@ -207,11 +221,17 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             read_weights=perceived.read_weights if has_one_reader else advanced.read_weights,
             policy_read_weights=None if has_one_reader else perceived.read_weights,
         )
-        return output, advanced.state
+        return map_state(lambda x: x[0], output) if seen.is_single else output, advanced.state
 
-    def heads(self, activations: Any) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
-        """Return the parameters of the action's distribution, and V."""
-        parameters = self.policy_parameters(activations)
+    def likeliest_extras(self, state: State) -> Any:
+        """Return the extras that let a new step draw nothing; None, unless overridden, where nothing is drawn."""
+        return None
+
+    def heads(
+        self, activations: Any, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+        """Return the parameters of the action's distribution, restricted to what the observation allows, and V."""
+        parameters = self.actions.restrict(self.policy_parameters(activations), observation)
         return parameters, self.value(activations, parameters)
 
     def perceive_new(
@@ -219,25 +239,27 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         observation: dict[str, Tensor],
         state: State,
         is_first: Bool[Tensor, "B"],
-        reward: Float[Tensor, "B"] | None,
+        reward: Float[Tensor, "B"],
         generator: torch.Generator | None,
+        extras: Any = None,
     ) -> Perceived:
-        """Return the first half of a step on what was just observed, the state being reset where an episode starts."""
+        """Return the first half of a step on what was just observed, the state being reset where an episode starts.
+
+        Nothing is checked or converted here.
+        """
         state = reset_state(state, is_first)
-        if reward is None:
-            reward = torch.zeros_like(is_first, dtype=state.previous_action.dtype)
-        code = self.encode(observation, state.previous_action, reward.masked_fill(is_first, 0))
-        return self.perceive(code, state, None, generator)
+        reward = as_type(reward, state.previous_action.dtype).masked_fill(is_first, 0)
+        return self.perceive(self.encode(observation, state.previous_action, reward), state, extras, generator)
 
     def losses(
-        self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: "Acting | None" = None
+        self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Any = None
     ) -> tuple[Losses, State]:
         """Return the loss of a window that starts from `state`, and the state after it, cut from the graph.
 
         Args:
             entropy_scale: Multiplies `entropy_cost`; training schedules it.
-            acting: What the whole window was acted by, with its graph, if no parameter has changed since: spares taking
-                the steps again.
+            acting: The `Acting` that the whole window was acted by, with its graph, if no parameter has changed since:
+                spares taking the steps again.
         """
         actions, previous_actions = self.action_codes(unroll, state)
         if acting is None:
@@ -326,86 +348,3 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Return advice on a report's metrics: a plain sentence with its remedy, by a key."""
         return {}
-
-
-class Acting:
-    """An agent acting for a window, step by step.
-
-    Args:
-        length: T, steps that may be taken.
-        records: Keep the graph, for `Agent.losses` to learn from what was acted by.
-
-    Attributes:
-        agent: Whose parameters must stay until the window was learnt from.
-    """
-
-    def __init__(
-        self, agent: Agent, state: Any, length: int, generator: torch.Generator | None = None, records: bool = False
-    ) -> None:
-        self.agent, self.length, self.generator, self.records = agent, length, generator, records
-        self._stepping = in_window(agent) if records else agent
-        self._versions = [x._version for x in agent.parameters()]
-        self._running, self._end = agent.begin_window(state, length), None
-        self._activations: Any = []
-        self._parameters: list[Tensor] = []
-        self._actions: list[Tensor] = []
-        self._extras: list[Any] = []
-
-    @property
-    def state(self) -> Any:
-        """The agent's state after the steps taken, none of which may follow."""
-        if self._end is None:
-            self._end, self._running = self.agent.end_window(self._running), None
-        return self._end
-
-    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
-        """Return the action, and go on."""
-        with torch.set_grad_enabled(self.records):
-            perceived = self._stepping.perceive_new(observation, self._running, is_first, reward, self.generator)
-            activations = perceived.activations
-            with torch.no_grad():
-                parameters = self.agent.policy_parameters(activations)
-                action = self.agent.actions.sample(parameters, self.generator)
-                code = self.agent.actions.encode(action)
-            self._running, extras, _ = self._stepping.advance(perceived, code)
-        self._activations.append(activations)
-        self._parameters.append(parameters)
-        self._actions.append(action)
-        self._extras.append(map_state(Tensor.detach, extras))
-        return action
-
-    @torch.no_grad()
-    def next_value(
-        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
-    ) -> Float[Tensor, "B"]:
-        """Return what would be the next step's value, and go nowhere."""
-        state = detach_state(self._running if self._end is None else self._end)
-        perceived = self.agent.perceive_new(observation, state, is_first, reward, self.generator)
-        return self.agent.value(perceived.activations, self.agent.policy_parameters(perceived.activations))
-
-    @torch.no_grad()
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of `Unroll` that are the agent's, for all steps taken."""
-        parameters = torch.stack(self._parameters)
-        return {
-            "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
-            "value": self.agent.value(self._stacked(), parameters),
-            "extras": stack_states(self._extras),
-        }
-
-    def activations(self) -> Any:
-        """Return the activations of all steps, with their graph, from which can be learnt once."""
-        assert self.records, "a window is recorded where it is learnt from"
-        assert len(self._actions) == self.length, "a window is learnt from after all of its steps"
-        assert self._activations is not None, "a window is learnt from once"
-        unchanged = self._versions == [x._version for x in self.agent.parameters()]
-        assert unchanged, "what was acted by is learnt from before a parameter changes"
-        activations, self._activations = self._stacked(), None
-        return activations
-
-    def _stacked(self) -> Any:
-        """Return the activations of all steps as they are, with their graph if it was recorded."""
-        if isinstance(self._activations, list):
-            with torch.set_grad_enabled(self.records):
-                self._activations = stack_states(self._activations)
-        return self._activations

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,44 +11,33 @@ from torch import Tensor, nn
 from merlin import distributed
 from merlin.errors import MerlinError
 from merlin.experience import Unroll
+from merlin.ranges import Range, Settings, above
 from merlin.states import map_state
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
+class LearnerConfig(Settings):
     """How an agent learns from each window."""
 
-    passes: int = 1
+    passes: Annotated[int, Range(1, 10_000)] = 1
     """Times that each window is learnt from; more pay where the environment is slow."""
-    policy_passes: int = 1
+    policy_passes: Annotated[int, Range(1, 10_000)] = 1
     """Times that MERLIN's policy learns from each window, on what it acted with; more save steps of the environment,
     and pay where it is slow."""
-    minibatches: int = 1
+    minibatches: Annotated[int, Range(1, 1_048_576)] = 1
     """Parts, by environment, that a window is learnt from in turn."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, above(0, 100)] = 1e-3
     """Of Adam, for everything but MERLIN's policy."""
-    policy_learning_rate: float | None = None
+    policy_learning_rate: Annotated[float | None, above(0, 100)] = None
     """Of Adam, for MERLIN's policy; none takes `learning_rate`."""
-    final_learning_rate_fraction: float = 1.0
+    final_learning_rate_fraction: Annotated[float, Range(0, 1)] = 1.0
     """Learning rates fall linearly to this fraction over the run."""
-    final_entropy_fraction: float = 1.0
+    final_entropy_fraction: Annotated[float, Range(0, 1)] = 1.0
     """`entropy_cost` falls linearly to this fraction over the run."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: Annotated[float, above(0, 1)] = 1e-8
     """Of Adam."""
-    max_grad_norm: float | None = 10.0
+    max_grad_norm: Annotated[float | None, above(0)] = 10.0
     """Gradients of each optimiser are clipped to this norm; none leaves them alone."""
-
-    def __post_init__(self) -> None:
-        names = ("passes", "policy_passes", "minibatches", "learning_rate", "policy_learning_rate", "max_grad_norm")
-        check_positive(self, names)
-
-
-def check_positive(config: Any, names: tuple[str, ...]) -> None:
-    """Raise a ValueError unless these settings are above 0, or None."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be above 0, but is {value}.")
 
 
 class Window(NamedTuple):
@@ -138,7 +127,7 @@ class ActorCriticLearner(Learner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
+            load_optimizer(optimizer, state[name])
 
     def _descend(self, loss: Tensor, unroll: Unroll, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Let the optimisers of some groups step down the loss, and return the norms of their gradients."""
@@ -168,6 +157,14 @@ class ActorCriticLearner(Learner):
     def _scheduled(self, name: str, left: float) -> float:
         final = getattr(self.config, f"final_{name}_fraction")
         return final + (1.0 - final) * left
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Let an optimiser go on from a `state_dict`, but with the options that it has now: its rate, epsilon and so on."""
+    options = [{name: x for name, x in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)
 
 
 def columns_of(unroll: Unroll, columns: Tensor) -> Unroll:

@@ -1,7 +1,7 @@
 """RL-MEM: the memory-augmented baseline of Wayne et al. 2018, arXiv:1803.10760."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -13,15 +13,16 @@ from merlin.agents.agent import Advanced, Perceived
 from merlin.experience import StepOutput
 from merlin.memory import Memory, MemoryConfig, Reader, make_memory
 from merlin.networks.lstm import LSTMState
+from merlin.ranges import WIDTH, Range
 
 
 @dataclass(frozen=True, kw_only=True)
 class RLMemConfig(MemoryConfig, RecurrentConfig):
     """Sizes and costs of RL-MEM."""
 
-    latent_size: int = 200
+    latent_size: Annotated[int, WIDTH] = 200
     """Z, width of the projection of the encoding that is written."""
-    num_read_keys: int = 3
+    num_read_keys: Annotated[int, Range(1, 1024)] = 3
     """K, read keys."""
 
 
@@ -78,7 +79,7 @@ class RLMem(ActorCritic[RLMemConfig, RLMemState]):
         return RLMemState(
             lstm,
             zeros(batch_size, self.config.num_read_keys * self.memory.slot_size),
-            self.memory.initial_state(batch_size, lstm.hidden.device),
+            self.memory.empty(batch_size, lstm.hidden),
             zeros(batch_size, self.actions.encoding_size),
         )
 

@@ -28,6 +28,7 @@ def analyse(
     episodes: int = 256,
     seed: int = 0,
     which: str = "best",
+    device: str | None = None,
     note: Callable[[str], object] = lambda sentence: None,
 ) -> Path:
     """Analyse a run's agent on episodes that training never began with, and return the report, a Markdown file.
@@ -38,6 +39,7 @@ def analyse(
         out: Where they go; RUN_DIR/analysis unless told.
         episodes: Played for each figure; half of them train the probes that decode features, the others test them.
         which: The run's best weights or its last.
+        device: auto, cpu or cuda; the run's unless told.
         note: Is told of progress.
 
     Raises:
@@ -46,6 +48,7 @@ def analyse(
     run_dir = Path(run_dir)
     out = run_dir / "analysis" if out is None else Path(out)
     config, which = load_config(run_dir), existing_checkpoint(run_dir, which)
+    config = dataclasses.replace(config, device=config.device if device is None else device)
     config.training.set_torch()
     _make_writable(out)
     seed += config.seed + HELD_OUT_SEED

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from merlin.agents.agent import Agent
 from merlin.environments.batch import Environment
-from merlin.networks.spaces import kind, shape_of
+from merlin.networks.spaces import Picture, Symbols
 from merlin.training.play import Moment, Observer, play
 
 PATCHES = 16  # along each side of a picture
@@ -71,11 +71,11 @@ def saliency(
 
 
 def _shape(space: spaces.Space) -> tuple[int, ...]:
-    match kind(space):
-        case "symbols":
-            return shape_of(space)[:2]
-        case "image":
-            return tuple(min(PATCHES, size) for size in shape_of(space)[:2])
+    match space:
+        case Symbols():
+            return tuple(space.shape[:2])
+        case Picture():
+            return tuple(min(PATCHES, size) for size in space.size)
     return ()
 
 
@@ -84,9 +84,8 @@ def _parts(space: spaces.Space, value: Tensor) -> list[Tensor]:
     shape = _shape(space)
     if not shape:
         return [torch.ones_like(value[:1], dtype=torch.bool)]
-    y, x = (
-        torch.arange(size, device=value.device) * parts // size
-        for size, parts in zip(shape_of(space)[:2], shape, strict=True)
-    )
-    part = (y.unsqueeze(1) * shape[1] + x).view(1, *shape_of(space)[:2], *[1] * (value.ndim - 3))
+    axis = 1 + (space.row_axis if isinstance(space, Picture) else 0)
+    size = value.shape[axis : axis + 2]
+    y, x = (torch.arange(n, device=value.device) * parts // n for n, parts in zip(size, shape, strict=True))
+    part = (y.unsqueeze(1) * shape[1] + x).view(*[1] * axis, *size, *[1] * (value.ndim - 2 - axis))
     return [part == index for index in range(shape[0] * shape[1])]

@@ -9,10 +9,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from merlin.cli import analyse, compare, evaluate, lists, play, profile, train, watch
+from merlin.cli import analyse, compare, evaluate, export, lists, play, profile, train, watch
 from merlin.cli.arguments import Parser
 from merlin.cli.output import fail
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, is_out_of_memory
 from merlin.plugins import importable_from
 
 __all__ = ["main", "parse_arguments"]
@@ -41,6 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         if isinstance(error, MerlinError):
             return fail(str(error), 1)
+        if is_out_of_memory(error):
+            return fail(
+                "there is not enough memory for this: take fewer environments, or smaller settings of model.*.", 1
+            )
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return fail(f"unexpected {reason[:500]}: run again with --debug for the traceback.", 1)
 
@@ -60,6 +64,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser("merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, evaluate, compare, analyse, watch, profile, play, lists):
+    for module in (train, evaluate, compare, analyse, watch, export, profile, play, lists):
         module.add_to(commands)
     return parser.parse_args(arguments)

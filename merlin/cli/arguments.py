@@ -3,9 +3,12 @@
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from merlin.errors import quote
 
 PRESETS = ("memory-game", "tmaze", "symbols", "minigrid-memory", "matching", "grid-world", "paper")
 """Names of `merlin.runs.presets.FAMILIES`, known here without importing anything."""
@@ -48,12 +51,19 @@ def add_configuration(add: Callable) -> None:
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together, "
         "by all processes (default: by task; 128 for the default one)")  # fmt: skip
     add("--seed", metavar="S", type=seed, help="of weights, environments and every random choice (default: 1)")
-    add("--device", metavar="auto|cpu|cuda", help="auto, the default, takes a GPU where there is one")
+    add_device(add, "auto, the default, takes a GPU where there is one")
     add("--env-kwargs", metavar="JSON", type=json_object, help="""settings of the task, such as '{"pairs": 4}'""")
+    add_wrap(add)
     add("--vectorization", choices=("sync", "async"), help="whether environments that are not tensors are stepped in "
         "this process or in one process each (default: sync)")  # fmt: skip
     add_set(add, "change settings of the agent (model.*) and of training (training.*); see `merlin train "
         "--help-settings`")  # fmt: skip
+
+
+def add_wrap(add: Callable) -> None:
+    """Add --wrap."""
+    add("--wrap", metavar="module:Wrapper", action="append", help="put a wrapper of yours around each environment; "
+        "again for more, the first innermost")  # fmt: skip
 
 
 def add_set(add: Callable, text: str) -> None:
@@ -61,18 +71,24 @@ def add_set(add: Callable, text: str) -> None:
     add("--set", metavar="path=value", nargs="+", action="extend", default=[], help=text)
 
 
-def add_run_dir(add: Callable) -> None:
-    """Add the run that a command reads, and which of its weights."""
-    add("run_dir", metavar="RUN_DIR", type=Path, help="the directory of a run")
+def add_device(add: Callable, text: str) -> None:
+    """Add --device."""
+    add("--device", metavar="auto|cpu|cuda", help=text)
+
+
+def add_run_dir(add: Callable, device: str = "that of the run") -> None:
+    """Add the run that a command reads, which of its weights, and where its agent runs."""
+    add("run_dir", metavar="RUN_DIR", type=path, help="the directory of a run")
+    add_device(add, f"where the agent runs; auto takes a GPU where there is one (default: {device})")
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
-        "100 episodes in training or, if there are any, by its evaluations (default: best)")  # fmt: skip
+        "100 episodes begun with them in training or, if there are any, by evaluations (default: best)")  # fmt: skip
     add_import_from(add)
 
 
 def add_import_from(add: Callable, default: str = "none") -> None:
     """Add where modules of the user's may lie."""
-    add("--import-from", metavar="DIR", type=Path, help="where the modules of module:Id and module:Class lie that are "
-        f"not installed (default: {default})")  # fmt: skip
+    add("--import-from", metavar="DIR", type=directory, help="where the modules of module:Id and module:Class lie "
+        f"that are not installed (default: {default})")  # fmt: skip
 
 
 def add_wandb(add: Callable, more: str = "") -> None:
@@ -83,7 +99,7 @@ def add_wandb(add: Callable, more: str = "") -> None:
 
 def flag(name: str) -> str:
     """Return how an option is written."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{name.replace('_', '-').removeprefix('started-')}"
 
 
 def whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:
@@ -97,7 +113,7 @@ def whole_number(minimum: int, maximum: int = 2**62) -> Callable[[str], int]:
         except (ValueError, OverflowError):
             whole, number = minimum, math.nan
         if whole != number or not minimum <= whole <= maximum:
-            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}, got {quote(text)}")
         return whole
 
     return parse
@@ -115,16 +131,31 @@ def seconds(text: str) -> float:
     except ValueError:
         number = math.nan
     if not number > 0:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {quote(text)}")
     return number
+
+
+def path(text: str) -> Path:
+    """Return a path that a file can have."""
+    parts = [os.fsencode(part) for part in Path(text).parts]
+    if not text or "\0" in text or len(text) > 4000 or any(len(part) > 255 for part in parts):
+        raise argparse.ArgumentTypeError(f"must be the path of a file or directory, got {quote(text)}")
+    return Path(text)
+
+
+def directory(text: str) -> Path:
+    """Return a directory that exists."""
+    if not path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a directory, got {quote(text)}")
+    return Path(text)
 
 
 def json_object(text: str) -> dict[str, Any]:
     """Return a dict that is written as JSON."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"""must be a JSON object such as '{{"pairs": 4}}', got {text!r}""")
+        raise argparse.ArgumentTypeError(f"""must be a JSON object such as '{{"pairs": 4}}', got {quote(text)}""")
     return value

@@ -6,11 +6,13 @@ from typing import Any
 
 from merlin.cli.arguments import (
     add_command,
+    add_device,
     add_import_from,
     add_set,
     add_wandb,
     flag,
     json_object,
+    path,
     seconds,
     seed,
     whole_number,
@@ -43,8 +45,9 @@ def add_to(commands: Any) -> None:
     add("--only", metavar="NAME", nargs="+", help="train only the tasks and only the agents of these "
         "names; the table is of all that is done")  # fmt: skip
     add("--jobs", metavar="N", type=whole_number(1), help="runs at a time (default: one for each core)")
-    add("--out", metavar="DIR", type=Path, help="where the runs, the table and the picture go; what is done there is "
+    add("--out", metavar="DIR", type=path, help="where the runs, the table and the picture go; what is done there is "
         "not done again (default: runs/compare-NAME, by the first task or the file)")  # fmt: skip
+    add_device(add, "where the agents run: auto, the default, takes a GPU where there is one")
     add_wandb(add, ", runs grouped by task")
     add_import_from(add, "the working directory")
 
@@ -89,7 +92,12 @@ def compare(options: argparse.Namespace) -> int:
     chosen = plan(choose(comparison, options.only or []), out)
     references = reference_scores(comparison, runs)  # and each task can be built
     failures = launcher.compare(
-        chosen, comparison, jobs=options.jobs, wandb=options.wandb, import_from=options.import_from or Path()
+        chosen,
+        comparison,
+        jobs=options.jobs,
+        wandb=options.wandb,
+        import_from=options.import_from or Path(),
+        device="auto" if options.device is None else options.device,
     )
     runs = [run for run in runs if run in chosen or run.result()]
     rows = collect(runs, references)

@@ -25,14 +25,20 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
         if assignment.startswith(_CHOOSE_THE_PRESET):
             options.fail(f"{assignment} would come after what it chooses: use TASK, --agent, --preset or --env-kwargs")
     try:
-        config = preset(
-            options.agent or "merlin", options.task or DEFAULT_TASK, options.env_kwargs, name=options.preset
-        )
+        agent = "merlin" if options.agent is None else options.agent
+        task = DEFAULT_TASK if options.task is None else options.task
+        config = preset(agent, task, options.env_kwargs, name=options.preset)
         names = ("seed", "steps", "num_envs", "device", "vectorization")
         flags = {name: getattr(options, name, None) for name in names}
-        config = replace(config, **{name: value for name, value in flags.items() if value is not None})
-        parts = min(config.training.minibatches, config.num_envs)  # a window is split by environment
-        return override(replace(config, training=replace(config.training, minibatches=parts)), options.set)
+        if getattr(options, "started_from", None) is not None:
+            flags["started_from"] = str(options.started_from.absolute())
+            flags["started_from_checkpoint"] = options.started_from_checkpoint
+        given = {name: value for name, value in flags.items() if value is not None}
+        if options.wrap:
+            given["environment"] = replace(config.environment, wrappers=tuple(options.wrap))
+        parts = min(config.training.minibatches, given.get("num_envs", config.num_envs))  # split by environment
+        config = replace(config, training=replace(config.training, minibatches=parts), **given)
+        return override(config, options.set)
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program
@@ -40,13 +46,14 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of the run that `--resume` names, which goes on as it began."""
-    names = ("task", "agent", "preset", "seed", "num_envs", "device", "env_kwargs", "vectorization", "run_dir")
+    names = ("task", "agent", "preset", "seed", "num_envs", "env_kwargs", "vectorization", "wrap", "run_dir",
+             "started_from", "started_from_checkpoint")  # fmt: skip
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:
         options.fail(
-            f"--resume continues a run as it began, so only --steps, --max-seconds, --wandb and --set training.* may "
-            f"change, but {', '.join(given)} came: leave that out"
+            f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --wandb and --set "
+            f"training.* may change, but {', '.join(given)} came: leave that out"
         )
     from dataclasses import replace
 
@@ -55,7 +62,8 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
 
     config = load_config(options.resume)
     try:
-        return override(replace(config, steps=options.steps or config.steps), options.set)
+        given = {name: value for name in ("steps", "device") if (value := getattr(options, name)) is not None}
+        return override(replace(config, **given), options.set)
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program
@@ -86,6 +94,7 @@ def print_settings(config: "RunConfig") -> None:
             value, source = stated.get(setting.path, (None, ""))
             shown = f"{value:.4g}" if isinstance(value, float) else f"{value}"
             paper = f"  [paper: {shown}{', second-hand' * (source == 'second-hand')}]" if source else ""
-            print(f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}")
+            limits = f"  ({setting.range})" if setting.range else ""
+            print(f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}{limits}")
             if setting.text:
                 print(textwrap.fill(setting.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))

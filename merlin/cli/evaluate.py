@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import math
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from merlin.cli.arguments import add_command, add_run_dir, seed, whole_number
@@ -20,17 +23,23 @@ def add_to(commands: Any) -> None:
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
         "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "
         "left it; shuffled, that of another environment (default: own)")  # fmt: skip
+    add("--max-steps", metavar="N", type=whole_number(1), help="give up an episode that takes longer (default: 10000, "
+        "or the task's own limit if that is longer)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate, and print the scores."""
+    from dataclasses import replace
+
     from merlin.agents.memory_ablation import MemoryAblation
+    from merlin.cli.progress import Progress
     from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED
     from merlin.training.evaluation import evaluate as play
 
     config = load_config(options.run_dir)
+    config = replace(config, device=config.device if options.device is None else options.device)
     config.training.set_torch()
     way = options.memory
     seed = config.seed if options.seed is None else options.seed
@@ -39,7 +48,11 @@ def evaluate(options: argparse.Namespace) -> int:
         options.fail(
             "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
         )
-    with build_environment(config, num_envs) as environment:
+    # What an environment prints is no part of a JSON object.
+    with (
+        redirect_stdout(sys.stderr if options.json else sys.stdout),
+        build_environment(config, num_envs) as environment,
+    ):
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = play(
             agent if way == "own" else MemoryAblation(agent, way),
@@ -48,22 +61,35 @@ def evaluate(options: argparse.Namespace) -> int:
             seed=seed + HELD_OUT_SEED,
             greedy=options.greedy,
             skip=1 if way == "frozen" else 0,
+            max_steps=options.max_steps,
+            tell=Progress(),
         )
         scores = environment.scores
     if options.json:
-        print(json.dumps(result | {"memory": way}))
+        defined = {name: value if math.isfinite(value) else None for name, value in result.items()}  # JSON has no NaN
+        print(json.dumps(defined | {"memory": way}))
         return 0
     actions = "most probable" if options.greedy else "sampled"
     which = existing_checkpoint(options.run_dir, options.checkpoint)
     who = config.agent if way == "own" else f"{config.agent} with its memory {way}"
     print(f"{who} on {config.task}, {which} checkpoint, {actions} actions, held-out seed {seed}")
+    ended = result["episodes"]
     rows = [
-        ("episode return", f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}"),
+        (
+            "episode return",
+            f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}" if ended else "-",
+        ),
         *((f"  of {name} play", f"{score:.3f}") for name, score in scores.items()),
-        ("episode length", f"{result['episode_length_mean']:.1f} steps"),
-        ("episodes", f"{result['episodes']:,}"),
+        ("episode length", f"{result['episode_length_mean']:.1f} steps" if ended else "-"),
+        ("episodes", f"{ended:,}"),
     ]
     if "success_rate" in result:
         rows.insert(1 + len(scores), ("success rate", f"{result['success_rate']:.1%}"))
     print_table(rows)
+    if "unfinished_episodes" in result:
+        print(
+            f"{result['unfinished_episodes']:,} of {options.episodes:,} episodes had not ended after "
+            f"{result['max_steps']:,} steps and count nowhere above; those begun had earned "
+            f"{result['unfinished_return_mean']:.3f} so far: --max-steps lets them go on."
+        )
     return 0

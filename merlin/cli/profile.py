@@ -2,10 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from merlin.cli.arguments import add_command, add_configuration, add_import_from, seconds
+from merlin.cli.arguments import add_command, add_configuration, add_import_from, path, seconds
 from merlin.cli.configuration import new_config
 from merlin.cli.output import print_table
 
@@ -16,7 +15,7 @@ def add_to(commands: Any) -> None:
     add = add_command(commands, "profile", summary, profile, names_modules=True)
     add_configuration(add)
     add("--seconds", metavar="S", type=seconds, default=10.0, help="how long to measure (default: 10)")
-    add("--trace", metavar="FILE", type=Path, help="also write a Chrome trace of one window, for chrome://tracing or "
+    add("--trace", metavar="FILE", type=path, help="also write a Chrome trace of one window, for chrome://tracing or "
         "ui.perfetto.dev")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object and nothing else")
     add_import_from(add, "the working directory")
@@ -30,8 +29,8 @@ def profile(options: argparse.Namespace) -> int:
     from merlin.runs.run import resolve_device
 
     config = new_config(options)
-    if options.trace is not None and not options.trace.parent.is_dir():
-        options.fail(f"--trace must name a file in a directory that exists, but {options.trace.parent} does not")
+    if options.trace is not None and (options.trace.is_dir() or not options.trace.parent.is_dir()):
+        options.fail(f"--trace must name a file in a directory that exists, but {options.trace} does not")
     result = profiling.profile(config, options.seconds, options.trace)
     if options.json:
         print(json.dumps(asdict(result) | {"utilization": result.utilization}))
@@ -44,7 +43,8 @@ def profile(options: argparse.Namespace) -> int:
         f"steps, {where}"
     )
     rest = max(0.0, 1 - sum(result.shares.values()))
-    rows = [("environment steps", f"{result.steps_per_second:,.0f} per second")]
+    rows = [("observation" if i == 0 else "", entry) for i, entry in enumerate(result.entries)]
+    rows += [("environment steps", f"{result.steps_per_second:,.0f} per second")]
     rows += [(f"  {name}", f"{share:.1%} of the time") for name, share in (result.shares | {"the rest": rest}).items()]
     rows += [
         ("operations", f"{result.flops_per_step / 1e6:,.2f} million per environment step: products, convolutions"),

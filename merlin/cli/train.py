@@ -8,7 +8,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merlin.cli.arguments import add_command, add_configuration, add_import_from, add_wandb, seconds, whole_number
+from merlin.cli.arguments import (
+    add_command,
+    add_configuration,
+    add_import_from,
+    add_wandb,
+    path,
+    seconds,
+    whole_number,
+)
 from merlin.cli.configuration import new_config, print_settings, resumed_config
 from merlin.cli.output import print_table, short_name
 
@@ -36,10 +44,14 @@ def add_to(commands: Any) -> None:
         "(default: by task; 1e6 for the default one)")  # fmt: skip
     add("--help-settings", action="store_true", help="list every setting of --set, with its type, its value for this "
         "task, agent and preset, the paper's and what it is, and exit")  # fmt: skip
-    add("--run-dir", metavar="DIR", type=Path, help="where the run's files go "
+    add("--run-dir", metavar="DIR", type=path, help="where the run's files go "
         "(default: runs/TASK-AGENT-seedS-DATE-TIME)")  # fmt: skip
-    add("--resume", metavar="DIR", type=Path, help="continue the run in this directory exactly where its last "
+    add("--resume", metavar="DIR", type=path, help="continue the run in this directory exactly where its last "
         "checkpoint was taken; needs nothing else")  # fmt: skip
+    add("--from", metavar="RUN_DIR", dest="started_from", type=Path, help="start with the weights of the run in this "
+        "directory, which has the same agent and sizes; all else is new")  # fmt: skip
+    add("--from-checkpoint", choices=("best", "last"), dest="started_from_checkpoint", help="which weights of that run "
+        "(default: best)")  # fmt: skip
     add("--max-seconds", metavar="S", type=seconds, default=math.inf, help="stop after this long, with a checkpoint")
     add_wandb(add)
     add_import_from(add, "the working directory; none with --resume")
@@ -55,6 +67,7 @@ def train(options: argparse.Namespace) -> int:
     from merlin.runs import run
 
     run_dir = options.resume or options.run_dir or _default_run_dir(config)
+    files = run_dir.absolute()  # whatever an environment makes the working directory
     leads = not distributed.is_launched() or os.environ["RANK"] == "0"  # of several processes one speaks
     if leads:
         print(
@@ -64,14 +77,14 @@ def train(options: argparse.Namespace) -> int:
         )
     summary = run.train(
         config,
-        run_dir,
+        files,
         resume=options.resume is not None,
         wandb=options.wandb,
         max_seconds=options.max_seconds,
         film=_film,
     )
     if leads:
-        _conclude(summary, config, run_dir, options.import_from)
+        _conclude(summary, config, run_dir, files, options.import_from)
     return 130 if summary.interrupted else 0
 
 
@@ -87,18 +100,19 @@ def _default_run_dir(config: "RunConfig") -> Path:
     return Path("runs") / f"{names}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, import_from: Path | None) -> None:
+def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Path, import_from: Path | None) -> None:
     """Say how the run ended, where its files are and what can be done next."""
     from merlin.training.checkpoint import steps
 
     name = shlex.quote(str(run_dir))
-    if any(":" in str(part) for part in (config.task, config.agent, getattr(config.model, "memory", ""))):
+    named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
+    if any(":" in str(part) for part in named):
         name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
     score = f", episode return {summary.episode_return_mean:.2f}" if math.isfinite(summary.episode_return_mean) else ""
     how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"
-    rows = [("checkpoint", str(steps(run_dir)[-1]))]
-    if (curve := run_dir / "learning_curve.png").exists():
-        rows.append(("learning curve", str(curve)))
+    rows = [("checkpoint", str(run_dir / "checkpoints" / steps(files)[-1].name))]
+    if (files / "learning_curve.png").exists():
+        rows.append(("learning curve", str(run_dir / "learning_curve.png")))
     if how != "done":
         rows.append(("resume", f"merlin train --resume {name}"))
     rows += [("evaluate", f"merlin evaluate {name}"), ("watch", f"merlin watch {name}")]

@@ -1,23 +1,36 @@
-"""Adapters of one gymnasium environment before it is batched: its agent's view, and the worker that runs it."""
+"""The adapter of one gymnasium environment before it is batched: its agent's view, held to what it declares."""
 
 import copy
 import itertools
-import signal
+import math
 import sys
-import traceback
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from multiprocessing.queues import SimpleQueue
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
-from gymnasium.vector.async_vector_env import _async_worker
 
-from merlin.errors import describe
-from merlin.networks.spaces import Tokens, flatten_space, shape_of
+from merlin.environments.actions import row_view
+from merlin.environments.validation import (
+    STEP,
+    Reader,
+    dict_reader,
+    failed,
+    join,
+    number_of,
+    parts_of,
+    reader_of,
+    success_of,
+    text_reader,
+    tuple_reader,
+    what_came,
+)
+from merlin.errors import EnvironmentFailure, MerlinError
+from merlin.networks.action_spaces import num_choices, open_action_space
+from merlin.networks.spaces import ACTION_MASK, ROOT, Tokens, check_supported, leaves, shape_of
 
 # BabyAI declares any string to be a mission. These are the words of its grammar and the length of its longest mission:
 # four times "put the red box in front of you next to the red box in front of you", joined by "and", "after you", "and".
@@ -26,8 +39,6 @@ BABYAI_WORDS = (
     "right the then to up yellow you your"
 )
 BABYAI_LENGTH = 72
-
-View = Callable[[Any], Any]
 
 
 @runtime_checkable
@@ -43,69 +54,120 @@ class AgentView(gymnasium.Wrapper):
 
     Texts become `Tokens`, a MiniGrid mission that never changes is left out, MiniGrid's symbolic view becomes a
     MultiDiscrete [Y, X, 3] of object, colour and state, and
-    of all infos only `is_success` at an episode's end is passed on (MiniGrid: whether the goal was reached).
+    of all infos only `action_mask`, and `is_success` at an episode's end, are passed on (MiniGrid: whether the goal was
+    reached).
+    Observations are arrays of the space's own shapes and types, rewards floats and flags bools, or an
+    `EnvironmentFailure` names what came instead.
     """
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
+        if not isinstance(env.observation_space, spaces.Space) or not isinstance(env.action_space, spaces.Space):
+            raise MerlinError(
+                "An environment must have an observation_space and an action_space of gymnasium's, but those of "
+                f"{type(env.unwrapped).__name__} are {what_came(env.observation_space)} and "
+                f"{what_came(env.action_space)}: set them in its constructor."
+            )
         symbols = _minigrid_view(env)
+        spec = env.unwrapped.spec
         self.defines_success = symbols is not None
-        self.observation_space, self._view = _view_of(env.observation_space, symbols)
-        flatten_space(self.observation_space)  # an unsupported entry is told here, not by a worker
-        self._takes_int = isinstance(env.action_space, spaces.Discrete)
+        self.task = spec.id if spec else type(env.unwrapped).__name__
+        self.observation_space, self._view = _view_of(env.observation_space, symbols, self.task)
+        for name, leaf in leaves(self.observation_space):
+            check_supported(name, leaf)  # told here, not by a worker
+        self._act = row_view(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        observation, _ = self.env.reset(seed=seed, options=options)
-        return self._observe(observation), {}
+        answer = self._ask("reset", self.env.reset, seed=seed, options=options)
+        observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")
+        return self._view(observation), self._masks(info)
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
-        action = int(action) if self._takes_int else action
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        observation = self._observe(observation)
+        action = action if self._act is None else self._act(action)
+        answer = parts_of(self._ask("step", self.env.step, action), STEP, self.task, "step")
+        observation, (reward, terminated, truncated), info = self._view(answer[0]), answer[1:4], answer[4]
+        if type(reward) is not float:
+            reward = number_of(reward, "reward", self.task)
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated = bool(number_of(terminated, "flag terminated", self.task))
+            truncated = bool(number_of(truncated, "flag truncated", self.task))
         if not (terminated or truncated):
-            return observation, reward, terminated, truncated, {}
+            return observation, reward, terminated, truncated, self._masks(info)
         # An environment that returns its own buffer would overwrite the final observation in the reset that follows.
         observation = copy.deepcopy(observation)
         if self.defines_success:
-            info = {"is_success": bool(terminated) and float(reward) > 0}
-        info = {"is_success": float(info["is_success"])} if "is_success" in info else {}
-        return observation, reward, terminated, truncated, info
+            success = float(terminated and reward > 0)
+        else:
+            success = success_of(info.get("is_success"), self.task)
+        told = {} if math.isnan(success) else {"is_success": success}
+        return observation, reward, terminated, truncated, told | self._masks(info)
 
-    def _observe(self, observation: Any) -> Any:
-        return observation if self._view is None else self._view(observation)
+    def _masks(self, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the mask of actions in an info, flat; nothing where there is none."""
+        if info.get(ACTION_MASK) is None:
+            return {}
+        mask = np.asarray(info[ACTION_MASK]).reshape(-1)
+        if self._num_choices not in (0, mask.size):  # told here, for a batch cannot hold masks of different sizes
+            raise EnvironmentFailure(
+                f"An action mask must have {self._num_choices} numbers, one for each choice, but {self.task} gave "
+                f"{mask.size}: correct the environment."
+            )
+        return {ACTION_MASK: mask}
+
+    @cached_property
+    def _num_choices(self) -> int:
+        return num_choices([part for _, part in open_action_space(self.env.action_space)])
+
+    def render(self) -> Any:
+        return self._ask("render", self.env.render)
+
+    def close(self) -> None:
+        # An environment that cannot close itself is no reason to lose what was done with it.
+        with suppress(Exception, SystemExit):
+            self.env.close()
+
+    def _ask(self, what: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Call the environment; whatever it raises becomes one sentence."""
+        try:
+            return function(*args, **kwargs)
+        except (MerlinError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit() too
+            raise failed(self.task, what, error) from error
 
 
-def _view_of(space: spaces.Space, symbols: spaces.Space | None) -> tuple[spaces.Space, View | None]:
-    """Return the space that the agent sees and the function that takes observations there (None: as they are)."""
+def _view_of(
+    space: spaces.Space, symbols: spaces.Space | None, task: str, path: str = ""
+) -> tuple[spaces.Space, Reader]:
+    """Return the space that the agent sees and the function that takes observations there."""
     if space is symbols:
         from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 
         # A door is open, closed or locked; 4 states also hold the direction in which an agent looks.
         sizes = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX) + 1)
-        return spaces.MultiDiscrete(np.broadcast_to(sizes, shape_of(space)), dtype=np.uint8), None
+        seen = spaces.MultiDiscrete(np.broadcast_to(sizes, shape_of(space)), dtype=np.uint8)
+        return seen, reader_of(seen, task, path=path)
     if isinstance(space, spaces.Text):
-        return _tokenise(sorted(space.character_set), space.max_length, list)
+        return _tokenise(sorted(space.character_set), space.max_length, list, task, path)
     if type(space).__name__ == "BabyAIMissionSpace":
-        return _tokenise(BABYAI_WORDS.split(), BABYAI_LENGTH, _words)
+        return _tokenise(BABYAI_WORDS.split(), BABYAI_LENGTH, _words, task, path)
     if isinstance(space, _MissionSpace):
         fillings = itertools.product(*space.ordered_placeholders or ())
         missions = [_words(space.mission_func(*filling)) for filling in fillings]
-        return _tokenise(sorted({word for words in missions for word in words}), max(map(len, missions)), _words)
+        vocabulary = sorted({word for words in missions for word in words})
+        return _tokenise(vocabulary, max(map(len, missions)), _words, task, path)
     if isinstance(space, spaces.Dict):
-        views = {key: _view_of(entry, symbols) for key, entry in space.spaces.items() if not _says_one_thing(entry)}
+        shown = {key: entry for key, entry in space.spaces.items() if not _says_one_thing(entry)}
+        views = {key: _view_of(entry, symbols, task, join(path, key)) for key, entry in shown.items()}
         seen = spaces.Dict({key: entry for key, (entry, _) in views.items()})
-        if all(view is None for _, view in views.values()) and len(seen) == len(space):
-            return seen, None
-        items = tuple(views.items())
-        return seen, lambda entries: {key: view(entries[key]) if view else entries[key] for key, (_, view) in items}
+        return seen, dict_reader({key: views[key][1] for key in seen}, task, path)
     if isinstance(space, spaces.Tuple):
-        views = [_view_of(entry, symbols) for entry in space.spaces]
-        seen = spaces.Tuple([entry for entry, _ in views])
-        if all(view is None for _, view in views):
-            return seen, None
-        return seen, lambda entries: tuple(v(x) if v else x for (_, v), x in zip(views, entries, strict=True))
-    return space, None
+        views = [_view_of(entry, symbols, task, join(path, i)) for i, entry in enumerate(space.spaces)]
+        return spaces.Tuple([seen for seen, _ in views]), tuple_reader([view for _, view in views], task, path)
+    if space.shape is None:  # a Sequence, a Graph: told by its name where spaces are made flat
+        return space, lambda value: value
+    return space, reader_of(space, task, path=path)
 
 
 def _says_one_thing(space: spaces.Space) -> bool:
@@ -118,24 +180,47 @@ def _words(mission: str) -> list[str]:
     return mission.replace(",", " ").split()
 
 
-def _tokenise(vocabulary: Sequence[str], length: int, split: Callable[[str], list[str]]) -> tuple[Tokens, View]:
+def _tokenise(
+    vocabulary: Sequence[str], length: int, split: Callable[[str], list[str]], task: str, path: str
+) -> tuple[Tokens, Reader]:
     """Return the space of texts of at most `length` tokens, and the function from a text to its token ids."""
     space = Tokens(("", *vocabulary), length)
-    ids = {token: index for index, token in enumerate(space.vocabulary)}
+    read = token_reader(space, split)
+
+    def tokens(text: str) -> np.ndarray:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise EnvironmentFailure(
+                f"A text must be of its space, of at most {length} tokens, but {task} returned {text[:60]!r} in entry "
+                f"{path or ROOT!r}, with {error}: correct the environment or its space."
+            ) from error
+
+    return space, text_reader(task, path, tokens)
+
+
+def token_reader(space: Tokens, split: Callable[[str], list[str]] | None = None) -> Callable[[str], np.ndarray]:
+    """Return the function from a text to its token ids, which raises a ValueError for one that is not of the space.
+
+    Args:
+        split: Into tokens; None splits into characters where every token is one, otherwise into words.
+    """
+    length, ids = len(space.nvec), {token: index for index, token in enumerate(space.vocabulary)}
+    if split is None:
+        split = list if all(len(token) == 1 for token in space.vocabulary[1:]) else _words
 
     @lru_cache(maxsize=1024)  # a mission is repeated at every step of its episode
     def tokens(text: str) -> np.ndarray:
         pieces = split(text)
         unknown = [piece for piece in pieces if piece not in ids]
         if unknown or len(pieces) > length:
-            problem = f"has {unknown[0]!r}" if unknown else f"has {len(pieces)} tokens"
-            raise ValueError(f"the text {text!r} {problem}, which its space does not declare (at most {length} tokens)")
+            raise ValueError(repr(unknown[0]) if unknown else f"{len(pieces)} tokens")
         padded = np.zeros(length, dtype=space.dtype)
         padded[: len(pieces)] = [ids[piece] for piece in pieces]
         padded.flags.writeable = False
         return padded
 
-    return space, tokens
+    return tokens
 
 
 def _minigrid_view(env: gymnasium.Env) -> spaces.Space | None:
@@ -146,28 +231,3 @@ def _minigrid_view(env: gymnasium.Env) -> spaces.Space | None:
     observation_space = env.unwrapped.observation_space
     assert isinstance(observation_space, spaces.Dict), "a MiniGrid's observation has an image, a direction, a mission"
     return observation_space["image"]
-
-
-def run_worker(
-    failures: SimpleQueue, index: int, env_fn: Any, pipe: Any, parent_pipe: Any, memory: Any, _: Any, *rest: Any
-) -> None:
-    """Run one environment in a process of its own, as `AsyncVectorEnv` does.
-
-    A failure goes to `failures` as (index, one line, traceback), and the worker ends: whatever ends a worker, the
-    other side sees its pipe close. (gymnasium's own worker waits for ever with an exception that cannot be pickled.)
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which closes the workers in its own time
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler inherited from the trainer would keep the worker alive
-    torch.set_num_threads(1)  # the workers share the cores
-    try:
-        # of the queue that gymnasium's annotation asks for, it uses only `put`
-        _async_worker(index, env_fn, pipe, parent_pipe, memory, _RaisedAgain(), *rest)  # pyright: ignore[reportArgumentType]
-    except Exception as error:
-        failures.put((index, describe(error), traceback.format_exc()[-8000:]))
-
-
-class _RaisedAgain:
-    """Stands in for the queue in which gymnasium's worker puts the exception that it is handling."""
-
-    def put(self, failure: tuple) -> None:
-        raise

@@ -1,8 +1,7 @@
 """The one way in which environments reach agents: any gymnasium environment, batched, as flat dicts of tensors."""
 
-import multiprocessing.connection
-from collections.abc import Callable
-from multiprocessing.queues import SimpleQueue
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,14 +9,17 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
-from gymnasium.vector.utils import concatenate, create_empty_array
 from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
+from merlin.environments.actions import ActionMasks, EnvironmentActions
+from merlin.environments.border import Border, Entries
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
-from merlin.errors import MerlinError, describe
-from merlin.networks.spaces import flatten_observation, flatten_space, shape_of
+from merlin.environments.validation import failed, what_came
+from merlin.environments.workers import WorkerFailure, Workers, end
+from merlin.errors import EnvironmentFailure, MerlinError
+from merlin.networks.spaces import ACTION_MASK, flatten_space
 
 
 class Timestep(NamedTuple):
@@ -80,41 +82,32 @@ class Environment:
         *,
         task: str | None = None,
         truncation_ends: bool = False,
-        failures: SimpleQueue | None = None,
+        config: EnvironmentConfig | None = None,
     ):
         """
         Args:
             truncation_ends: Report truncations as terminations: see `TrainingConfig`.
-            failures: Where the workers of an `AsyncVectorEnv` tell what ended them (`run_worker`).
+            config: How the observation is read.
         """
+        config = config or EnvironmentConfig()
         self.vector_env = vector_env
         self.device = torch.device(device)
         self.task = task or (vector_env.spec.id if vector_env.spec else type(vector_env.unwrapped).__name__)
         self.num_envs = vector_env.num_envs
         self.is_native = bool(vector_env.metadata.get("tensors"))
-        self.spaces = flatten_space(vector_env.single_observation_space)
+        self.spaces = flatten_space(vector_env.single_observation_space, config.kinds, config.pictures_by_bounds)
         self.action_space = vector_env.single_action_space
-        if not isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
-            raise MerlinError(
-                "Action spaces are Discrete, MultiDiscrete or Box; "
-                f"{self.task} has a {type(self.action_space).__name__}: convert it with a wrapper."
-            )
-        if "autoreset_mode" not in vector_env.metadata:
-            raise MerlinError(
-                "A vector environment must declare when it resets; "
-                f"{self.task} does not: put an AutoresetMode into its metadata as 'autoreset_mode'."
-            )
-        self._autoreset = AutoresetMode(vector_env.metadata["autoreset_mode"])
+        self._actions = EnvironmentActions(self.action_space, self.num_envs, self.device, self.is_native, self.task)
+        self._masks = ActionMasks(vector_env.single_observation_space, self.action_space, self.is_native, self.task)
+        self._border = Border(vector_env, self.task, self.is_native)
         self._dtypes = {name: _dtype_of(space) for name, space in self.spaces.items()}
-        self._bounds, self._action_shape = None, shape_of(self.action_space)
-        if isinstance(self.action_space, spaces.Box):
-            bounds = np.stack([self.action_space.low, self.action_space.high])
-            self._bounds = torch.as_tensor(bounds, dtype=torch.float32, device=self.device)
+        if self._masks.space is not None:
+            self._dtypes[ACTION_MASK] = _dtype_of(self._masks.space)
         self._no = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._no_success = torch.full((self.num_envs,), torch.nan, device=self.device)
         self._is_last = self._no
         self._truncation_ends = truncation_ends
-        self._failures = failures
+        self._tells_success = False
 
     @property
     def scores(self) -> dict[str, float]:
@@ -126,37 +119,35 @@ class Environment:
         seeds: int | list[int] = seed
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = spread_seed(seed, self.num_envs)
-        observation, _ = self._ask("reset", self.vector_env.reset, seed=seeds)
+        entries, info = self._border.reset(self._ask("reset", self.vector_env.reset, seed=seeds))
+        observation = self._masks.begin(self._tensors(entries), info)
         self._is_last = no = self._no
-        return Timestep(self._tensors(observation), ~no, no, no.float(), no, no, None, self._no_success)
+        return Timestep(observation, ~no, no, no.float(), no, no, None, self._no_success)
 
     def step(self, action: Shaped[Tensor, "B ..."]) -> Timestep:
         """Act everywhere."""
-        answer = self._ask("step", self.vector_env.step, self._to_environment(action))
-        observation, reward, terminated, truncated, info = answer
-        if not self.is_native and not np.isfinite(reward).all():
-            index = int(np.argmin(np.isfinite(reward)))
-            raise MerlinError(
-                f"Rewards must be finite, but {self.task} returned {reward[index]} in environment {index}: "
-                "correct the task."
-            )
-        observation = self._tensors(observation)
+        answer = self._ask("step", self.vector_env.step, self._actions(action))
+        entries, reward, terminated, truncated, info = self._border.step(answer)
+        observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
         if self._truncation_ends:
             terminated, truncated = terminated | truncated, self._no
         is_first, is_last, final_observation = terminated | truncated, self._no, None
-        success = self._success(info, is_first)
-        if self._autoreset is AutoresetMode.NEXT_STEP:
+        success = self._success(self._border.success(info), is_first)
+        if self._border.autoreset is AutoresetMode.NEXT_STEP:
             is_first, is_last = self._is_last, is_first
             self._is_last = is_last
+        # in another mode than SAME_STEP it is the last of an episode that has just ended
+        is_over = None if self._border.autoreset is AutoresetMode.SAME_STEP else terminated | truncated
+        observation = self._masks.read(observation, info, is_over)
         # On a GPU the host would have to wait for the flags: there whatever may be a final observation is handed on.
         if self.device.type != "cpu" or bool(truncated.any()):
-            final_observation = self._final_observation(observation, info, truncated)
-        if self._autoreset is AutoresetMode.DISABLED and bool(is_first.any()):
-            mask = is_first if self.is_native else is_first.cpu().numpy()
-            observation, _ = self._ask("reset", self.vector_env.reset, options={"reset_mask": mask})
-            observation = self._tensors(observation)
-        reward = self._tensor(reward, torch.float32)
+            final_observation = observation
+            if self._border.autoreset is AutoresetMode.SAME_STEP:
+                final = self._border.final_observation(info, truncated)
+                final_observation = None if final is None else self._final(final, info, truncated)
+        if self._border.autoreset is AutoresetMode.DISABLED and bool(is_first.any()):
+            observation = self._begin(is_first, observation)
         return Timestep(observation, is_first, is_last, reward, terminated, truncated, final_observation, success)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -180,24 +171,32 @@ class Environment:
         if vector_env.render_mode != "rgb_array":
             return None
         if isinstance(vector_env, SyncVectorEnv):  # whose render would draw all of them
-            return self._ask("render", vector_env.envs[index].render)
+            return self._frame(self._ask("render", vector_env.envs[index].render))
         frames = self._ask("render", self.vector_env.render)
-        return None if frames is None else frames[index]
+        return None if frames is None else self._frame(frames[index])
+
+    def _frame(self, frame: Any) -> UInt8[np.ndarray, "Y X 3"] | None:
+        if frame is None or (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.shape[2:] == (3,)):
+            return frame
+        raise EnvironmentFailure(
+            f"Pictures must be arrays uint8 [Y, X, 3], but {self.task} drew {what_came(frame)}: correct its render."
+        )
+
+    def stop_waiting_when(self, is_interrupted: Callable[[], bool]) -> None:
+        """Give up, within seconds, worker processes that do not answer once `is_interrupted` says that the run ends."""
+        if isinstance(self.vector_env.unwrapped, Workers):
+            self.vector_env.unwrapped.is_interrupted = is_interrupted
 
     def close(self) -> None:
         """End the environments and their worker processes; again is harmless."""
         vector_env = self.vector_env.unwrapped
-        if not isinstance(vector_env, AsyncVectorEnv):
+        if isinstance(vector_env, AsyncVectorEnv) and vector_env._state is not AsyncState.DEFAULT:
+            # gymnasium's own close would wait for ever for the answers to a step that was interrupted
+            end(vector_env.processes)
+            vector_env._state = AsyncState.DEFAULT
+        # An environment that cannot close itself is no reason to lose what was done with it.
+        with suppress(Exception, SystemExit):
             self.vector_env.close()
-            return
-        try:
-            if vector_env._state is AsyncState.DEFAULT:
-                self.vector_env.close()
-        except (EOFError, OSError):
-            pass  # a worker is dead
-        # gymnasium's own close would wait for ever for the answers to a step that was interrupted
-        vector_env._state = AsyncState.DEFAULT
-        self.vector_env.close(terminate=True)
 
     def __enter__(self) -> "Environment":
         return self
@@ -209,72 +208,62 @@ class Environment:
         """Call the environment; whatever it raises becomes one sentence."""
         try:
             return function(*args, **kwargs)
-        except MerlinError:
+        except (MerlinError, KeyboardInterrupt):
             raise
-        except Exception as error:
-            reason, cause = describe(error), error
+        except BaseException as error:  # sys.exit() too
+            failure: BaseException = error
+            if isinstance(self.vector_env.unwrapped, Workers):
+                failure = self.vector_env.unwrapped.failure(error)
             if isinstance(self.vector_env.unwrapped, AsyncVectorEnv):
-                reason, cause = self._worker_failure(error)
                 self.close()
-            raise MerlinError(f"{self.task} failed in {what}: {reason}.") from cause
+            if isinstance(failure, MerlinError):
+                raise failure from failure.__cause__
+            if isinstance(failure, WorkerFailure):
+                raise EnvironmentFailure(f"{self.task} failed in {what}: {failure}.") from failure.__cause__
+            raise failed(self.task, what, failure) from failure
 
-    def _worker_failure(self, error: Exception) -> tuple[str, Exception]:
-        """Return what ended a worker, in a line and as an exception with the worker's traceback."""
-        if self._failures is not None and not self._failures.empty():
-            index, reason, trace = self._failures.get()
-            return f"{reason} (environment {index})", RuntimeError(f"in the worker of environment {index}:\n{trace}")
-        vector_env = self.vector_env.unwrapped
-        if isinstance(error, EOFError | OSError) and isinstance(vector_env, AsyncVectorEnv):
-            processes = vector_env.processes
-            closed = multiprocessing.connection.wait([process.sentinel for process in processes], timeout=2)
-            for index, process in enumerate(processes):
-                if process.sentinel in closed:
-                    process.join(2)  # a dying process closes its files a moment before it has an exit code
-                    code = process.exitcode or 0
-                    how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-                    return f"the worker process of environment {index} {how}", error
-        return describe(error), error
+    def _final(self, entries: Entries, info: Mapping[str, Any], truncated: Tensor) -> dict[str, Tensor]:
+        """Return the observations that ended episodes, with their masks."""
+        about = info.get("final_info")
+        masks = about if isinstance(about, Mapping) else {}
+        return self._masks.read(self._tensors(entries), masks, torch.ones_like(truncated))
 
-    def _to_environment(self, action: Tensor) -> Any:
-        if self._bounds is not None:
-            action = action.reshape(self.num_envs, *self._action_shape).clamp(*self._bounds)
-            if np.issubdtype(self.action_space.dtype, np.integer):
-                action = action.round()
-        return action if self.is_native else action.cpu().numpy().astype(self.action_space.dtype, copy=False)
+    def _begin(self, is_first: Tensor, observation: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the observation once an episode has begun where `is_first`, and nowhere else."""
+        mask = is_first if self.is_native else is_first.cpu().numpy()
+        answer = self._ask("reset", self.vector_env.reset, options={"reset_mask": mask})
+        entries, info = self._border.reset(answer)
+        begun = self._tensors(entries)
+        if not self.is_native and any((observation[name] != begun[name])[~is_first].any() for name in self.spaces):
+            raise EnvironmentFailure(
+                "A batch whose autoreset_mode is DISABLED must reset where options['reset_mask'] says so and nowhere "
+                f"else, but {self.task} changed other observations too: correct its reset."
+            )
+        return self._masks.merge(observation, self._masks.read(begun, info, ~is_first), is_first)
 
-    def _tensors(self, observation: Any) -> dict[str, Tensor]:
-        entries = flatten_observation(observation if self.is_native else _torch(observation))
-        return {name: self._tensor(value, self._dtypes[name]) for name, value in entries.items()}
+    def _tensors(self, entries: Entries) -> dict[str, Tensor]:
+        return {name: self._tensor(entries[name], dtype) for name, dtype in self._dtypes.items()}
 
     def _tensor(self, value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         # A copy, because vector environments of numpy arrays write the next observation into the same array.
         value = value if isinstance(value, Tensor) else torch.from_numpy(value)
         return value.to(self.device, dtype, copy=not self.is_native)
 
-    def _final_observation(
-        self, observation: dict[str, Tensor], info: dict[str, Any], truncated: Tensor
-    ) -> dict[str, Tensor] | None:
-        """Return the observations that ended episodes, valid in the rows that were truncated."""
-        if self._autoreset is not AutoresetMode.SAME_STEP:
-            return observation
-        final = info.get("final_obs")
-        if isinstance(final, np.ndarray) and final.dtype == object:  # one per ended episode, None elsewhere
-            rows = truncated.nonzero()[:, 0].tolist()
-            if not rows:
-                return None
-            final = [final[rows[0]] if entry is None else entry for entry in final]
-            space = self.vector_env.single_observation_space
-            final = concatenate(space, final, create_empty_array(space, self.num_envs))
-        return None if final is None else self._tensors(final)
+    def _success(self, told: Any | None, is_end: Tensor) -> Tensor:
+        """Return whether the episodes that ended have succeeded, NaN of others.
 
-    def _success(self, info: dict[str, Any], is_end: Tensor) -> Tensor:
-        info = info.get("final_info", info)
-        success = info.get("is_success")
-        if success is None:
-            return self._no_success
-        success = self._tensor(np.asarray(success, np.float32) if not self.is_native else success, torch.float32)
-        known = is_end if "_is_success" not in info else is_end & self._tensor(info["_is_success"], torch.bool)
-        return torch.where(known, success, self._no_success)
+        Once an environment of the batch has told of one, an episode that does not tell has not succeeded: there are
+        tasks that set `is_success` only when they are solved.
+        """
+        if told is None:
+            return self._no_success.masked_fill(is_end, 0.0) if self._tells_success else self._no_success
+        success = self._tensor(told, torch.float32)
+        if self.is_native:  # which tells with every step, NaN where there is nothing to tell
+            self._tells_success = True
+        else:
+            self._tells_success |= bool((is_end & ~success.isnan()).any())
+            success = success.nan_to_num(0.0) if self._tells_success else success
+        return torch.where(is_end, success, self._no_success)
 
 
 def spread_seed(seed: int, count: int) -> list[int]:
@@ -313,7 +302,6 @@ def make_environment(
         raise MerlinError(f"The number of environments must be at least 1, but is {num_envs}.")
     if vectorization not in ("sync", "async"):
         raise MerlinError(f"The vectorization must be 'sync' or 'async', but is {vectorization!r}.")
-    failures = multiprocessing.SimpleQueue() if vectorization == "async" else None
     vector_env = make_vector_env(
         find_spec(task),
         num_envs,
@@ -321,22 +309,13 @@ def make_environment(
         env_kwargs=env_kwargs or {},
         vectorization=vectorization,
         render_mode=render_mode,
-        failures=failures,
+        config=config or EnvironmentConfig(),
     )
     try:
-        return Environment(vector_env, device, task=task, truncation_ends=truncation_ends, failures=failures)
+        return Environment(vector_env, device, task=task, truncation_ends=truncation_ends, config=config)
     except BaseException:
         vector_env.close()
         raise
-
-
-def _torch(observation: Any) -> Any:
-    """Return the same structure with tensors that share the arrays' memory."""
-    if isinstance(observation, dict):
-        return {key: _torch(entry) for key, entry in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_torch(entry) for entry in observation)
-    return torch.from_numpy(observation)
 
 
 def _dtype_of(space: spaces.Space) -> torch.dtype:

@@ -2,21 +2,27 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import active_children
+from types import FunctionType
 from typing import Any
 
 import gymnasium
 import torch
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from merlin.environments.adapters import AgentView, run_worker
-from merlin.errors import MerlinError, describe
+from merlin.environments.adapters import AgentView
+from merlin.environments.config import EnvironmentConfig
+from merlin.environments.validation import what_came
+from merlin.environments.workers import WorkerFailure, Workers
+from merlin.errors import MerlinError, describe, quote
 from merlin.plugins import load_module
+
+Wrapper = Callable[[gymnasium.Env], Any]
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
 REGISTERED_BY = {"merlin/": "merlin", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
@@ -38,9 +44,30 @@ def find_spec(task: str) -> EnvSpec:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
         nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
         raise MerlinError(
-            f"There is no task {task_id!r}: use a registered id, the nearest of which is {nearest[0]!r}, or module:Id."
+            f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, "
+            f"or module:Id."
         )
     return gymnasium.registry[task_id]
+
+
+def load_wrapper(name: str) -> Wrapper:
+    """Return the wrapper that is named `module:Wrapper`, importing the module.
+
+    Raises:
+        MerlinError: There is none of that name.
+    """
+    module_name, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise MerlinError(f"A wrapper is written module:Wrapper, but {name!r} came: write the module in front of it.")
+    found: Any = load_module(module_name, name)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        came = "nothing of that name" if found is None else f"a {type(found).__name__}"
+        raise MerlinError(
+            f"A wrapper is called with an environment, but {module_name} has {came} for {name!r}: correct the name."
+        )
+    return found
 
 
 def make_vector_env(
@@ -51,66 +78,88 @@ def make_vector_env(
     env_kwargs: dict[str, Any],
     vectorization: str,
     render_mode: str | None,
-    failures: Any,
+    config: EnvironmentConfig,
 ) -> VectorEnv:
     """Return a batch of one task: of tensors where the task has such a batch, otherwise of `AgentView`s.
+
+    Wrappers are put around single environments, so that a task with any is never a batch of its own.
 
     Raises:
         MerlinError: The task does not take `env_kwargs`, or its construction fails.
     """
-    others = set(active_children())
     try:
-        make = partial(gymnasium.make_vec, spec, num_envs=num_envs)
-        if spec.vector_entry_point is not None and _metadata(spec.vector_entry_point).get("tensors"):
-            make = partial(make, vectorization_mode="vector_entry_point", device=device)
-        elif spec.entry_point is None:
-            make = partial(make, vectorization_mode="vector_entry_point")
-        else:
-            vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP, "copy": False}  # Environment copies, once
-            if vectorization == "async":
-                vector_kwargs["worker"] = partial(run_worker, failures)
-            make = partial(
-                make,
-                vectorization_mode=vectorization,
-                vector_kwargs=vector_kwargs,
-                wrappers=[AgentView],
-                disable_env_checker=True,  # it checks every step, for as much time as a small task takes
+        wrappers = {name: load_wrapper(name) for name in config.wrappers}
+        drawing = {"render_mode": render_mode} if render_mode is not None and render_mode in _render_modes(spec) else {}
+        is_native = spec.vector_entry_point is not None and _metadata(spec.vector_entry_point).get("tensors")
+        if wrappers and spec.entry_point is None:
+            raise MerlinError(
+                f"Wrappers are put around single environments, but there are only batches of {spec.id}: leave them out."
             )
-        if render_mode is not None and render_mode in _render_modes(spec):
-            make = partial(make, render_mode=render_mode)
-        if taken := sorted(make.keywords.keys() & env_kwargs.keys()):
-            raise MerlinError(f"The settings of a task cannot include {', '.join(taken)}: these are set elsewhere.")
+        if not wrappers and (is_native or spec.entry_point is None):
+            given = {"num_envs": num_envs, "vectorization_mode": "vector_entry_point", **drawing}
+            given |= {"device": device} if is_native else {}
+            _check_free(env_kwargs, {*given, "vector_kwargs", "wrappers"})
+            return gymnasium.make_vec(spec, **given, **env_kwargs)
+        _check_free(env_kwargs, {*drawing, "num_envs", "vectorization_mode", "vector_kwargs", "wrappers"})
+        make = partial(_make_view, spec, {**drawing, **env_kwargs}, wrappers)
+        if vectorization == "sync":
+            return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork beside threads. Workers run no code of ours but their environment's.
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            return make(**env_kwargs)
-    except BaseException as error:
-        for worker in set(active_children()) - others:
-            worker.terminate()
-            worker.join()
-        if isinstance(error, MerlinError) or not isinstance(error, Exception):
-            raise
-        settings = f" with {env_kwargs}" if env_kwargs else ""
-        reason = describe(error)
-        if failures is not None and not failures.empty():
-            reason = failures.get()[1]
-        elif failures is not None and isinstance(error, EOFError | OSError):
-            reason = "a worker process died"
-        raise MerlinError(f"{spec.id} cannot be built{settings}: {reason}.") from error
+            return Workers(make, num_envs, config.step_seconds)
+    except (MerlinError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit() too
+        raise _cannot_be_built(spec, env_kwargs, error) from error
 
 
-def make_env(spec: EnvSpec, env_kwargs: dict[str, Any], render_mode: str | None) -> gymnasium.Env:
+def make_env(
+    spec: EnvSpec, env_kwargs: dict[str, Any], render_mode: str | None, wrappers: Sequence[str] = ()
+) -> AgentView:
     """Return one environment, which draws itself if it can.
 
     Raises:
         MerlinError: The task does not take `env_kwargs`, its construction fails, or there are only batches of it.
     """
-    drawing = {"render_mode": render_mode} if render_mode in _render_modes(spec) else {}
     try:
-        return gymnasium.make(spec, disable_env_checker=True, **drawing, **env_kwargs)
-    except Exception as error:
-        settings = f" with {env_kwargs}" if env_kwargs else ""
-        raise MerlinError(f"{spec.id} cannot be built{settings}: {describe(error)}.") from error
+        drawing = {"render_mode": render_mode} if render_mode in _render_modes(spec) else {}
+        return _make_view(spec, {**drawing, **env_kwargs}, {name: load_wrapper(name) for name in wrappers})
+    except (MerlinError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise _cannot_be_built(spec, env_kwargs, error) from error
+
+
+def _make_view(spec: EnvSpec, env_kwargs: dict[str, Any], wrappers: dict[str, Wrapper]) -> AgentView:
+    """Return one environment in its wrappers, the first innermost."""
+    # gymnasium's checker looks at every step, for as much time as a small task takes
+    env = gymnasium.make(spec, disable_env_checker=True, **env_kwargs)
+    for name, wrapper in wrappers.items():
+        try:
+            wrapped = wrapper(env)
+        except Exception as error:
+            raise MerlinError(
+                f"A wrapper is called with one environment and nothing else, but {name} failed around {spec.id}: "
+                f"{describe(error)}."
+            ) from error
+        if not isinstance(wrapped, gymnasium.Env):
+            raise MerlinError(
+                f"A wrapper returns a gymnasium environment, but {name} returned {what_came(wrapped)}: correct it."
+            )
+        env = wrapped
+    return AgentView(env)
+
+
+def _check_free(env_kwargs: dict[str, Any], taken: set[str]) -> None:
+    if both := sorted(taken & env_kwargs.keys()):
+        raise MerlinError(f"The settings of a task cannot include {', '.join(both)}: these are set elsewhere.")
+
+
+def _cannot_be_built(spec: EnvSpec, env_kwargs: dict[str, Any], error: BaseException) -> MerlinError:
+    settings = f" with {env_kwargs}" if env_kwargs else ""
+    reason = str(error) if isinstance(error, WorkerFailure) else describe(error)
+    return MerlinError(f"{spec.id} cannot be built{settings}: {reason}.")
 
 
 def _import_quietly(modules: Any) -> None:
@@ -127,5 +176,11 @@ def _metadata(entry_point: str | Callable | None) -> dict[str, Any]:
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
+    """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
     entry_point = spec.entry_point if spec.entry_point is not None else spec.vector_entry_point
-    return _metadata(entry_point).get("render_modes", ["rgb_array"])
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if isinstance(creator, FunctionType) and not hasattr(creator, "metadata"):
+        parameters = inspect.signature(creator).parameters.values()
+        takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)
+        return ["rgb_array"] if takes else []
+    return getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])

@@ -31,6 +31,7 @@ def compare(
     jobs: int | None = None,
     wandb: str = "disabled",
     import_from: Path | None = None,
+    device: str = "auto",
     stream: TextIOBase | TextIO | None = None,
 ) -> list[str]:
     """Train and evaluate what was not yet, and return the failures, a sentence for each run that failed.
@@ -43,18 +44,20 @@ def compare(
         jobs: Runs at a time; as many as there are cores unless given.
         wandb: auto, online, offline or disabled.
         import_from: Where the modules of tasks and agents lie that are not installed.
+        device: Where the agents run: auto, cpu or cuda.
         stream: Where progress is shown; standard error unless told.
 
     Raises:
         KeyboardInterrupt: All runs that were training have written checkpoints.
     """
     shown: TextIOBase | TextIO = sys.stderr if stream is None else stream
+    most = jobs or _default_jobs(runs, device)
     with _alone_in(runs[0].run_dir.parent) as lock:
         return _compare(
             runs,
             comparison.memory,
-            lambda run: RunProcess(run, comparison.memory, wandb, import_from, lock),
-            jobs or _default_jobs(runs),
+            lambda run: RunProcess(run, comparison.memory, wandb, import_from, device, lock),
+            most,
             shown,
         )
 
@@ -111,8 +114,14 @@ def _compare(
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[int]:
     """Keep a second comparison out of a directory, for as long as the descriptor is open here or in a run."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w", encoding="utf-8") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / ".lock", "w", encoding="utf-8")
+    except OSError as error:
+        raise MerlinError(
+            f"{directory} must be a directory to write into, but {error}: choose another --out."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -140,10 +149,12 @@ def _end(jobs: Sequence["RunProcess"]) -> None:
 class RunProcess:
     """The processes of one run, one after the other: training, then its evaluations."""
 
-    def __init__(self, run: Run, memory: Sequence[str], wandb: str, import_from: Path | None, lock: int) -> None:
+    def __init__(
+        self, run: Run, memory: Sequence[str], wandb: str, import_from: Path | None, device: str, lock: int
+    ) -> None:
         self.run, self.lock, self.failure = run, lock, None
         has_module = import_from is not None and ":" in run.task.task + run.agent.agent
-        self.modules = ["--import-from", str(import_from)] if has_module else []
+        self.common = ["--device", device, *(["--import-from", str(import_from)] if has_module else [])]
         self.waiting = run.missing(memory)
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
@@ -163,7 +174,7 @@ class RunProcess:
         self._start("train", *begin, "--wandb", wandb)
 
     def _start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "merlin", *arguments, *self.modules]
+        command = [sys.executable, "-m", "merlin", *arguments, *self.common]
         with open(self.log, "a", encoding="utf-8") as log, open(self.output, "w", encoding="utf-8") as output:
             log.write(f"{shlex.join(command)}\n")
             log.flush()
@@ -194,6 +205,10 @@ class RunProcess:
                 return False
             step = {"checkpoint_step": checkpoint.last_step(self.run.run_dir)}
             result = self.run.result() or found | self.run.conditions | step  # own comes first
+            if found["episode_return_mean"] is None:
+                most = found["max_steps"]
+                self.failure = f"was evaluated, but none of its episodes ended within {most:,} steps: it has no score"
+                return False
             if self.evaluating != "own":
                 result[self.evaluating] = found["episode_return_mean"]
             temporary = self.run.run_dir / f".{RESULT}"
@@ -227,10 +242,10 @@ class RunProcess:
         return float(last_metrics(self.run.run_dir).get(name, 0.0))
 
 
-def _default_jobs(runs: Sequence[Run]) -> int:
+def _default_jobs(runs: Sequence[Run], device: str) -> int:
     """Return how many runs the cores bear; one where they would share a GPU."""
-    configs = [run.config() for run in runs]
-    if any(resolve_device(config.device).type == "cuda" for config in configs):
+    if resolve_device(device).type == "cuda":
         return 1
+    configs = [run.config() for run in runs]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(config.training.num_threads for config in configs))

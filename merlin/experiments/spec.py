@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from merlin.agents import AGENTS
 from merlin.agents.memory_ablation import ABLATIONS
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, describe
+from merlin.runs.metrics import read_rows
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import load_config
 from merlin.runs.settings import from_dict, override, to_dict
@@ -139,7 +140,9 @@ class Run(NamedTuple):
         """Return the results of its evaluation and their conditions; None before it, or where the run is to go on."""
         try:
             found = json.loads((self.run_dir / RESULT).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        if not isinstance(found, dict):
             return None
         spent, allowed = (float(x.get("max_seconds") or "inf") for x in (found, self.conditions))
         last = checkpoint.last_step(self.run_dir)
@@ -166,8 +169,8 @@ def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Com
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise MerlinError(f"A comparison is read from a TOML file, but {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise MerlinError(f"A comparison is read from a TOML file, but {path} is none: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise MerlinError(f"A comparison is read from a TOML file, but {path} is none: {describe(error)}.") from error
     try:
         comparison = make_comparison(values | dict(changes or {}))
     except MerlinError as error:
@@ -211,7 +214,7 @@ def _entry(empty: dict[str, Any], key: str, entry: Any) -> Any:
     entry = {key: entry} if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping):
         return entry  # which is then refused
-    return empty | {"name": entry.get(key)} | dict(entry)
+    return empty | dict(entry) | {"name": entry.get("name") or entry.get(key)}
 
 
 def plan(comparison: Comparison, out: Path) -> list[Run]:
@@ -240,16 +243,8 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
 
 def last_metrics(run_dir: Path) -> dict[str, Any]:
     """Return the last report of a run; nothing if there is none yet."""
-    try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:  # being written
-            continue
-    return {}
+    rows = read_rows(run_dir)
+    return rows[-1] if rows else {}
 
 
 def _slug(name: str) -> str:

@@ -17,9 +17,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from merlin.errors import MerlinError
+from merlin.precision import as_type
 
 EPSILON = 1e-6
 
@@ -52,19 +55,40 @@ def initial_state(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> MemoryState:
-    """Return an empty memory of `memory_size` slots, each `word_size` wide."""
+    """Return an empty memory of `memory_size` slots, each `word_size` wide.
+
+    Args:
+        dtype: Of all but usage, which is counted in float32 at least.
+
+    Raises:
+        MerlinError: A size is below 1, or the batch's below 0.
+    """
+    _check(
+        batch_size >= 0 and memory_size > 0 and word_size > 0,
+        "A memory has at least one slot, at least one number wide, for a batch of any size",
+        f"batch_size is {batch_size}, memory_size {memory_size} and word_size {word_size}",
+    )
     slots = torch.zeros(batch_size, memory_size, device=device, dtype=dtype)
     return MemoryState(
         memory=torch.zeros(batch_size, memory_size, word_size, device=device, dtype=dtype),
-        usage=slots,
+        usage=slots.to(torch.promote_types(dtype, torch.float32)),
         write_weights=slots,
         retroactive_weights=slots,
         num_written=torch.zeros(batch_size, device=device, dtype=torch.int64),
     )
 
 
-def reset(state: MemoryState, is_first: Bool[Tensor, "B"]) -> MemoryState:
-    """Return the state with the batch rows that start an episode emptied, and no other touched."""
+def reset(state: MemoryState, is_first: Shaped[Tensor, "B"]) -> MemoryState:
+    """Return the state with the batch rows that start an episode emptied, and no other touched.
+
+    Args:
+        is_first: Bools, or numbers that are not 0.
+
+    Raises:
+        MerlinError: There is not one flag for each row of the batch.
+    """
+    _check_shape("is_first", is_first, (len(state.memory),))
+    is_first = is_first if is_first.dtype == torch.bool else is_first != 0
     return MemoryState(*(x.masked_fill(is_first.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
 
 
@@ -97,14 +121,18 @@ def read(
     Args:
         strengths: Sharpness, at least 0. At 0 all slots weigh the same; as it grows, the nearest slot wins.
         readable: Slots that may be read; the others weigh exactly 0. Where none may, words and weights are 0.
-        top_k: Read only the `top_k` most similar slots of each key; None reads all.
+        top_k: Read only the `top_k` most similar slots of each key, at least 1; None reads all.
+
+    Raises:
+        MerlinError: Shapes do not fit those of the memory.
     """
+    _check_reads(memory, keys, strengths, readable, top_k)
     # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
     inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
     similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
     readable = None if readable is None else readable.unsqueeze(1)
     weights = attend(strengths.unsqueeze(-1) * similarity, readable, top_k)
-    return Read(weights @ memory, weights)
+    return Read(as_type(weights @ memory, memory.dtype), as_type(weights, memory.dtype))  # if autocast chose another
 
 
 def attend(
@@ -144,6 +172,9 @@ def write(
 
     Args:
         retroactive_discount: g, in [0, 1). None leaves the retroactive half out; a slot is then as wide as a word.
+
+    Raises:
+        MerlinError: Shapes do not fit those of the memory, or g is out of range.
     """
     return write_to(state, word, read_weights, retroactive_discount)[0]
 
@@ -157,6 +188,8 @@ def write_to(
 ) -> tuple[MemoryState, Int[Tensor, "B"]]:
     """Return the memory after `write`, and the slot written: the one given, or the one that usage says."""
     batch_size, memory_size, slot_size = state.memory.shape
+    _check_write(state, word, read_weights, retroactive_discount)
+    word, read_weights = as_type(word, state.memory.dtype), as_type(read_weights, state.usage.dtype)
     state, slot = allocate(state, read_weights, retroactive_discount, slot)
     index = slot.view(-1, 1, 1).expand(-1, 1, slot_size)
     if retroactive_discount is None:
@@ -188,7 +221,7 @@ def allocate(
         least_used = usage.masked_fill(state.write_weights > 0, torch.inf).argmin(-1)
         slot = torch.where(is_full, least_used, state.num_written)
     index = slot.unsqueeze(1)
-    write_weights = torch.zeros_like(usage).scatter_(1, index, 1.0)
+    write_weights = torch.zeros_like(state.write_weights).scatter_(1, index, 1.0)
     renewed = usage.mean(-1, keepdim=True) + 1
     usage = torch.where((write_weights > 0) & is_full.unsqueeze(1), renewed, usage)
     retroactive_weights = state.retroactive_weights
@@ -203,10 +236,19 @@ class Reader(nn.Module):
 
     Args:
         strength: What the strengths start near, above 0. At ln N a perfect match weighs as much as all else together.
+
+    Raises:
+        MerlinError: A size is below 1, or the strength not above 0.
     """
 
     def __init__(self, input_size: int, word_size: int, num_read_keys: int, strength: float = math.log(2)) -> None:
         super().__init__()
+        _check(
+            min(input_size, word_size, num_read_keys) > 0 and strength > 0,
+            "A reader's sizes must be at least 1 and its strength above 0",
+            f"input_size is {input_size}, word_size {word_size}, num_read_keys {num_read_keys}, strength {strength}",
+        )
+        self.input_size = input_size
         self.num_read_keys = num_read_keys
         self.word_size = word_size
         self.project = nn.Linear(input_size, num_read_keys * (word_size + 1))
@@ -214,7 +256,51 @@ class Reader(nn.Module):
             self.project.bias[-num_read_keys:] += math.log(math.expm1(strength))
 
     def forward(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K"]]:
-        """Return keys and strengths = softplus(·), which are positive."""
+        """Return keys and strengths = softplus(·), which are positive.
+
+        Raises:
+            MerlinError: The hidden state has another width than `input_size`.
+        """
+        if hidden.shape[-1] != self.input_size:
+            _check_shape("hidden", hidden, ("B", self.input_size))
         sizes = [self.num_read_keys * self.word_size, self.num_read_keys]
         keys, strengths = self.project(hidden).split_with_sizes(sizes, dim=-1)
         return keys.unflatten(-1, (self.num_read_keys, self.word_size)), F.softplus(strengths)
+
+
+def _check_reads(memory: Tensor, keys: Tensor, strengths: Tensor, readable: Tensor | None, top_k: int | None) -> None:
+    _check(memory.ndim == 3, "A memory has the axes [B, N, W]", f"it is {list(memory.shape)}")
+    batch_size, memory_size, slot_size = memory.shape
+    if keys.ndim != 3 or keys.shape[0] != batch_size or keys.shape[2] != slot_size:
+        _check_shape("keys", keys, (batch_size, "K", slot_size))
+    _check_shape("strengths", strengths, keys.shape[:2])
+    if readable is not None:
+        _check_shape("readable", readable, (batch_size, memory_size))
+    _check(top_k is None or top_k > 0, "top_k must be at least 1, or None", f"it is {top_k}")
+
+
+def _check_write(state: MemoryState, word: Tensor, read_weights: Tensor, discount: float | None) -> None:
+    batch_size, memory_size, slot_size = state.memory.shape
+    if discount is None:
+        width = slot_size
+    else:
+        _check(0 <= discount < 1, "retroactive_discount must be in [0, 1), or None", f"it is {discount}")
+        even = "A slot must be twice as wide as a word, for the trace (without, pass retroactive_discount=None)"
+        _check(slot_size % 2 == 0, even, f"its width is {slot_size}")
+        width = slot_size // 2
+    _check_shape("word", word, (batch_size, width))
+    if read_weights.ndim != 3 or read_weights.shape[0] != batch_size or read_weights.shape[2] != memory_size:
+        _check_shape("read_weights", read_weights, (batch_size, "K", memory_size))
+
+
+def _check_shape(name: str, x: Tensor, wanted: tuple) -> None:
+    """Raise a MerlinError unless the tensor has this shape, a letter standing for any number."""
+    if tuple(x.shape) != tuple(wanted):
+        fits = x.ndim == len(wanted) and all(isinstance(w, str) or w == n for w, n in zip(wanted, x.shape, strict=True))
+        shapes = (f"[{', '.join(map(str, shape))}]" for shape in (wanted, x.shape))
+        _check(fits, f"{name} must have the shape {next(shapes)}", f"it has {next(shapes)}")
+
+
+def _check(holds: bool, must: str, came: str) -> None:
+    if not holds:
+        raise MerlinError(f"{must}, but {came}: correct what is passed to the memory.")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,23 +12,32 @@ from merlin.memory import content
 from merlin.memory.content import Read
 from merlin.memory.window import MemoryWindow, WindowState
 from merlin.plugins import load_class
+from merlin.ranges import Range, SettingError, Settings
 from merlin.states import map_state
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig:
+class MemoryConfig(Settings):
     """The memory's kind, its size and how it is read."""
 
     memory: str = "content"
     """content, or `module:Name`, a class of your own that is a `merlin.memory.Memory`."""
-    memory_size: int = 1350
+    memory_size: Annotated[int, Range(1, 10_000_000)] = 1350
     """N, slots."""
-    retroactive_discount: float | None = 0.96
+    retroactive_discount: Annotated[float | None, Range(0, 1)] = 0.96
     """g of the retroactive half of the memory; none leaves it out."""
     mask_unwritten: bool = True
     """Keep slots that were never written from being read."""
-    top_k: int | None = None
-    """Read only this many slots for each key; none reads all."""
+    top_k: Annotated[int | None, Range(1, 10_000_000)] = None
+    """Read only this many slots for each key, at most memory_size; none reads all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_k is not None and self.top_k > self.memory_size:
+            raise SettingError(
+                f"top_k must be at most memory_size, which is {self.memory_size}, but is {self.top_k}: lower it, or "
+                f"take none, which reads all slots."
+            )
 
 
 class Memory(ABC):
@@ -47,7 +56,13 @@ class Memory(ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> Any:
-        """Return an empty memory."""
+        """Return an empty memory. One that can be of another type than float32 takes `dtype` besides."""
+
+    def empty(self, batch_size: int, like: Tensor) -> Any:
+        """Return an empty memory on the device of a tensor, and of its type."""
+        if like.dtype == torch.float32:
+            return self.initial_state(batch_size, like.device)
+        return self.initial_state(batch_size, like.device, dtype=like.dtype)  # pyright: ignore[reportCallIssue]
 
     @abstractmethod
     def read(self, state: Any, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"]) -> Read:
@@ -88,8 +103,10 @@ class ContentMemory(Memory):
         super().__init__(word_size, config)
         self.slot_size = word_size * (1 if config.retroactive_discount is None else 2)
 
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> content.MemoryState:
-        return content.initial_state(batch_size, self.config.memory_size, self.slot_size, device=device)
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    ) -> content.MemoryState:
+        return content.initial_state(batch_size, self.config.memory_size, self.slot_size, device=device, dtype=dtype)
 
     def read(
         self,

@@ -35,6 +35,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset
+from merlin.precision import as_type, full_precision
 
 
 class At(NamedTuple):
@@ -288,7 +289,10 @@ class WindowState:
 
     def read(self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], top_k: int | None = None) -> Read:
         """Return what `merlin.memory.read` finds, the weights being those of the entries, without gradients."""
-        return Read(*self._apply(_Read, self.readable, self.inverse_norms, keys, strengths, top_k))
+        dtype = self.window.entries.dtype
+        with full_precision(keys):
+            asked = as_type(keys, dtype), as_type(strengths, dtype)
+            return Read(*self._apply(_Read, self.readable, self.inverse_norms, *asked, top_k))
 
     def write(
         self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
@@ -300,6 +304,7 @@ class WindowState:
             slot: Write here, as when experience is replayed, rather than where usage says.
         """
         window, step, n = self.window, self.step, self.window.held
+        word = as_type(word, window.entries.dtype)
         with torch.no_grad():
             window.enter(step, word)
             weights = read_weights.sum(1, keepdim=True)
@@ -381,10 +386,15 @@ class _Read(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_words: Tensor | None, *_: Any) -> tuple:
-        window, at = ctx.window, ctx.at
-        window.go_back_to(at.step, ctx.use)
+        ctx.window.go_back_to(ctx.at.step, ctx.use)
         if grad_words is None:
             return (None,) * 8
+        with full_precision(grad_words):
+            return _Read._gradients(ctx, grad_words)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad_words: Tensor) -> tuple:
+        window, at = ctx.window, ctx.at
         keys, scale, strengths, similarity, weights, inverse_norms, chosen = ctx.kept
         ctx.kept = None
         grad_weights = window.dots(at, grad_words, chosen).mul_(weights)

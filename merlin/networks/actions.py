@@ -2,37 +2,48 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
-from jaxtyping import Float
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.errors import MerlinError
+from merlin.networks.action_spaces import SimpleSpace, join_spaces, open_action_space
 from merlin.networks.categories import Categories
 from merlin.networks.entries import CLOSE, flatten_entry, unflatten_entry
+from merlin.networks.spaces import ACTION_MASK
 
 # A Gaussian action's log standard deviation, in half ranges of the Box: its value at parameter 0, and how far from it
 # the parameter can move it. The bound keeps an entropy bonus from growing it, and a certain policy from shrinking it,
 # without end: from 0.05 to 7.4, beginning at 0.6.
 LOG_STD_CENTRE, LOG_STD_REACH = -0.5, 2.5
 
+MASKED_LOG_PROB = -10.0
+"""What a value network is told of an action that is not allowed, whose log-probability is -inf: about never."""
+
 
 def make_action_distribution(space: gymnasium.Space) -> "ActionDistribution":
     """Return the distribution of the actions of a space.
 
+    An action of a Dict or a Tuple is one flat row, the numbers of its simple spaces side by side in their order.
+
     Raises:
-        MerlinError: The space is neither a Discrete, a MultiDiscrete nor a Box.
+        MerlinError: A space in it is no Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple, or it is empty.
     """
-    if isinstance(space, Discrete | MultiDiscrete):
-        return CategoricalActions(space)
-    if isinstance(space, Box):
-        return GaussianActions(space)
-    raise MerlinError(
-        f"Action spaces are Discrete, MultiDiscrete or Box; this one is a {type(space).__name__}: wrap it."
-    )
+    spaces = [part for _, part in open_action_space(space)]
+    if spaces == [space]:
+        return _simple(spaces[0])
+    parts = [_simple(join_spaces(list(group))) for _, group in groupby(spaces, lambda part: isinstance(part, Box))]
+    return parts[0] if len(parts) == 1 else ProductActions(parts)
+
+
+def _simple(space: SimpleSpace) -> "ActionDistribution":
+    return GaussianActions(space) if isinstance(space, Box) else CategoricalActions(space)
 
 
 class ActionDistribution(nn.Module, ABC):
@@ -40,14 +51,49 @@ class ActionDistribution(nn.Module, ABC):
 
     Attributes:
         num_parameters: What a policy head puts out.
+        num_choices: C, categories of all variables: what a mask has an entry for. 0 for a Box.
         encoding_size: The width of `encode`, and what a decoder of past actions puts out.
-        shape, dtype: Of one action, as the environment takes it.
+        shape, dtype: Of one action, as tensors hold it.
     """
 
     num_parameters: int
+    num_choices: int
     encoding_size: int
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    def restrict(
+        self, parameters: Float[Tensor, "*batch A"], observation: Mapping[str, Tensor]
+    ) -> Float[Tensor, "*batch A"]:
+        """Return the parameters with the actions that the observation's mask forbids made impossible.
+
+        Where the observation has no entry `action_mask`, they come back as they are. Of what is forbidden the
+        probability is exactly 0, the log-probability finite, and no gradient reaches its logit.
+
+        Raises:
+            MerlinError: The mask is of another size than the choices, or there are none.
+        """
+        mask = observation.get(ACTION_MASK)
+        if mask is None:
+            return parameters
+        if mask.shape != (*parameters.shape[:-1], self.num_choices) or not self.num_choices:
+            raise MerlinError(
+                f"An action mask must have a row of {self.num_choices} numbers for each environment, one for each "
+                f"choice, but is of shape {tuple(mask.shape)}: correct the mask."
+                if self.num_choices
+                else "An action mask must be of choices, but actions of a Box have none: leave the mask out."
+            )
+        return self.mask(parameters, mask.bool())
+
+    @abstractmethod
+    def mask(
+        self, parameters: Float[Tensor, "*batch A"], allowed: Bool[Tensor, "*batch C"]
+    ) -> Float[Tensor, "*batch A"]:
+        """Return the parameters with everything that is not allowed made impossible. See `restrict`."""
+
+    @abstractmethod
+    def is_possible(self, allowed: Bool[Tensor, "*batch C"]) -> Bool[Tensor, "*batch"]:
+        """Return the rows of a mask that allow an action: something of each variable."""
 
     @abstractmethod
     def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
@@ -67,11 +113,18 @@ class ActionDistribution(nn.Module, ABC):
 
     @abstractmethod
     def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
-        """Return the entropy in nats."""
+        """Return the entropy in nats, of what is allowed."""
 
     @abstractmethod
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
-        """Return the policy as the value network sees it: all log-probabilities; for a Box the parameters."""
+        """Return the policy as the value network sees it: all log-probabilities; for a Box the parameters.
+
+        Those of what is not allowed are `MASKED_LOG_PROB`.
+        """
+
+    @abstractmethod
+    def probabilities(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch C"]:
+        """Return the probability of each choice, exactly 0 of what is not allowed; a Box has none."""
 
     @abstractmethod
     def reconstruction_nats(
@@ -87,21 +140,33 @@ class ActionDistribution(nn.Module, ABC):
 
 
 class CategoricalActions(ActionDistribution):
-    """Discrete and MultiDiscrete: independent categories; the parameters are their logits side by side."""
+    """Discrete, MultiDiscrete, MultiBinary: independent categories; the parameters are their logits side by side."""
 
-    def __init__(self, space: Discrete | MultiDiscrete):
+    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
         super().__init__()
         self.categories = Categories(space)
-        self.num_parameters = self.encoding_size = self.categories.num_columns
+        self.num_parameters = self.num_choices = self.encoding_size = self.categories.num_columns
         self.shape, self.dtype = self.categories.shape, torch.int64
+
+    def mask(
+        self, parameters: Float[Tensor, "*batch A"], allowed: Bool[Tensor, "*batch C"]
+    ) -> Float[Tensor, "*batch A"]:
+        # Not -inf, whose product with a probability of 0 is NaN. A row that allows nothing comes out uniform.
+        return parameters.masked_fill(~allowed, _least(parameters))
+
+    def is_possible(self, allowed: Bool[Tensor, "*batch C"]) -> Bool[Tensor, "*batch"]:
+        best = self.categories.columns(self.categories.highest(allowed.float()))
+        return allowed.gather(-1, best).all(-1)
 
     def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
         return self.categories.encode(action)
 
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
         # Gumbel-max: argmax(logits - log(-log u)) is a sample. No normalising, no cumulative sums; drawing uniforms
-        # takes a third of the time of drawing exponentials.
-        uniform = torch.rand(parameters.shape, generator=generator, device=parameters.device)
+        # takes a third of the time of drawing exponentials. A uniform of 0 would put the one choice that is allowed
+        # behind those that are not, so the draw begins just above; all other draws are as from 0 on.
+        uniform = torch.empty(parameters.shape, device=parameters.device)
+        uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
         return self.categories.highest(parameters - uniform.log_().neg_().log_())
 
     def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
@@ -115,12 +180,16 @@ class CategoricalActions(ActionDistribution):
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
-        return self.categories.normalise(parameters)
+        log_probs = self.categories.normalise(parameters)
+        return log_probs.masked_fill(log_probs < _least(log_probs) / 2, MASKED_LOG_PROB)
+
+    def probabilities(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch C"]:
+        return self.categories.normalise(parameters).exp()
 
     def reconstruction_nats(
         self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch"]:
-        return -(code * self.log_probs(decoded)).sum(-1)
+        return -(code * self.categories.normalise(decoded)).sum(-1)
 
     def reconstruction_accuracy(
         self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
@@ -145,7 +214,7 @@ class GaussianActions(ActionDistribution):
         super().__init__()
         self.shape, self.dtype = tuple(space.shape), torch.float32
         self.encoding_size = math.prod(self.shape)
-        self.num_parameters = 2 * self.encoding_size
+        self.num_parameters, self.num_choices = 2 * self.encoding_size, 0
         low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
         finite = np.isfinite(low) & np.isfinite(high) & (low < high) & (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
         low, high = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
@@ -160,8 +229,16 @@ class GaussianActions(ActionDistribution):
         log_std = LOG_STD_CENTRE + LOG_STD_REACH * torch.tanh(log_std / LOG_STD_REACH)
         return self.centre + self.half_range * mean, self.half_range.log() + log_std
 
+    def mask(
+        self, parameters: Float[Tensor, "*batch A"], allowed: Bool[Tensor, "*batch C"]
+    ) -> Float[Tensor, "*batch A"]:
+        return parameters
+
+    def is_possible(self, allowed: Bool[Tensor, "*batch C"]) -> Bool[Tensor, "*batch"]:
+        return allowed.new_ones(allowed.shape[:-1])
+
     def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
-        return (flatten_entry(action, self.shape).float() - self.centre) / self.half_range
+        return (flatten_entry(action, self.shape).to(self.centre.dtype) - self.centre) / self.half_range
 
     @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
@@ -183,6 +260,9 @@ class GaussianActions(ActionDistribution):
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         return parameters
 
+    def probabilities(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch C"]:
+        return parameters[..., :0]
+
     def reconstruction_nats(
         self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch"]:
@@ -192,3 +272,90 @@ class GaussianActions(ActionDistribution):
         self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch"]:
         return ((code - decoded).abs() < CLOSE).float().mean(-1)
+
+
+class ProductActions(ActionDistribution):
+    """Dict and Tuple of choices and Boxes: independent parts, all that is theirs side by side.
+
+        log π(a) = Σₚ log πₚ(aₚ),   entropy = Σₚ entropyₚ
+
+    Attributes:
+        dtype: float64, which holds whole numbers exactly beside those of a Box.
+    """
+
+    def __init__(self, parts: list[ActionDistribution]):
+        super().__init__()
+        self.parts: list[ActionDistribution] = nn.ModuleList(parts)  # pyright: ignore[reportAttributeAccessIssue]
+        self._parameters_of, self._choices_of, self._codes_of = (
+            [getattr(part, size) for part in parts] for size in ("num_parameters", "num_choices", "encoding_size")
+        )
+        self._numbers_of = [math.prod(part.shape) for part in parts]
+        self.num_parameters, self.num_choices, self.encoding_size = map(
+            sum, (self._parameters_of, self._choices_of, self._codes_of)
+        )
+        self.shape, self.dtype = (sum(self._numbers_of),), torch.float64
+
+    def actions(self, action: Tensor) -> list[Tensor]:
+        """Return the action of each part, in its own type."""
+        numbers = action.split(self._numbers_of, -1)
+        return [x.to(part.dtype) for part, x in zip(self.parts, numbers, strict=True)]
+
+    def mask(
+        self, parameters: Float[Tensor, "*batch A"], allowed: Bool[Tensor, "*batch C"]
+    ) -> Float[Tensor, "*batch A"]:
+        return self._each("mask", parameters.split(self._parameters_of, -1), allowed.split(self._choices_of, -1))
+
+    def is_possible(self, allowed: Bool[Tensor, "*batch C"]) -> Bool[Tensor, "*batch"]:
+        rows = zip(self.parts, allowed.split(self._choices_of, -1), strict=True)
+        return torch.stack([part.is_possible(x) for part, x in rows]).all(0)
+
+    def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
+        return self._each("encode", self.actions(action))
+
+    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
+        rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
+        return torch.cat([part.sample(x, generator).to(self.dtype) for part, x in rows], -1)
+
+    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
+        rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
+        return torch.cat([part.mode(x).to(self.dtype) for part, x in rows], -1)
+
+    def log_prob(self, parameters: Float[Tensor, "*batch A"], action: Tensor) -> Float[Tensor, "*batch"]:
+        return self._sum("log_prob", parameters.split(self._parameters_of, -1), self.actions(action))
+
+    def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        return self._sum("entropy", parameters.split(self._parameters_of, -1))
+
+    def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+        return self._each("log_probs", parameters.split(self._parameters_of, -1))
+
+    def probabilities(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch C"]:
+        return self._each("probabilities", parameters.split(self._parameters_of, -1))
+
+    def reconstruction_nats(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        return self._sum("reconstruction_nats", decoded.split(self._codes_of, -1), code.split(self._codes_of, -1))
+
+    def reconstruction_accuracy(
+        self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch"]:
+        rows = zip(self.parts, decoded.split(self._codes_of, -1), code.split(self._codes_of, -1), strict=True)
+        shares = zip(rows, self._numbers_of, strict=True)
+        right = [part.reconstruction_accuracy(x, y) * n for (part, x, y), n in shares]
+        return torch.stack(right).sum(0) / sum(self._numbers_of)
+
+    def _each(self, name: str, *columns: Sequence[Tensor]) -> Tensor:
+        """Return what each part answers to its share of the columns, side by side."""
+        rows = zip(self.parts, *columns, strict=True)
+        return torch.cat([getattr(part, name)(*row) for part, *row in rows], -1)
+
+    def _sum(self, name: str, *columns: Sequence[Tensor]) -> Tensor:
+        """Return the sum of what each part answers to its share of the columns."""
+        rows = zip(self.parts, *columns, strict=True)
+        return torch.stack([getattr(part, name)(*row) for part, *row in rows]).sum(0)
+
+
+def _least(x: Tensor) -> float:
+    """Return a logit of what is not allowed: so low that its probability is 0, and far from overflowing in sums."""
+    return torch.finfo(x.dtype).min / 4

@@ -6,16 +6,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from merlin.errors import MerlinError
 from merlin.networks.entries import (
     EntryDecoder,
     EntryEncoder,
     count,
     flatten_entry,
     frequency_nats,
-    num_steps,
+    num_rows,
+    row_weights,
     unflatten_entry,
 )
 from merlin.networks.spaces import shape_of
@@ -34,6 +36,8 @@ class Categories(nn.Module):
     _shifts: Tensor
     _variables: Tensor
     _table: Tensor
+    _offsets: Tensor
+    _lasts: Tensor
 
     def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
         super().__init__()
@@ -44,6 +48,8 @@ class Categories(nn.Module):
         offsets = np.cumsum((0, *self.sizes[:-1]))
         self.register_buffer("_starts", torch.tensor(starts), persistent=False)
         self.register_buffer("_shifts", torch.tensor(offsets - starts), persistent=False)
+        self.register_buffer("_offsets", torch.tensor(offsets), persistent=False)
+        self.register_buffer("_lasts", torch.tensor(offsets + np.array(self.sizes) - 1), persistent=False)
         variables = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
         self.register_buffer("_variables", variables, persistent=False)  # which one owns each column
         self._has_starts, self._has_shifts = any(starts), bool((offsets != starts).any())
@@ -58,11 +64,37 @@ class Categories(nn.Module):
         return values + self._shifts if self._has_shifts else values
 
     def encode(self, values: Tensor) -> Float[Tensor, "*batch {self.num_columns}"]:
-        """Return the one-hots of all variables, one after another."""
+        """Return the one-hots of all variables, one after another.
+
+        Raises:
+            MerlinError: A value is none of its variable's. (Not on a GPU, whose host would have to wait; there a
+                variable of several with such a value has no one-hot at all.)
+        """
         columns = self.columns(values)
         if self._has_table:
-            return F.embedding(columns.squeeze(-1), self._table)
-        return torch.zeros(*columns.shape[:-1], self.num_columns, device=values.device).scatter_(-1, columns, 1.0)
+            try:
+                return F.embedding(columns.squeeze(-1), self._table)
+            except IndexError:
+                raise self._stray(columns) from None
+        within = columns.clamp(self._offsets, self._lasts)  # or one variable's value would be another's
+        one_hots = self._table.new_zeros(*columns.shape[:-1], self.num_columns)
+        if columns.device.type != "cpu" or torch.compiler.is_compiling():
+            return one_hots.scatter_(-1, within, (columns == within).to(one_hots.dtype))
+        if not torch.equal(columns, within):
+            raise self._stray(columns)
+        return one_hots.scatter_(-1, columns, 1.0)
+
+    def _stray(self, columns: Int[Tensor, "*batch n"]) -> MerlinError:
+        """Return what to say of the first value that is none of its variable's."""
+        is_stray = (columns < self._offsets) | (columns > self._lasts)
+        variable = int(is_stray.nonzero()[0, -1])
+        value = int((columns - self._shifts)[is_stray][0])
+        start = int(self._starts[variable])
+        which = f" {variable}" if len(self.sizes) > 1 else ""
+        return MerlinError(
+            f"Variable{which} of these categories must be from {start} to {start + self.sizes[variable] - 1}, but is "
+            f"{value}: correct the space or what gives the values."
+        )
 
     def normalise(self, logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
         """Return the log-probabilities of every category of every variable."""
@@ -88,20 +120,28 @@ class Categories(nn.Module):
         """Return the fraction of the variables whose value is the likeliest, or as likely as any."""
         return self._is_likeliest(logits, self.columns(values)).mean(-1)
 
-    def recall(self, logits: Float[Tensor, "*batch S"], values: Tensor) -> Float[Tensor, ""]:
-        """Return the accuracy within each category that occurs, every category counting the same, however rare."""
+    def recall(
+        self, logits: Float[Tensor, "*batch S"], values: Tensor, counts: Bool[Tensor, "..."] | None = None
+    ) -> Float[Tensor, ""]:
+        """Return the accuracy within each category that occurs, every category counting the same, however rare.
+
+        Args:
+            counts: The rows that count, the first of the leading dimensions; all unless given.
+        """
         columns = self.columns(values)
-        seen, right = count(columns, self.num_columns), torch.zeros(self.num_columns, device=columns.device)
-        right.scatter_add_(0, columns.flatten(), self._is_likeliest(logits, columns).flatten())
-        return (right / seen.clamp(min=1)).sum() / (seen > 0).sum()
+        seen, right = count(columns, self.num_columns, counts), torch.zeros(self.num_columns, device=columns.device)
+        hits = self._is_likeliest(logits, columns) * row_weights(columns, counts)
+        right.scatter_add_(0, columns.flatten(), hits.flatten())
+        return (right / seen.clamp(min=1)).sum() / (seen > 0).sum().clamp(min=1)
 
     def _is_likeliest(self, logits: Float[Tensor, "*batch S"], columns: Int[Tensor, "*batch n"]) -> Tensor:
         highest = self._reduce(torch.amax, logits)  # many times faster than argmax where categories are few
         return (logits.gather(-1, columns) >= highest).float()
 
-    def marginal_nats(self, values: Tensor) -> Float[Tensor, ""]:
-        """Return the entropy of the variables' frequencies over all leading dimensions, summed over the variables."""
-        return frequency_nats(count(self.columns(values), self.num_columns), num_steps(values, self.shape))
+    def marginal_nats(self, values: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+        """Return the entropy of the variables' frequencies over the rows that count, summed over the variables."""
+        seen = count(self.columns(values), self.num_columns, counts)
+        return frequency_nats(seen, num_rows(values, self.shape, counts))
 
     def _reduce(
         self, function: Callable[..., Tensor], logits: Tensor
@@ -162,11 +202,13 @@ class CategoryDecoder(EntryDecoder):
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         return self.categories.accuracy(parameters, value)
 
-    def recall(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, ""]:
-        return self.categories.recall(parameters, value)
+    def recall(
+        self, parameters: Float[Tensor, "*batch P"], value: Tensor, counts: Bool[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, ""]:
+        return self.categories.recall(parameters, value, counts)
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         return self.categories.highest(parameters)
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        return self.categories.marginal_nats(value)
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+        return self.categories.marginal_nats(value, counts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import gymnasium
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
@@ -13,30 +13,27 @@ from merlin.networks.categories import CategoryDecoder
 from merlin.networks.entries import EntryDecoder
 from merlin.networks.grids import GridDecoder
 from merlin.networks.images import ImageDecoder
-from merlin.networks.spaces import Tokens, check_supported, kind
+from merlin.networks.spaces import Picture, Symbols, Tokens, kind, settle
 from merlin.networks.texts import TextDecoder
 from merlin.networks.vectors import VectorDecoder
+from merlin.ranges import WIDTH, Range, Settings
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Settings):
     """Sizes, and how pixels are distributed. Categories, vectors and texts are decoded linearly and have no size."""
 
-    image_features: int = 500
+    image_features: Annotated[int, WIDTH] = 500
     """Width of the layer that an image is decoded from."""
-    image_channels: int = 32
+    image_channels: Annotated[int, WIDTH] = 32
     """Channels of an image's transposed convolutions."""
     image_likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """How pixels, scaled to [0, 1], are distributed: bernoulli, or gaussian with variance 1."""
-    grid_features: int = 200
+    grid_features: Annotated[int, WIDTH] = 200
     """Width of the layer that a symbolic grid is decoded from."""
-    grid_rarity: float = 0.0
+    grid_rarity: Annotated[float, Range(0, 1)] = 0.0
     """Cells weigh by how frequent what they hold is, to minus this power: 0 by likelihood, 1 every category alike. What
     is to be remembered is often the one object among walls and floor, which likelihood decodes last, or never."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.grid_rarity <= 1:
-            raise ValueError(f"grid_rarity must be from 0 to 1, but is {self.grid_rarity}.")
 
 
 class Decoder(nn.Module):
@@ -64,10 +61,16 @@ class Decoder(nn.Module):
         return {name: entry.nats(parameters[name], observation[name]) for name, entry in self._items()}
 
     def losses(
-        self, parameters: dict[str, Tensor], observation: dict[str, Tensor], nats: dict[str, Float[Tensor, "*batch"]]
+        self,
+        parameters: dict[str, Tensor],
+        observation: dict[str, Tensor],
+        nats: dict[str, Float[Tensor, "*batch"]],
+        counts: Bool[Tensor, "*batch"] | None = None,
     ) -> dict[str, Float[Tensor, "*batch"]]:
-        """Return what learning minimises of each entry, given its nats."""
-        return {name: entry.loss(parameters[name], observation[name], nats[name]) for name, entry in self._items()}
+        """Return what learning minimises of each entry, given its nats and the rows that count."""
+        return {
+            name: entry.loss(parameters[name], observation[name], nats[name], counts) for name, entry in self._items()
+        }
 
     def accuracy(
         self, parameters: dict[str, Tensor], observation: dict[str, Tensor]
@@ -78,18 +81,25 @@ class Decoder(nn.Module):
         """
         return {name: entry.accuracy(parameters[name], observation[name]) for name, entry in self._items()}
 
-    def recall(self, parameters: dict[str, Tensor], observation: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+    def recall(
+        self,
+        parameters: dict[str, Tensor],
+        observation: dict[str, Tensor],
+        counts: Bool[Tensor, "*batch"] | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
         """Return the accuracy by category, of the entries that are categories or grids of them: see EntryDecoder."""
-        recalls = {name: entry.recall(parameters[name], observation[name]) for name, entry in self._items()}
+        recalls = {name: entry.recall(parameters[name], observation[name], counts) for name, entry in self._items()}
         return {name: recall for name, recall in recalls.items() if recall is not None}
 
     def mode(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the reconstruction, in the units of the observation."""
         return {name: entry.mode(parameters[name]) for name, entry in self._items()}
 
-    def chance_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
+    def chance_nats(
+        self, observation: dict[str, Tensor], counts: Bool[Tensor, "*batch"] | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
         """Return the nats per step that knowing each entry is worth in this batch: see EntryDecoder."""
-        return {name: entry.chance_nats(observation[name]) for name, entry in self._items()}
+        return {name: entry.chance_nats(observation[name], counts) for name, entry in self._items()}
 
     def floor_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, "*batch"]]:
         """Return the nats that remain however good the parameters are: a grey pixel is uncertain under a Bernoulli."""
@@ -110,17 +120,17 @@ def make_entry_decoder(
     name: str, space: gymnasium.Space, input_size: int, config: DecoderConfig, running_scales: bool = False
 ) -> EntryDecoder:
     """Return the decoder of one entry."""
-    check_supported(name, space)
+    space = settle(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryDecoder(space, input_size)
         case "vector", Box():
             return VectorDecoder(space, input_size, running_scales)
-        case "image", Box():
+        case "image", Picture():
             return ImageDecoder(
                 space, input_size, config.image_features, config.image_channels, config.image_likelihood
             )
-        case "symbols", MultiDiscrete():
+        case "symbols", Symbols():
             return GridDecoder(space, input_size, config.grid_features, config.grid_rarity)
         case "text", Tokens():
             return TextDecoder(space, input_size)

@@ -1,6 +1,7 @@
 """The encoder: every entry of an observation to numbers, side by side."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import gymnasium
 import torch
@@ -12,24 +13,25 @@ from merlin.networks.categories import CategoryEncoder
 from merlin.networks.entries import EntryEncoder
 from merlin.networks.grids import GridEncoder
 from merlin.networks.images import ImageEncoder
-from merlin.networks.spaces import Tokens, check_supported, kind
+from merlin.networks.spaces import Picture, Symbols, Tokens, kind, settle
 from merlin.networks.texts import TextEncoder
 from merlin.networks.vectors import VectorEncoder
+from merlin.ranges import WIDTH, Settings
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Settings):
     """Sizes. Categories are one-hot and vectors are passed on, so that they have none."""
 
-    image_features: int = 500
+    image_features: Annotated[int, WIDTH] = 500
     """Width of an image's encoding."""
-    image_channels: int = 32
+    image_channels: Annotated[int, WIDTH] = 32
     """Channels of an image's convolutions."""
-    grid_features: int = 200
+    grid_features: Annotated[int, WIDTH] = 200
     """Width of a symbolic grid's encoding."""
-    grid_channels: int = 32
+    grid_channels: Annotated[int, WIDTH] = 32
     """Channels of a symbolic grid's embeddings and convolution."""
-    text_features: int = 64
+    text_features: Annotated[int, WIDTH] = 64
     """Width of a text's encoding."""
 
 
@@ -64,15 +66,15 @@ def make_entry_encoder(
     name: str, space: gymnasium.Space, config: EncoderConfig, running_scales: bool = False
 ) -> EntryEncoder:
     """Return the encoder of one entry."""
-    check_supported(name, space)
+    space = settle(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
             return CategoryEncoder(space)
         case "vector", Box():
             return VectorEncoder(space, running_scales)
-        case "image", Box():
+        case "image", Picture():
             return ImageEncoder(space, config.image_features, config.image_channels)
-        case "symbols", MultiDiscrete():
+        case "symbols", Symbols():
             return GridEncoder(space, config.grid_features, config.grid_channels)
         case "text", Tokens():
             return TextEncoder(space, config.text_features)

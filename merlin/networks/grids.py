@@ -2,16 +2,19 @@
 
 import math
 
+import numpy as np
 import torch
 from gymnasium.spaces import MultiDiscrete
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.categories import Categories
-from merlin.networks.entries import EntryDecoder, EntryEncoder, count, frequency_nats, num_steps
+from merlin.networks.entries import EntryDecoder, EntryEncoder, count, frequency_nats, num_rows
 from merlin.networks.images import Bottleneck, channels_last, stages
 from merlin.networks.initialization import start_at_scale
+from merlin.networks.kinds import Symbols
+from merlin.networks.spaces import shape_of
 
 
 class GridEncoder(EntryEncoder):
@@ -21,8 +24,9 @@ class GridEncoder(EntryEncoder):
     squeezed through the few channels of one cell, and the corners of any view would hardly be seen.
     """
 
-    def __init__(self, space: MultiDiscrete, features: int, channels: int):
+    def __init__(self, space: Symbols, features: int, channels: int):
         super().__init__()
+        self.shape = shape_of(space)
         self.categories = cell_categories(space)
         plan = stages((space.shape[0], space.shape[1]))
         # a product with one-hots: so few categories make it several times faster than gathering, and its gradient too
@@ -37,10 +41,11 @@ class GridEncoder(EntryEncoder):
         start_at_scale(self.convolutions, self.linear)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
-        one_hots = self.categories.encode(value.reshape(-1, *value.shape[-3:]))
+        cells = grid_cells(value, self.shape)
+        one_hots = self.categories.encode(cells.reshape(-1, *self.shape[:2], cells.shape[-1]))
         grids = self.embedding(one_hots.to(self.embedding.weight.dtype)).movedim(-1, 1)
         features = self.convolutions(grids).movedim(1, -1).flatten(1)
-        return torch.tanh(self.linear(features)).reshape(*value.shape[:-3], -1)
+        return torch.tanh(self.linear(features)).reshape(*cells.shape[:-2], -1)
 
 
 class GridDecoder(EntryDecoder):
@@ -56,7 +61,7 @@ class GridDecoder(EntryDecoder):
         rarity: How much more what is rare counts in the loss: see `DecoderConfig.grid_rarity`.
     """
 
-    def __init__(self, space: MultiDiscrete, input_size: int, features: int, rarity: float = 0.0):
+    def __init__(self, space: Symbols, input_size: int, features: int, rarity: float = 0.0):
         super().__init__(space)
         self.rarity = rarity
         self.categories = cell_categories(space)
@@ -72,41 +77,54 @@ class GridDecoder(EntryDecoder):
         return (self._cells(self.layers(latent)) + self.anywhere(latent).unsqueeze(-2)).flatten(-2)
 
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
-        return -self.categories.log_prob(self._cells(parameters), value.flatten(-3, -2)).sum((-2, -1))
+        return -self.categories.log_prob(self._cells(parameters), grid_cells(value, self.shape)).sum((-2, -1))
 
     def loss(
-        self, parameters: Float[Tensor, "*batch P"], value: Tensor, nats: Float[Tensor, "*batch"]
+        self,
+        parameters: Float[Tensor, "*batch P"],
+        value: Tensor,
+        nats: Float[Tensor, "*batch"],
+        counts: Bool[Tensor, "*batch"] | None = None,
     ) -> Float[Tensor, "*batch"]:
-        """Return the cross-entropies weighted by frequency^−rarity of what is there, over all rows 1 in the mean."""
+        """Return the cross-entropies weighted by frequency^−rarity of what is there, 1 in the mean over `counts`."""
         if self.rarity == 0:
             return nats
-        cells = value.flatten(-3, -2)
+        cells = grid_cells(value, self.shape)
         columns = self.categories.columns(cells)
-        seen = distributed.total(count(columns, self.categories.num_columns))
+        seen = distributed.total(count(columns, self.categories.num_columns, counts))
         weights = seen.clamp(min=1).pow(-self.rarity)
         weights = weights * seen.sum() / (weights * seen).sum()
         return -(weights[columns] * self.categories.log_prob(self._cells(parameters), cells)).sum((-2, -1))
 
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
-        return self.categories.accuracy(self._cells(parameters), value.flatten(-3, -2)).mean(-1)
+        return self.categories.accuracy(self._cells(parameters), grid_cells(value, self.shape)).mean(-1)
 
-    def recall(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, ""]:
-        return self.categories.recall(self._cells(parameters), value.flatten(-3, -2))
+    def recall(
+        self, parameters: Float[Tensor, "*batch P"], value: Tensor, counts: Bool[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, ""]:
+        return self.categories.recall(self._cells(parameters), grid_cells(value, self.shape), counts)
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
-        return self.categories.highest(self._cells(parameters)).unflatten(-2, self.shape[:2])
+        cells = self.categories.highest(self._cells(parameters))
+        return cells.flatten(-2).unflatten(-1, self.shape)
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        columns = self.categories.columns(value.flatten(-3, -2))
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+        columns = self.categories.columns(grid_cells(value, self.shape))
         num_columns = self.categories.num_columns
         cell_starts = torch.arange(self.num_cells, device=value.device).unsqueeze(-1) * num_columns
-        counts = count(columns + cell_starts, self.num_cells * num_columns)
-        return frequency_nats(counts, num_steps(value, self.shape))
+        seen = count(columns + cell_starts, self.num_cells * num_columns, counts)
+        return frequency_nats(seen, num_rows(value, self.shape, counts))
 
     def _cells(self, parameters: Tensor) -> Float[Tensor, "*batch cells S"]:
         return parameters.unflatten(-1, (self.num_cells, -1))
 
 
-def cell_categories(space: MultiDiscrete) -> Categories:
+def cell_categories(space: Symbols) -> Categories:
     """Return the categories of one cell: one variable for each channel."""
-    return Categories(MultiDiscrete(space.nvec[0, 0], start=space.start[0, 0]))
+    sizes, starts = (np.atleast_1d(x[0, 0]).astype(np.int64) for x in (space.nvec, space.start))
+    return Categories(MultiDiscrete(sizes, start=starts))
+
+
+def grid_cells(value: Tensor, shape: tuple[int, ...]) -> Int[Tensor, "*batch cells channels"]:
+    """Return grids of this shape, (Y, X) or (Y, X, C), cell by cell."""
+    return value.flatten(-3, -2) if len(shape) == 3 else value.flatten(-2).unsqueeze(-1)

@@ -3,15 +3,15 @@
 import math
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from gymnasium.spaces import Box
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from merlin import distributed
-from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, variance
+from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, row_mean, variance
 from merlin.networks.initialization import start_at_scale
+from merlin.networks.kinds import Picture
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -90,7 +90,7 @@ class UpBottleneck(nn.Module):
 class ImageEncoder(EntryEncoder):
     """A residual block for each stage, then a linear layer and tanh."""
 
-    def __init__(self, space: Box, features: int, channels: int):
+    def __init__(self, space: Picture, features: int, channels: int):
         super().__init__()
         self.pixels = Pixels(space)
         plan = stages(self.pixels.size)
@@ -114,7 +114,7 @@ class ImageDecoder(EntryDecoder):
     gaussian:  nats = 0.5 · Σ (x - parameter)²               variance 1, its constant left out
     """
 
-    def __init__(self, space: Box, input_size: int, features: int, channels: int, likelihood: str):
+    def __init__(self, space: Picture, input_size: int, features: int, channels: int, likelihood: str):
         super().__init__(space)
         self.pixels = Pixels(space)
         self.is_bernoulli = likelihood == "bernoulli"
@@ -141,18 +141,18 @@ class ImageDecoder(EntryDecoder):
         return ((self._means(parameters) - self.pixels(value).flatten(-3)).abs() < CLOSE).float().mean(-1)
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
-        return self.pixels.restore(self._means(parameters).unflatten(-1, self.shape))
+        return self.pixels.restore(self._means(parameters))
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
         pixels = self.pixels(value).reshape(-1, math.prod(self.shape))
         if self.is_bernoulli:
-            return binary_entropy(distributed.mean(pixels)).sum() - distributed.mean(self.floor_nats(value).flatten())
-        return 0.5 * variance(pixels).sum()
+            floor = row_mean(self.floor_nats(value).reshape(-1, 1), counts).sum()
+            return binary_entropy(row_mean(pixels, counts)).sum() - floor
+        return 0.5 * variance(pixels, counts).sum()
 
     def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
         if self.is_bernoulli:
-            entropies = self.pixels.entropies(value)
-            return entropies.flatten(entropies.dim() - len(self.shape)).sum(-1)
+            return self.pixels.entropies(value).sum(-1)
         return super().floor_nats(value)
 
     def _means(self, parameters: Tensor) -> Tensor:
@@ -160,36 +160,44 @@ class ImageDecoder(EntryDecoder):
 
 
 class Pixels(nn.Module):
-    """Pixels of a Box (Y, X, C) or (Y, X) as floats in [0, 1], by the bounds of the space; grey ones get their axis."""
+    """Pixels of a Picture as floats in [0, 1], by the bounds of the space; all channels are in one axis, the last."""
 
     _shade_entropies: Float[Tensor, " 256"]
 
-    def __init__(self, space: Box):
+    def __init__(self, space: Picture):
         super().__init__()
-        self.size = space.shape[0], space.shape[1]
-        self.is_grey = len(space.shape) == 2
-        self.channels = 1 if self.is_grey else space.shape[2]
+        self.shape, self.size, self.channel_shape = space.shape, space.size, space.channel_shape
+        self.channels = math.prod(self.channel_shape)
+        # where rows and columns lie among the last axes of a value, and where a network wants them
+        self._axes = tuple(space.row_axis + i - len(self.shape) for i in (0, 1))
+        self._first_axes = tuple(i - len(self.shape) for i in (0, 1))
         self.low, high = float(space.low.min()), float(space.high.max())
         self.range = high - self.low
-        self.dtype = torch.from_numpy(space.low[:0, :0]).dtype
+        self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self._is_bounded = self.dtype == torch.uint8 and (self.low, high) == (0.0, 255.0)  # by its type
         shades = (torch.arange(256.0) - self.low) / self.range
         self.register_buffer("_shade_entropies", binary_entropy(shades.clamp(0.0, 1.0)), persistent=False)
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch Y X C"]:
-        pixels = value.unsqueeze(-1) if self.is_grey else value
+        pixels = value if self._axes == self._first_axes else value.movedim(self._axes, self._first_axes)
+        if len(self.channel_shape) != 1:
+            pixels = pixels.flatten(-2) if self.channel_shape else pixels.unsqueeze(-1)
+        pixels = pixels.to(self._shade_entropies.dtype)
         if (self.low, self.range) != (0.0, 1.0):
-            pixels = (pixels.float() - self.low) / self.range
-        # a float beyond its bounds would make the Bernoulli's loss unbounded below
-        return pixels.float().clamp(0.0, 1.0) if self.dtype.is_floating_point else pixels.float()
+            pixels = (pixels - self.low) / self.range
+        # a number beyond its bounds would make the Bernoulli's loss unbounded below
+        return pixels if self._is_bounded else pixels.clamp(0.0, 1.0)
 
-    def entropies(self, value: Tensor) -> Tensor:
-        """Return the entropy of each pixel as the probability of a Bernoulli, in the shape of the value."""
+    def entropies(self, value: Tensor) -> Float[Tensor, "*batch P"]:
+        """Return the entropy of each pixel and channel as the probability of a Bernoulli, in any order."""
         if value.dtype == torch.uint8:  # looked up: fifteen times faster than logarithms of every pixel
-            return self._shade_entropies.index_select(0, value.flatten().int()).view(value.shape)
-        return binary_entropy(self(value)).view(value.shape)
+            flat = value.flatten(value.dim() - len(self.shape))
+            return self._shade_entropies.index_select(0, flat.flatten().int()).view(flat.shape)
+        return binary_entropy(self(value)).flatten(-3)
 
-    def restore(self, pixels: Tensor) -> Tensor:
-        """Return pixels in [0, 1] (shaped as in the space) in the units and type of the space."""
+    def restore(self, pixels: Float[Tensor, "*batch P"]) -> Tensor:
+        """Return pixels in [0, 1], rows first, in the units, type and shape of the space."""
+        pixels = pixels.unflatten(-1, (*self.size, *self.channel_shape)).movedim(self._first_axes, self._axes)
         restored = pixels.clamp(0.0, 1.0) * self.range + self.low
         return restored if self.dtype.is_floating_point else restored.round().to(self.dtype)
 

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin.precision import as_type
+
 
 class LSTMState(NamedTuple):
     """Outputs and cells of all L layers, side by side."""
@@ -37,13 +39,15 @@ class LSTM(nn.Module):
         return LSTMState(zeros, zeros)
 
     def step(self, x: Float[Tensor, "B I"], state: LSTMState) -> LSTMState:
-        """Return the state after one step; its `hidden` is the output."""
+        """Return the state after one step, of the type of the one before; its `hidden` is the output."""
+        dtype = state.hidden.dtype
         if len(self.cells) == 1:
-            return LSTMState(*self.cells[0](x, state))
+            hidden, cell = self.cells[0](x, state)
+            return LSTMState(as_type(hidden, dtype), as_type(cell, dtype))
         hiddens, cells = [], []
         chunks = zip(*(x.chunk(len(self.cells), -1) for x in state), strict=True)
         for layer, before in zip(self.cells, chunks, strict=True):
             x, cell = layer(x, before)
             hiddens.append(x)
             cells.append(cell)
-        return LSTMState(torch.cat(hiddens, -1), torch.cat(cells, -1))
+        return LSTMState(as_type(torch.cat(hiddens, -1), dtype), as_type(torch.cat(cells, -1), dtype))

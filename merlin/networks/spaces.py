@@ -1,48 +1,81 @@
-"""Observation spaces: nested ones made flat, and the kind of network that each entry calls for."""
+"""Observation spaces: nested ones made flat, each entry with the kind of network that it calls for."""
 
-from typing import Any, Literal
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import gymnasium
-import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from merlin.errors import MerlinError
+from merlin.networks.kinds import (
+    Kind,
+    Picture,
+    Symbols,
+    Tokens,
+    Vector,
+    check_supported,
+    describe_entries,
+    kind,
+    picture_by_bounds,
+    settle,
+)
 
-Kind = Literal["image", "vector", "category", "symbols", "text"]
+__all__ = [
+    "ACTION_MASK", "ROOT", "Kind", "Picture", "Symbols", "Tokens", "Vector", "check_supported", "describe_entries",
+    "flatten_observation", "flatten_space", "kind", "leaves", "settle", "shape_of",
+]  # fmt: skip
 
 ROOT = "observation"  # the one key of a space that is neither a Dict nor a Tuple
-SMALLEST_IMAGE = 5  # a picture has at least this many rows and columns; a smaller Box is a vector
+ACTION_MASK = "action_mask"  # the entry that says which actions are allowed; agents obey it, and do not observe it
 
 
-class Tokens(MultiDiscrete):
-    """A text as token ids, one per position; id 0 is padding, and the text ends at the first of them."""
-
-    def __init__(self, vocabulary: tuple[str, ...], length: int, seed: int | None = None):
-        """
-        Args:
-            vocabulary: What each id stands for, `vocabulary[0]` being the padding.
-        """
-        self.vocabulary = tuple(vocabulary)
-        super().__init__([len(self.vocabulary)] * length, seed=seed)
-
-
-def flatten_space(space: gymnasium.Space) -> dict[str, gymnasium.Space]:
+def flatten_space(
+    space: gymnasium.Space, kinds: Mapping[str, Any] | None = None, pictures_by_bounds: bool = False
+) -> dict[str, gymnasium.Space]:
     """Return the entries of a space, nested Dicts and Tuples opened, under dotted paths such as `sensors.velocity`.
 
+    Each entry's kind is settled. Entries of no numbers at all, such as a Box (0,), are left out, and so is
+    `action_mask`, which says what may be done, and is not observed.
+
+    Args:
+        kinds: What entries are read as where the rules (`merlin.networks.kinds.kind`) would say otherwise, by name.
+        pictures_by_bounds: Read every bounded Box of two or three axes as a picture, as version 0.2.0 did.
+
     Raises:
-        MerlinError: An entry is of a space that no network here reads.
+        MerlinError: An entry is of a space that no network here reads, or `kinds` names what there is not.
     """
-    leaves = dict(_leaves(space, ""))
-    if not leaves:
-        raise MerlinError("An observation space must have an entry; this one is empty: add what the agent sees.")
-    for name, leaf in leaves.items():
+    entries: dict[str, gymnasium.Space] = {}
+    for name, leaf in leaves(space):
+        if name == ACTION_MASK:
+            continue
         check_supported(name, leaf)
-    return leaves
+        if name in entries:
+            raise MerlinError(
+                f"Entries need names of their own, but two are called '{name}' once nested names are joined by dots: "
+                "rename one with a wrapper."
+            )
+        entries[name] = leaf
+    entries = {name: leaf for name, leaf in entries.items() if 0 not in shape_of(leaf)}
+    if not entries:
+        raise MerlinError(
+            "An observation space must have an entry that holds something; this one is empty: add what the agent sees."
+        )
+    kinds = kinds or {}
+    for name in kinds:
+        if name not in entries:
+            near = difflib.get_close_matches(name, entries, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "name one of them."
+            raise MerlinError(
+                f"environment.kinds names the entry {name!r}, but the observation's are {', '.join(entries)}: {hint}"
+            )
+    if pictures_by_bounds:
+        entries = {name: leaf if name in kinds else picture_by_bounds(leaf) for name, leaf in entries.items()}
+    return {name: settle(name, leaf, kinds.get(name)) for name, leaf in entries.items()}
 
 
 def flatten_observation(observation: Any) -> dict[str, Any]:
     """Return the entries of an observation under the names of `flatten_space`; a flat dict comes back as it is."""
-    return dict(_leaves(observation, ""))
+    return dict(leaves(observation))
 
 
 def shape_of(space: gymnasium.Space) -> tuple[int, ...]:
@@ -51,45 +84,7 @@ def shape_of(space: gymnasium.Space) -> tuple[int, ...]:
     return tuple(space.shape)
 
 
-def kind(space: gymnasium.Space) -> Kind:
-    """Return which network reads an entry.
-
-    `image` is a bounded Box (Y, X, C) or (Y, X); `vector` any other Box, flattened; `symbols` a MultiDiscrete
-    (Y, X, C) whose channels have the same sizes in every cell; `text` Tokens; `category` everything else.
-    """
-    if isinstance(space, Tokens):
-        return "text"
-    if isinstance(space, Box):
-        return "image" if _is_image(space) else "vector"
-    if isinstance(space, MultiDiscrete) and len(space.shape) == 3 and bool((space.nvec == space.nvec[0, 0]).all()):
-        return "symbols"
-    return "category"
-
-
-def check_supported(name: str, space: gymnasium.Space) -> None:
-    """Raise a MerlinError unless there is a network for this entry."""
-    if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
-        raise MerlinError(
-            "Observation spaces are made of Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict and Tuple; "
-            f"entry '{name}' is a {type(space).__name__}: leave it out with a wrapper."
-        )
-    if isinstance(space, Box) and len(space.shape) == 3 and space.shape[0] <= 4 and min(space.shape[1:]) >= 16:
-        raise MerlinError(
-            f"Pictures are laid out as (height, width, channels); entry '{name}' has shape {space.shape}: "
-            "move its channels last with a wrapper."
-        )
-
-
-def _is_image(space: Box) -> bool:
-    return (
-        len(space.shape) in (2, 3)
-        and min(space.shape[:2]) >= SMALLEST_IMAGE
-        and bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
-        and float(space.low.min()) < float(space.high.max())
-    )
-
-
-def _leaves(node: Any, path: str):
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted path, leaf) of nested dicts, tuples, Dict spaces and Tuple spaces."""
     if isinstance(node, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
         node = node.spaces
@@ -101,4 +96,4 @@ def _leaves(node: Any, path: str):
         yield path or ROOT, node
         return
     for key, child in children:
-        yield from _leaves(child, f"{path}.{key}" if path else str(key))
+        yield from leaves(child, f"{path}.{key}" if path else str(key))

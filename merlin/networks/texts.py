@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.networks.entries import EntryDecoder, EntryEncoder, count
+from merlin.networks.entries import EntryDecoder, EntryEncoder, count, num_rows
 from merlin.networks.spaces import Tokens
 
 
@@ -20,9 +20,11 @@ class TextEncoder(EntryEncoder):
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         texts, inverse = distinct_rows(value.reshape(-1, value.shape[-1]).long())
-        outputs, _ = self.gru(self.embedding(texts))
         lengths = lengths_of(texts)
-        last = outputs[torch.arange(len(texts), device=texts.device), (lengths - 1).clamp(min=0)]
+        if texts.device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU's host would have to wait
+            texts = texts[:, : max(1, int(lengths.max()))]
+        outputs, _ = self.gru(self.embedding(texts))
+        last = outputs[torch.arange(texts.shape[0], device=texts.device), (lengths - 1).clamp(min=0)]
         encodings = last * (lengths > 0).unsqueeze(-1)
         return encodings[inverse].reshape(*value.shape[:-1], -1)
 
@@ -53,16 +55,18 @@ class TextDecoder(EntryDecoder):
         tokens = self._logits(parameters).argmax(-1)
         return tokens * is_said(tokens)
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
         texts = value.reshape(-1, value.shape[-1]).long()
         starts = torch.arange(self.shape[0], device=texts.device) * self.vocabulary_size
+        if counts is not None:
+            counts = counts.flatten()
         outside = self.shape[0] * self.vocabulary_size  # one more column takes what is not counted
-        counts = distributed.total(count(torch.where(is_said(texts), texts + starts, outside), outside + 1))[:-1]
-        counts = counts.unflatten(0, (*self.shape, self.vocabulary_size))
-        frequencies = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-        return (torch.special.entr(frequencies) * counts.sum(-1, keepdim=True)).sum() / distributed.total(
-            texts.new_tensor(len(texts))
-        )
+        columns = torch.where(is_said(texts), texts + starts, outside)
+        seen = distributed.total(count(columns, outside + 1, counts))[:-1]
+        seen = seen.unflatten(0, (*self.shape, self.vocabulary_size))
+        total = seen.sum(-1, keepdim=True)
+        entropies = torch.special.entr(seen / total.clamp(min=1))
+        return (entropies * total).sum() / num_rows(value, self.shape, counts)
 
     def _logits(self, parameters: Tensor) -> Float[Tensor, "*batch L V"]:
         return parameters.unflatten(-1, (-1, self.vocabulary_size))
@@ -70,7 +74,7 @@ class TextDecoder(EntryDecoder):
 
 def lengths_of(texts: Int[Tensor, "*batch L"]) -> Int[Tensor, "*batch"]:
     """Return how many tokens come before the first padding."""
-    return (texts != 0).long().cumprod(-1).sum(-1)
+    return ((texts == 0).long().cumsum(-1) == 0).sum(-1)
 
 
 def is_said(texts: Int[Tensor, "*batch L"]) -> Bool[Tensor, "*batch L"]:
@@ -82,8 +86,9 @@ def distinct_rows(texts: Int[Tensor, "M L"]) -> tuple[Int[Tensor, "D L"], Int[Te
     """Return the distinct texts of a batch, and for each text which of them it is.
 
     An instruction stays for a whole episode, so that a window of 1,280 steps holds a handful of texts. On a GPU all
-    texts come back as they are: finding the distinct ones would make the host wait.
+    texts come back as they are: finding the distinct ones would make the host wait. So they do where a program is
+    compiled or exported, whose shapes cannot depend on what is in the texts.
     """
-    if texts.device.type != "cpu":
-        return texts, torch.arange(len(texts), device=texts.device)
+    if texts.device.type != "cpu" or torch.compiler.is_compiling():
+        return texts, torch.arange(texts.shape[0], device=texts.device)
     return torch.unique(texts, dim=0, return_inverse=True)

@@ -35,7 +35,7 @@ class VectorScale(nn.Module):
         self.moments = RunningMoments(self.size) if running else None
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch n"]:
-        flat = flatten_entry(value, self.shape).float()
+        flat = flatten_entry(value, self.shape).to(self.scale.dtype)
         if self.moments is not None:
             return self.moments.standardize(flat)
         return flat if self._is_one else flat / self.scale
@@ -72,11 +72,15 @@ class VectorDecoder(EntryDecoder):
     nats = 0.5 · Σᵢ (xᵢ - meanᵢ)²        x in the units of VectorScale
     """
 
+    _bounds: Tensor
+
     def __init__(self, space: Box, input_size: int, running_scale: bool = False):
         super().__init__(space)
         self.scale = VectorScale(space, running_scale)
-        self.low, self.high = float(space.low.min()), float(space.high.max())
         self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        # of integers; as floats some bounds would be just beyond what the integers reach
+        bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-(2.0**63), 2.0**63 - 1024)
+        self.register_buffer("_bounds", torch.tensor(bounds), persistent=False)
         self.linear = nn.Linear(input_size, self.scale.size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
@@ -90,10 +94,10 @@ class VectorDecoder(EntryDecoder):
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         mean = self.scale.restore(parameters)
-        return mean if self.dtype.is_floating_point else mean.round().clamp(self.low, self.high).to(self.dtype)
+        return mean if self.dtype.is_floating_point else mean.double().round().clamp(*self._bounds).to(self.dtype)
 
-    def chance_nats(self, value: Tensor) -> Float[Tensor, ""]:
-        return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size)).sum()
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+        return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size), counts).sum()
 
     def update_scale(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
         self.scale.update(value, counts)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin.precision import as_type, full_precision
+
 
 def in_window(module: nn.Module) -> Any:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
@@ -59,7 +61,7 @@ class WindowLinear(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
         super().__init__()
-        self.weight, self.bias, self.uses = weight, bias, _Uses(sums_bias=False)
+        self.weight, self.bias, self.uses = weight, bias, _Uses(weight.dtype, sums_bias=False)
         self._transposed = weight.detach().T
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
@@ -83,14 +85,15 @@ class _Uses:
     """Outputs' gradients and inputs of a layer's uses, multiplied as soon as there are rows enough for it to pay.
 
     Args:
+        dtype: Of the weight.
         sums_bias: Sum up the bias's gradient too, where no use gives it by itself.
     """
 
     ENOUGH_ROWS = 512
 
-    def __init__(self, sums_bias: bool) -> None:
+    def __init__(self, dtype: torch.dtype, sums_bias: bool) -> None:
         self.waiting: list[tuple[Tensor, Tensor]] = []
-        self.rows, self.sums_bias = 0, sums_bias
+        self.rows, self.dtype, self.sums_bias = 0, dtype, sums_bias
         self.grad_weight: Tensor | None = None
         self.grad_bias: Tensor | None = None
 
@@ -111,15 +114,17 @@ class _Uses:
         return total
 
     def _multiply(self) -> None:
-        gradients, inputs = (x[0] if len(x) == 1 else torch.cat(x) for x in zip(*self.waiting, strict=True))
+        columns = zip(*self.waiting, strict=True)
+        gradients, inputs = (as_type(x[0] if len(x) == 1 else torch.cat(x), self.dtype) for x in columns)
         self.waiting, self.rows = [], 0
-        if self.grad_weight is None:
-            self.grad_weight = gradients.T @ inputs
-            self.grad_bias = gradients.sum(0) if self.sums_bias else None
-            return
-        self.grad_weight.addmm_(gradients.T, inputs)
-        if self.grad_bias is not None:
-            self.grad_bias += gradients.sum(0)
+        with full_precision(gradients):
+            if self.grad_weight is None:
+                self.grad_weight = gradients.T @ inputs
+                self.grad_bias = gradients.sum(0) if self.sums_bias else None
+                return
+            self.grad_weight.addmm_(gradients.T, inputs)
+            if self.grad_bias is not None:
+                self.grad_bias += gradients.sum(0)
 
 
 class _Collect(torch.autograd.Function):
@@ -150,7 +155,7 @@ class WindowLSTMCell(nn.Module):
         with torch.enable_grad():  # whoever acts has gradients switched off as a window begins
             weight = torch.cat([cell.weight_ih, cell.weight_hh], -1)
             bias = cell.bias_ih + cell.bias_hh if cell.bias else weight.new_zeros(len(weight))
-        self.uses = _Uses(sums_bias=True)
+        self.uses = _Uses(weight.dtype, sums_bias=True)
         self._weight, self._learning = weight.detach(), (weight, bias)
         self._bias: Tensor | None = None
 
@@ -162,7 +167,8 @@ class WindowLSTMCell(nn.Module):
             bias = self._learning[1]
             if torch.is_grad_enabled():
                 bias = self._bias = _Collect.apply(self.uses, *self._learning)
-        return _LSTMStep.apply(bias, self._weight, self.uses, x, *state)
+        with full_precision(x):
+            return _LSTMStep.apply(bias, self._weight, self.uses, as_type(x, self._weight.dtype), *state)
 
 
 class _LSTMStep(torch.autograd.Function):
@@ -199,8 +205,9 @@ class _LSTMStep(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             uses.add(grad_gates, entry)
         sizes = [entry.shape[1] - cell.shape[1], cell.shape[1]]
-        if ctx.needs_input_grad[3]:
-            grad_x, grad_before = (grad_gates @ weight).split_with_sizes(sizes, -1)
-        else:
-            grad_x, grad_before = None, grad_gates @ weight[:, sizes[0] :]
+        with full_precision(grad_gates):
+            if ctx.needs_input_grad[3]:
+                grad_x, grad_before = (grad_gates @ weight).split_with_sizes(sizes, -1)
+            else:
+                grad_x, grad_before = None, grad_gates @ weight[:, sizes[0] :]
         return None, None, None, grad_x, grad_before, grad_cell * f

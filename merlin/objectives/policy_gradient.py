@@ -4,7 +4,7 @@ Axes: T time, B batch.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,23 +14,24 @@ from merlin import distributed
 from merlin.experience import Unroll
 from merlin.networks.actions import ActionDistribution
 from merlin.objectives.returns import generalized_advantages, n_step_returns
+from merlin.ranges import COST, Range, Settings, above
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticConfig:
+class ActorCriticConfig(Settings):
     """What every agent trained by advantages is configured with."""
 
-    discount_factor: float = 0.96
+    discount_factor: Annotated[float, Range(0, 1)] = 0.96
     """Of the return, per step."""
-    gae_lambda: float = 0.9
+    gae_lambda: Annotated[float, Range(0, 1)] = 0.9
     """Of the generalised advantage estimates: 0 trusts the value function, 1 the window's returns."""
-    entropy_cost: float = 0.01
+    entropy_cost: Annotated[float, COST] = 0.01
     """Weight of the policy's entropy, in nats, against its advantages."""
-    return_cost: float = 1.0
+    return_cost: Annotated[float, COST] = 1.0
     """Weight of the return (value) loss."""
-    clip_ratio: float = 0.2
+    clip_ratio: Annotated[float, above(0)] = 0.2
     """PPO's clipping range; it acts only when a window is learnt from more than once."""
-    policy_hidden_gain: float | None = None
+    policy_hidden_gain: Annotated[float | None, above(0, 1000)] = None
     """Start the policy head's tanh layer orthogonal and this large, bent enough to learn what depends on two inputs
     together, such as a cue and an object; PyTorch's almost linear start unless given."""
     normalize_advantages: bool = False
@@ -98,7 +99,11 @@ def actor_loss(
     config: ActorCriticConfig,
     entropy_scale: float,
 ) -> ActorLoss:
-    """Return the policy loss less the entropy's bonus: policy_loss − entropy_cost · entropy_scale · entropy."""
+    """Return the policy loss less the entropy's bonus: policy_loss − entropy_cost · entropy_scale · entropy.
+
+    Both are of the policy restricted to what the window's masks allow, if there are any.
+    """
+    parameters = actions.restrict(parameters, unroll.observation)
     log_prob, entropy = actions.log_prob(parameters, unroll.action), actions.entropy(parameters)
     loss = policy_loss(log_prob, unroll.log_prob, advantages, config.clip_ratio)
     return ActorLoss(loss - config.entropy_cost * entropy_scale * entropy, log_prob, entropy)
@@ -112,9 +117,8 @@ def actor_critic_metrics(
     def mean(x: Tensor) -> Tensor:
         return masked_mean(x, unroll.is_valid)
 
-    spread = (mean(returns.square()) - mean(returns).square()).clamp(min=1e-8)
     return {
         "entropy_nats": mean(actor.entropy),
-        "value_explained": 1 - mean((returns - value).square()) / spread,
+        "return_loss": 0.5 * mean((returns - value).square()),
         "policy_kl_nats": mean(unroll.log_prob - actor.log_prob),
     }

@@ -1,6 +1,5 @@
 """Learning curves: a run's `metrics.jsonl` as columns and as a picture."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from merlin.errors import MerlinError
+from merlin.runs.metrics import read_rows
 
 _COLOUR = "#1f5fa8"
 
@@ -20,16 +20,9 @@ def load(run_dir: Path) -> dict[str, np.ndarray]:
     Raises:
         MerlinError: The directory holds no reports.
     """
-    path = Path(run_dir) / "metrics.jsonl"
-    rows = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:  # a running or killed run may end in half a line
-                continue
+    rows = read_rows(run_dir)
     if not rows:
-        raise MerlinError(f"{path} must hold the reports of a run, and there are none")
+        raise MerlinError(f"{Path(run_dir) / 'metrics.jsonl'} must hold the reports of a run, and there are none")
     names = {name: None for row in rows for name in row}
     return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
 

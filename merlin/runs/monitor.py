@@ -1,7 +1,9 @@
 """The monitor of a run: reports, checkpoints, evaluations, pictures."""
 
+import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +13,19 @@ import torch
 from torch import Tensor
 
 from merlin import distributed
+from merlin.errors import MerlinError
+from merlin.runs.agent_spaces import to_config
+from merlin.runs.choice import Candidate
+from merlin.runs.directory import write_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
+from merlin.runs.settings import to_dict
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
+from merlin.training.plain import to_plain
 from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
-
-RECENT_EPISODES = 100
-"""The best weights are those of the highest mean return in as many episodes, unless training is evaluated."""
+from merlin.training.value_errors import explained
 
 
 class Monitor:
@@ -31,6 +37,7 @@ class Monitor:
         offset: What is added to a monotonic clock to give the run's training time.
         evaluate: Plays held-out episodes with the agent as it is, and returns what `merlin.training.evaluation` does.
         film: Films an episode of the run and returns the file, for Weights & Biases at the end; none leaves it out.
+        is_here: Whether the run directory is still the one that this process writes to.
     """
 
     def __init__(
@@ -43,22 +50,37 @@ class Monitor:
         offset: float,
         evaluate: Callable[[], dict[str, Any]],
         film: Callable[[Path], Path] | None = None,
+        is_here: Callable[[], bool] = lambda: True,
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
+        self.is_here = is_here
+        self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
         self.last_return = math.nan
-        self.best = -math.inf if (best := checkpoint.read_best(run_dir)) is None else best.score
+        note = (lambda _: None) if reporter is None else reporter.note
+        self.best = -math.inf if (best := checkpoint.read_best(run_dir, note)) is None else best.score
         # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
         self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
-        self.next_report = _next(self.report_steps, trainer.env_steps)
-        self.next_evaluation = _next(config.training.evaluation_steps, trainer.env_steps)
-        self.ended, self.recent = 0, torch.empty(0)
+        self.evaluated_at, self.row = trainer.env_steps, 0
+        self.candidate = Candidate(config.num_envs, trainer.environment.num_envs)
         self.saved_at = time.monotonic()
         self._clear()
+        if reporter is not None:
+            reporter.break_silence(self.standing)
 
     def wall_seconds(self) -> float:
         """Return the run's training time, that of earlier sessions included."""
         return time.monotonic() + self.offset
+
+    def standing(self) -> str:
+        """Return in a line how far the run is, though no report is due."""
+        (steps, since, _), now = self.since, self.wall_seconds()
+        rate = (self.trainer.env_steps - steps) / max(now - since, 1e-9)
+        return (
+            f"env_steps {self.trainer.env_steps:,} of {self.config.steps:,}  {rate:,.1f}/s  step "
+            f"{self.trainer.rollout.window_step} of a window of {self.config.training.unroll_length}  "
+            f"{now - since:,.0f} s since the last report"
+        )
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -66,28 +88,58 @@ class Monitor:
         self.episodes: list[Episodes] = []
         self.since = (self.trainer.env_steps, self.wall_seconds(), dict(self.trainer.seconds))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen since the last report, and what the next ones go on from."""
+        steps, seconds, spent = self.since
+        return {
+            "sums": self.sums,
+            "windows": self.windows,
+            "episodes": self._ended()._asdict() if self.episodes else None,
+            "reported_at": steps,
+            "seconds": self.wall_seconds() - seconds,
+            "spent": {name: total - spent[name] for name, total in self.trainer.seconds.items()},
+            "evaluated_at": self.evaluated_at,
+            "row": self.row,
+            "candidate": self.candidate.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, so that reports are those of a run that never stopped."""
+        device = self.trainer.environment.device
+        self.sums = {name: x.to(device) for name, x in state["sums"].items()}
+        self.windows = state["windows"]
+        self.episodes = [Episodes(**state["episodes"])] if state["episodes"] else []
+        spent = {name: total - state["spent"][name] for name, total in self.trainer.seconds.items()}
+        self.since = (state["reported_at"], self.wall_seconds() - state["seconds"], spent)
+        self.evaluated_at, self.row = state["evaluated_at"], state["row"]
+        self.candidate.load_state_dict(state["candidate"])
+
     def report(self, losses: dict[str, Tensor], episodes: Episodes) -> None:
         """Take in one window; report and save when it is time."""
         for name, x in losses.items():
             self.sums[name] = self.sums[name] + x if name in self.sums else x
         self.windows += 1
-        self.episodes.append(episodes)
-        if self.trainer.env_steps >= min(self.next_report, self.config.steps):
-            self.next_report = _next(self.report_steps, self.trainer.env_steps)
+        self.episodes.append(episodes._replace(begins=episodes.begins + self.row))
+        self.row += self.config.training.unroll_length
+        if self.trainer.env_steps >= min(_next(self.report_steps, self.since[0]), self.config.steps):
             self._report()
         if distributed.any_of(time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds):
             self.save()
 
-    def _report(self) -> None:
+    def _ended(self) -> Episodes:
+        """Return the episodes of this process that ended since the last report."""
+        return Episodes(*(torch.cat([x.cpu() for x in column]) for column in zip(*self.episodes, strict=True)))
+
+    def _metrics(self, ended: Episodes) -> dict[str, int | float] | None:
+        """Return what all processes saw since the last report, in the first of them."""
         steps, seconds, spent = self.since
         wall_seconds = self.wall_seconds()
-        ended = [torch.cat(column).cpu() for column in zip(*self.episodes, strict=True)]
         means = {name: (x / self.windows).item() for name, x in self.sums.items()}
         seen = distributed.gather((ended, means))
-        if seen is None or self.reporter is None or self.tracker is None:
-            self._clear()
-            return
-        returns, lengths, successes = (torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True))
+        if seen is None:
+            return None
+        columns = Episodes(*(torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True)))
+        returns, lengths, successes = columns.returns, columns.lengths, columns.successes
         metrics = {
             "env_steps": self.trainer.env_steps,
             "wall_seconds": wall_seconds,
@@ -96,47 +148,113 @@ class Monitor:
             "episode_return_std": returns.std(correction=0).item() if len(returns) else math.nan,
             "episode_length_mean": lengths.mean().item(),
             "episodes": len(returns),
+            "value_explained": explained(columns.value_sums),
         }
         if not successes.isnan().all():
-            metrics["success_rate"] = successes.nanmean().item()
+            metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()  # who does not tell has not succeeded
         for name, total in self.trainer.seconds.items():
             metrics[f"{name}_seconds"] = total - spent[name]
-        metrics |= {name: statistics.fmean(x[name] for _, x in seen) for name in means}
         if len(returns):
             self.last_return = metrics["episode_return_mean"]
-        # The first to end are those that end soon, and the best of few are lucky: they say little of the weights.
-        self.ended, self.recent = self.ended + len(returns), torch.cat([self.recent, returns])[-RECENT_EPISODES:]
-        is_fair = len(returns) > 0 and self.ended >= self.config.num_envs + RECENT_EPISODES
-        score = self.recent.mean().item() if is_fair else -math.inf
-        if self.trainer.env_steps >= self.next_evaluation:
-            self.next_evaluation = _next(self.config.training.evaluation_steps, self.trainer.env_steps)
+        return metrics | {name: statistics.fmean(x[name] for _, x in seen) for name in means}
+
+    def _report(self) -> None:
+        ended = self._ended()
+        metrics, found = self._metrics(ended), None
+        if self.config.training.evaluation_steps is None:
+            found, self.evaluated_at = self._scored_candidate(ended), self.trainer.env_steps
+        elif metrics is not None and self.trainer.env_steps >= _next(
+            self.config.training.evaluation_steps, self.evaluated_at
+        ):
             evaluation = self.evaluate()
             metrics |= {f"evaluation_{name}": value for name, value in evaluation.items()}
-            score = evaluation["episode_return_mean"]
-        elif self.config.training.evaluation_steps:
-            score = -math.inf
-        if score > self.best:
-            self.best = score
-            checkpoint.save_best(self.run_dir, self.trainer.env_steps, score, self.trainer.agent)
-        self.reporter.report(metrics)
-        self.tracker.log(metrics, self.trainer.env_steps)
-        if self.trainer.env_steps >= 0.1 * self.config.steps:  # before, an agent has not had the time
-            for key, sentence in self.trainer.agent.warnings(metrics).items():
-                self.reporter.warn_once(key, sentence)
+            weights = self.trainer.agent.state_dict()
+            found = evaluation["episode_return_mean"], self.trainer.env_steps, weights
+            self.evaluated_at = self.trainer.env_steps
+        if metrics is not None and self.reporter is not None and self.tracker is not None:
+            if not self.is_here():
+                self.saved_at = -math.inf  # all processes save together
+            elif found is not None and found[0] > self.best:
+                self.best = found[0]
+                score, step, weights = found
+                checkpoint.save_best(self.run_dir, step, score, weights, self.about)
+            self._tell(metrics)
+            for name, sentence in self.trainer.inspection.warnings.items():
+                self.reporter.warn_once(f"entry {name}", sentence)
+            if self.trainer.env_steps >= 0.1 * self.config.steps:  # before, an agent has not had the time
+                for key, sentence in self.trainer.agent.warnings(metrics).items():
+                    self.reporter.warn_once(key, sentence)
         self._clear()
 
+    def _tell(self, metrics: dict[str, int | float]) -> None:
+        assert self.reporter is not None and self.tracker is not None, "the process that leads tells"
+        self.reporter.report(metrics)
+        self.tracker.log(metrics, self.trainer.env_steps)
+
+    def _scored_candidate(self, ended: Episodes) -> tuple[float, int, dict[str, Tensor]] | None:
+        """Return score, step and weights of the candidate, if its episodes have all ended, and take the next one."""
+        candidate, found = self.candidate, None
+        candidate.count(ended)
+        if candidate.weights is not None:
+            if distributed.any_of(not candidate.is_scored):
+                return None
+            totals = distributed.gather(candidate.total)
+            if totals is not None:
+                score = sum(totals) / (candidate.each * self.config.num_envs)
+                found = score, candidate.step, candidate.weights
+        candidate.take(self.trainer.agent, self.trainer.env_steps, self.row, keep=self.reporter is not None)
+        return found
+
     def finish(self) -> None:
-        """Report what was not reported yet, and write a checkpoint."""
+        """Report what was not reported yet, and write a checkpoint.
+
+        That report is of less than others. The run goes on as if it had not been made, and makes the whole one.
+        """
         if self.windows:
-            self._report()
+            metrics = self._metrics(self._ended())
+            if metrics is not None:
+                self._tell(metrics)
         self.save()
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        rest = {"trainer": self.trainer.state_dict(), "wall_seconds": self.wall_seconds()}
+        """Write a checkpoint.
+
+        Raises:
+            MerlinError: It cannot be written; or the run directory is gone, and the checkpoint lies elsewhere.
+        """
+        rest = {
+            "trainer": self.trainer.state_dict(),
+            "wall_seconds": self.wall_seconds(),
+            "monitors": distributed.gather(to_plain(self.state_dict())),
+        }
         if self.reporter is not None:
-            checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest)
+            try:
+                if self.is_here():
+                    checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
+            except MerlinError:
+                if self.is_here():
+                    raise
+            if not self.is_here():  # it may have gone while it was written to
+                self._save_elsewhere(rest)
         self.saved_at = time.monotonic()
+
+    def _save_elsewhere(self, rest: dict[str, Any]) -> None:
+        """Save a run whose directory is gone in a new one, and end it."""
+        assert self.reporter is not None, "the process that leads saves"
+        lost = f"The run directory {self.run_dir} was moved or removed while training"
+        for parent in (self.run_dir.parent, Path(tempfile.gettempdir())):
+            try:
+                home = Path(tempfile.mkdtemp(prefix=f"{self.run_dir.name}-rescued-", dir=parent))
+                write_config(self.config, home, to_config(self.trainer.environment))
+                self.reporter.copy_rows(home)
+                checkpoint.save(home, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
+            except (OSError, MerlinError):
+                continue
+            raise MerlinError(
+                f"{lost}: all that was learnt in {self.trainer.env_steps:,} steps is in {home}, "
+                f"go on with `merlin train --resume {home}`."
+            )
+        raise MerlinError(f"{lost}, and no other place could be written: resume from the directory's last checkpoint.")
 
     def draw(self) -> None:
         """Write the learning curve, and hand wandb a picture of it and an episode."""
@@ -146,8 +264,11 @@ class Monitor:
         if not (self.run_dir / "metrics.jsonl").stat().st_size:
             return
         path = self.run_dir / "learning_curve.png"
-        plot_learning_curve([self.run_dir], path, self.trainer.environment.scores)
-        self.tracker.log_media(path, "learning_curve")
+        try:
+            plot_learning_curve([self.run_dir], path, self.trainer.environment.scores)
+            self.tracker.log_media(path, "learning_curve")
+        except OSError as error:  # the run is finished and saved, but the disk is full
+            self.reporter.note(f"{path} could not be drawn: {error.strerror}")
         if self.tracker.is_on and self.film is not None:
             try:
                 self.tracker.log_media(self.film(self.run_dir), "episode")

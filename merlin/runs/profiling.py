@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from merlin.environments.batch import Environment
+from merlin.networks.spaces import describe_entries
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -48,6 +49,8 @@ class Profile:
     """Floating point operations of matrix products and convolutions per environment step."""
     product_flops_per_second: float
     """What this machine reaches in large matrix products, on as many threads and at the run's precision."""
+    entries: list[str]
+    """What each entry of the observation is read as."""
 
     @property
     def utilization(self) -> float:
@@ -114,6 +117,7 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
                 task_bytes=_task_bytes(environment),
                 flops_per_step=flops,
                 product_flops_per_second=measure_products(device),
+                entries=describe_entries(environment.spaces),
             )
 
 

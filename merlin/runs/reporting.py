@@ -3,9 +3,10 @@
 import io
 import json
 import math
-import os
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -13,6 +14,10 @@ from typing import TextIO
 from tqdm import tqdm
 
 from merlin.errors import MerlinError
+from merlin.runs.metrics import NAME, keep_rows
+
+SILENCE_SECONDS = 60.0
+"""After which a run says where it stands, though no report is due."""
 
 
 class Reporter:
@@ -24,28 +29,35 @@ class Reporter:
     """
 
     def __init__(
-        self, run_dir: Path, total_steps: int, first_step: int = 0, stream: io.TextIOBase | TextIO | None = None
+        self,
+        run_dir: Path,
+        total_steps: int,
+        first_step: int = 0,
+        stream: io.TextIOBase | TextIO | None = None,
+        reported_step: int | None = None,
     ):
         """Open the run's metrics.
 
         Args:
-            first_step: Environment steps of the checkpoint that the run resumes from. Rows beyond it are dropped:
-                the run earns them again, and the curve would double back.
+            first_step: Environment steps of the checkpoint that the run resumes from.
             stream: Where people read; standard error unless told.
+            reported_step: Environment steps of that checkpoint's last report, `first_step` unless told. Rows beyond it
+                are dropped: the run earns them again, and the curve would double back.
         """
-        self._path = Path(run_dir) / "metrics.jsonl"
+        self._path = Path(run_dir) / NAME
+        self._bar = None
         self._run_dir = run_dir
         self._stream = sys.stderr if stream is None else stream
         self._total_steps = total_steps
         self._warned: set[str] = set()
+        self._told_at, self._closed = time.monotonic(), threading.Event()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
-                os.truncate(self._path, _length_up_to(self._path, first_step))
-            self._file = open(self._path, "a", encoding="utf-8")
+                keep_rows(run_dir, first_step if reported_step is None else reported_step, self.note)
+            self._file = open(self._path, "a+", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from error
-        self._bar = None
         if self._stream.isatty():
             # Scores last: where the terminal is narrow, they are what is cut.
             shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
@@ -68,10 +80,27 @@ class Reporter:
             self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
             self._bar.update(metrics["env_steps"] - self._bar.n)
             self._bar.refresh()
+            self._told_at = time.monotonic()
+
+    def break_silence(self, standing: Callable[[], str]) -> None:
+        """From now on, whenever nothing was told for a minute, tell where the run stands: its task may be slow."""
+
+        def keep_watch() -> None:
+            while not self._closed.wait(max(0.01, self._told_at + SILENCE_SECONDS - time.monotonic())):
+                if time.monotonic() - self._told_at >= SILENCE_SECONDS:
+                    self.note(standing())
+
+        threading.Thread(target=keep_watch, daemon=True).start()
+
+    def copy_rows(self, run_dir: Path) -> None:
+        """Write all rows into another directory, also where this one's name is gone."""
+        self._file.seek(0)
+        (run_dir / NAME).write_text(self._file.read(), encoding="utf-8")
 
     def note(self, message: str) -> None:
         """Print one line without breaking the bar; any thread may call this."""
         # Whoever read the pipe may have left, as `head` does: the run has its files and goes on.
+        self._told_at = time.monotonic()
         with suppress(BrokenPipeError):
             tqdm.write(message, file=self._stream)
             self._stream.flush()
@@ -84,6 +113,7 @@ class Reporter:
 
     def close(self) -> None:
         """Close the file and leave the bar as it stands."""
+        self._closed.set()
         if self._bar is not None:
             self._bar.close()
         try:
@@ -100,21 +130,6 @@ class Reporter:
     def _failure(self, error: OSError) -> MerlinError:
         again = f"`merlin train --resume {self._run_dir}`"
         return MerlinError(f"could not write {self._path} ({error.strerror}): mend that and run {again}")
-
-
-def _length_up_to(path: Path, step: int) -> int:
-    """Return how many bytes of the file hold whole rows of at most `step` environment steps."""
-    length = 0
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:  # a line that a kill cut short
-                break
-            if not line.endswith(b"\n") or row["env_steps"] > step:
-                break
-            length += len(line)
-    return length
 
 
 def _line(metrics: Mapping[str, int | float], total_steps: int) -> str:

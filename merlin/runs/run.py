@@ -1,14 +1,7 @@
-"""A run as a function: from a configuration to a trained agent and a run directory.
+"""A run as a function: from a configuration to a trained agent and a run directory."""
 
-RUN_DIR/config.json           the whole configuration; enough to rebuild the agent
-        metrics.jsonl         one object per report
-        checkpoints/          the last few and the best
-        learning_curve.png    written at the end
-"""
-
-import json
 import math
-import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +16,17 @@ import torch
 from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
-from merlin.errors import MerlinError
+from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
+from merlin.networks.spaces import describe_entries
+from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
+from merlin.runs.directory import changes, check_unchanged, claimed, saved_config
+from merlin.runs.directory import load_config as load_config
+from merlin.runs.directory import start as start
+from merlin.runs.directory import write_config as write_config
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
-from merlin.runs.settings import from_dict, to_dict
+from merlin.runs.settings import to_dict
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.evaluation import CHOOSING_SEED, evaluate
@@ -47,13 +46,16 @@ def resolve_device(name: str) -> torch.device:
     """Return the device that `auto`, `cpu` or `cuda` stands for."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise MerlinError(f"A device is auto, cpu, cuda or cuda:N, but {quote(name)} came: choose one of them.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise MerlinError("Device cuda needs a GPU that PyTorch can use, and there is none here: take --device cpu.")
-    try:
-        device = torch.device(name)
-        return torch.device("cuda", distributed.local_rank()) if device == torch.device("cuda") else device
-    except RuntimeError as error:
-        raise MerlinError(f"A device is auto, cpu or cuda, but {name!r} came: choose one of them.") from error
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise MerlinError(
+            f"Device {name} must be there, but PyTorch counts {torch.cuda.device_count()} GPUs: take another."
+        )
+    return torch.device("cuda", distributed.local_rank()) if device == torch.device("cuda") else device
 
 
 def build_environment(config: RunConfig, num_envs: int | None = None, render_mode: str | None = None) -> Environment:
@@ -72,49 +74,78 @@ def build_environment(config: RunConfig, num_envs: int | None = None, render_mod
 
 def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
+    return build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space)).to(environment.device)
+
+
+def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
+    """Return `build_agent`'s agent, on the CPU, of spaces alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        agent = find_agent(config.agent).agent_class(environment.spaces, environment.action_space, config.model)
-    return agent.to(environment.device)
-
-
-def load_config(run_dir: Path) -> RunConfig:
-    """Return the configuration of a run directory.
-
-    Raises:
-        MerlinError: There is none, it was changed, or its agent's module cannot be imported.
-    """
-    path = run_dir / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MerlinError(
-            f"A run directory holds a config.json, but {run_dir} has none: give one that train made."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise MerlinError(
-            f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
-        ) from error
-    name = values.get("agent") if isinstance(values, dict) else None
-    if not isinstance(name, str):
-        raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
-    try:
-        return from_dict(RunConfig, values, {"model": find_agent(name).config_class})
-    except MerlinError as error:
-        raise MerlinError(f"{path}: {error}") from error
+        agent_class = find_agent(config.agent).agent_class
+        try:
+            agent = agent_class(*spaces, config.model)
+            state = agent.initial_state(1)
+            assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
+        except Exception as error:  # whatever an agent of anybody's file does
+            if isinstance(error, MerlinError) or is_out_of_memory(error):
+                raise
+            raise MerlinError(
+                f"The agent {config.agent!r} cannot be built for {config.task}: {describe(error)}: correct it."
+            ) from error
+    return agent
 
 
 def existing_checkpoint(run_dir: Path, which: str) -> str:
-    """Return `which` weights are loaded, best or last: of a run too short to tell which are best, the last."""
+    """Return `which` weights are loaded, best or last: where it is not known which are best, the last."""
     return "last" if which == "best" and checkpoint.read_best(run_dir) is None else which
 
 
-def load_agent(run_dir: Path, environment: Environment, config: RunConfig, which: str = "best") -> Agent:
-    """Return the run's agent with the weights of its best or last checkpoint."""
+def load_agent(
+    run_dir: Path,
+    environment: Environment,
+    config: RunConfig,
+    which: str = "best",
+    note: Callable[[str], object] = tell,
+) -> Agent:
+    """Return the run's agent with the weights of its best or last checkpoint.
+
+    Args:
+        note: Is told of damage for which other weights are taken, and of settings that the run was not trained with.
+
+    Raises:
+        MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
+    """
+    for path, now, then in changes(config, saved_config(run_dir) or {}):
+        if path.partition(".")[0] in ("task", "agent", "env_kwargs", "model"):
+            note(f"{run_dir} was trained with {path} {then!r}, but {now!r} is taken")
+    check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
-    load = checkpoint.load_latest if existing_checkpoint(run_dir, which) == "last" else checkpoint.load_best
-    load(run_dir, agent)
+    load_weights(run_dir, agent, which, note)
     return agent
+
+
+def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> None:
+    """Load the weights of the run's best or last checkpoint; the last where there are no best ones."""
+    if which != "best" or checkpoint.load_best(run_dir, agent, note) is None:
+        checkpoint.load_last_weights(run_dir, agent, note)
+
+
+def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) -> None:
+    """Load the weights that a new run starts from."""
+    assert config.started_from is not None
+    run_dir = Path(config.started_from)
+    saved = load_config(run_dir, note=lambda _: None)
+    try:
+        best = checkpoint.load_best(run_dir, agent, note) if config.started_from_checkpoint == "best" else None
+        step = checkpoint.load_last_weights(run_dir, agent, note) if best is None else best.step
+    except MerlinError as error:
+        differing = [f"{path}={then}" for path, _, then in changes(config, to_dict(saved)) if path.startswith("model.")]
+        hint = f", as with --set {' '.join(sorted(differing))}" if differing else ""
+        raise MerlinError(
+            f"{str(error).rpartition(': ')[0]}: a run that starts from weights needs the same agent, model settings "
+            f"and spaces{hint}"
+        ) from error
+    note(f"starts from the {'last' if best is None else 'best'} weights of {run_dir}, of {step:,} steps")
 
 
 def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
@@ -122,28 +153,6 @@ def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
     episodes = config.training.evaluation_episodes
     with build_environment(config, min(config.num_envs, episodes)) as environment:
         return evaluate(agent, environment, episodes=episodes, seed=config.seed + CHOOSING_SEED)
-
-
-def start(config: RunConfig, run_dir: Path) -> None:
-    """Make the run directory, which must not hold a run already, and write its configuration."""
-    if (run_dir / "config.json").exists() or (run_dir / "checkpoints").exists():
-        raise MerlinError(
-            f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
-        )
-    write_config(config, run_dir)
-
-
-def write_config(config: RunConfig, run_dir: Path) -> None:
-    """Write the configuration, under another name first, so that a kill leaves the old one or the new one."""
-    temporary = run_dir / ".config.json"
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, run_dir / "config.json")
-    except OSError as error:
-        raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
-        ) from error
 
 
 def train(
@@ -162,14 +171,18 @@ def train(
     reports and writes, and what it returns counts.
 
     Args:
-        resume: Go on from the last checkpoint of `run_dir`, whose configuration this must be.
+        resume: Go on from the last checkpoint of `run_dir`, whose configuration this must be, but for steps, training,
+            device and vectorization; from the beginning where there is no checkpoint yet.
         wandb: auto, online, offline or disabled.
         max_seconds: Stop after this long, counted from this call, but not before the first window is learnt from.
         stream: Where progress is shown; standard error unless told.
         film: Films an episode of the finished run for Weights & Biases, such as `merlin.watch`; none leaves it out.
     """
+    run_dir = Path(run_dir).absolute()  # whatever an environment makes the working directory
+    if resume and not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
+        raise MerlinError(f"Only a run can be resumed, but {run_dir} holds none: give a directory that train made.")
     with distributed.joined(resolve_device(config.device)):
-        return _train(config, Path(run_dir), resume, wandb, max_seconds, stream, film)
+        return _train(config, run_dir, resume, wandb, max_seconds, stream, film)
 
 
 def _train(
@@ -187,26 +200,35 @@ def _train(
             f"Environments are shared out evenly, so num_envs must be a multiple of the {distributed.world_size()} "
             f"processes, but is {config.num_envs}: take another."
         )
-    shortfall = config.training.set_torch(resolve_device(config.device))
+    notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
     with build_environment(config) as environment, ExitStack() as stack:
         agent = build_agent(config, environment)
+        if config.started_from is not None and not (resume and checkpoint.steps(run_dir)):
+            _load_start(agent, config, notes.append)
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
-        before, reporter, tracker = 0.0, None, None
-        if resume:
-            _, rest = checkpoint.load_latest(run_dir, agent)
-            trainer.load_state_dict(rest["trainer"])
-            before = rest["wall_seconds"]
+        before, reporter, tracker, monitors, is_here = 0.0, None, None, None, lambda: True
         if leads:
-            # On resuming, steps and training.* may have changed, and the next resume starts from them.
-            (write_config if resume else start)(config, run_dir)
-            reporter = stack.enter_context(Reporter(run_dir, config.steps, trainer.env_steps, stream))
-            if shortfall is not None:
-                reporter.note(shortfall)
-            if resume and not environment.is_native:
-                reporter.note(f"{config.task} cannot save its state: its episodes begin anew, with a new seed")
+            is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
+        if resume:
+            check_spaces(run_dir, config.task, environment)
+        if resume and checkpoint.steps(run_dir):
+            rest = _load_training(run_dir, trainer, config, notes.append)
+            before, monitors = rest["wall_seconds"], rest.get("monitors")
+        elif resume:
+            notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
+        if leads:
+            # on resuming, what may change may have, and the next resume starts from it
+            write_config(config, run_dir, to_config(environment))
+            reported_step = trainer.env_steps if monitors is None else monitors[0]["reported_at"]
+            reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step)
+            stack.enter_context(reporter)
+            for sentence in ("; ".join(describe_entries(environment.spaces)), *notes):
+                reporter.note(sentence)
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
         evaluation = partial(evaluate_held_out, agent, config)
-        monitor = Monitor(config, run_dir, trainer, reporter, tracker, before - begin, evaluation, film)
+        monitor = Monitor(config, run_dir, trainer, reporter, tracker, before - begin, evaluation, film, is_here)
+        if monitors is not None:
+            monitor.load_state_dict(monitors[distributed.rank()])
         code = 1
         try:
             with interrupts() as interrupted:
@@ -216,7 +238,17 @@ def _train(
                     is_late = trainer.env_steps > first and time.monotonic() - begin >= max_seconds
                     return bool(interrupted) or is_late
 
-                trainer.run(monitor.report, should_stop)
+                environment.stop_waiting_when(lambda: bool(interrupted))
+                try:
+                    trainer.run(monitor.report, should_stop)
+                except (EnvironmentFailure, KeyboardInterrupt):
+                    # What was learnt until then is sound; but a native environment has gone on from there.
+                    if reporter is None or environment.is_native or distributed.world_size() > 1:
+                        raise
+                    monitor.save()
+                    if not interrupted:
+                        reporter.note(f"{run_dir} has a checkpoint of {trainer.env_steps:,} steps, to --resume from")
+                        raise
             monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
             if leads:
@@ -226,6 +258,25 @@ def _train(
             if tracker is not None:
                 tracker.close(code)
     return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted)
+
+
+def _load_training(run_dir: Path, trainer: Trainer, config: RunConfig, note: Callable[[str], object]) -> dict[str, Any]:
+    """Let a trainer go on from the run's last intact checkpoint, and return all of it but the weights."""
+    check_unchanged(config, run_dir)
+    step, rest = checkpoint.load_latest(run_dir, trainer.agent, note)
+    try:
+        goes_on, _ = trainer.load_state_dict(rest["trainer"]), float(rest["wall_seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise MerlinError(
+            f"The checkpoint of {step:,} steps in {run_dir} must hold the training state of {config.agent}, but holds "
+            f"another ({describe(error)}): resume with the agent and the settings that the run began with."
+        ) from error
+    if not goes_on:
+        note(f"the state of {config.task} cannot be gone on from: its episodes begin anew, with a new seed")
+    distributed.any_of(False)  # all processes have read
+    if distributed.rank() == 0:
+        checkpoint.set_aside(run_dir, beyond=step)
+    return rest
 
 
 @contextmanager

@@ -10,10 +10,11 @@ import json
 import re
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, quote
+from merlin.ranges import Range, ranges
 
 Config = TypeVar("Config")
 
@@ -32,26 +33,27 @@ class Setting(NamedTuple):
     """The docstring below the field."""
     owner: type
     """The dataclass that it is a field of."""
+    range: Range | None
+    """The numbers that it may be."""
 
 
 def override(config: Config, assignments: list[str]) -> Config:
     """Return a copy of `config` with fields set from texts such as "model.kl_cost=0.02".
 
     Values are read as their field's annotation says: `1e6` and `1_000_000` are integers, `none` is None, `64,32` is a
-    tuple, `{"size": 9}` a dict; one entry of a dict is set by its key (`env_kwargs.size=9`).
+    tuple, `{"size": 9}` a dict; one entry of a dict is set by its key (`env_kwargs.size=9`). All are set together, so
+    that settings which depend on one another may come in any order.
 
     Raises:
-        MerlinError: The path names no field, or the value is not of the field's type.
+        MerlinError: The path names no field, or the value is not of the field's type, or out of its range.
     """
+    changes: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
-            raise MerlinError(f"a setting must be written path=value, got {assignment!r}")
-        try:
-            config = _set(config, path.split("."), text, config, path)
-        except ValueError as error:
-            raise MerlinError(f"{path} cannot be {text!r}: {error}") from error
-    return config
+            raise MerlinError(f"a setting must be written path=value, got {quote(assignment)}")
+        _read(changes, config, path.split("."), text, config, path)
+    return _changed(config, changes, "")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def from_dict(config_class: type[Config], values: Mapping, classes: Mapping[str,
 def list_settings(config: Any, prefix: str = "") -> list[Setting]:
     """Return every setting of a config, or of its class, that holds no others."""
     owner = config if isinstance(config, type) else type(config)
-    hints, texts, found = get_type_hints(owner), _docstrings(owner), []
+    hints, limits, texts, found = get_type_hints(owner), ranges(owner), _docstrings(owner), []
     for field in dataclasses.fields(owner):
         if config is not owner:
             value = getattr(config, field.name)
@@ -89,7 +91,8 @@ def list_settings(config: Any, prefix: str = "") -> list[Setting]:
         if dataclasses.is_dataclass(nested):
             found += list_settings(nested, f"{path}.")
         else:
-            found.append(Setting(path, _name(hints[field.name]), value, texts.get(field.name, ""), owner))
+            text, numbers = texts.get(field.name, ""), limits.get(field.name)
+            found.append(Setting(path, _name(hints[field.name]), value, text, owner, numbers))
     return found
 
 
@@ -110,24 +113,41 @@ def _docstrings(owner: type) -> dict[str, str]:
     return texts
 
 
-def _set(config: Any, parts: list[str], text: str, root: Any, path: str) -> Any:
-    """Return `config` with the field at `parts` parsed from `text`; `root` and `path` are for messages."""
+def _read(changes: dict[str, Any], config: Any, parts: list[str], text: str, root: Any, path: str) -> None:
+    """Add the field of `config` at `parts`, parsed from `text`, to its changes; `root` and `path` are for messages."""
     name, *rest = parts
     if name not in {field.name for field in dataclasses.fields(config)}:
         raise MerlinError(_unknown(path, root))
-    value = getattr(config, name)
+    value, annotation = getattr(config, name), get_type_hints(type(config))[name]
     if dataclasses.is_dataclass(value):
         if not rest:
             first = list_settings(value)[0].path
             raise MerlinError(f"{path} is a group of settings: set one of them, such as {path}.{first}=...")
-        value = _set(value, rest, text, root, path)
+        _read(changes.setdefault(name, {}), value, rest, text, root, path)
     elif rest and isinstance(value, Mapping):
-        value = {**value, ".".join(rest): _literal(text)}
+        of_values = (*get_args(annotation), Any, Any)[1]
+        changes[name] = {**changes.get(name, value), ".".join(rest): _parse(text, of_values, path)}
     elif rest:
         raise MerlinError(_unknown(path, root))
     else:
-        value = _parse(text, get_type_hints(type(config))[name], path)
-    return dataclasses.replace(config, **{name: value})
+        changes[name] = _parse(text, annotation, path)
+
+
+def _changed(config: Any, changes: Mapping[str, Any], group: str) -> Any:
+    """Return `config` with its changes, those of groups of settings being changes themselves."""
+    values = {}
+    for name, change in changes.items():
+        value = getattr(config, name)
+        values[name] = _changed(value, change, f"{group}{name}.") if dataclasses.is_dataclass(value) else change
+    return _made(functools.partial(dataclasses.replace, config), values, group)
+
+
+def _made(make: Callable[..., Config], values: Mapping[str, Any], group: str) -> Config:
+    """Return what `make` makes of the values; a ValueError, which begins with a field's name, tells its path."""
+    try:
+        return make(**values)
+    except ValueError as error:
+        raise MerlinError(f"{group}{error}") from error
 
 
 def _unknown(path: str, root: Any) -> str:
@@ -138,8 +158,9 @@ def _unknown(path: str, root: Any) -> str:
     near = near or difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
     lasts = {known.rpartition(".")[2]: known for known in paths}
     near = near or [lasts[name] for name in difflib.get_close_matches(last, lasts, n=1)]
-    hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(paths)}"
-    return f"there is no setting {path!r}: {hint}"
+    known = ", ".join(paths) if len(paths) <= 20 else "those that `merlin train --help-settings` lists"
+    hint = f"did you mean {near[0]!r}?" if near else f"take one of {known}"
+    return f"there is no setting {quote(path)}: {hint}"
 
 
 def _name(annotation: Any) -> str:
@@ -176,7 +197,7 @@ def _parse(text: str, annotation: Any, path: str) -> Any:
             continue
     of_dict = "a JSON object such as '{\"size\": 9}'"
     must = of_dict if (get_origin(annotation) or annotation) is dict else _name(annotation)
-    raise MerlinError(f"{path} must be {must}, got {text!r}")
+    raise MerlinError(f"{path} must be {must}, got {quote(text)}")
 
 
 def _plain(text: str, annotation: Any, path: str) -> Any:
@@ -215,7 +236,7 @@ def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]
     """Return `value`, read from JSON, as an instance of `annotation`."""
     annotation = classes.get(path, annotation)
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    wrong = MerlinError(f"{path or 'the configuration'} must be {_name(annotation)}, got {value!r}")
+    wrong = MerlinError(f"{path or 'the configuration'} must be {_name(annotation)}, got {quote(value)}")
     if _is_union(annotation):
         for member in arguments:
             try:
@@ -257,9 +278,10 @@ def _build(config_class: type, values: Mapping, path: str, classes: Mapping[str,
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "remove it"
-            raise MerlinError(f"the configuration{at} has the unknown setting {name!r}: {hint}")
+            raise MerlinError(f"the configuration{at} has the unknown setting {quote(name)}: {hint}")
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise MerlinError(f"the configuration{at} lacks the setting {name!r}: add it")
     prefix = f"{path}." if path else ""
-    return config_class(**{name: _convert(values[name], hints[name], prefix + name, classes) for name in values})
+    read = {name: _convert(values[name], hints[name], prefix + name, classes) for name in values}
+    return _made(config_class, read, prefix)

@@ -3,6 +3,7 @@
 The run hands its messages to a thread, through a queue that drops rather than waits; the thread writes them to the
 process; the process alone imports wandb. It has no terminal, so nothing can ask a question; an unreachable server, a
 failing wandb, its exit handlers and its output stay in there. What the user should know comes back as single lines.
+That wandb failed is told once, however it did: in its own words, or by how its process ended.
 
 Run as a script this file is that process, so it imports nothing of the package.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 _QUEUE_SIZE = 1_000
+_FAILURE = "!"  # begins a line that tells of a failure
 _INVITATION = "wandb is off: `wandb login` turns it on, and --wandb offline keeps its files in the run directory"
 
 
@@ -49,7 +51,7 @@ class Tracker:
         """
         self._note, self._close_seconds = note, close_seconds
         self._process: subprocess.Popen | None = None
-        self._dropped = 0
+        self._dropped, self._has_failed = 0, False
         polite = mode == "auto"  # nobody asked for wandb, so its absence is no failure
         if polite:
             mode = os.environ.get("WANDB_MODE", "online" if may_be_logged_in() else "")
@@ -58,18 +60,19 @@ class Tracker:
         if mode not in ("online", "offline"):
             return
         try:
+            run_id = _run_id(Path(run_dir))
             self._process = subprocess.Popen(
                 [sys.executable, "-P", __file__],  # -P: the modules beside this one must not hide others of their name
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 start_new_session=True,  # Ctrl-C is for the trainer; and no terminal means no prompt
                 env={**os.environ, "WANDB_MODE": mode, "WANDB_SILENT": "true"},
             )
-            run_id = _run_id(Path(run_dir))
-        except OSError as error:
-            note(f"wandb is off: {error}")
+        except (OSError, ValueError) as error:  # ValueError: what is in the file of the run's name is no text
+            note(f"wandb is off for this run: {error}")
             return
         self._queue: queue.Queue[dict | None] = queue.Queue(_QUEUE_SIZE)
         self._send({
@@ -78,7 +81,7 @@ class Tracker:
         })  # fmt: skip
         self._threads = [
             threading.Thread(target=self._write, args=[self._process.stdin], daemon=True),
-            threading.Thread(target=self._read, args=[self._process.stdout], daemon=True),
+            threading.Thread(target=self._read, args=[self._process.stdout, self._process], daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -86,7 +89,7 @@ class Tracker:
     @property
     def is_on(self) -> bool:
         """Whether anything is logged at all."""
-        return self._process is not None
+        return self._process is not None and self._process.poll() is None
 
     def log(self, metrics: Mapping[str, int | float], step: int) -> None:
         """Log metrics at this many environment steps."""
@@ -111,9 +114,13 @@ class Tracker:
                 self._queue.put(message, timeout=max(0.0, deadline - time.monotonic()))
             process.wait(max(0.0, deadline - time.monotonic()))
         except (queue.Full, subprocess.TimeoutExpired):
+            self._has_failed, has_failed = True, self._has_failed  # how the process ends is told here
             process.kill()  # wandb's own helper process ends with it
             process.wait()
-            self._note(f"wandb had not finished after {self._close_seconds:g} s and was stopped; the run is complete")
+            if not has_failed:
+                self._note(
+                    f"wandb had not finished after {self._close_seconds:g} s and was stopped; the run is complete"
+                )
             with contextlib.suppress(queue.Full):
                 self._queue.put(None, timeout=1.0)
         for thread in self._threads:
@@ -135,13 +142,27 @@ class Tracker:
             while (message := self._queue.get()) is not None:
                 stream.write(json.dumps(message, default=str) + "\n")
                 stream.flush()
-        while message is not None:  # the process has said why it ended
+        while message is not None:  # `_read` tells how the process ended
             message = self._queue.get()
 
-    def _read(self, stream: io.TextIOBase) -> None:
+    def _read(self, stream: io.TextIOBase, process: subprocess.Popen) -> None:
+        """Pass on what the process tells, until it ends, and then how it did, if that is all there is to tell."""
         with stream:
             for line in stream:
-                self._note(line.strip())
+                self._tell(line.strip())
+        code = process.wait()
+        if code or self._process is not None:  # nobody asked it to end
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            self._tell(
+                f"{_FAILURE}wandb {how} and is off from here on; the run goes on, and metrics.jsonl has its reports"
+            )
+
+    def _tell(self, line: str) -> None:
+        if line.startswith(_FAILURE):
+            if self._has_failed:
+                return
+            self._has_failed = True
+        self._note(line.removeprefix(_FAILURE))
 
 
 def may_be_logged_in() -> bool:
@@ -153,12 +174,13 @@ def may_be_logged_in() -> bool:
         return True
     named = os.environ.get("NETRC")
     for path in [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]:
-        with contextlib.suppress(OSError, netrc.NetrcParseError, RuntimeError):  # RuntimeError: no home directory
+        # RuntimeError: no home directory. ValueError: the file is no text.
+        with contextlib.suppress(OSError, netrc.NetrcParseError, RuntimeError, ValueError):
             if any(account[2] for account in netrc.netrc(path.expanduser()).hosts.values()):
                 return True
     config_dir = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb"))
     for path in (config_dir / "settings", Path("wandb/settings")):
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
             if "api_key" in path.expanduser().read_text():
                 return True
     return False
@@ -168,8 +190,8 @@ def _run_id(run_dir: Path) -> str:
     """Return the run's name on the server, the same whenever the run is resumed."""
     path = run_dir / "wandb_id.txt"
     if not path.exists():
-        path.write_text(secrets.token_hex(4) + "\n")
-    return path.read_text().strip()
+        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _serve(messages: io.TextIOBase, tell: Callable[[str], None]) -> None:
@@ -193,14 +215,13 @@ def _serve(messages: io.TextIOBase, tell: Callable[[str], None]) -> None:
     except Exception as error:
         # The class by name: where it is defined differs between versions of wandb.
         not_logged_in = type(error).__name__ == "UsageError" and start["polite"]
-        tell(_INVITATION if not_logged_in else f"wandb is off for this run: {_one_line(error)}")
+        tell(_FAILURE + (_INVITATION if not_logged_in else f"wandb is off for this run: {_one_line(error)}"))
         return
     # Our own axis: a resumed run reports some steps again, which wandb's own step counter would refuse.
     run.define_metric("env_steps")
     run.define_metric("*", step_metric="env_steps")
     tell(f"wandb: {run.url}" if run.url else f"wandb: offline, files in {start['directory']}/wandb")
     exit_code = None
-    told = False
     for line in messages:
         message = json.loads(line)
         try:
@@ -211,12 +232,13 @@ def _serve(messages: io.TextIOBase, tell: Callable[[str], None]) -> None:
             else:
                 exit_code = message["exit_code"]
         except Exception as error:
-            if not told:
-                tell(f"wandb failed to log, and may again: {_one_line(error)}")
-            told = True
+            tell(f"{_FAILURE}wandb failed to log, and may again: {_one_line(error)}")
     if exit_code is None:  # the trainer was killed; nobody waits for this process any more
         _exit_after(60.0)
-    run.finish(1 if exit_code is None else exit_code)
+    try:
+        run.finish(1 if exit_code is None else exit_code)
+    except Exception as error:
+        tell(f"{_FAILURE}wandb did not finish the run: {_one_line(error)}")
 
 
 def _media(wandb: Any, path: str) -> Any:
@@ -239,10 +261,10 @@ def _exit_after(seconds: float) -> None:
 
 def _main() -> None:
     # The one pipe that the trainer reads; whatever wandb or its children print goes nowhere.
-    notes = os.fdopen(os.dup(1), "w", buffering=1)
+    notes = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
-    messages = os.fdopen(os.dup(0), "r")
+    messages = os.fdopen(os.dup(0), "r", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     def tell(line: str) -> None:

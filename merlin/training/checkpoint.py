@@ -2,25 +2,44 @@
 
     RUN_DIR/checkpoints/step-000000001234/agent.safetensors   weights
                                           trainer.pt          everything else; loads with weights_only=True
-    RUN_DIR/checkpoints/best.safetensors                      weights of the best evaluation; step, score as metadata
+    RUN_DIR/checkpoints/best.safetensors                      the best weights; step, score as metadata
+    RUN_DIR/checkpoints/damaged-step-000000001234/            what a resume found damaged, and did not read
 
-A name that starts with "." is unfinished or on its way out: never read, removed by the next save.
+Weights hold their own checksum (`merlin.training.weights`), and that of the trainer.pt beside them, `trainer_sha256`.
+Both are checked whenever a file is read; files of version 0.2.0 have none.
+
+A name that starts with "." is unfinished or on its way out: never read, removed when the run is next trained.
 """
 
 import os
 import re
-import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, tell
+from merlin.training.plain import to_plain
+from merlin.training.storage import (
+    Damaged,
+    HashingFile,
+    changed,
+    flush_directory,
+    hidden,
+    remove,
+    replace_file,
+    sha256_of,
+    unreadable,
+    write_flushed,
+)
+from merlin.training.weights import load_weights, read_metadata, write_weights
+
+Found = TypeVar("Found")
+Note = Callable[[str], object]
 
 _STEP = re.compile(r"step-(\d{12,})")
 _WEIGHTS, _REST = "agent.safetensors", "trainer.pt"
@@ -33,42 +52,67 @@ class Best(NamedTuple):
     score: float
 
 
-def save(run_dir: Path, step: int, agent: nn.Module, rest: Mapping[str, Any], keep: int = 3) -> Path:
+def save(
+    run_dir: Path,
+    step: int,
+    agent: nn.Module,
+    rest: Mapping[str, Any],
+    keep: int = 3,
+    about: Mapping[str, str] | None = None,
+) -> Path:
     """Write a checkpoint, drop all but the last `keep`, and return its directory.
 
     A step that is already there is left as it is: the same run at the same step has the same state.
 
     Args:
         rest: Any tree that `to_plain` takes; `load_latest` returns it plain, and `from_plain` restores NamedTuples.
+        about: Metadata of the file of weights.
     """
     directory = _prepare(run_dir)
     final = directory / f"step-{step:012d}"
     if not final.exists():
-        temporary = directory / f".{final.name}"
-        weights, plain = safetensors.torch.save(_weights(agent)), to_plain(rest)
+        temporary = hidden(final)
+        plain = to_plain(rest)
         with _explain_failure(run_dir, final, temporary):
             temporary.mkdir()
-            _write(temporary / _WEIGHTS, lambda file: file.write(weights))
-            _write(temporary / _REST, lambda file: torch.save(plain, file))
-            _flush_directory(temporary)
-            os.rename(temporary, final)
-            _flush_directory(directory)
+            digest = _write_rest(temporary / _REST, plain)
+            metadata = {**(about or {}), "trainer_sha256": digest}
+            write_flushed(temporary / _WEIGHTS, lambda file: write_weights(file, agent.state_dict(), metadata))
+            flush_directory(temporary)
+            try:
+                os.rename(temporary, final)
+            except OSError:  # another process was quicker; on Windows the rename fails so too
+                if not final.exists():
+                    raise
+                remove(temporary)
+            flush_directory(directory)
     for old in steps(run_dir)[:-keep]:
         # Removing a directory takes many system calls; renamed first, it is never seen half removed.
-        shutil.rmtree(old.rename(directory / f".{old.name}"), ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was quicker
+            remove(old.rename(hidden(old)))
     return final
 
 
-def save_best(run_dir: Path, step: int, score: int | float, agent: nn.Module) -> Path:
-    """Replace `best.safetensors` by the agent's weights, and return its path."""
-    directory = _prepare(run_dir)
-    final, temporary = directory / "best.safetensors", directory / ".best.safetensors"
-    weights = safetensors.torch.save(_weights(agent), {"step": str(step), "score": repr(float(score))})
-    with _explain_failure(run_dir, final, temporary):
-        _write(temporary, lambda file: file.write(weights))
-        os.replace(temporary, final)
-        _flush_directory(directory)
+def save_best(
+    run_dir: Path,
+    step: int,
+    score: int | float,
+    weights: Mapping[str, Tensor],
+    about: Mapping[str, str] | None = None,
+) -> Path:
+    """Replace `best.safetensors` by these weights, and return its path."""
+    final = _prepare(run_dir) / "best.safetensors"
+    metadata = {**(about or {}), "step": str(step), "score": repr(float(score))}
+    with _explain_failure(run_dir, final):
+        replace_file(final, lambda file: write_weights(file, weights, metadata))
     return final
+
+
+def tidy(run_dir: Path) -> None:
+    """Remove what interrupted saves left behind. Only for the process that alone writes to the run."""
+    for pattern in ("checkpoints/.*", ".config.json*", ".metrics.jsonl*"):
+        for leftover in Path(run_dir).glob(pattern):
+            remove(leftover)
 
 
 def steps(run_dir: Path) -> list[Path]:
@@ -83,193 +127,157 @@ def last_step(run_dir: Path) -> int | None:
     return _step(found[-1]) if found else None
 
 
-def load_latest(run_dir: Path, agent: nn.Module) -> tuple[int, dict[str, Any]]:
-    """Load the last checkpoint's weights into `agent`; return its step and the rest, its tensors on the CPU."""
-    found = steps(run_dir)
-    if not found:
-        raise MerlinError(f"{run_dir} has no checkpoint to resume from: start a new run in another directory")
-    last = found[-1]
-    before = found[-2].name if len(found) > 1 else None
-    instead = f"delete {last} to resume from {before}" if before else f"delete {run_dir} and start again"
-    load_weights(agent, last / _WEIGHTS, instead)
-    return _step(last), _load_rest(last, instead)
+def load_latest(run_dir: Path, agent: nn.Module, note: Note = tell) -> tuple[int, dict[str, Any]]:
+    """Load the last intact checkpoint's weights into `agent`; return its step and the rest, its tensors on the CPU.
+
+    Args:
+        note: Is told of each damaged checkpoint that was passed over.
+
+    Raises:
+        MerlinError: There is none, or it is of another agent.
+    """
+
+    def load(directory: Path) -> tuple[int, dict[str, Any]]:
+        rest = _load_rest(directory)
+        load_weights(agent, directory / _WEIGHTS)
+        return _step(directory), rest
+
+    return _newest_intact(run_dir, load, note)
+
+
+def set_aside(run_dir: Path, beyond: int) -> None:
+    """Rename the checkpoints of later steps, which were damaged, so that a run that goes on may save those steps."""
+    for directory in steps(run_dir):
+        if _step(directory) > beyond:
+            with _explain_failure(run_dir, directory):
+                directory.rename(_free(directory.with_name(f"damaged-{directory.name}")))
+
+
+def load_last_weights(run_dir: Path, agent: nn.Module, note: Note = tell) -> int:
+    """Load the last intact weights into `agent`, and return their step. See `load_latest`."""
+
+    def load(directory: Path) -> int:
+        load_weights(agent, directory / _WEIGHTS)
+        return _step(directory)
+
+    return _newest_intact(run_dir, load, note)
 
 
 def read_wall_seconds(run_dir: Path) -> float:
-    """Return the training time at the last checkpoint; 0 where there is none."""
-    found = steps(run_dir)
-    return _load_rest(found[-1], f"delete {found[-1]}")["wall_seconds"] if found else 0.0
+    """Return the training time at the last intact checkpoint; 0 where there is none."""
+    return float(_newest_intact(run_dir, _load_rest, tell).get("wall_seconds", 0.0)) if steps(run_dir) else 0.0
 
 
-def _load_rest(directory: Path, instead: str) -> dict[str, Any]:
+def read_about(run_dir: Path) -> dict[str, str]:
+    """Return the metadata that the last checkpoint's weights were saved with, without checks; nothing if they cannot
+    be read."""
+    for directory in reversed(steps(run_dir)):
+        with suppress(Damaged):
+            return read_metadata(directory / _WEIGHTS)
+    return {}
+
+
+def read_best(run_dir: Path, note: Note = tell) -> Best | None:
+    """Return when the best weights were saved and how they scored, without loading them; None where there are none.
+
+    Damaged ones are none, and `note` is told.
+    """
+    return _best(run_dir, lambda path: read_metadata(path, check=True), note)
+
+
+def load_best(run_dir: Path, agent: nn.Module, note: Note = tell) -> Best | None:
+    """Load the best weights into `agent`; return their step and score, or None where there are none. See `read_best`.
+
+    Raises:
+        MerlinError: They are of another agent.
+    """
+    return _best(run_dir, lambda path: load_weights(agent, path), note)
+
+
+def _newest_intact(run_dir: Path, load: Callable[[Path], Found], note: Note) -> Found:
+    """Return what `load` makes of the last checkpoint that is not damaged."""
+    found = steps(run_dir)[::-1]
+    if not found:
+        raise MerlinError(
+            f"{run_dir} has no checkpoint yet: `merlin train --resume {run_dir}` trains it from the beginning"
+        )
+    for directory, before in zip(found, [*found[1:], None], strict=True):
+        try:
+            return load(directory)
+        except Damaged as error:
+            if before is None:
+                raise MerlinError(
+                    f"{error}, and no earlier checkpoint is intact: restore it, or delete {directory.parent} and "
+                    f"resume, which trains from the beginning"
+                ) from error
+            note(f"{error}: the checkpoint before it is taken, {before.name}")
+    raise AssertionError("the last one was returned or told of")
+
+
+def _best(run_dir: Path, load: Callable[[Path], dict[str, str]], note: Note) -> Best | None:
+    path = Path(run_dir) / "checkpoints" / "best.safetensors"
+    if not path.exists():
+        return None
     try:
-        rest = torch.load(directory / _REST, map_location="cpu", weights_only=True)
+        metadata = load(path)
+        return Best(int(metadata["step"]), float(metadata["score"]))
+    except (KeyError, ValueError):
+        note(f"{unreadable(path, 'weights with their step and score')}: the last checkpoint is taken")
+    except Damaged as error:
+        note(f"{error}: the last checkpoint is taken")
+    return None
+
+
+def _load_rest(directory: Path) -> dict[str, Any]:
+    path, expected = directory / _REST, read_metadata(directory / _WEIGHTS).get("trainer_sha256")
+    try:
+        if expected is not None and sha256_of(path) != expected:
+            raise Damaged(changed(path))
+        # What torch.save writes is not compressed: a file that holds more than its size is made to fill the memory.
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise Damaged(f"{path} holds more than its size, which no checkpoint does")
+        rest = torch.load(path, map_location="cpu", weights_only=True)
+    except Damaged:
+        raise
     except Exception as error:  # torch.load reports a damaged file by half a dozen types
-        raise MerlinError(_unreadable(directory / _REST, "the training state", instead)) from error
+        raise Damaged(unreadable(path, "the training state")) from error
     if not isinstance(rest, dict):
-        raise MerlinError(_unreadable(directory / _REST, "the training state", instead))
+        raise Damaged(unreadable(path, "the training state"))
     return rest
 
 
-def read_best(run_dir: Path) -> Best | None:
-    """Return when the best weights were saved and how they scored, without loading them; None where there are none."""
-    path = Path(run_dir) / "checkpoints" / "best.safetensors"
-    if not path.exists():
-        return None
-    instead = f"delete {path} to go on without it"
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-        return Best(int(metadata["step"]), float(metadata["score"]))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise MerlinError(_unreadable(path, "weights with their step and score", instead)) from error
+def _write_rest(path: Path, plain: Any) -> str:
+    """Write the training state, and return its checksum."""
+    digest = ""
 
+    def write(file: BinaryIO) -> None:
+        nonlocal digest
+        hashing = HashingFile(file)
+        torch.save(plain, cast(BinaryIO, hashing))
+        digest = hashing.hexdigest()
 
-def load_best(run_dir: Path, agent: nn.Module) -> Best | None:
-    """Load the best weights into `agent`; return their step and score, or None where there are none."""
-    path = Path(run_dir) / "checkpoints" / "best.safetensors"
-    if not path.exists():
-        return None
-    instead = f"delete {path} to use the last checkpoint"
-    metadata = load_weights(agent, path, instead)
-    if not {"step", "score"} <= metadata.keys():
-        raise MerlinError(_unreadable(path, "weights with their step and score", instead))
-    return Best(int(metadata["step"]), float(metadata["score"]))
-
-
-def load_weights(
-    agent: nn.Module, path: Path, instead: str = "take the file of a run with the same settings"
-) -> dict[str, str]:
-    """Load a safetensors file into `agent` and return the file's metadata.
-
-    Args:
-        instead: What to do where that fails; ends the message.
-
-    Raises:
-        MerlinError: The file cannot be read, or its names and shapes are not the agent's.
-    """
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise MerlinError(_unreadable(path, "the agent's weights", instead)) from error
-    difference = _first_difference(weights, agent.state_dict())
-    if difference:
-        raise MerlinError(f"{path} is of another agent or other settings, {difference}: {instead}")
-    agent.load_state_dict(weights)
-    return metadata
-
-
-@runtime_checkable
-class _Named(Protocol):
-    """A NamedTuple."""
-
-    _fields: tuple[str, ...]
-
-    def _asdict(self) -> dict[str, Any]: ...
-
-
-def to_plain(tree: Any) -> Any:
-    """Return the tree with NamedTuples as dicts and tensors detached and compact: what `weights_only=True` loads."""
-    if isinstance(tree, Tensor):
-        return tree.detach().clone()  # a view would be stored with all of its storage
-    if isinstance(tree, _Named):
-        return {name: to_plain(value) for name, value in tree._asdict().items()}
-    if isinstance(tree, Mapping):
-        return {name: to_plain(value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(to_plain(value) for value in tree)
-    if isinstance(tree, float):
-        return float(tree)  # NumPy's float64 is a float that weights_only refuses
-    assert tree is None or type(tree) in (bool, int, str, bytes), f"a checkpoint cannot hold a {type(tree).__name__}"
-    return tree
-
-
-def from_plain(plain: Any, template: Any, path: str = "state") -> Any:
-    """Return `plain` in the shape of `template`: the inverse of `to_plain`, tensors on the template's devices.
-
-    Raises:
-        MerlinError: A name is missing or a tensor has another shape, as when the number of environments was changed.
-    """
-    if isinstance(template, Tensor):
-        if not isinstance(plain, Tensor) or plain.shape != template.shape:
-            came = list(plain.shape) if isinstance(plain, Tensor) else type(plain).__name__
-            raise _foreign(path, f"have shape {list(template.shape)} and has {came}")
-        return plain.to(template.device, template.dtype)
-    if isinstance(template, _Named):
-        return type(template)(**_each(plain, template._asdict(), path))
-    if isinstance(template, Mapping):
-        return _each(plain, template, path)
-    if isinstance(template, list | tuple):
-        return type(template)(_each(dict(enumerate(plain)), dict(enumerate(template)), path).values())
-    return plain
-
-
-def _each(plain: Any, template: Mapping, path: str) -> dict:
-    if not isinstance(plain, Mapping) or plain.keys() != template.keys():
-        came = ", ".join(map(str, plain)) if isinstance(plain, Mapping) else type(plain).__name__
-        raise _foreign(path, f"hold {', '.join(map(str, template))} and holds {came}")
-    return {name: from_plain(plain[name], value, f"{path}.{name}") for name, value in template.items()}
-
-
-def _foreign(path: str, what: str) -> MerlinError:
-    return MerlinError(f"the checkpoint's {path} must {what}: resume with the settings that the run began with")
-
-
-def _first_difference(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    for name, tensor in wanted.items():
-        if name not in weights:
-            return f"it lacks {name!r}"
-        if weights[name].shape != tensor.shape:
-            return f"{name!r} must have shape {list(tensor.shape)} and has {list(weights[name].shape)}"
-    unknown = [name for name in weights if name not in wanted]
-    return f"it holds {unknown[0]!r}, which the agent lacks" if unknown else None
+    write_flushed(path, write)
+    return digest
 
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _weights(agent: nn.Module) -> dict[str, Tensor]:
-    # Each its own contiguous copy: safetensors refuses tensors that share storage, as tied weights do.
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in agent.state_dict().items()
-    }
+def _free(path: Path) -> Path:
+    """Return the path, or one like it that nothing has yet."""
+    while path.exists():
+        path = path.with_name(f"{path.name}-again")
+    return path
 
 
 def _prepare(run_dir: Path) -> Path:
-    """Return the directory of checkpoints, free of what an interrupted save left behind."""
+    """Return the directory of checkpoints."""
     directory = Path(run_dir) / "checkpoints"
     with _explain_failure(run_dir, directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for leftover in directory.glob(".*"):
-            _remove(leftover)
     return directory
-
-
-def _write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    with open(path, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_directory(directory: Path) -> None:
-    if os.name != "nt":  # Windows cannot open a directory
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -279,13 +287,11 @@ def _explain_failure(run_dir: Path, final: Path, temporary: Path | None = None) 
         yield
     except (OSError, RuntimeError) as error:  # torch.save turns a failed write into a RuntimeError
         if temporary is not None:
-            _remove(temporary)
+            remove(temporary)
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
         last = steps(run_dir)[-1:]
-        again = f"{last[0].name} is intact, resume with `merlin train --resume {run_dir}`" if last else "start again"
-        raise MerlinError(f"could not write {final} ({reason}): mend that; {again}") from error
-
-
-def _unreadable(path: Path, what: str, instead: str) -> str:
-    return f"{path} must hold {what}, but it is missing, truncated or of another kind: {instead}"
+        intact = f"{last[0].name} is intact, resume" if last else "start again"
+        raise MerlinError(
+            f"could not write {final} ({reason}): mend that; {intact} with `merlin train --resume {run_dir}`"
+        ) from error

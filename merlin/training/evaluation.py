@@ -1,9 +1,12 @@
 """Scores of a player: the returns, lengths and successes of its episodes."""
 
 import math
+import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from merlin.environments.batch import Environment
 from merlin.training.play import Moment, Observer, Player, play
@@ -13,18 +16,36 @@ HELD_OUT_SEED = 1_000_000_007
 CHOOSING_SEED = 2_000_000_011
 """Added to it for evaluations in training, which choose the best weights: they are evaluated on other episodes."""
 
+MAX_STEPS = 10_000
+"""Steps after which an evaluation gives an episode up, unless told, or unless the task declares a longer limit."""
+
 
 class Evaluation(Observer):
     """Scores of `episodes` episodes.
 
     Every environment plays the same number of episodes, one more for the first ones if need be, so that short episodes
-    are not counted more often than long ones.
+    are not counted more often than long ones. An environment whose episode takes more than `max_steps` plays no more:
+    that episode, and those that should have followed it there, are unfinished.
 
     Args:
         skip: Episodes that each environment plays before any counts.
+        max_steps: Of an episode; none takes `MAX_STEPS`, or the task's own limit if that is longer.
+        tell: Is called after each step.
     """
 
-    def __init__(self, environment: Environment, episodes: int, skip: int = 0) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        episodes: int,
+        skip: int = 0,
+        max_steps: int | None = None,
+        tell: Callable[["Evaluation"], object] | None = None,
+    ) -> None:
+        spec = environment.vector_env.spec
+        declared = (None if spec is None else spec.max_episode_steps) or 0
+        self.episodes, self.max_steps, self.tell = episodes, max_steps or max(MAX_STEPS, declared), tell
+        self.num_steps, self.unfinished = 0, 0
+        self.unfinished_returns: list[float] = []
         num_envs, device = environment.num_envs, environment.device
         self.wanted = torch.full((num_envs,), episodes // num_envs, device=device)
         self.wanted[: episodes % num_envs] += 1
@@ -48,26 +69,58 @@ class Evaluation(Observer):
         self.running, self.length = self.running.masked_fill(is_end, 0), self.length.masked_fill(is_end, 0)
         self.wanted = self.wanted - ended.to(self.wanted.dtype)
         self.skipped = (self.skipped - is_end.to(self.skipped.dtype)).clamp(min=0)
+        self.num_steps += 1
+        if self.num_steps >= self.max_steps:
+            self._give_up((self.length >= self.max_steps) & (self.wanted > 0))
         self.is_done = not bool((self.wanted > 0).any())
+        if self.tell is not None:
+            self.tell(self)
+
+    def _give_up(self, late: Tensor) -> None:
+        """Play no more where an episode takes too long."""
+        self.unfinished += int(self.wanted[late].sum())
+        self.unfinished_returns += self.running[late & (self.skipped == 0)].tolist()
+        self.wanted = self.wanted.masked_fill(late, 0)
 
     def result(self) -> dict[str, Any]:
-        """Return mean, spread and length of the episodes, and the success rate where the task defines success."""
-        scores = torch.tensor(self.returns, dtype=torch.float64)
+        """Return mean, spread and length of the episodes, and the success rate where the task defines success.
+
+        What no episode ended for is NaN. Where some are unfinished, their number is in it, and the mean of what was
+        earned in those that were begun, when they were given up.
+        """
         result = {
-            "episode_return_mean": scores.mean().item(),
-            "episode_return_std": scores.std(correction=0).item(),
-            "episode_length_mean": sum(self.lengths) / len(self.lengths),
+            "episode_return_mean": _mean(self.returns),
+            "episode_return_std": statistics.pstdev(self.returns) if self.returns else math.nan,
+            "episode_length_mean": _mean(self.lengths),
             "episodes": len(self.returns),
             "env_steps": self.env_steps,
         }
-        defined = [success for success in self.successes if not math.isnan(success)]
-        if defined:
-            result["success_rate"] = sum(defined) / len(defined)
+        if self.unfinished:
+            result |= {
+                "unfinished_episodes": self.unfinished,
+                "unfinished_return_mean": _mean(self.unfinished_returns),
+                "max_steps": self.max_steps,
+            }
+        told = [success for success in self.successes if not math.isnan(success)]
+        if told:  # an episode that does not tell, where others do, has not succeeded
+            result["success_rate"] = sum(told) / len(self.successes)
         return result
 
 
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
 def evaluate(
-    agent: Player, environment: Environment, *, episodes: int, seed: int, greedy: bool = False, skip: int = 0
+    agent: Player,
+    environment: Environment,
+    *,
+    episodes: int,
+    seed: int,
+    greedy: bool = False,
+    skip: int = 0,
+    max_steps: int | None = None,
+    tell: Callable[[Evaluation], object] | None = None,
 ) -> dict[str, Any]:
     """Return the mean, spread and length of `episodes` episodes, and the success rate where the task defines success.
 
@@ -77,7 +130,9 @@ def evaluate(
         seed: Of environments, actions and latents.
         greedy: Take the most probable actions rather than samples.
         skip: Episodes that each environment plays before any counts.
+        max_steps: Of an episode, which is then given up: see `Evaluation`.
+        tell: Is called after each step, to show progress.
     """
-    evaluation = Evaluation(environment, episodes, skip)
+    evaluation = Evaluation(environment, episodes, skip, max_steps, tell)
     play(agent, environment, evaluation, seed=seed, greedy=greedy)
     return evaluation.result()

@@ -6,18 +6,28 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from merlin.agents.agent import Acting, Agent
+from merlin.agents.acting import Acting
+from merlin.agents.agent import Agent
 from merlin.agents.learner import Window
 from merlin.environments.batch import Environment, Timestep
 from merlin.experience import Unroll
+from merlin.training.value_errors import initial_sums, sum_window
 
 
 class Episodes(NamedTuple):
-    """The episodes that ended in a window: one entry each. Success is NaN where the task does not define it."""
+    """The episodes that ended in a window: one entry each. Success is NaN where the task does not define it.
+
+    `value_sums` are those of `merlin.training.value_errors`, NaN where an episode was truncated.
+    """
 
     returns: Float[Tensor, "E"]
     lengths: Float[Tensor, "E"]
     successes: Float[Tensor, "E"]
+    value_sums: Float[Tensor, "E 4"]
+    environments: Int[Tensor, "E"]
+    """In which environment of this process each was."""
+    begins: Int[Tensor, "E"]
+    """Row of the window in which each began; below 0 for one that began before it."""
 
 
 class RolloutState(NamedTuple):
@@ -27,6 +37,7 @@ class RolloutState(NamedTuple):
     agent_state: Any
     episode_return: Float[Tensor, "B"]
     episode_length: Int[Tensor, "B"]
+    value_sums: Float[Tensor, "B 8"]
 
 
 @runtime_checkable
@@ -62,22 +73,27 @@ class Rollout:
         self.environment = environment
         self.discount_factor = discount_factor
         self.generator = generator
+        self.window_step = 0  # of the window being collected, for people
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
         """Begin an episode everywhere."""
         count, zeros = self.environment.num_envs, torch.zeros(self.environment.num_envs, device=self.environment.device)
         self.state = RolloutState(
-            self.environment.reset(seed), self.agent.initial_state(count), zeros, zeros.to(torch.int64)
+            self.environment.reset(seed),
+            self.agent.initial_state(count),
+            zeros,
+            zeros.to(torch.int64),
+            initial_sums(count, self.environment.device),
         )
 
     @torch.no_grad()
     def collect(self, unroll_length: int, records: bool = False) -> tuple[Window, Episodes]:
         """Return a window of `unroll_length` steps, and the episodes that ended in it. See `Source`."""
-        timestep, initial_state, episode_return, episode_length = self.state
+        timestep, initial_state, episode_return, episode_length, value_sums = self.state
         acting = Acting(self.agent, initial_state, unroll_length, self.generator, records)
-        rows, ended, final_values = [], [], []
-        for _ in range(unroll_length):
+        rows, ended, truncated, final_values = [], [], [], []
+        for self.window_step in range(1, unroll_length + 1):
             action = acting.step(timestep.observation, timestep.is_first, timestep.reward)
             following = self.environment.step(action)
             is_end = following.terminated | following.truncated
@@ -97,12 +113,12 @@ class Rollout:
             episode_return = episode_return + following.reward
             episode_length = episode_length + ~timestep.is_last
             ended.append((is_end, episode_return, episode_length, following.success))
+            truncated.append(following.truncated & ~following.terminated)
             episode_return = episode_return.masked_fill(is_end, 0)
             episode_length = episode_length.masked_fill(is_end, 0)
             timestep = following
         # One more step, which advances nothing: what it leads to is worth V.
         bootstrap = acting.next_value(timestep.observation, timestep.is_first, timestep.reward)
-        self.state = RolloutState(timestep, acting.state, episode_return, episode_length)
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         observations = columns.pop("observation")
         stacked = {name: torch.stack(column) for name, column in columns.items()} | acting.columns()
@@ -114,7 +130,9 @@ class Rollout:
                 next_value[t] = torch.where(replaced, final_value, next_value[t])
         observation = {name: torch.stack([x[name] for x in observations]) for name in observations[0]}
         unroll = Unroll(observation=observation, next_value=next_value, **stacked)
-        return Window(unroll, initial_state, acting), _episodes(ended)
+        ended_sums, value_sums = sum_window(unroll, value_sums, torch.stack(truncated), self.discount_factor)
+        self.state = RolloutState(timestep, acting.state, episode_return, episode_length, value_sums)
+        return Window(unroll, initial_state, acting), _episodes(ended, ended_sums)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the trainer saves where collection stands."""
@@ -137,6 +155,10 @@ class Rollout:
         return acting.next_value(observation, torch.zeros_like(following.truncated), following.reward)
 
 
-def _episodes(ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]]) -> Episodes:
+def _episodes(
+    ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]], value_sums: Float[Tensor, "T B 4"]
+) -> Episodes:
     is_end, returns, lengths, successes = (torch.stack(column) for column in zip(*ended, strict=True))
-    return Episodes(returns[is_end], lengths[is_end].to(returns.dtype), successes[is_end])
+    at = row, environment = is_end.nonzero(as_tuple=True)
+    begins = row - lengths[at] + 1  # the row of an action that ended an episode is the last of its `length` rows
+    return Episodes(returns[at], lengths[at].to(returns.dtype), successes[at], value_sums[at], environment, begins)

@@ -3,18 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from merlin import distributed
 from merlin.agents.agent import Agent
-from merlin.agents.learner import LearnerConfig, check_positive
+from merlin.agents.learner import LearnerConfig
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
-from merlin.experience import Unroll
-from merlin.training.checkpoint import from_plain, to_plain
+from merlin.ranges import COUNT, Range, above
+from merlin.training.inspection import Inspection
+from merlin.training.plain import from_plain, to_plain
 from merlin.training.rollout import Episodes, Rollout, Source
 
 
@@ -22,31 +23,25 @@ from merlin.training.rollout import Episodes, Rollout, Source
 class TrainingConfig(LearnerConfig):
     """How an agent is trained, whichever it is."""
 
-    unroll_length: int = 20
+    unroll_length: Annotated[int, Range(1, 100_000)] = 20
     """T, steps of a window: how far gradients reach back. State is carried across windows."""
     truncation_ends: bool = False
     """An episode that was cut (truncated) is worth nothing more, rather than what V says of its last observation: right
     where time is part of the task, in which else never to finish is worth as much as to finish. Both cases: Pardo et
     al. 2018, arXiv:1712.00378."""
-    report_steps: int | None = None
+    report_steps: Annotated[int | None, COUNT] = None
     """Environment steps between reports; none makes about 100 of the run, and at most 50,000 steps between two."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Annotated[float, above(0)] = 60.0
     """Seconds between checkpoints."""
-    evaluation_steps: int | None = None
+    evaluation_steps: Annotated[int | None, COUNT] = None
     """Environment steps between evaluations on held-out episodes while training; none leaves them out."""
-    evaluation_episodes: int = 100
+    evaluation_episodes: Annotated[int, Range(1, 1_000_000_000)] = 100
     """Episodes of each of them."""
-    num_threads: int = 1
+    num_threads: Annotated[int, Range(1, 1024)] = 1
     """PyTorch's threads on the CPU; small networks run fastest on one."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Of float32 products, by PyTorch's names: highest is exact, high takes TF32 on GPUs, medium bfloat16 on CPUs too.
     On CPUs bfloat16 pays for LSTMs of 256 units and hundreds of environments, and costs where a memory is read."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        names = ("unroll_length", "num_threads", "report_steps", "checkpoint_seconds", "evaluation_steps",
-                 "evaluation_episodes")  # fmt: skip
-        check_positive(self, names)
 
     def set_torch(self, device: torch.device | None = None) -> str | None:
         """Let PyTorch compute in this process as configured; return a sentence if the device cannot."""
@@ -88,6 +83,7 @@ class Trainer:
         self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
         self.source: Source = agent.source(self.rollout)
         self.learner = agent.learner(config, self.generator)
+        self.inspection = Inspection(environment)
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
     def update(self) -> tuple[dict[str, Tensor], Episodes]:
@@ -95,37 +91,19 @@ class Trainer:
         begin = time.perf_counter()
         window, episodes = self.source.collect(self.config.unroll_length, self.learner.records)
         middle = time.perf_counter()
-        self._check(window.unroll)
+        self.inspection.check(window.unroll)
         left = max(0.0, 1.0 - self.env_steps / self.total_steps)
         try:
             metrics = self.learner.update(window, left)
         except FloatingPointError as error:
             raise MerlinError(
-                f"Gradients must be finite, but after {self.env_steps} steps they are not: "
-                f"resume from the last checkpoint with a lower training.learning_rate."
+                f"Gradients must be finite, but after {self.env_steps} steps they are not, and "
+                f"{self.inspection.blame(window.unroll)}."
             ) from error
         self.env_steps += int(distributed.total(window.unroll.is_valid.sum()))
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
         return metrics, episodes
-
-    def _check(self, unroll: Unroll) -> None:
-        if not unroll.reward.isfinite().all():
-            raise MerlinError(
-                f"Rewards must be finite, but {self.environment.task} returned one that is not: correct the task."
-            )
-        for name, x in unroll.observation.items():
-            if x.is_floating_point() and not x.isfinite().all():
-                raise MerlinError(
-                    f"Observations must be finite, but {name!r} of {self.environment.task} held a number that is not: "
-                    f"correct the environment."
-                )
-        # Those that truncated episodes end with are in no row; only their value is.
-        if not unroll.next_value.isfinite().all() and unroll.value.isfinite().all():
-            raise MerlinError(
-                f"Observations must be finite, but one with which {self.environment.task} truncated an episode held a "
-                f"number that is not: correct the environment."
-            )
 
     def run(
         self,
@@ -154,8 +132,10 @@ class Trainer:
             "shares": distributed.gather(share),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Episodes of environments that cannot be saved begin anew.
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Go on from a `state_dict`, and return whether episodes and random choices go on too.
+
+        They begin anew where the environment cannot be saved, or was on another kind of device.
 
         Raises:
             MerlinError: It is of another number of processes or environments.
@@ -172,12 +152,19 @@ class Trainer:
             )
         share = state["shares"][distributed.rank()]
         self.env_steps = state["env_steps"]
-        self.generator.set_state(share["generator"].cpu())
+        drawn, goes_on = share["generator"].cpu(), share["environment"] is not None
+        if drawn.shape == self.generator.get_state().shape:
+            self.generator.set_state(drawn)
+        else:  # of a GPU there and a CPU here, or the other way round
+            goes_on = False
+            self.generator.manual_seed(self.generator.initial_seed() + self.env_steps)
         self.learner.load_state_dict(state["optimizers"])
         self.source.load_state_dict(state.get("source", {}))
-        if share["environment"] is not None:
+        if goes_on:
             self.environment.load_state_dict(share["environment"])
-            self.rollout.state = from_plain(share["rollout"], self.rollout.state)
+            known = to_plain(self.rollout.state) | share["rollout"]  # what was not kept yet begins empty
+            self.rollout.state = from_plain(known, self.rollout.state)
         else:  # other episodes than those that the run began with
             device = self.generator.device
             self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
+        return goes_on

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from merlin.agents.agent import Agent
 from merlin.environments.batch import Environment
+from merlin.networks.action_spaces import SimpleSpace, open_action_space
 from merlin.networks.actions import GaussianActions
+from merlin.networks.spaces import shape_of
 from merlin.training.play import Moment, Observer, play
 
 
@@ -21,9 +23,9 @@ class Step(NamedTuple):
     """One observation and the agent's step on it. Entries that an agent lacks are None.
 
     `expected` is decoded from the prior, before the agent looked; `reconstruction` from the latent of what it saw.
-    `policy` holds probabilities [A]; for a Box of n numbers their means, their standard deviations and the action
-    [3, n], in half ranges from the middle. `reward` is that of `action`. Reads are of the memory before this step's
-    write of `word` into `slot`.
+    `policy` holds probabilities of choices [C], of those beside a Box in a Dict too; where there are only n numbers of
+    Boxes, their means, their standard deviations and the action [3, n], in half ranges from the middle. `reward` is
+    that of `action`. Reads are of the memory before this step's write of `word` into `slot`.
     """
 
     observation: dict[str, np.ndarray]
@@ -57,13 +59,26 @@ class Episode(NamedTuple):
 
     def action_name(self, step: int) -> str:
         """Return in words what was done in a step."""
-        action = self.steps[step].action
-        if isinstance(self.action_space, spaces.Box):
-            return "action " + " ".join(f"{x:.2f}" for x in action.reshape(-1)[:4]).replace("-", "−")
         if self.action_names is not None:
             assert isinstance(self.action_space, spaces.Discrete), "a single choice is what has names"
-            return self.action_names[int(action) - int(self.action_space.start)]
-        return "action " + " ".join(map(str, action.reshape(-1)))
+            return self.action_names[int(self.steps[step].action) - int(self.action_space.start)]
+        words = []
+        for _, part, numbers in self.action_parts(step):
+            is_box = isinstance(part, spaces.Box)
+            words += [f"{x:.2f}" for x in numbers[:4]] if is_box else map(str, numbers.astype(int))
+        return "action " + " ".join(words).replace("-", "−")
+
+    def action_parts(self, step: int) -> list[tuple[str, SimpleSpace, np.ndarray]]:
+        """Return the simple spaces of the action space with their paths, and what was done in each, flat."""
+        parts = open_action_space(self.action_space)
+        ends = np.cumsum([math.prod(shape_of(part)) for _, part in parts])
+        numbers = np.split(self.steps[step].action.reshape(-1), ends[:-1])
+        return [(path, part, x) for (path, part), x in zip(parts, numbers, strict=True)]
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether something is chosen, so that `policy` holds probabilities; else all actions are numbers of Boxes."""
+        return any(not isinstance(part, spaces.Box) for _, part in open_action_space(self.action_space))
 
 
 class EpisodeRecorder(Observer):
@@ -143,7 +158,7 @@ def record_episode(
 def _policy(agent: Agent, parameters: Tensor, action: Tensor) -> np.ndarray:
     actions = agent.actions
     if not isinstance(actions, GaussianActions):
-        return first_row(actions.log_probs(parameters).exp())
+        return first_row(actions.probabilities(parameters))
     mean, log_std = actions.moments(parameters)
     mean = (mean - actions.centre) / actions.half_range
     return first_row(torch.stack([mean, log_std.exp() / actions.half_range, actions.encode(action)], 1))

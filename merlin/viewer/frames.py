@@ -43,7 +43,7 @@ def draw_step(episode: Episode, step: int, heading: str = "") -> Canvas:
 def _height_of_panels(episode: Episode) -> Number:
     """Return how high the upper panels are: as they need, within bounds."""
     rooms = [0 if is_picture(space) else 23 + height_of(space) for space in episode.spaces.values()]
-    if any(map(is_picture, episode.spaces.values())) or isinstance(episode.action_space, spaces.Box):
+    if any(map(is_picture, episode.spaces.values())) or not episode.has_choices:
         return HIGHEST
     bars = len(episode.steps[0].policy)
     return min(HIGHEST, max(LOWEST, sum(rooms), 28 * bars if bars <= MOST_BARS else HIGHEST))
@@ -110,7 +110,7 @@ def _draw_observation(canvas: Canvas, x: Number, width: Number, height: Number, 
 
 def _draw_policy(canvas: Canvas, x: Number, width: Number, height: Number, episode: Episode, step: int) -> None:
     _head(canvas, x, "policy")
-    if isinstance(episode.action_space, spaces.Box):
+    if not episode.has_choices:
         _draw_gaussians(canvas, x, width, height, episode.steps[step].policy)
         return
     names, taken = choices(episode, step)
@@ -137,19 +137,18 @@ def _draw_policy(canvas: Canvas, x: Number, width: Number, height: Number, episo
 
 
 def choices(episode: Episode, step: int) -> tuple[list[str], set[int]]:
-    """Return the names of all actions, or of all parts of a MultiDiscrete's, and which of them were taken."""
-    space = episode.action_space
-    assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete), "a Box has no choices"
-    sizes, starts = sizes_and_starts(space)
-    action = episode.steps[step].action.reshape(-1)
-    offsets = np.cumsum((0, *sizes[:-1]))
-    taken = {int(o + a - s) for o, a, s in zip(offsets, action, starts, strict=True)}
-    if episode.action_names is not None:
-        return list(episode.action_names), taken
-    several = len(sizes) > 1
-    parts = zip(sizes, starts, strict=True)
-    names = [f"{i}: {s + j}" if several else str(s + j) for i, (n, s) in enumerate(parts) for j in range(n)]
-    return names, taken
+    """Return the names of all choices, of several variables side by side, and which of them were taken."""
+    names: list[str] = []
+    taken: set[int] = set()
+    for path, space, values in episode.action_parts(step):
+        if isinstance(space, spaces.Box):
+            continue
+        sizes, starts = sizes_and_starts(space)
+        for i, (size, start, value) in enumerate(zip(sizes, starts, values.astype(int), strict=True)):
+            variable = ".".join(filter(None, [path, str(i) if len(sizes) > 1 else ""]))
+            taken.add(len(names) + int(value) - start)
+            names += [f"{variable}: {start + j}" if variable else str(start + j) for j in range(size)]
+    return names if episode.action_names is None else list(episode.action_names), taken
 
 
 def _draw_gaussians(canvas: Canvas, x: Number, width: Number, height: Number, policy: np.ndarray) -> None:

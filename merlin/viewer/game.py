@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 from PIL import ImageColor
 
-from merlin.environments.adapters import AgentView
 from merlin.environments.make import find_spec, make_env
 from merlin.errors import MerlinError
 from merlin.networks.spaces import Tokens, flatten_observation, flatten_space, kind
@@ -56,17 +55,20 @@ def choose_keys(names: Sequence[str]) -> dict[str, int]:
 class Game:
     """A task that a person plays: its present episode, and what there is to show of it."""
 
-    def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None):
-        self.env = AgentView(make_env(find_spec(task), env_kwargs, "rgb_array"))
+    def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None, wrappers: Sequence[str] = ()):
+        self.task, self.env = task, make_env(find_spec(task), env_kwargs, "rgb_array", wrappers)
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise MerlinError(
                 f"A person plays tasks whose action space is Discrete, but {task} has a "
                 f"{type(self.env.action_space).__name__}: choose another."
             )
-        self.task, self.unwrapped = task, self.env.unwrapped
+        self.unwrapped = self.env.unwrapped
         self.spaces = flatten_space(self.env.observation_space)
         self.first_action = int(self.env.action_space.start)
-        numbers = range(self.first_action, self.first_action + int(self.env.action_space.n))
+        count = int(self.env.action_space.n)
+        if count > len(OTHER_KEYS):
+            raise MerlinError(f"At most {len(OTHER_KEYS)} actions have a key each, but {task} has {count:,}.")
+        numbers = range(self.first_action, self.first_action + count)
         self.names = action_names(self.unwrapped, self.env.action_space) or [f"action {number}" for number in numbers]
         self.keys = choose_keys(self.names)
         self.sees_pictures = any(map(is_picture, self.spaces.values()))

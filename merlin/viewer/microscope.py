@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from PIL import Image
 
 from merlin.networks.spaces import kind
@@ -114,7 +113,7 @@ def _words(space: Any, value: Array) -> str:
 
 def _policy(episode: Episode) -> dict[str, Any]:
     steps = episode.steps
-    if isinstance(episode.action_space, spaces.Box):
+    if not episode.has_choices:
         return {"box": [[[_number(x) for x in row] for row in step.policy] for step in steps]}
     chosen = [choices(episode, index) for index in range(len(steps))]
     return {

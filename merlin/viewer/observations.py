@@ -9,7 +9,7 @@ from gymnasium import spaces
 from PIL import ImageColor
 
 from merlin.networks.categories import sizes_and_starts
-from merlin.networks.spaces import ROOT, kind
+from merlin.networks.spaces import ROOT, Picture, Symbols, kind
 from merlin.viewer.canvas import BLUE, EMPTY, FAINT, GREY, INK, RED, Canvas, Number, category_colour, mix
 
 MINIGRID_SIZES = (11, 6, 4)  # object, colour, state
@@ -24,9 +24,7 @@ def is_picture(space: gymnasium.Space) -> bool:
 
 def is_minigrid(space: gymnasium.Space) -> bool:
     """Return whether an entry is a view of MiniGrid's, which counts columns first."""
-    return isinstance(space, spaces.MultiDiscrete) and (
-        kind(space) == "symbols" and tuple(space.nvec[0, 0]) == MINIGRID_SIZES
-    )
+    return isinstance(space, Symbols) and len(space.shape) == 3 and tuple(space.nvec[0, 0]) == MINIGRID_SIZES
 
 
 def is_word(space: gymnasium.Space) -> bool:
@@ -47,11 +45,14 @@ def in_words(entries: dict[str, gymnasium.Space], observation: dict[str, np.ndar
 
 def as_picture(space: gymnasium.Space, value: np.ndarray) -> np.ndarray:
     """Return an image or a symbolic grid as uint8 [Y, X, 3]."""
-    if isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, Symbols):
         return _symbols(space, value)
-    assert isinstance(space, spaces.Box), "other spaces are no pictures"
+    assert isinstance(space, Picture), "other spaces are no pictures"
     low, high = float(space.low.min()), float(space.high.max())
-    pixels = np.clip((value.astype(np.float32) - low) / (high - low), 0, 1)
+    pixels = np.moveaxis(value, (space.row_axis, space.row_axis + 1), (0, 1))
+    if pixels.ndim == 4:  # the newest of stacked frames
+        pixels = pixels[:, :, -1]
+    pixels = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.shape[-1] != 3:  # grey, or of unknown channels such as stacked frames
         pixels = pixels.mean(-1, keepdims=True).repeat(3, -1)
@@ -168,11 +169,12 @@ def _draw_vector(canvas, x, y, width, height, space, value) -> None:
         canvas.text(x + width / 2, y + 8, "  ".join(f"{n:.2f}" for n in numbers), 8.5, GREY, "mm", width=width)
 
 
-def _symbols(space: spaces.MultiDiscrete, value: np.ndarray) -> np.ndarray:
+def _symbols(space: Symbols, value: np.ndarray) -> np.ndarray:
     if is_minigrid(space):
         return _minigrid(value.astype(np.uint8).tobytes(), value.shape)
     colours = [ImageColor.getrgb(category_colour(index)) for index in range(int(space.nvec.max()))]
-    return np.array(colours, np.uint8)[value[..., 0] - space.start[..., 0]]
+    shown = value - space.start
+    return np.array(colours, np.uint8)[shown[..., 0] if shown.ndim == 3 else shown]
 
 
 @lru_cache(maxsize=1024)  # what a slot holds is drawn at every step

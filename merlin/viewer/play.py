@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from io import TextIOBase
 from typing import Any, TextIO
 
@@ -26,6 +27,7 @@ def play(
     seed: int | None = None,
     view: str | None = None,
     summary: str = "",
+    wrappers: Sequence[str] = (),
     keys: int = 0,
     screen: TextIOBase | TextIO | None = None,
 ) -> None:
@@ -36,6 +38,7 @@ def play(
         view: "agent" shows what an agent sees, "above" the picture that the task draws of itself; unless told, what
             the agent sees, or the picture where there is nothing to remember and the agent sees only numbers.
         summary: A description of the task for the player.
+        wrappers: Put around the environment, `module:Wrapper`, the first innermost.
         keys: The descriptor that they come from, a terminal or a pipe.
         screen: Standard output unless told. Where this or `keys` is no terminal, steps are lines of text.
 
@@ -43,7 +46,7 @@ def play(
         MerlinError: There is no such task, or it is none for a keyboard.
     """
     output: TextIOBase | TextIO = sys.stdout if screen is None else screen
-    game = Game(task, env_kwargs or {}, seed)
+    game = Game(task, env_kwargs or {}, seed, wrappers)
     with game.env:
         is_screen = os.isatty(keys) and output.isatty()
         player = (_Screen if is_screen else _Lines)(game, view or game.default_view, summary, output)

@@ -24,6 +24,7 @@ def watch(
     seed: int = 0,
     which: str = "best",
     greedy: bool = False,
+    device: str = "cpu",
     note: Callable[[str], object] = lambda sentence: print(sentence, file=sys.stderr),
 ) -> Path:
     """Play episodes that training never began with, write them as a picture of each step, and return the file.
@@ -35,6 +36,7 @@ def watch(
         seed: Of the environment, the latents and the actions; another seed shows another episode.
         which: The run's best weights or its last.
         greedy: Take the most probable actions rather than samples.
+        device: auto, cpu or cuda. One environment is too small for a GPU to pay.
         note: Is told when not everything is shown.
 
     Raises:
@@ -45,13 +47,12 @@ def watch(
     find_writer(out)  # before an episode is played in vain
     if episodes < 1:
         raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}.")
-    # One environment is too small for a GPU, and what was trained on one is to be watched anywhere.
-    config = dataclasses.replace(load_config(run_dir), device="cpu", vectorization="sync")
+    config = dataclasses.replace(load_config(run_dir), device=device, vectorization="sync")
     seed += config.seed + HELD_OUT_SEED
-    generator = torch.Generator().manual_seed(seed)
     played: list[Episode] = []
     with build_environment(config, num_envs=1, render_mode="rgb_array") as environment:
         agent = load_agent(run_dir, environment, config, which)
+        generator = torch.Generator(environment.device).manual_seed(seed)
         most = left = MAX_STEPS if out.suffix.lower() == ".html" else MAX_FRAMES
         while left and len(played) < episodes:
             played.append(

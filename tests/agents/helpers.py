@@ -8,25 +8,37 @@ from gymnasium import spaces
 
 from merlin.agents import AGENTS, Agent
 from merlin.experience import Unroll
+from merlin.networks.spaces import Tokens
 from merlin.runs.presets import preset
 from merlin.states import map_state, stack_states
 
 SPACES = {"card": spaces.Discrete(5), "place": spaces.Box(-1, 1, (3,), np.float32)}
+EVERY_KIND = SPACES | {
+    "switches": spaces.MultiBinary(3),
+    "grid": spaces.MultiDiscrete(np.broadcast_to([4, 3], (3, 5, 2))),
+    "picture": spaces.Box(0, 255, (6, 9, 3), np.uint8),
+    "grey": spaces.Box(-1, 1, (6, 7), np.float32),
+    "words": Tokens(("", "red", "blue"), 4),
+}
 ACTION_SPACES = {
     "discrete": spaces.Discrete(4),
     "multi": spaces.MultiDiscrete([2, 3]),
     "box": spaces.Box(-1, 1, (2,), np.float32),
+    "binary": spaces.MultiBinary(3),
+    "mixed": spaces.Dict(
+        {"a": spaces.Discrete(3, start=4), "b": spaces.Box(-1, 2, (2,)), "c": spaces.MultiDiscrete([2, 3])}
+    ),
 }
 DISCOUNT = 0.9
 
 
-def make_agent(name: str, action_space: str = "discrete", seed: int = 0, **settings) -> Agent:
+def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=SPACES, **settings) -> Agent:
     """Return a small agent, every size another."""
     torch.manual_seed(seed)
     sizes = {"latent_size": 6, "hidden_size": 7, "policy_hidden_size": 9, "memory_size": 5, "num_read_keys": 2}
     config = preset(name).model
     known = {key: value for key, value in {**sizes, **settings}.items() if hasattr(config, key)}
-    agent = AGENTS[name].agent_class(SPACES, ACTION_SPACES[action_space], replace(config, **known))
+    agent = AGENTS[name].agent_class(spaces, ACTION_SPACES[action_space], replace(config, **known))
     with torch.no_grad():  # biases start at zero, which would hide a bias left out; and let the policy have opinions
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -37,10 +49,20 @@ def random_observation(*shape: int) -> dict[str, torch.Tensor]:
     return {"card": torch.randint(5, shape), "place": torch.rand(*shape, 3) * 2 - 1}
 
 
-def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0, place_unit=1.0, reward_unit=1.0):
+def act(
+    agent: Agent,
+    is_first: torch.Tensor,
+    state=None,
+    seed: int = 0,
+    place_unit: float = 1.0,
+    reward_unit: float = 1.0,
+    masks: torch.Tensor | None = None,
+):
     """Let the agent act on random observations [T, B]; return the window, its initial state, that after it, outputs.
 
-    Numbers of the observation and rewards are in these units. The value after the window is random, of order 1.
+    Args:
+        place_unit: Of numbers of the observation, as `reward_unit` of rewards; the last value is of order 1.
+        masks: Of its actions [T, B, C].
     """
     torch.manual_seed(seed)
     length, batch = is_first.shape
@@ -48,6 +70,8 @@ def act(agent: Agent, is_first: torch.Tensor, state=None, seed: int = 0, place_u
     dtype = next(agent.parameters()).dtype
     observation = random_observation(length, batch)
     observation["place"] = observation["place"].to(dtype) * place_unit
+    if masks is not None:
+        observation["action_mask"] = masks
     state = initial = cast(agent.initial_state(batch) if state is None else state, dtype)
     reward = torch.randn(length + 1, batch).to(dtype) * reward_unit
     outputs = []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
-from merlin.agents.agent import Acting
+from merlin.agents.acting import Acting
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.states import map_state
 from tests.agents.helpers import ACTION_SPACES, DISCOUNT, act, make_agent, row, tensors, window

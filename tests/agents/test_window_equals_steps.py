@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from merlin.agents.agent import Acting
+from merlin.agents.acting import Acting
 from merlin.memory import MemoryState
 from merlin.states import map_state, reset_state, stack_states
 from tests.agents.helpers import act, leaves, make_agent, row

@@ -101,7 +101,7 @@ def test_settings_are_listed_with_type_value_and_meaning(merlin, monkeypatch):
     assert "  model.encoder.image_features: int = 128  [paper: 500]" in lines
     assert not any(re.match(" *(task|agent|preset|env_kwargs)", line) for line in lines)
     groups = [line.partition(":")[0] for line in lines if re.match(r"[a-z.]+: ", line)]
-    assert groups == ["run", "model", "model.encoder", "model.decoder", "training"]
+    assert groups == ["run", "environment", "model", "model.encoder", "model.decoder", "training"]
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -173,6 +173,20 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
     assert config.model.hidden_size == 8
 
 
+def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(run_dir.parent)
+    source, path = Path(run_dir.name), tmp_path / "run"
+    status, _, err = merlin(
+        "train", "--steps", "8", "--from", source, "--from-checkpoint", "last", "--run-dir", path, *SMALL
+    )
+    assert status == 0 and f"starts from the last weights of {run_dir}, of 512 steps" in err
+    config = load_config(path)
+    assert (config.started_from, config.started_from_checkpoint) == (str(run_dir), "last")
+    status, _, err = merlin("train", "--from", source, "--run-dir", tmp_path / "other")
+    assert status == 1 and one_sentence(err) and "needs the same agent, model settings and spaces, as with --set" in err
+    assert "model.hidden_size=8" in err and not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -200,6 +214,8 @@ def test_a_run_goes_on_where_it_was_stopped(merlin, tmp_path):
         (["train", DEFAULT_TASK, "--seed", "1", "--resume", "x"], "but TASK, --seed came"),
         (["train", "--run-dir", "y", "--num-envs", "3", "--resume", "x"], "but --num-envs, --run-dir came"),
         (["train", "--resume", "x", "--set", "model.top_k=3"], "but --set model.top_k=3 came"),
+        (["train", "--resume", "x", "--from", "y"], "but --from came"),
+        (["train", "--resume", "x", "--from-checkpoint", "last"], "but --from-checkpoint came"),
         (["evaluate"], "required: RUN_DIR"),
         (["evaluate", "x", "--episodes", "0"], "--episodes: must be a whole number"),
         (["watch", "x", "--out", "film.avi"], "must end in .gif, .mp4, .html or .png"),
@@ -222,6 +238,7 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "--env-kwargs", '{"pears": 4}'], "pears"),
         (["train", "--device", "abacus"], "'abacus'"),
         (["train", "--resume", "nowhere"], "nowhere"),
+        (["train", "--from", "nowhere"], "nowhere has none"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),
         (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
@@ -269,6 +286,42 @@ def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     assert out.splitlines()[0] == f"merlin on {DEFAULT_TASK}, last checkpoint, most probable actions, held-out seed 1"
     assert re.search(r"\n  episode return +-?\d+\.\d+ ± \d", out) and re.search(r"\n +of oracle play +3\.000\n", out)
     assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
+
+
+def test_a_run_of_another_device_is_read_and_goes_on_where_it_is_told(merlin, run_dir, tmp_path):
+    """Where an agent ran is no part of what a run is."""
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"device": "cuda:99"}))
+    assert load_config(copy) == load_config(run_dir)
+    here = ("--device", "cpu")
+    status, out, _ = merlin("evaluate", copy, "--episodes", "4", "--json", *here)
+    assert status == 0 and out == merlin("evaluate", run_dir, "--episodes", "4", "--json")[1]
+    assert merlin("watch", copy, "--out", tmp_path / "a.png", *here)[0] == 0
+    assert merlin("train", "--resume", copy, "--steps", "600", "--wandb", "disabled", *here)[0] == 0
+    assert json.loads((copy / "config.json").read_text())["device"] == "cpu"
+    for command in (["evaluate"], ["watch"], ["analyse"], ["train", "--resume"]):
+        status, _, err = merlin(*command, run_dir, "--device", "abacus")
+        assert status == 1 and one_sentence(err) and "A device is auto, cpu, cuda or cuda:N, but 'abacus' came" in err
+
+
+def test_evaluation_of_what_does_not_end_says_so(merlin, run_dir):
+    status, out, _ = merlin("evaluate", run_dir, "--episodes", "3", "--max-steps", "5", "--json")
+    result = json.loads(out)
+    assert status == 0 and (result["episode_return_mean"], result["episode_length_mean"]) == (None, None)
+    assert (result["episodes"], result["unfinished_episodes"], result["max_steps"]) == (0, 3, 5)
+    assert isinstance(result["unfinished_return_mean"], float)
+    _, out, _ = merlin("evaluate", run_dir, "--episodes", "3", "--max-steps", "5")
+    assert "3 of 3 episodes had not ended after 5 steps and count nowhere above; those begun had earned" in out
+
+
+def test_memory_that_there_is_not_is_a_sentence(merlin, monkeypatch):
+    def allocate(_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("merlin.cli.lists.list_agents", allocate)
+    status, _, err = merlin("agents")
+    assert status == 1 and one_sentence(err) and "there is not enough memory for this" in err
 
 
 def test_the_best_weights_are_evaluated_once_it_is_known_which_they_are(merlin, run_dir, tmp_path):

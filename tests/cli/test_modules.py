@@ -42,6 +42,12 @@ class Coin(gymnasium.Env):
 
 gymnasium.register("Coin-v0", Coin)
 """
+WRAPPER = """
+import gymnasium
+
+def shorter(env):
+    return gymnasium.wrappers.TimeLimit(env, 3)
+"""
 SMALL = ["--set", "model.hidden_size=8", "model.depth=3"]
 
 
@@ -51,6 +57,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "my_agent.py").write_text(AGENT)
     (home / "my_task.py").write_text(TASK)
+    (home / "my_wrapper.py").write_text(WRAPPER)
     (home / "torch.py").write_text("raise RuntimeError('the wrong torch')")  # takes nobody's place
     (home / "bin").mkdir()
     (home / "bin" / "merlin").write_text("import sys\nfrom merlin.cli import main\nsys.exit(main())\n")
@@ -70,7 +77,7 @@ def merlin(home):
 @pytest.fixture(scope="module")
 def run_dir(merlin, home):
     arguments = ["my_task:Coin-v0", "--agent", "my_agent:Mine", "--num-envs", 4, "--steps", 200, "--wandb", "disabled"]
-    trained = merlin("train", *arguments, *SMALL)
+    trained = merlin("train", *arguments, "--wrap", "my_wrapper:shorter", *SMALL)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.startswith("training my_agent:Mine on my_task:Coin-v0 until 200 steps")
     (path,) = (home / "runs").iterdir()
@@ -81,6 +88,7 @@ def test_an_agent_and_a_task_of_ones_own_are_trained(run_dir):
     assert run_dir.name.startswith("Coin-v0-Mine-seed1-")
     recorded = json.loads((run_dir / "config.json").read_text())
     assert (recorded["agent"], recorded["model"]["depth"]) == ("my_agent:Mine", 3)
+    assert recorded["environment"]["wrappers"] == ["my_wrapper:shorter"]
     with importable_from(run_dir.parents[1]):
         assert type(load_config(run_dir).model) is sys.modules["my_agent"].Config
     del sys.modules["my_agent"]
@@ -96,7 +104,7 @@ def test_a_run_directory_imports_from_the_working_directory_only_if_told(merlin,
     resumed = merlin(*resume, "--import-from", ".")
     assert resumed.returncode == 0, resumed.stderr
     found = merlin("evaluate", run_dir, "--episodes", 4, "--json", "--import-from", run_dir.parents[1], cwd=tmp_path)
-    assert json.loads(found.stdout)["episode_length_mean"] == 4
+    assert json.loads(found.stdout)["episode_length_mean"] == 3  # and not 4, as without the wrapper
 
 
 def test_agents_of_ones_own_are_compared(merlin, home, tmp_path):

@@ -1,14 +1,14 @@
 """Environments that do what real ones do, registered as test/...-v0, and batches of them."""
 
-import multiprocessing
-import os
-import time
+import random
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+
+import tests.environments.misbehaving  # noqa: F401 (registers test/Misbehaving-v0)
 
 
 class Episodes(gymnasium.Env):
@@ -85,45 +85,6 @@ class TensorBatch(VectorEnv):
         return self._tensors(observation), torch.tensor(reward, dtype=torch.float32), *flags, tensor_info
 
 
-class Misbehaving(gymnasium.Env):
-    """Does, at its third step or when asked, what environments should not."""
-
-    action_space = spaces.Discrete(2)
-    observation_space = spaces.Box(0, 1, (3,), np.float32)
-
-    def __init__(self, misdeed="none", when="step", action_space=None, observation_space=None):
-        self.misdeed, self.when, self.num_steps = misdeed, when, 0
-        self.action_space = action_space or self.action_space
-        self.observation_space = observation_space or self.observation_space
-        in_worker = multiprocessing.parent_process() is not None
-        if when == "constructor" or (when == "constructor in a worker" and in_worker):
-            self.misbehave()
-
-    def misbehave(self):
-        if self.misdeed == "raise":
-            raise ZeroDivisionError("the moon is full")
-        if self.misdeed == "raise what cannot be pickled":
-            raise type("LocalError", (Exception,), {})("held", lambda: None)
-        if self.misdeed == "exit":
-            os._exit(7)
-        if self.misdeed == "sleep":
-            time.sleep(100)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if self.when == "reset":
-            self.misbehave()
-        return np.zeros(3, np.float32), {}
-
-    def step(self, action):
-        self.num_steps += 1
-        if self.num_steps == 3 and self.when == "step":
-            self.misbehave()
-        reward = np.nan if self.misdeed == "nan" and self.num_steps == 3 else 0.5
-        threads = np.full(3, torch.get_num_threads() / 100, np.float32)
-        return threads, reward, False, False, {}
-
-
 class Speaker(gymnasium.Env):
     """Says something; draws pictures; hears actions in a Box."""
 
@@ -148,6 +109,16 @@ class Speaker(gymnasium.Env):
         return np.full((4, 5, 3), 7, np.uint8)
 
 
+class Gambler(gymnasium.Env):
+    """Shows numbers from Python's and NumPy's global generators."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.array([random.random(), np.random.random()], np.float32), {}
+
+
 class NotFiniteAtLast(gymnasium.Env):
     """Three steps, after which time is up and nothing more is seen."""
 
@@ -165,6 +136,31 @@ class NotFiniteAtLast(gymnasium.Env):
         return np.full(2, np.nan if is_last else 0.5, np.float32), 0.0, False, is_last, {}
 
 
+class Doubled(gymnasium.RewardWrapper):
+    """Twice the reward."""
+
+    def reward(self, reward):
+        return 2 * reward
+
+
+class Incremented(gymnasium.RewardWrapper):
+    """One more than the reward."""
+
+    def reward(self, reward):
+        return reward + 1
+
+
+NO_WRAPPER = 7
+
+
+def needs_more(env, size):
+    return env
+
+
+def returns_nothing(env):
+    return None
+
+
 def picture_minigrid(**kwargs):
     from minigrid.envs import EmptyEnv
     from minigrid.wrappers import RGBImgPartialObsWrapper
@@ -174,12 +170,14 @@ def picture_minigrid(**kwargs):
 
 for name, entry_point in {
     "Episodes": Episodes,
-    "Misbehaving": Misbehaving,
     "Speaker": Speaker,
     "NotFiniteAtLast": NotFiniteAtLast,
+    "Gambler": Gambler,
     "PictureMiniGrid": picture_minigrid,
 }.items():
     gymnasium.register(f"test/{name}-v0", entry_point=entry_point)
+
+gymnasium.register("test/OnlyBatches-v0", vector_entry_point=lambda **kwargs: TensorBatch(episodes("SameStep")))
 
 
 def episodes(mode, vectorization="sync", num_envs=3):
@@ -190,3 +188,102 @@ def episodes(mode, vectorization="sync", num_envs=3):
         vector_kwargs={"autoreset_mode": mode},
         disable_env_checker=True,
     )
+
+
+class Masked(Episodes):
+    """Episodes whose actions are masked by what `allowed` says of the episode and the step.
+
+    Args:
+        where: The mask is in the "info", or in the "observation".
+        at_end: What the mask of an episode's last observation is: "mask" as any, "zeros", or "none".
+    """
+
+    def __init__(self, where="info", at_end="mask", misdeed=None, action_space=None):
+        super().__init__()
+        self.where, self.at_end, self.misdeed, self.steps = where, at_end, misdeed, 0
+        self.action_space = action_space or self.action_space
+        if where == "observation":
+            entries = self.observation_space.spaces | {"action_mask": spaces.MultiBinary(3)}
+            self.observation_space = spaces.Dict(entries)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return self.masked(observation, info, False)
+
+    def step(self, action):
+        assert self.mask[action + 1] == 1, "only what is allowed is done"
+        self.steps += 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        observation, info = self.masked(observation, info, terminated or truncated)
+        return observation, reward, terminated, truncated, info
+
+    def masked(self, observation, info, is_end):
+        self.mask = allowed(self.clock[None])[0].astype(np.int8)
+        mask = self.mask
+        if is_end and self.at_end != "mask":
+            mask = np.zeros(3, np.int8) if self.at_end == "zeros" else None
+        if self.steps == 3 and self.misdeed and not is_end:
+            mask = {"nothing": 0 * self.mask, "size": np.ones(4), "value": 2 * self.mask, "missing": None}[self.misdeed]
+        if mask is None:
+            return observation, info
+        if self.where == "info":
+            return observation, info | {"action_mask": mask}
+        return observation | {"action_mask": mask}, info
+
+
+def allowed(clock):
+    """Return the mask [B, 3] of each row's episode and step, with at least one 1 in each."""
+    episode, step = np.asarray(clock).astype(int).T
+    number = 1 + (5 * episode + 3 * step) % 7
+    return (number[:, None] >> np.arange(3)) & 1 == 1
+
+
+class MaskedTensors(TensorBatch):
+    """A batch of tensors, whose masks are in the infos, or in the observations."""
+
+    def _tensors(self, observation):
+        tensors = super()._tensors(observation)
+        if "action_mask" in observation:
+            tensors["action_mask"] = torch.tensor(np.asarray(observation["action_mask"]))
+        return tensors
+
+    def reset(self, *, seed=None, options=None):
+        if options:
+            options = {"reset_mask": options["reset_mask"].numpy()}
+        observation, info = self.numpy_env.reset(seed=seed, options=options)
+        return self._tensors(observation), masks_of(info)
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = self.numpy_env.step(actions.numpy())
+        tensor_info = masks_of(info) | {"is_success": torch.full((self.num_envs,), torch.nan)}
+        if "final_obs" in info:
+            rows = [row if row is not None else self.single_observation_space.sample() for row in info["final_obs"]]
+            final = {
+                "clock": np.stack([row["clock"] for row in rows]),
+                "inner": [np.stack([r["inner"][0] for r in rows])],
+            }
+            if "action_mask" in self.single_observation_space.spaces:
+                final["action_mask"] = np.stack([row["action_mask"] for row in rows])
+            tensor_info |= {"final_obs": self._tensors(final), "final_info": masks_of(info["final_info"])}
+            tensor_info["final_info"]["is_success"] = tensor_info["is_success"]
+        flags = torch.tensor(terminated), torch.tensor(truncated)
+        return self._tensors(observation), torch.tensor(reward, dtype=torch.float32), *flags, tensor_info
+
+
+def masks_of(info):
+    return {name: torch.tensor(info[name]) for name in ("action_mask", "_action_mask") if name in info}
+
+
+gymnasium.register("test/Masked-v0", entry_point=Masked)
+
+
+def masked_batch(mode, vectorization="sync", num_envs=3, **settings):
+    vector_env = gymnasium.make_vec(
+        "test/Masked-v0",
+        num_envs=num_envs,
+        vectorization_mode="async" if vectorization == "async" else "sync",
+        vector_kwargs={"autoreset_mode": mode},
+        disable_env_checker=True,
+        **settings,
+    )
+    return MaskedTensors(vector_env) if vectorization == "tensors" else vector_env

@@ -54,3 +54,11 @@ def test_asynchronous_environments_have_a_state_that_can_be_set_back():
     envs._state = AsyncState.DEFAULT
     envs.close(terminate=True)
     assert not any(process.is_alive() for process in envs.processes)
+
+
+@pytest.mark.parametrize("name", ["_check_spaces", "_poll_pipe_envs", "_assert_is_running"])
+def test_workers_are_waited_for_in_gymnasiums_own_places(name):
+    """`Workers` overrides or calls these; each answer is awaited through `_poll_pipe_envs`."""
+    assert callable(getattr(AsyncVectorEnv, name, None)), f"AsyncVectorEnv has no {name}. {HINT}"
+    for wait in (AsyncVectorEnv.reset_wait, AsyncVectorEnv.step_wait, AsyncVectorEnv.call_wait):
+        assert "_poll_pipe_envs" in wait.__code__.co_names, f"{wait.__name__} waits in another place. {HINT}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from merlin.networks.spaces import Tokens
+from merlin.networks.spaces import Tokens, settle
 
 SPACES: dict[str, tuple[str, gymnasium.Space]] = {
     "discrete": ("category", Discrete(5)),
@@ -24,12 +24,18 @@ SPACES: dict[str, tuple[str, gymnasium.Space]] = {
     "vector_integer": ("vector", Box(0, 200, (4,), np.uint8)),
     "scalar": ("vector", Box(-3.0, 3.0, ())),
     "matrix": ("vector", Box(-1.0, 1.0, (2, 3))),
+    "discrete_as_number": ("vector", settle("x", Discrete(9, start=-4), "vector")),
     "image_smallest": ("image", Box(0, 255, (5, 5, 1), np.uint8)),
     "image_game": ("image", Box(0, 255, (7, 6, 3), np.uint8)),
-    "image_grey": ("image", Box(-1.0, 3.0, (12, 17))),
-    "image_odd": ("image", Box(10, 250, (19, 10, 3), np.uint8)),
+    "image_channels_first": ("image", Box(0, 255, (3, 9, 12), np.uint8)),
+    "image_stack": ("image", Box(0, 255, (4, 9, 12, 3), np.uint8)),
+    "image_stack_channels_first": ("image", Box(0.0, 1.0, (2, 1, 17, 16))),
+    "image_grey": ("image", settle("x", Box(-1.0, 3.0, (12, 17)), "image")),
+    "image_odd": ("image", settle("x", Box(10, 250, (19, 10, 3), np.uint8), "image")),
+    "image_planes": ("image", Box(0, 1, (6, 7, 5), bool)),
     "symbols": ("symbols", MultiDiscrete(np.tile([4, 3, 2], (6, 5, 1)))),
     "symbols_start": ("symbols", MultiDiscrete(np.tile([3, 2], (3, 4, 1)), start=np.tile([2, 1], (3, 4, 1)))),
+    "symbols_flat": ("symbols", settle("x", Box(2, 5, (4, 6), np.uint8), "symbols")),
     "symbols_large": ("symbols", MultiDiscrete(np.tile([4, 3], (9, 17, 1)))),
     "text": ("text", Tokens(("", "go", "to", "the", "red"), 6)),
 }

@@ -4,17 +4,28 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch.distributions import Categorical, Normal
 
 from merlin.errors import MerlinError
-from merlin.networks.actions import LOG_STD_CENTRE, LOG_STD_REACH, make_action_distribution
+from merlin.networks.action_spaces import open_action_space
+from merlin.networks.actions import (
+    LOG_STD_CENTRE,
+    LOG_STD_REACH,
+    MASKED_LOG_PROB,
+    ProductActions,
+    make_action_distribution,
+)
+from merlin.networks.spaces import ACTION_MASK
 
 SPACES = {
     "discrete": Discrete(5),
     "discrete_start": Discrete(3, start=-1),
     "multi_discrete": MultiDiscrete([3, 4, 2]),
     "multi_discrete_equal": MultiDiscrete([3, 3], start=[2, 5]),
+    "multi_binary": MultiBinary(3),
+    "multi_binary_matrix": MultiBinary((2, 2)),
     "box": Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64),
     "box_unbounded": Box(-np.inf, np.inf, (3,)),
     "box_matrix": Box(-1.0, 1.0, (2, 3)),
@@ -36,7 +47,7 @@ def reference(space: gymnasium.Space, parameters: torch.Tensor) -> list[Categori
         return Normal(
             centre + half * mean, half * (LOG_STD_CENTRE + LOG_STD_REACH * (log_std / LOG_STD_REACH).tanh()).exp()
         )
-    sizes = [space.n] if isinstance(space, Discrete) else space.nvec.tolist()
+    sizes = [space.n] if isinstance(space, Discrete) else getattr(space, "nvec", np.full(space.shape, 2)).ravel()
     return [Categorical(logits=logits) for logits in parameters.split([int(k) for k in sizes], dim=-1)]
 
 
@@ -49,7 +60,7 @@ def test_log_prob_and_entropy_equal_torch_distributions(action_space):
         flat = action.reshape(4, 3, -1)
         log_prob, entropy = expected.log_prob(flat).sum(-1), expected.entropy().sum(-1)
     else:
-        zero_based = (action - torch.as_tensor(action_space.start)).reshape(4, 3, -1)
+        zero_based = (action - torch.as_tensor(getattr(action_space, "start", 0))).reshape(4, 3, -1)
         log_prob = sum(part.log_prob(zero_based[..., i]) for i, part in enumerate(expected))
         entropy = sum(part.entropy() for part in expected)
         torch.testing.assert_close(distribution.log_probs(parameters), torch.cat([p.logits for p in expected], -1))
@@ -151,6 +162,291 @@ def test_gradients_reach_the_parameters(action_space):
         assert gradient.isfinite().all() and gradient.any()
 
 
-def test_other_action_spaces_are_refused():
-    with pytest.raises(MerlinError, match="this one is a MultiBinary"):
-        make_action_distribution(MultiBinary(3))
+NESTED = {
+    "choices": spaces.Dict(
+        {"hand": spaces.Tuple([Discrete(3, start=-1), MultiBinary(2)]), "move": MultiDiscrete([2, 4])}
+    ),
+    "boxes": spaces.Tuple([Box(-2.0, 3.0, (2,)), Box(np.zeros((2, 1)), np.array([[1.0], [np.inf]]), dtype=np.float64)]),
+    "mixed": spaces.Dict(
+        {
+            "a": Box(-1.0, 4.0, (2,)),
+            "b": Discrete(5, start=2**40),
+            "c": spaces.Tuple([MultiBinary((2, 1)), Discrete(2, start=1)]),
+            "d": Box(-9, 9, (), np.int16),
+        }
+    ),
+}
+
+
+def simple(space):
+    """The simple spaces of one, each with its distribution, and where their parameters, numbers and codes begin."""
+    parts = [part for _, part in open_action_space(space)]
+    return parts, [make_action_distribution(part) for part in parts]
+
+
+def split_like(parts, space, parameters, action):
+    """Each simple space's distribution, parameters and action; Boxes side by side have all means before deviations."""
+    numbers = action.split([int(np.prod(part.shape)) for part in parts], -1)
+    distributions = [make_action_distribution(part) for part in parts]
+    shares, columns = [], list(parameters.unbind(-1))
+    for run in runs_of_a_kind(parts):
+        if isinstance(parts[run[0]], Box):  # all means, then all standard deviations
+            count = sum(distributions[i].encoding_size for i in run)
+            means, deviations, columns = columns[:count], columns[count : 2 * count], columns[2 * count :]
+            for i in run:
+                size = distributions[i].encoding_size
+                shares.append(torch.stack(means[:size] + deviations[:size], -1))
+                means, deviations = means[size:], deviations[size:]
+        else:
+            for i in run:
+                size = distributions[i].num_parameters
+                shares.append(torch.stack(columns[:size], -1))
+                columns = columns[size:]
+    assert not columns
+    actions = [
+        x.reshape(*x.shape[:-1], *part.shape).to(distribution.dtype)
+        for x, part, distribution in zip(numbers, parts, distributions, strict=True)
+    ]
+    return list(zip(distributions, shares, actions, strict=True))
+
+
+def runs_of_a_kind(parts):
+    runs = []
+    for i, part in enumerate(parts):
+        if runs and isinstance(parts[runs[-1][-1]], Box) == isinstance(part, Box):
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return runs
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_nested_space_is_the_product_of_its_simple_ones(name):
+    space = NESTED[name]
+    distribution, (parts, _) = make_action_distribution(space), simple(space)
+    parameters = torch.randn(4, 3, distribution.num_parameters)
+    action = distribution.sample(parameters)
+    assert action.shape == (4, 3, sum(int(np.prod(part.shape)) for part in parts)) == (4, 3, *distribution.shape)
+    assert action.dtype == distribution.dtype and distribution.mode(parameters).dtype == distribution.dtype
+    shares = split_like(parts, space, parameters, action)
+    for part, (_, _, x) in zip(parts, shares, strict=True):
+        if not isinstance(part, Box):
+            assert all(part.contains(one.numpy()) for one in x.flatten(0, 1))
+    torch.testing.assert_close(distribution.log_prob(parameters, action), sum(d.log_prob(p, x) for d, p, x in shares))
+    torch.testing.assert_close(distribution.entropy(parameters), sum(d.entropy(p) for d, p, _ in shares))
+    code = torch.cat([d.encode(x) for d, _, x in shares], -1)
+    torch.testing.assert_close(distribution.encode(action), code)
+    best = torch.cat([d.mode(p).reshape(4, 3, -1) for d, p, _ in shares], -1)
+    torch.testing.assert_close(distribution.mode(parameters), best.to(distribution.dtype))
+    choices = [d.probabilities(p) for d, p, _ in shares]
+    torch.testing.assert_close(distribution.probabilities(parameters), torch.cat(choices, -1))
+    assert distribution.num_choices == sum(x.shape[-1] for x in choices)
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_decoder_of_past_nested_actions(name):
+    distribution, (parts, of_parts) = make_action_distribution(NESTED[name]), simple(NESTED[name])
+    code = distribution.encode(distribution.sample(torch.randn(6, distribution.num_parameters)))
+    decoded = torch.randn(6, distribution.encoding_size)
+    sizes = [d.encoding_size for d in of_parts]
+    shares = list(zip(of_parts, decoded.split(sizes, -1), code.split(sizes, -1), strict=True))
+    nats = sum(d.reconstruction_nats(x, y) for d, x, y in shares)
+    torch.testing.assert_close(distribution.reconstruction_nats(decoded, code), nats)
+    numbers = torch.tensor([float(np.prod(part.shape)) for part in parts])
+    right = torch.stack([d.reconstruction_accuracy(x, y) for d, x, y in shares], -1)
+    expected = (right * numbers).sum(-1) / numbers.sum()
+    torch.testing.assert_close(distribution.reconstruction_accuracy(decoded, code), expected)
+
+
+def test_whole_numbers_beside_a_box_stay_exact():
+    distribution = make_action_distribution(NESTED["mixed"])
+    assert isinstance(distribution, ProductActions)
+    action = distribution.sample(torch.randn(500, distribution.num_parameters))
+    assert set(action[:, 2].long().tolist()) == {2**40 + i for i in range(5)}
+
+
+def test_nested_samples_use_the_generator_alone():
+    distribution = make_action_distribution(NESTED["mixed"])
+    parameters, before = torch.randn(64, distribution.num_parameters), torch.get_rng_state()
+    first, same, other = (distribution.sample(parameters, torch.Generator().manual_seed(s)) for s in (7, 7, 8))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+MASKED = {**{name: space for name, space in SPACES.items() if not isinstance(space, Box)}, **NESTED}
+del MASKED["boxes"]
+
+
+@pytest.fixture(params=MASKED)
+def masked_space(request) -> gymnasium.Space:
+    return MASKED[request.param]
+
+
+def random_mask(distribution, *batch: int, seed: int = 0) -> torch.Tensor:
+    """A mask that allows about half of the choices, and something of each variable."""
+    torch.manual_seed(seed)
+    mask = torch.rand(*batch, distribution.num_choices) < 0.5
+    sample = distribution.sample(torch.zeros(*batch, distribution.num_parameters))
+    return mask | (one_hots(distribution, sample) > 0)
+
+
+def one_hots(distribution, action) -> torch.Tensor:
+    """The choices that an action takes, in the order of a mask."""
+    if not isinstance(distribution, ProductActions):
+        return distribution.encode(action)
+    rows = zip(distribution.parts, distribution.actions(action), strict=True)
+    return torch.cat([part.encode(x) for part, x in rows if part.num_choices], -1)
+
+
+def test_what_is_masked_is_never_sampled_and_never_the_mode(masked_space):
+    distribution = make_action_distribution(masked_space)
+    mask = random_mask(distribution, 50)
+    parameters = distribution.restrict(torch.randn(50, distribution.num_parameters), {ACTION_MASK: mask})
+    for action in (distribution.mode(parameters), *(distribution.sample(parameters) for _ in range(200))):
+        assert not (one_hots(distribution, action)[~mask] > 0).any()
+    assert (distribution.probabilities(parameters)[~mask] == 0).all()
+    assert (distribution.probabilities(parameters)[mask] > 0).all()
+
+
+def test_a_uniform_of_zero_does_not_sample_what_is_masked(monkeypatch):
+    """The lowest draw that there is must leave the only choice that is allowed before those that are not."""
+    distribution = make_action_distribution(Discrete(3))
+    parameters = distribution.restrict(torch.zeros(3), {ACTION_MASK: torch.tensor([False, True, False])})
+    draw = torch.Tensor.uniform_
+    lowest = torch.tensor([2.0**-24, 0.0, 1 - 2.0**-24])  # of the draws from [0, 1) in float32
+
+    def uniform_(x, low=0.0, high=1.0, generator=None):
+        draw(x, low, high, generator=generator)
+        return x.copy_(lowest * (high - low) + low)
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", uniform_)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: lowest.clone())
+    assert distribution.sample(parameters).item() == 1
+
+
+def test_masked_log_prob_and_entropy_equal_those_of_the_allowed_alone(masked_space):
+    distribution = make_action_distribution(masked_space)
+    mask = random_mask(distribution, 30)
+    raw = torch.randn(30, distribution.num_parameters, dtype=torch.float64)
+    parameters = distribution.restrict(raw, {ACTION_MASK: mask})
+    action = distribution.sample(parameters)
+    if isinstance(distribution, ProductActions):
+        rows = zip(distribution.parts, distribution.actions(action), strict=True)
+        boxes = [(part, x) for part, x in rows if not part.num_choices]
+        columns = raw.split(distribution._parameters_of, -1)
+        columns = [c for c, part in zip(columns, distribution.parts, strict=True) if not part.num_choices]
+        log_prob = sum(part.log_prob(c, x) for c, (part, x) in zip(columns, boxes, strict=True))
+        entropy = sum(part.entropy(c) for c, (part, _) in zip(columns, boxes, strict=True))
+        choice_columns = zip(raw.split(distribution._parameters_of, -1), distribution.parts, strict=True)
+        logits = torch.cat([c for c, part in choice_columns if part.num_choices], -1)
+        sizes = [k for part in distribution.parts if part.num_choices for k in part.categories.sizes]
+    else:
+        log_prob, entropy, logits, sizes = 0.0, 0.0, raw, distribution.categories.sizes
+    taken = one_hots(distribution, action)
+    for x, allowed, one in zip(logits.split(sizes, -1), mask.split(sizes, -1), taken.split(sizes, -1), strict=True):
+        reference = Categorical(logits=x.masked_fill(~allowed, -torch.inf))
+        log_prob = log_prob + reference.log_prob(one.argmax(-1))
+        p = reference.probs
+        entropy = entropy - torch.where(p > 0, p * p.clamp(min=1e-300).log(), 0).sum(-1)
+    torch.testing.assert_close(distribution.log_prob(parameters, action), log_prob.expand(30))
+    torch.testing.assert_close(distribution.entropy(parameters), entropy)
+
+
+def test_gradients_of_masked_parameters(masked_space):
+    distribution = make_action_distribution(masked_space).double()
+    mask = random_mask(distribution, 4)
+    raw = torch.randn(4, distribution.num_parameters, dtype=torch.float64, requires_grad=True)
+    action = distribution.sample(distribution.restrict(raw, {ACTION_MASK: mask}).detach())
+
+    def outputs(x):
+        parameters = distribution.restrict(x, {ACTION_MASK: mask})
+        return (
+            distribution.log_prob(parameters, action),
+            distribution.entropy(parameters),
+            distribution.log_probs(parameters),
+        )
+
+    assert torch.autograd.gradcheck(outputs, raw)
+    masked = distribution.restrict(torch.arange(raw.numel()).view_as(raw).double(), {ACTION_MASK: mask}) < 0
+    assert masked.any()
+    for output in outputs(raw):
+        (gradient,) = torch.autograd.grad(output.sum(), raw, retain_graph=True)
+        assert gradient.isfinite().all() and (gradient[masked] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_masks_hold_in_every_precision_and_beside_large_logits(dtype):
+    distribution = make_action_distribution(MultiDiscrete([3, 2]))
+    mask = torch.tensor([[False, True, True, True, False], [False, False, True, False, True]])
+    logits = torch.tensor([[3e3, -3e3, -2.9e3, -3e3, 3e3], [0.0, 5, -5, 0, 0]], dtype=dtype, requires_grad=True)
+    parameters = distribution.restrict(logits, {ACTION_MASK: mask})
+    assert distribution.mode(parameters).tolist() == [[2, 0], [2, 1]]
+    action = distribution.mode(parameters)
+    for x in (distribution.entropy(parameters), distribution.log_prob(parameters, action)):
+        assert x.isfinite().all() and (x.abs() < 1e-3).all()
+    seen = distribution.log_probs(parameters)
+    assert (seen[~mask] == MASKED_LOG_PROB).all() and (distribution.probabilities(parameters)[~mask] == 0).all()
+    (gradient,) = torch.autograd.grad((distribution.entropy(parameters) + seen.sum(-1)).sum(), logits)
+    assert gradient.isfinite().all()
+
+
+def test_a_row_that_allows_nothing_is_known_and_gives_finite_numbers(masked_space):
+    distribution = make_action_distribution(masked_space)
+    mask = random_mask(distribution, 6)
+    assert distribution.is_possible(mask).all()
+    mask[2] = False
+    assert distribution.is_possible(mask).tolist() == [True, True, False, True, True, True]
+    raw = torch.randn(6, distribution.num_parameters, requires_grad=True)
+    parameters = distribution.restrict(raw, {ACTION_MASK: mask})
+    action = distribution.sample(parameters.detach())
+    total = distribution.entropy(parameters) + distribution.log_prob(parameters, action)
+    assert total.isfinite().all() and distribution.log_probs(parameters).isfinite().all()
+    assert torch.autograd.grad(total.sum(), raw)[0].isfinite().all()
+
+
+def test_one_variable_without_a_choice_is_no_possible_action():
+    distribution = make_action_distribution(MultiDiscrete([2, 3]))
+    assert distribution.is_possible(
+        torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    ).tolist() == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_no_mask_changes_nothing(masked_space):
+    distribution = make_action_distribution(masked_space)
+    parameters = torch.randn(3, distribution.num_parameters)
+    assert distribution.restrict(parameters, {"other": torch.ones(3)}) is parameters
+    everything = {ACTION_MASK: torch.ones(3, distribution.num_choices)}
+    assert torch.equal(distribution.restrict(parameters, everything), parameters)
+
+
+def test_masks_of_another_size_are_refused():
+    distribution = make_action_distribution(MultiDiscrete([2, 3]))
+    with pytest.raises(MerlinError, match=r"a row of 5 numbers for each environment.* is of shape \(4, 6\)"):
+        distribution.restrict(torch.zeros(4, 5), {ACTION_MASK: torch.ones(4, 6)})
+    with pytest.raises(MerlinError, match=r"a row of 5 numbers for each environment.* is of shape \(5,\)"):
+        distribution.restrict(torch.zeros(4, 5), {ACTION_MASK: torch.ones(5)})
+    with pytest.raises(MerlinError, match="actions of a Box have none"):
+        make_action_distribution(SPACES["box"]).restrict(torch.zeros(4, 4), {ACTION_MASK: torch.ones(4, 2)})
+
+
+@pytest.mark.parametrize(
+    "space, sentence",
+    [
+        (spaces.Text(3), "this one has a Text"),
+        (spaces.Tuple([Discrete(2), spaces.Sequence(Discrete(2))]), "has a Sequence"),
+        (spaces.Dict({"a": spaces.Graph(Discrete(2), None)}), "has a Graph"),
+        (spaces.OneOf([Discrete(2), Discrete(3)]), "has a OneOf"),
+        (spaces.Dict({}), "must have something to choose"),
+        (spaces.Tuple([Discrete(2), spaces.Tuple([])]), "must have something to choose"),
+        (Box(0, 1, (0,)), "must have something to choose"),
+        (Discrete(10**9), "at most 1,048,576 of them, but this one has 1,000,000,000"),
+    ],
+)
+def test_other_action_spaces_are_refused(space, sentence):
+    with pytest.raises(MerlinError, match=sentence) as raised:
+        make_action_distribution(space)
+    assert "\n" not in str(raised.value)

@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from merlin.networks.decoders import Decoder, DecoderConfig
 from merlin.networks.grids import GridDecoder
-from merlin.networks.spaces import Tokens, flatten_space, kind
+from merlin.networks.spaces import Symbols, Tokens, flatten_space, kind
 from merlin.networks.texts import is_said
 
 from .conftest import SPACES
@@ -72,7 +72,7 @@ def test_overfits_a_tiny_batch_in_every_kind(space, values_of):
     elif kind(space) == "text":
         assert torch.equal(decoder.mode(parameters)["x"], values * is_said(values))
     else:
-        scale = 1 if np.isinf(space.high).any() else float(space.high.max() - space.low.min())
+        scale = 1 if np.isinf(space.high).any() else float(space.high.max()) - float(space.low.min())
         torch.testing.assert_close(
             decoder.mode(parameters)["x"].double() / scale, values / scale, atol=0.1, rtol=0, check_dtype=False
         )
@@ -263,7 +263,7 @@ def test_channels_of_a_decoded_image_are_last():
 def test_a_grid_says_what_is_in_view_in_one_direction_wherever_it_is():
     """One of two objects lies in one cell: the way from one to the other in the latent is the same for every cell."""
     torch.manual_seed(0)
-    decoder = GridDecoder(MultiDiscrete(np.full((3, 3, 1), 4)), 8, 16)
+    decoder = GridDecoder(Symbols(MultiDiscrete(np.full((3, 3, 1), 4))), 8, 16)
     encoder = torch.nn.Linear(9 * 4, 8)
 
     def encode(cell, kind):
@@ -289,7 +289,7 @@ def test_a_grid_says_what_is_in_view_in_one_direction_wherever_it_is():
 def test_what_is_rare_counts_more_in_the_loss_of_a_grid():
     """By hand: each cell's cross-entropy times frequency^-r of what is there, the mean weight over all cells 1."""
     torch.manual_seed(1)
-    space = MultiDiscrete(np.tile([4, 3], (2, 3, 1)))
+    space = Symbols(MultiDiscrete(np.tile([4, 3], (2, 3, 1))))
     plain, weighted = GridDecoder(space, 5, 7), GridDecoder(space, 5, 7, rarity=0.7)
     grid = torch.stack([torch.randint(4, (6, 5, 2, 3)), (torch.rand(6, 5, 2, 3) < 0.1).long()], -1)
     parameters = weighted(torch.randn(6, 5, 5)).detach()
@@ -318,7 +318,7 @@ def test_a_rare_object_is_decoded_sooner_when_rarity_counts():
     right = []
     for rarity in (0.0, 0.5):
         torch.manual_seed(2)
-        decoder = GridDecoder(MultiDiscrete(np.full((3, 3, 1), 10)), 16, 32, rarity)
+        decoder = GridDecoder(Symbols(MultiDiscrete(np.full((3, 3, 1), 10))), 16, 32, rarity)
         encoder = torch.nn.Linear(90, 16)
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 3e-3)
 
@@ -339,3 +339,47 @@ def test_a_rare_object_is_decoded_sooner_when_rarity_counts():
             grid, latent = draw()
             right.append(float(decoder.recall(decoder(latent), grid)))
     assert right[1] > right[0] + 0.1
+
+
+def test_only_rows_that_count_do(space, values_of):
+    decoder, values, counts = decoder_of(space), values_of(space, 6, 4), torch.rand(6, 4) < 0.6
+    parameters = decoder(torch.randn(6, 4, LATENT_SIZE))
+    kept = {"x": parameters["x"][counts]}, {"x": values[counts]}
+    if values.is_floating_point():
+        values[~counts] = torch.nan
+    observation = {"x": values}
+    torch.testing.assert_close(decoder.chance_nats(observation, counts), decoder.chance_nats(kept[1]))
+    torch.testing.assert_close(decoder.recall(parameters, observation, counts), decoder.recall(*kept))
+    weighted = decoder_of(space, grid_rarity=0.6)
+    losses = weighted.losses(parameters, observation, weighted.nats(parameters, observation), counts)["x"]
+    torch.testing.assert_close(losses[counts], weighted.losses(*kept, weighted.nats(*kept))["x"])
+    none = torch.zeros_like(counts)
+    assert decoder.chance_nats(observation, none)["x"] == 0
+    assert all(recall == 0 for recall in decoder.recall(parameters, observation, none).values())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channels_of_a_decoded_image_are_where_they_were_seen(axis):
+    shape = ((3, 9, 8), (2, 9, 8, 3))[axis]
+    decoder = decoder_of(Box(0, 255, shape, np.uint8))
+    with torch.no_grad():
+        decoder.entries[0].blocks[-1].skip.bias.copy_(torch.tensor([-50.0, 0.0, 50.0]).repeat(1 + axis))
+        mode = decoder.mode(decoder(torch.randn(4, LATENT_SIZE)))["x"].movedim(1 if axis == 0 else -1, 0)
+    assert mode[0].shape == ((4, 9, 8), (4, 2, 9, 8))[axis]
+    assert (mode[0] == 0).all() and (mode[2] == 255).all() and ((mode[1] > 20) & (mode[1] < 235)).all()
+
+
+def test_the_mode_is_within_the_bounds_of_each_number():
+    low, high = np.array([-3, 0, -(2**63), 5]), np.array([3, 2**63 - 2, -(2**62), 9])
+    space = Box(low, high, dtype=np.int64)
+    for scale in (-1e30, 0.0, 1e30):
+        mode = decoder_of(space).mode({"x": torch.full((4,), scale)})["x"]
+        assert space.contains(mode.numpy()), mode
+
+
+@pytest.mark.parametrize("space", [Box(0, 1, (6, 7, 3), np.uint8), Box(0.0, 1.0, (16, 17, 3))], ids=str)
+def test_a_pixel_beyond_its_bounds_is_worth_no_more_than_the_bound(space):
+    decoder = decoder_of(space)
+    parameters = decoder(9 * torch.randn(4, LATENT_SIZE))
+    beyond, bound = (torch.full((4, *space.shape), x).to(torch.from_numpy(space.low).dtype) for x in (200, 1))
+    assert torch.equal(decoder.nats(parameters, {"x": beyond})["x"], decoder.nats(parameters, {"x": bound})["x"])

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from merlin.errors import MerlinError
 from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.images import stages
-from merlin.networks.spaces import Tokens, flatten_space
+from merlin.networks.spaces import Tokens, flatten_space, settle
 from merlin.networks.texts import TextEncoder
 
 SMALL = EncoderConfig(image_features=9, image_channels=12, grid_features=8, grid_channels=6, text_features=7)
@@ -90,7 +90,7 @@ def test_an_image_of_the_papers_size_has_its_strides():
 )
 def test_images_of_any_size_by_their_bounds(shape):
     picture = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
-    byte, real = encoder_of(Box(0, 255, shape, np.uint8)), encoder_of(Box(-1.0, 3.0, shape))
+    byte, real = encoder_of(Box(0, 255, shape, np.uint8)), encoder_of(settle("x", Box(-1.0, 3.0, shape), "image"))
     real.load_state_dict(byte.state_dict())
     encoding = byte({"x": picture})
     assert encoding.shape == (2, 9)
@@ -155,3 +155,68 @@ def test_equal_texts_are_encoded_once(monkeypatch):
 def test_unsupported_entries_are_refused():
     with pytest.raises(MerlinError, match="entry 'x' is a Text"):
         encoder_of(gymnasium.spaces.Text(4))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        Box(-1e10, 1e10, (30, 6)),
+        Box(-3e38, 3e38, (10, 8)),
+        Box(-(2**63), 2**63 - 2, (10, 8), np.int64),
+        Box(np.array([-np.inf, 0, -1e10]), np.array([1e10, np.inf, 300]), dtype=np.float64),
+        Box(0, 2**64 - 1, (4,), np.uint64),
+        Box(0, 1e6, (84, 84)),
+        Box(-1000, 1000, (84, 84, 3)),
+    ],
+    ids=str,
+)
+def test_no_bounds_make_numbers_look_the_same(space: Box):
+    encoder = encoder_of(space)
+    zero, other = (encoder({"x": torch.full(space.shape, x, dtype=torch.float64)}) for x in (0.0, 250.0))
+    assert ((other - zero).abs() > 1e-4).all() and other.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "moved"),
+    [((3, 13, 14), (1, 2, 0)), ((4, 13, 14, 3), (1, 2, 0, 3)), ((4, 3, 13, 14), (2, 3, 0, 1))],
+    ids=str,
+)
+def test_where_channels_lie_does_not_matter(shape, moved):
+    picture = torch.randint(0, 256, (2, *shape), dtype=torch.uint8)
+    last = picture.permute(0, *(axis + 1 for axis in moved)).flatten(3)
+    ours = encoder_of(Box(0, 255, shape, np.uint8))
+    theirs = encoder_of(Box(0, 255, (13, 14, last.shape[-1]), np.uint8))
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours({"x": picture}), theirs({"x": last}), rtol=1e-4, atol=1e-5)
+
+
+def test_flat_symbols_are_symbols_of_one_channel():
+    flat = settle("x", MultiDiscrete(np.full((4, 6), 3), start=np.full((4, 6), 2)), "symbols")
+    deep = MultiDiscrete(np.full((4, 6, 1), 3), start=np.full((4, 6, 1), 2))
+    ours, theirs = encoder_of(flat), encoder_of(deep)
+    theirs.load_state_dict(ours.state_dict())
+    value = torch.randint(2, 5, (5, 4, 6))
+    torch.testing.assert_close(ours({"x": value}), theirs({"x": value.unsqueeze(-1)}))
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "message"),
+    [
+        (MultiDiscrete([5, 5]), [5, 0], "Variable 0 of these categories must be from 0 to 4, but is 5"),
+        (MultiDiscrete([5, 3], start=[2, 1]), [3, 0], "Variable 1 of these categories must be from 1 to 3, but is 0"),
+        (MultiBinary(3), [0, 1, 2], "Variable 2 of these categories must be from 0 to 1, but is 2"),
+        (Discrete(5, start=-2), 3, "Variable of these categories must be from -2 to 2, but is 3"),
+        (Discrete(5, start=-2), -3, "Variable of these categories must be from -2 to 2, but is -3"),
+        (Discrete(2000), 2000, "Variable of these categories must be from 0 to 1999, but is 2000"),
+        (MultiDiscrete(np.tile([4, 3], (2, 3, 1))), [[[0, 0], [0, 3], [0, 0]]] * 2, "Variable 1 .* from 0 to 2, .* 3"),
+    ],
+)
+def test_a_category_that_does_not_exist_is_told(space, value, message):
+    with pytest.raises(MerlinError, match=message):
+        encoder_of(space)({"x": torch.tensor([value])})
+
+
+def test_a_category_that_does_not_exist_is_never_anothers(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # where nobody can be told, as on a GPU
+    encoding = encoder_of(MultiDiscrete([5, 3]))({"x": torch.tensor([[5, 0], [-1, 2], [4, 3], [2, -9]])})
+    assert encoding.argmax(1).tolist() == [5, 7, 4, 2] and encoding.sum(1).tolist() == [1.0] * 4

@@ -1,10 +1,13 @@
 import io
 import json
 import math
+import time
 
 import pytest
 
 from merlin.errors import MerlinError
+from merlin.runs import reporting
+from merlin.runs.metrics import read_rows
 from merlin.runs.reporting import Reporter
 
 
@@ -78,10 +81,54 @@ def test_resuming_drops_rows_beyond_the_checkpoint_and_a_torn_line(tmp_path):
     assert [row["env_steps"] for row in rows(tmp_path)] == [100, 200, 250]
 
 
-def test_a_torn_line_goes_even_where_no_row_is_beyond(tmp_path):
+def test_a_whole_row_without_its_line_break_stays(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"env_steps": 100}\n{"env_steps": 150}')
     Reporter(tmp_path, 1000, first_step=200, stream=io.StringIO()).close()
-    assert [row["env_steps"] for row in rows(tmp_path)] == [100]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"env_steps": 100}\n{"env_steps": 150}\n'
+
+
+DAMAGED = [
+    b"\xfb" + b'"env_steps": 200}',
+    b'{"env_steps": 200',
+    b'{"env_steps": 200}}',
+    b"[200]",
+    b"200",
+    b'"env_steps"',
+    b'{"env_step": 200}',
+    b'{"env_steps": "200"}',
+    b'{"env_steps": true}',
+    b'{"env_steps": -200}',
+    b'{"env_steps": 200, "loss": [1]}',
+    b'{"env_steps": 200, "loss": NaN}',
+    b'{"env_steps": 200, "loss": 1' + b"0" * 400 + b"}",
+    b'{"env_steps": ' + b"9" * 5000 + b"}",
+    b"[" * 100_000,
+    b"\x00" * 50,
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=lambda line: repr(line[:20]))
+def test_a_damaged_row_costs_itself_alone_and_is_kept_apart(tmp_path, damaged):
+    good = [json.dumps(metrics(step)).encode() for step in (100, 300, 250, 400)]
+    path, stream = tmp_path / "metrics.jsonl", io.StringIO()
+    path.write_bytes(b"\n".join([good[0], damaged, *good[1:], b'{"env_st']))
+    notes = []
+    assert [row["env_steps"] for row in read_rows(tmp_path, notes.append)] == [100, 250, 300, 400]
+    assert notes == [f"{path} has a damaged row, left out here"]
+    Reporter(tmp_path, 1000, first_step=350, reported_step=300, stream=stream).close()
+    assert [row["env_steps"] for row in rows(tmp_path)] == [100, 250, 300]
+    assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == damaged + b'\n{"env_st\n'
+    assert stream.getvalue() == f"{path} had a damaged row, moved into metrics.damaged.jsonl\n"
+
+
+def test_a_row_that_is_being_written_is_no_damage(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"env_steps": 100}\n{"env_st')
+    notes = []
+    assert read_rows(tmp_path, notes.append) == [{"env_steps": 100}] and notes == []
+    assert read_rows(tmp_path / "nowhere") == []
+    (tmp_path / "other" / "metrics.jsonl").mkdir(parents=True)
+    with pytest.raises(MerlinError, match=r"other/metrics.jsonl must be a file of metrics, but Is a directory"):
+        read_rows(tmp_path / "other")
 
 
 def test_a_full_disk_gets_one_sentence(tmp_path):
@@ -91,3 +138,24 @@ def test_a_full_disk_gets_one_sentence(tmp_path):
     for write in (lambda: reporter.report(metrics(100)), reporter.close):
         with pytest.raises(MerlinError, match=r"could not write .*metrics.jsonl \(No space left on device\)"):
             write()
+
+
+def test_a_run_that_has_nothing_to_report_says_where_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting, "SILENCE_SECONDS", 0.2)
+    stream, asked = io.StringIO(), []
+
+    def standing():
+        asked.append(time.monotonic())
+        return "step 3 of 20"
+
+    with Reporter(tmp_path, 1000, stream=stream) as reporter:
+        reporter.break_silence(standing)
+        deadline = time.monotonic() + 20
+        while len(asked) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert asked[1] - asked[0] >= 0.19, "once in each such time"
+    lines = stream.getvalue().splitlines()
+    assert lines.count("step 3 of 20") == len(asked) and lines[-1] == "step 3 of 20"
+    time.sleep(0.5)
+    assert len(asked) == 2, "no longer than the run"
+    assert rows(tmp_path) == [], "it is no report"

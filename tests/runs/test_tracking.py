@@ -158,6 +158,73 @@ def test_a_missing_or_broken_wandb_is_one_line(tmp_path, calls):
     assert time.monotonic() - begin < 5
 
 
+def wandb_that(does):
+    return FAKE_WANDB.replace("record(log=metrics)", does)
+
+
+DEATHS = {
+    "is not installed": "raise ModuleNotFoundError(\"No module named 'wandb'\")",
+    "exits at import": "import sys; sys.exit(0 or 3)",
+    "ends at import": "import os; os._exit(5)",
+    "ends at import as if all were well": "import os; os._exit(0)",
+    "is killed at import": "import os; os.kill(os.getpid(), 9)",
+    "is no module of that kind": "x = 1",
+    "cannot be parsed": "def (",
+    "has no memory": "raise MemoryError",
+    "writes garbage": "import os\nos.write(1, b'\\xff\\x00')\nraise ValueError('\\udcff\\x00')",
+    "recurses": "def f(): f()\nf()",
+    "is interrupted": "raise KeyboardInterrupt",
+    "finds the disk full": FAKE_WANDB + "def init(**_): raise OSError(28, 'No space left on device')",
+    "cannot connect": FAKE_WANDB + "def init(**_): raise ConnectionError('HTTP 500\\nsorry')",
+    "exits at init": FAKE_WANDB + "def init(**_): raise SystemExit('bye')",
+    "gives no run": FAKE_WANDB + "def init(**_): return None",
+    "is killed while it logs": wandb_that("os.kill(os.getpid(), 15)"),
+    "crashes while it logs": wandb_that("os.kill(os.getpid(), 11)"),
+    "exits while it logs": wandb_that("sys.exit(4)"),
+    "ends while it logs": wandb_that("os._exit(6)"),
+    "fails at every log": wandb_that("raise OSError(28, 'No space left on device')"),
+    "fails, then dies": wandb_that("record(log=1) if 'x' not in metrics else [][0]") + "    os._exit(7)",
+    "closes its pipes": wandb_that("(os.close(0), os.close(1), os.closerange(3, 99), os._exit(8))"),
+    "fails at the end": FAKE_WANDB.replace("record(finish=exit_code)", "raise TimeoutError('the server')"),
+    "exits at the end": FAKE_WANDB.replace("record(finish=exit_code)", "os._exit(9)"),
+}
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_a_wandb_that_fails_is_told_once_and_costs_nothing(tmp_path, calls, how):
+    (tmp_path / "fake/wandb.py").write_text(DEATHS[how], errors="surrogateescape")
+    tracker, notes = start(tmp_path, "online")
+    begin = time.monotonic()
+    while time.monotonic() - begin < 20 and len(notes) < 2 and not any("off" in note for note in notes):
+        tracker.log({"x": 1.0}, 1)
+        time.sleep(0.02)
+        if "at the end" in how and notes:
+            break
+        if "fails" in how and "log" in how and len(notes) > 1:
+            break
+    tracker.close()
+    failures = [note for note in notes if note != "wandb: https://example.org/run"]
+    assert len(failures) == 1 and "\n" not in failures[0] and failures[0].startswith("wandb "), notes
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_run_name_that_cannot_be_read_turns_wandb_off(tmp_path, calls, content):
+    path = tmp_path / "run/wandb_id.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    tracker, notes = start(tmp_path, "online")
+    tracker.log({"x": 1.0}, 1)
+    tracker.close()
+    assert len(notes) == 1 and notes[0].startswith("wandb is off for this run: ") and not tracker.is_on
+
+
+def test_a_login_that_is_no_text_is_none(tmp_path, monkeypatch):
+    (tmp_path / "home/.netrc").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "home/.config/wandb").mkdir(parents=True)
+    (tmp_path / "home/.config/wandb/settings").write_bytes(b"\xff\xfe\x00")
+    assert not tracking.may_be_logged_in()
+
+
 def test_a_stuck_wandb_costs_reports_never_time(tmp_path, monkeypatch):
     (tmp_path / "stuck.py").write_text("import time\ntime.sleep(100)")
     monkeypatch.setattr(tracking, "__file__", str(tmp_path / "stuck.py"))

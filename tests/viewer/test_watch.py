@@ -22,8 +22,9 @@ from merlin.viewer import watch as watching
 from merlin.viewer.canvas import SCALE, Canvas
 from merlin.viewer.episodes import record_episode
 from merlin.viewer.formats import find_writer, save_episodes, telling_step
-from merlin.viewer.frames import draw_step
+from merlin.viewer.frames import choices, draw_step
 from merlin.viewer.memory_maps import memory_picture, num_shown_slots
+from merlin.viewer.microscope import write_page
 from merlin.viewer.observations import as_picture, in_words
 
 SMALL = {"latent_size": 8, "hidden_size": 8, "policy_hidden_size": 8}
@@ -47,7 +48,7 @@ def make_run(run_dir, config):
     run_dir.mkdir()
     (run_dir / "config.json").write_text(json.dumps(to_dict(config)))
     with build_environment(config, 1) as environment:
-        checkpoint.save_best(run_dir, 1, 0.0, build_agent(config, environment))
+        checkpoint.save_best(run_dir, 1, 0.0, build_agent(config, environment).state_dict())
     return run_dir
 
 
@@ -252,9 +253,18 @@ class Everything(gymnasium.Env):
 
 @pytest.mark.parametrize(
     "action_space",
-    [spaces.MultiDiscrete([2, 3]), spaces.Box(-2, 2, (2,)), spaces.Box(-1, 1, (12,)), spaces.Discrete(30)],
+    [
+        spaces.MultiDiscrete([2, 3]),
+        spaces.Box(-2, 2, (2,)),
+        spaces.Box(-1, 1, (12,)),
+        spaces.Discrete(30),
+        spaces.MultiBinary((2, 2)),
+        spaces.Tuple([spaces.Discrete(3, start=2), spaces.MultiBinary(2)]),
+        spaces.Tuple([spaces.Box(-2, 2, (2,)), spaces.Box(0, 1, ())]),
+        spaces.Dict({"arm": spaces.Box(-2, 2, (2,)), "hand": spaces.Dict({"grip": spaces.Discrete(2, start=-1)})}),
+    ],
 )
-def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space):
+def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space, tmp_path):
     config = tiny(task="anything", memory_size=100)
     make = [lambda: Everything(action_space)]
     vector_env = gymnasium.vector.SyncVectorEnv(make, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
@@ -265,6 +275,19 @@ def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space):
     for steps, shown in ((episode.steps[:4], 8), (episode.steps, 95)):  # slots as cells, and as strips
         part = episode._replace(steps=steps)
         assert num_shown_slots(part) == shown and draw_step(part, 3).image.width == 960 * SCALE
+    write_page([episode._replace(steps=episode.steps[:4])], tmp_path / "x.html", "")
+
+
+def test_choices_of_a_nested_space_are_named_by_their_paths(episode):
+    space = spaces.Dict(
+        {"arm": spaces.Box(-2, 2, (2,)), "hand": spaces.Tuple([spaces.Discrete(2, start=-1), spaces.MultiBinary(2)])}
+    )
+    step = episode.steps[0]._replace(action=np.array([0.5, -1.25, 0.0, 1.0, 0.0]))
+    nested = episode._replace(action_space=space, action_names=None, steps=[step])
+    names, taken = choices(nested, 0)
+    assert names == ["hand.0: -1", "hand.0: 0", "hand.1.0: 0", "hand.1.0: 1", "hand.1.1: 0", "hand.1.1: 1"]
+    assert taken == {1, 3, 4}
+    assert nested.action_name(0) == "action 0.50 −1.25 0 1 0"
 
 
 def test_drawing_a_step_is_fast(episode):

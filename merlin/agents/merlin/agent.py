@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -25,6 +25,7 @@ from merlin.objectives.policy_gradient import (
     advantages_and_returns,
     masked_mean,
 )
+from merlin.ranges import WIDTH, Range, above
 from merlin.states import reset_state
 
 
@@ -32,11 +33,11 @@ from merlin.states import reset_state
 class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """The predictor's configuration, that of learning from advantages, and the policy's own. Sizes are the paper's."""
 
-    policy_hidden_size: int = 256
+    policy_hidden_size: Annotated[int, WIDTH] = 256
     """Units of the policy's LSTM, which has one layer."""
-    policy_num_read_keys: int = 1
+    policy_num_read_keys: Annotated[int, Range(1, 1024)] = 1
     """Read keys of the policy."""
-    policy_read_strength: float | None = None
+    policy_read_strength: Annotated[float | None, above(0, 500)] = None
     """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
     policy_associative_start: bool = False
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
@@ -199,6 +200,11 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words)
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
 
+    def likeliest_extras(self, state: MerlinState) -> MerlinExtras:
+        """Return noise of 0, which makes the latent the posterior's mean. See `Agent.likeliest_extras`."""
+        noise = torch.zeros_like(state.policy_read_words[:, :1]).expand(-1, self.config.latent_size)
+        return MerlinExtras(noise, noise, None)
+
     def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
         """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
         lstm = self.policy.lstm.step(torch.cat([self.seen(latent), state.policy_read_words], -1), state.policy)
@@ -236,7 +242,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        parameters = self.policy_parameters(activations)
+        parameters = self.actions.restrict(self.policy_parameters(activations), unroll.observation)
         advantages, returns = advantages_and_returns(unroll, self.config, self.predictor.return_scale.unit)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         inferences = Inference(activations.prior, activations.posterior, activations.latent)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -21,51 +21,53 @@ from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.scales import ReturnScale
 from merlin.networks.spaces import kind
 from merlin.objectives.policy_gradient import masked_mean
+from merlin.precision import as_type
+from merlin.ranges import COST, WIDTH, Range, above
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig(MemoryConfig):
     """Sizes, costs and switches of the predictor. The sizes given here are the paper's."""
 
-    latent_size: int = 200
+    latent_size: Annotated[int, WIDTH] = 200
     """Z, entries of the state variable."""
-    hidden_size: int = 256
+    hidden_size: Annotated[int, WIDTH] = 256
     """H, units of each LSTM layer of the predictor."""
-    num_layers: int = 2
+    num_layers: Annotated[int, Range(1, 64)] = 2
     """LSTM layers of the predictor."""
-    num_read_keys: int = 3
+    num_read_keys: Annotated[int, Range(1, 1024)] = 3
     """K, read keys of the predictor."""
-    posterior_scale: float = 6.0
+    posterior_scale: Annotated[float, Range(0, 1000)] = 6.0
     """First weights of the posterior's mean, in PyTorch's usual ones. At 1 a latent starts with some fifteen times more
     noise than signal, which decoders take long to find; at 6 with two or three times more."""
-    hidden_gain: float | None = None
+    hidden_gain: Annotated[float | None, above(0, 1000)] = None
     """Start the tanh layers of prior, posterior and value orthogonal and this large, with every entry of an observation
     counting the same; PyTorch's almost linear start unless given. It pays with wide latents and decoders."""
-    kl_cost: float | None = None
+    kl_cost: Annotated[float | None, COST] = None
     """Weight of the KL divergence; none scales it to the entropy of the observations (see `Merlin`)."""
-    kl_reference_nats: float = 8500.0
+    kl_reference_nats: Annotated[float, above(0)] = 8500.0
     """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper. More of them
     make latents less noisy, which pays where many slots are read at once."""
-    expectation_cost: float = 0.0
+    expectation_cost: Annotated[float, COST] = 0.0
     """Weight of the reconstruction of an observation from the prior's mean, before it is seen. The paper has none: the
     KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
-    free_nats: float = 0.0
+    free_nats: Annotated[float, COST] = 0.0
     """KL below this many nats per step costs nothing."""
-    image_cost: float = 1.0
+    image_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of images."""
-    symbols_cost: float = 1.0
+    symbols_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of symbolic grids."""
-    vector_cost: float = 1.0
+    vector_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of vectors."""
-    category_cost: float = 1.0
+    category_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of categories."""
-    text_cost: float = 1.0
+    text_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of texts."""
-    action_cost: float = 1.0
+    action_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of the previous action."""
-    reward_cost: float = 1.0
+    reward_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of the previous reward."""
-    return_cost: float = 1.0
+    return_cost: Annotated[float, COST] = 1.0
     """Weight of the prediction of the return."""
     return_gradient_to_latent: bool = True
     """Let the return loss shape the latent, as the paper does."""
@@ -149,7 +151,7 @@ class Predictor(nn.Module):
         return PredictorState(
             self.lstm.initial_state(batch_size),
             zeros(batch_size, self.config.num_read_keys * self.memory.slot_size),
-            self.memory.initial_state(batch_size, self.observation_nats.device),
+            self.memory.empty(batch_size, self.observation_nats),
             zeros(batch_size, self.actions.encoding_size),
         )
 
@@ -187,6 +189,10 @@ class Predictor(nn.Module):
         if code is not None:
             seen = code + self.posterior_context(torch.cat([context, prior], -1))
             posterior = prior + self.posterior_network(seen)
+        prior, posterior = (
+            as_type(prior, noise.dtype),
+            as_type(posterior, noise.dtype),
+        )  # also where autocast chose another
         return Inference(prior, posterior, self.latents.from_parameters(posterior).sample(noise))
 
     def advance(
@@ -283,7 +289,7 @@ class Predictor(nn.Module):
             excess = self._sum(mean(x - floor[name]) for name, x in nats.items())
             metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
             metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
-            recall = self.decoder.recall(decoded, unroll.observation)
+            recall = self.decoder.recall(decoded, unroll.observation, unroll.is_valid)
             metrics |= {f"{name}_recall": x for name, x in recall.items()}
             metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
 
@@ -306,7 +312,7 @@ class Predictor(nn.Module):
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
         """Return the weighted loss of what was decoded against what was observed, and each entry's nats."""
         nats = self.decoder.nats(decoded, unroll.observation)
-        losses = self.decoder.losses(decoded, unroll.observation, nats)
+        losses = self.decoder.losses(decoded, unroll.observation, nats, unroll.is_valid)
         costs = {name: getattr(self.config, f"{kind(self.spaces[name])}_cost") for name in losses}
         return self._sum(costs[name] * x for name, x in losses.items()), nats
 
@@ -317,9 +323,8 @@ class Predictor(nn.Module):
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
-            valid = {name: x[unroll.is_valid] for name, x in unroll.observation.items()}
-            worth = self._sum(self.decoder.chance_nats(valid).values())
-            self.observation_nats += rate * (worth - self.observation_nats)
+            worth = self._sum(self.decoder.chance_nats(unroll.observation, unroll.is_valid).values())
+            self.observation_nats += rate * unroll.is_valid.any() * (worth - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)

@@ -10,12 +10,13 @@ extends none of them, it starts from RL-MEM's table, as far as its configuration
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
 from merlin.environments.config import EnvironmentConfig
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
+from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
 from merlin.runs.presets import grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
 from merlin.runs.settings import from_dict
 from merlin.training.trainer import TrainingConfig
@@ -44,7 +45,7 @@ FAMILIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Settings):
     """Everything that a run is made from."""
 
     task: str = DEFAULT_TASK
@@ -53,29 +54,36 @@ class RunConfig:
     """Which agent: see `merlin agents`, or `module:Class`, which imports the module first."""
     preset: str = field(default="", compare=False)
     """The family of tasks whose table the settings started from. A record only, unknown of old runs."""
-    seed: int = 1
+    seed: Annotated[int, SEED] = 1
     """Of the weights, the environments and every random choice."""
-    steps: int = 1_000_000
+    steps: Annotated[int, COUNT] = 1_000_000
     """Environment steps to train for."""
-    num_envs: int = 128
+    num_envs: Annotated[int, Range(1, 1_048_576)] = 128
     """B, environments stepped together, by all processes."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    device: str = field(default="auto", compare=False)
+    """cpu, cuda, or auto: cuda where there is one. No part of what a run is."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment."""
-    vectorization: str = "sync"
+    vectorization: Literal["sync", "async"] = "sync"
     """How environments that are not tensors are stepped: sync in this process, async in one process each."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """How environments are taken."""
+    started_from: str | None = None
+    """Directory of the run whose weights it starts with; none draws them from the seed."""
+    started_from_checkpoint: Literal["best", "last"] = "best"
+    """Which of that run's weights."""
     model: ActorCriticConfig
     """The agent's configuration."""
     training: TrainingConfig
     """The training's configuration."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "num_envs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, but is {getattr(self, name)}.")
+        super().__post_init__()
+        if self.training.minibatches > self.num_envs:
+            raise SettingError(
+                f"training.minibatches must be at most num_envs, {self.num_envs}, as windows are split by environment, "
+                f"but is {self.training.minibatches}: lower it."
+            )
 
 
 def preset(
@@ -115,8 +123,15 @@ def recommended(agent: str, task: str, env_kwargs: Mapping[str, Any], name: str)
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
-        raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {name!r} came: {hint}")
-    return _of_agent(agent, FAMILIES[name].table(task.rpartition(":")[2], env_kwargs))
+        raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {quote(name)} came: {hint}")
+    try:
+        table = FAMILIES[name].table(task.rpartition(":")[2], env_kwargs)
+    except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers
+        raise MerlinError(
+            f"Settings of {quote(task)} must be what it takes, but {quote(dict(env_kwargs))} came, of which the preset "
+            f"{name!r} makes nothing ({describe(error)}): correct them."
+        ) from error
+    return _of_agent(agent, table)
 
 
 def paper_values(agent: str, task: str, env_kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

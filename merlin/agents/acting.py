@@ -1,0 +1,94 @@
+"""Acting for a window of steps, with the graph kept where learning follows."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from merlin.agents.agent import Agent
+from merlin.networks.window_linear import in_window
+from merlin.states import detach_state, map_state, stack_states
+
+
+class Acting:
+    """An agent acting for a window, step by step.
+
+    Args:
+        length: T, steps that may be taken.
+        records: Keep the graph, for `Agent.losses` to learn from what was acted by.
+
+    Attributes:
+        agent: Whose parameters must stay until the window was learnt from.
+    """
+
+    def __init__(
+        self, agent: Agent, state: Any, length: int, generator: torch.Generator | None = None, records: bool = False
+    ) -> None:
+        self.agent, self.length, self.generator, self.records = agent, length, generator, records
+        self._stepping = in_window(agent) if records else agent
+        self._versions = [x._version for x in agent.parameters()]
+        self._running, self._end = agent.begin_window(state, length), None
+        self._activations: Any = []
+        self._parameters: list[Tensor] = []
+        self._actions: list[Tensor] = []
+        self._extras: list[Any] = []
+
+    @property
+    def state(self) -> Any:
+        """The agent's state after the steps taken, none of which may follow."""
+        if self._end is None:
+            self._end, self._running = self.agent.end_window(self._running), None
+        return self._end
+
+    def step(self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]) -> Tensor:
+        """Return the action, and go on."""
+        with torch.set_grad_enabled(self.records):
+            perceived = self._stepping.perceive_new(observation, self._running, is_first, reward, self.generator)
+            activations = perceived.activations
+            with torch.no_grad():
+                parameters = self.agent.actions.restrict(self.agent.policy_parameters(activations), observation)
+                action = self.agent.actions.sample(parameters, self.generator)
+                code = self.agent.actions.encode(action)
+            self._running, extras, _ = self._stepping.advance(perceived, code)
+        self._activations.append(activations)
+        self._parameters.append(parameters)
+        self._actions.append(action)
+        self._extras.append(map_state(Tensor.detach, extras))
+        return action
+
+    @torch.no_grad()
+    def next_value(
+        self, observation: dict[str, Tensor], is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Return what would be the next step's value, and go nowhere."""
+        state = detach_state(self._running if self._end is None else self._end)
+        perceived = self.agent.perceive_new(observation, state, is_first, reward, self.generator)
+        return self.agent.heads(perceived.activations, observation)[1]
+
+    @torch.no_grad()
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of `Unroll` that are the agent's, for all steps taken."""
+        parameters = torch.stack(self._parameters)
+        return {
+            "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
+            "value": self.agent.value(self._stacked(), parameters),
+            "extras": stack_states(self._extras),
+        }
+
+    def activations(self) -> Any:
+        """Return the activations of all steps, with their graph, from which can be learnt once."""
+        assert self.records, "a window is recorded where it is learnt from"
+        assert len(self._actions) == self.length, "a window is learnt from after all of its steps"
+        assert self._activations is not None, "a window is learnt from once"
+        unchanged = self._versions == [x._version for x in self.agent.parameters()]
+        assert unchanged, "what was acted by is learnt from before a parameter changes"
+        activations, self._activations = self._stacked(), None
+        return activations
+
+    def _stacked(self) -> Any:
+        """Return the activations of all steps as they are, with their graph if it was recorded."""
+        if isinstance(self._activations, list):
+            with torch.set_grad_enabled(self.records):
+                self._activations = stack_states(self._activations)
+        return self._activations

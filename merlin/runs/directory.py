@@ -1,0 +1,155 @@
+"""A run directory: its configuration, and which process writes to it.
+
+RUN_DIR/config.json           the whole configuration; enough to rebuild the agent
+        metrics.jsonl         one object per report
+        checkpoints/          the last few and the best
+        learning_curve.png    written at the end
+        .lock                 names the process that trains in it, or did last
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merlin.agents import find_agent
+from merlin.errors import MerlinError, tell
+from merlin.runs.lock import alone_in
+from merlin.runs.presets import RunConfig
+from merlin.runs.settings import from_dict, to_dict
+from merlin.training import checkpoint
+from merlin.training.storage import parse_json, read_json, replace_file
+
+MAY_CHANGE = ("steps", "device", "vectorization", "preset", "training", "environment.step_seconds")
+"""Settings that a run may be resumed with other values of: they are not what it is, or are what is to change."""
+
+
+def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfig:
+    """Return the configuration of a run directory.
+
+    Where it is damaged, that which the last checkpoint was saved with. A device that this machine lacks is no part of
+    what a run is: `auto` takes its place.
+
+    Args:
+        note: Is told of either.
+
+    Raises:
+        MerlinError: There is none, it was changed, or its agent's module cannot be imported.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "config.json"
+    try:
+        values = read_json(path)
+    except (OSError, ValueError) as error:
+        values = saved_config(run_dir)
+        if values is None and isinstance(error, FileNotFoundError):
+            raise MerlinError(
+                f"A run directory holds a config.json, but {run_dir} has none: give one that train made."
+            ) from error
+        if values is None:
+            raise MerlinError(
+                f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
+            ) from error
+        note(f"{path} cannot be read: the configuration that the last checkpoint was saved with is taken")
+    name = values.get("agent") if isinstance(values, dict) else None
+    if not isinstance(name, str):
+        raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
+    values.pop("spaces", None)  # which are no settings: see merlin.runs.agent_spaces
+    # without this group it is of version 0.2.0 or before, whose weights are of the pictures of then
+    values.setdefault("environment", {"pictures_by_bounds": True})
+    try:
+        config = from_dict(RunConfig, values, {"model": find_agent(name).config_class})
+    except MerlinError as error:
+        raise MerlinError(f"{path}: {error}") from error
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        note(f"the run was made on {config.device}, which this machine lacks: it goes on without")
+        config = replace(config, device="auto")
+    return config
+
+
+def saved_config(run_dir: Path) -> dict[str, Any] | None:
+    """Return the configuration that the last checkpoint was saved with, as JSON has it; None where none is known."""
+    try:
+        values = parse_json(checkpoint.read_about(run_dir)["config"].encode())
+    except (KeyError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def changes(config: RunConfig, saved: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that differ from saved ones: path, value now, value then. What either lacks is left out."""
+    return _differences(to_dict(config), saved, "")
+
+
+def _differences(now: Mapping[str, Any], then: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    for name in now.keys() & then.keys():
+        if isinstance(now[name], dict) and isinstance(then[name], dict) and prefix + name != "env_kwargs":
+            yield from _differences(now[name], then[name], f"{prefix}{name}.")
+        elif now[name] != then[name]:
+            yield prefix + name, now[name], then[name]
+
+
+def check_unchanged(config: RunConfig, run_dir: Path) -> None:
+    """Refuse a configuration that is not that of the run's last checkpoint, but for what may change.
+
+    Raises:
+        MerlinError: It names the setting.
+    """
+    for path, now, then in changes(config, saved_config(run_dir) or {}):
+        if not f"{path}.".startswith(tuple(f"{name}." for name in MAY_CHANGE)):
+            raise MerlinError(
+                f"A run goes on as it began, so {path} must be {then!r}, but is {now!r}: resume without that "
+                f"change, or start a new run with the weights of this one by --from {run_dir}."
+            )
+
+
+@contextmanager
+def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
+    """Make the run directory and keep other processes from it; yield what tells whether it is still this one's.
+
+    Raises:
+        MerlinError: It holds a run and is not to be resumed, another process trains in it, or it cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MerlinError(
+            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+        ) from error
+    with alone_in(run_dir, note) as is_ours:
+        if not resume and _holds_run(run_dir):
+            raise MerlinError(
+                f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
+            )
+        checkpoint.tidy(run_dir)
+        yield lambda: is_ours() and (run_dir / "config.json").exists()
+
+
+def _holds_run(run_dir: Path) -> bool:
+    return (run_dir / "config.json").exists() or bool(checkpoint.steps(run_dir))
+
+
+def start(config: RunConfig, run_dir: Path) -> None:
+    """Make the run directory, which must not hold a run already, and write its configuration."""
+    with claimed(run_dir, False, tell):
+        write_config(config, run_dir)
+
+
+def write_config(config: RunConfig, run_dir: Path, spaces: Mapping[str, Any] | None = None) -> None:
+    """Write the configuration, under another name first, so that a kill leaves the old one or the new one.
+
+    Args:
+        spaces: What `merlin.runs.agent_spaces.to_config` keeps of the agent's.
+    """
+    text = json.dumps({**to_dict(config), **(spaces or {})}, indent=2) + "\n"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        replace_file(run_dir / "config.json", lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise MerlinError(
+            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+        ) from error

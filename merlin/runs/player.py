@@ -1,0 +1,174 @@
+"""A trained agent that plays: `merlin.load`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.vector.utils import batch_space, iterate
+
+from merlin.agents import Agent
+from merlin.environments.actions import EnvironmentActions, row_view
+from merlin.environments.adapters import token_reader
+from merlin.errors import MerlinError
+from merlin.networks.spaces import ROOT, Tokens
+from merlin.runs.agent_spaces import AgentSpaces, read_spaces
+from merlin.runs.run import build_agent_of, build_environment, load_config, load_weights, resolve_device
+
+
+class LoadedAgent:
+    """A trained agent that plays one environment or a batch: arrays in, arrays out, its memory kept inside.
+
+        player = merlin.load("runs/mine")
+        observation, _ = env.reset()
+        player.reset()                                             with every env.reset()
+        action = player.act(observation)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        action = player.act(observation, reward)                   and so on, until the episode ends
+
+    A batch that resets itself says where an episode starts, at every act after the first:
+
+        player.reset(num_envs=8)
+        action = player.act(observations)
+        action = player.act(observations, rewards, is_first)
+
+    `is_first` is true in rows whose observation is the first of an episode. That is `terminated | truncated` of the
+    step just taken where the environment resets in the same step, of the step before where it resets in the next.
+
+    Attributes:
+        agent: The agent, whose `step` this calls.
+        spaces, action_space: What it sees, flat, and does.
+    """
+
+    def __init__(self, agent: Agent, seed: int = 0) -> None:
+        self.agent, self.spaces, self.action_space = agent, agent.spaces, agent.action_space
+        self._device = next(agent.parameters()).device
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._readers = {name: token_reader(x) for name, x in self.spaces.items() if isinstance(x, Tokens)}
+        self._state: Any = None
+        self._is_batch = self._has_acted = False
+
+    def reset(self, num_envs: int | None = None, *, seed: int | None = None) -> None:
+        """Begin an episode in every environment: what was remembered is forgotten.
+
+        Args:
+            num_envs: How many environments are played together; None plays one, without a batch's axis.
+            seed: Of sampled actions and latents from here on.
+
+        Raises:
+            MerlinError: There is no environment.
+        """
+        if num_envs is not None and num_envs < 1:
+            raise MerlinError(f"num_envs must be at least 1, or None for one environment, but is {num_envs}.")
+        if seed is not None:
+            self._generator.manual_seed(seed)
+        self._state, self._is_batch = self.agent.initial_state(num_envs or 1), num_envs is not None
+        self._has_acted = False
+
+    def act(self, observation: Any, reward: Any = None, is_first: Any = None, *, deterministic: bool = False) -> Any:
+        """Return the action, as the environment takes it: inside the action space, in its type.
+
+        Args:
+            observation: As the environment gives it, nested or flat; texts may be strings.
+            reward: What the action before earned. Needed at every act but the first after a reset.
+            is_first: Whether the observation starts an episode, one flag for each environment. Needed of a batch at
+                every act but the first after a reset; one environment is told by `reset`, or by this.
+            deterministic: Take the most probable action rather than a sample.
+
+        Raises:
+            MerlinError: There was no reset, an argument is missing, or does not fit the spaces.
+        """
+        if self._state is None:
+            raise MerlinError(
+                "A player must be reset before it acts: call reset() with every reset of the environment."
+            )
+        if not self._has_acted:
+            is_first = True if is_first is None else is_first
+            if not np.all(is_first):
+                raise MerlinError("The first observation after a reset starts an episode: pass is_first=None or True.")
+        elif is_first is None and self._is_batch:
+            raise MerlinError(
+                "A batch of environments must say which rows start an episode, but is_first is missing: "
+                "pass it at every act after the first, since they reset themselves."
+            )
+        elif reward is None:
+            raise MerlinError(
+                "An agent must know what its last action earned, but the reward is missing: pass it at every act but "
+                "the first after a reset."
+            )
+        observation = _with_tokens(observation, "", self._readers)
+        first = torch.as_tensor(False if is_first is None else is_first)
+        output, state = self.agent.step(
+            observation, self._state, first, reward, generator=self._generator, greedy=deterministic
+        )
+        is_batch = output.value.ndim == 1
+        if is_batch != self._is_batch:
+            raise MerlinError(
+                "Observations must be of one environment, or a batch of as many as reset was told, but these are "
+                f"{'a batch' if is_batch else 'of one environment'}: call reset(num_envs) for a batch, reset() for one."
+            )
+        self._state, self._has_acted = state, True
+        return to_environment(output.action, self.action_space, self._is_batch)
+
+
+def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") -> LoadedAgent:
+    """Return the agent of a run directory, to play with. Its environment need not be installed.
+
+    A run of version 0.2.0 or before kept no spaces: its environment is built once, to ask for them.
+
+    Args:
+        checkpoint: Which weights: best, or last.
+        device: auto, cpu or cuda.
+
+    Raises:
+        MerlinError: There is no run, or it cannot be read.
+    """
+    run_dir = Path(run_dir)
+    if checkpoint not in ("best", "last"):
+        raise MerlinError(f"The checkpoint must be best or last, but is {checkpoint!r}: choose one of them.")
+    config = load_config(run_dir)
+    spaces = read_spaces(run_dir)
+    if spaces is None:
+        with build_environment(config, 1) as environment:
+            spaces = AgentSpaces(environment.spaces, environment.action_space)
+    agent = build_agent_of(config, spaces).eval()
+    load_weights(run_dir, agent, checkpoint)
+    return LoadedAgent(agent.to(resolve_device(device)), config.seed)
+
+
+def to_environment(action: torch.Tensor, space: Space, is_batch: bool) -> Any:
+    """Return an agent's action, or a batch of them, as an environment of arrays takes it: inside the space."""
+    action = action.cpu() if is_batch else action.cpu().unsqueeze(0)
+    if action.is_floating_point():
+        action = action.float()  # numpy has no bfloat16
+    found = EnvironmentActions(space, len(action), torch.device("cpu"), is_native=False, task="the task")(action)
+    if is_batch:
+        return found
+    view, one = row_view(space), next(iter(iterate(batch_space(space, 1), found)))
+    return one if view is None else view(one)
+
+
+def _with_tokens(node: Any, path: str, readers: dict[str, Callable[[str], np.ndarray]]) -> Any:
+    """Return an observation with its texts as token ids."""
+    if isinstance(node, dict):
+        return {key: _with_tokens(child, f"{path}.{key}" if path else str(key), readers) for key, child in node.items()}
+    read = readers.get(path or ROOT)
+    if read is None:
+        if not isinstance(node, tuple):
+            return node
+        return tuple(_with_tokens(child, f"{path}.{i}" if path else str(i), readers) for i, child in enumerate(node))
+    if isinstance(node, str):
+        return _tokens(read, node)
+    is_texts = isinstance(node, np.ndarray | list | tuple) and len(node) > 0 and isinstance(node[0], str)
+    return np.stack([_tokens(read, text) for text in node]) if is_texts else node
+
+
+def _tokens(read: Callable[[str], np.ndarray], text: str) -> np.ndarray:
+    try:
+        return read(str(text))
+    except ValueError as error:
+        raise MerlinError(
+            f"A text must be of the words that the agent was trained on, but {text[:60]!r} has {error}: pass others."
+        ) from error

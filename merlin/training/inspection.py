@@ -1,0 +1,120 @@
+"""A look at each window before it is learnt from: what is in it must be finite, and of the declared spaces."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from merlin.environments.batch import Environment
+from merlin.environments.validation import categories_of, outside
+from merlin.errors import EnvironmentFailure
+from merlin.experience import Unroll
+from merlin.networks.actions import make_action_distribution
+from merlin.networks.spaces import ACTION_MASK
+
+TOLERANCE = 1e-3  # of a Box's width, by which many environments leave it, and no one minds
+ABSURD = 1e4  # of an observation or a reward: beyond, gradients explode whatever the learning rate
+
+
+class Inspection:
+    """Looks at windows of an environment, with one pass over each entry and one wait for the device.
+
+    Arrays of numpy were looked at when they came, so that of their categories nothing is left to ask.
+
+    Attributes:
+        warnings: Sentences about what can be learnt from but will not be what is meant, by entry.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.task, self.spaces = environment.task, environment.spaces
+        self.warnings: dict[str, str] = {}
+        self._actions = make_action_distribution(environment.action_space)
+        self._bounds: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, space in self.spaces.items():
+            if isinstance(space, spaces.Box):
+                bounds = _loosened(space)
+            else:
+                bounds = categories_of(space) if environment.is_native else None
+            if bounds is not None:
+                low, high = (torch.as_tensor(np.ascontiguousarray(x), device=environment.device) for x in bounds)
+                self._bounds[name] = low, high
+
+    def check(self, unroll: Unroll) -> None:
+        """Take in a window.
+
+        Raises:
+            EnvironmentFailure: It holds a number that is not finite, or a category that its space does not have.
+        """
+        # Those observations that truncated episodes end with are in no row; only their value is.
+        wrong_value = ~unroll.next_value.isfinite().all() & unroll.value.isfinite().all()
+        flags = {"reward": ~unroll.reward.isfinite().all(), "next_value": wrong_value}
+        mask = unroll.observation.get(ACTION_MASK)
+        if mask is not None:
+            flags["mask"] = ~(self._actions.is_possible(mask) | ~unroll.is_valid).all()
+        for name, (low, high) in self._bounds.items():
+            x = unroll.observation[name]
+            least, most = x.flatten(0, 1).aminmax(dim=0)  # NaN wherever there is one
+            flags[f"{name} leaves"] = ((least < low) | (most > high)).any()
+            if x.is_floating_point():
+                flags[f"{name} is not finite"] = ~(least.isfinite() & most.isfinite()).all()
+        found = dict(zip(flags, torch.stack([*flags.values()]).tolist(), strict=True))
+        if found["reward"]:
+            index = _environment(~unroll.reward.isfinite())
+            raise EnvironmentFailure(
+                f"Rewards must be finite, but {self.task} returned one that is not in environment {index}: correct the "
+                "task."
+            )
+        if found.get("mask"):
+            raise EnvironmentFailure(
+                f"An action mask must allow an action, but {self.task} allowed an environment nothing to choose: "
+                "correct the task."
+            )
+        for name, (low, high) in self._bounds.items():
+            x, space = unroll.observation[name], self.spaces[name]
+            if found.get(f"{name} is not finite"):
+                raise self._outside(name, ~x.isfinite(), x)
+            if found[f"{name} leaves"]:
+                if not isinstance(space, spaces.Box):
+                    raise self._outside(name, (x < low) | (x > high), x)
+                self.warnings[name] = (
+                    f"entry {name!r} of {self.task} reached {x.min():.4g} to {x.max():.4g}, outside of the bounds that "
+                    f"it declares, {space.low.min():.4g} to {space.high.max():.4g}: numbers are scaled by their bounds"
+                )
+        if found["next_value"]:
+            raise EnvironmentFailure(
+                f"Observations must be finite, but one with which {self.task} truncated an episode in environment "
+                f"{_environment(~unroll.next_value.isfinite())} held a number that is not: correct the environment."
+            )
+
+    def blame(self, unroll: Unroll) -> str:
+        """Return a clause about the largest number of a window whose gradients are not finite, and what to do."""
+        sizes = {f"entry {name!r}": unroll.observation[name].abs().max().item() for name in self.spaces}
+        sizes["the reward"] = unroll.reward.abs().max().item()
+        name = max(sizes, key=lambda name: sizes[name])
+        advice = "resume from the last checkpoint with a lower training.learning_rate"
+        if sizes[name] > ABSURD:
+            advice = "scale it down with a wrapper"
+        return f"the largest number of the window is {sizes[name]:.3g}, in {name}: {advice}"
+
+    def _outside(self, name: str, where: Tensor, x: Tensor) -> EnvironmentFailure:
+        step, index, *position = where.nonzero()[0].tolist()
+        value = x[(step, index, *position)].item()
+        return outside(name, self.spaces[name], value, index, self.task, tuple(position))
+
+
+def _loosened(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a Box's bounds, a little wider; None where its type has no numbers beyond them."""
+    if np.issubdtype(space.dtype, np.floating):
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            slack = np.nan_to_num(TOLERANCE * (high - low), posinf=0.0)
+            return (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+    limits = np.iinfo(str(space.dtype))
+    if (space.low <= limits.min).all() and (space.high >= limits.max).all():
+        return None
+    return space.low.astype(np.int64), space.high.astype(np.int64)
+
+
+def _environment(where: Tensor) -> int:
+    """Return the environment of the first of these steps [T, B]."""
+    return int(where.nonzero()[0, 1])

@@ -1,0 +1,134 @@
+"""A step exported by torch.export or ONNX computes the agent's numbers, and the command says by how much it differs."""
+
+import importlib.util
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import merlin
+from merlin import cli
+from merlin.errors import MerlinError
+from merlin.runs import export as exports
+from merlin.runs.export import StepProgram, export, largest_difference, named_state
+from tests.agents.helpers import EVERY_KIND, make_agent, tensors
+from tests.agents.test_border import observations
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxruntime and onnxscript are an extra")
+
+
+def of_nowhere(name: str):
+    return replace(merlin.preset(name), task="nowhere/Nothing-v0", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["merlin", "rl-lstm", "rl-mem"])
+@pytest.mark.parametrize("action_space", ["discrete", "multi", "box"])
+def test_the_program_is_a_greedy_step(name, action_space):
+    agent = make_agent(name, action_space, spaces=EVERY_KIND)
+    program, state = StepProgram(agent), agent.initial_state(3)
+    for t in range(7):  # more than the 5 slots
+        seen = {key: torch.from_numpy(x) for key, x in observations(t).items()}
+        is_first, reward = torch.tensor([t == 0, t == 3, t == 0]), torch.tensor([0.5, 1.0, -1.0])
+        found = program(program.inputs(seen, named_state(state), is_first, reward))
+        output, state = agent.step(seen, state, is_first, reward, greedy=True)
+        if action_space == "box":
+            output = output._replace(action=output.action.clamp(-1, 1))
+        for key in ("action", "policy_parameters", "value"):
+            torch.testing.assert_close(found[key], getattr(output, key))
+        for x, y in zip(named_state(state).values(), tensors(state), strict=True):
+            assert x is y
+        torch.testing.assert_close({key: found[key] for key in named_state(state)}, named_state(state))
+
+
+KINDS = {"merlin": ("card", "picture"), "rl-mem": ("grid", "place", "switches"), "rl-lstm": ("words", "grey")}
+FORMS = [
+    ("torch", "merlin", "discrete", None),
+    ("torch", "rl-mem", "multi", 2),
+    ("torch", "rl-lstm", "box", 1),
+    pytest.param("onnx", "merlin", "box", None, marks=needs_onnx),
+    pytest.param("onnx", "rl-mem", "discrete", 2, marks=needs_onnx),
+    pytest.param("onnx", "rl-lstm", "multi", 1, marks=needs_onnx),
+]
+
+
+@pytest.mark.parametrize("form, name, action_space, batch_size", FORMS)
+def test_what_is_exported_computes_the_agents_numbers(form, name, action_space, batch_size, tmp_path):
+    """Of vectors, pictures, grids, categories, switches and texts; in torch bit for bit."""
+    agent = make_agent(name, action_space, spaces={key: EVERY_KIND[key] for key in KINDS[name]})
+    exported = export(agent, of_nowhere(name), tmp_path / "agent", form, batch_size, steps=12)
+    assert exported.path.stat().st_size > 1000 and exported.steps == 12 and not exported.is_of_environment
+    assert exported.difference <= (0.0 if form == "torch" else 1e-5)
+
+
+def test_a_torch_program_is_loaded_without_merlin_and_says_what_its_spaces_are(tmp_path):
+    agent = make_agent("rl-mem", "discrete", spaces={name: EVERY_KIND[name] for name in ("card", "place")})
+    path = export(agent, of_nowhere("rl-mem"), tmp_path / "agent.pt2", "torch", None, steps=4).path
+    extra = {"merlin.json": ""}
+    program = torch.export.load(io.BytesIO(path.read_bytes()), extra_files=extra).module()
+    about = json.loads(extra["merlin.json"])
+    assert about["agent"] == "rl-mem" and list(about["spaces"]["spaces"]["observation"]) == ["card", "place"]
+    for batch_size in (1, 5):
+        state = named_state(agent.initial_state(batch_size))
+        inputs = {"observation.card": torch.zeros(batch_size, dtype=torch.int64)}
+        inputs |= {"observation.place": torch.zeros(batch_size, 3)} | state
+        inputs |= {"is_first": torch.ones(batch_size, dtype=torch.bool), "reward": torch.zeros(batch_size)}
+        assert program(inputs)["action"].shape == (batch_size,)
+
+
+def test_a_program_that_differs_is_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(exports, "TOLERANCE", -1.0)
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
+    with pytest.raises(MerlinError, match=r"differs by 0: nothing was written"):
+        export(agent, of_nowhere("rl-lstm"), tmp_path / "agent.pt2", steps=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_difference_of_any_output_is_found():
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
+    program = StepProgram(agent)
+    rows, _ = exports.play(program, of_nowhere("rl-lstm"), 2, 4)
+    assert largest_difference(program, program, rows) == 0
+    assert any(row["is_first"].any() for row in rows) and not all(row["is_first"].all() for row in rows)
+    for name in program(rows[0]):
+        changed = lambda inputs, name=name: program(inputs) | {name: program(inputs)[name] + 1}  # noqa: E731
+        assert largest_difference(changed, program, rows) > 0.1
+        spoilt = lambda inputs, name=name: program(inputs) | {name: program(inputs)[name] * np.nan}  # noqa: E731
+        assert not largest_difference(spoilt, program, rows) <= 1
+
+
+def test_a_step_that_branches_on_data_is_told(tmp_path):
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
+    encode = agent.encode
+    agent.encode = lambda *seen: encode(*seen) * (2 if seen[2].sum() > 0 else 1)
+    with pytest.raises(MerlinError, match="without branches on data to be exported, but"):
+        export(agent, of_nowhere("rl-lstm"), tmp_path / "agent.pt2", steps=3)
+
+
+def test_onnx_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    agent = make_agent("rl-lstm", "discrete", spaces={"card": EVERY_KIND["card"]})
+    with pytest.raises(MerlinError, match=r"pip install 'merlin-agents.export.'"):
+        export(agent, of_nowhere("rl-lstm"), tmp_path / "agent.onnx", "onnx", steps=3)
+
+
+def test_the_command_exports_a_run(tmp_path, capsys):
+    config = replace(merlin.preset("rl-lstm", "merlin/TMaze-v0"), task="merlin/TMaze-v0", num_envs=2, steps=8)
+    config = merlin.override(config, ["model.hidden_size=7", "training.unroll_length=4", "device=cpu"])
+    merlin.train(config, tmp_path / "run", stream=io.StringIO())
+    assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "deeper" / "a.pt2")]) == 0
+    path, difference = capsys.readouterr().out.splitlines()
+    assert path == str(tmp_path / "deeper" / "a.pt2") and (tmp_path / "deeper" / "a.pt2").exists()
+    assert (
+        difference
+        == "largest difference from the agent 0.0e+00, over 64 steps with resets, observations of merlin/TMaze-v0"
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["export", str(tmp_path / "run"), "--batch", "0"])
+    assert "must be a whole number of at least 1" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "file" / "x.pt2")]) == 1
+    assert "must be writable" in capsys.readouterr().err

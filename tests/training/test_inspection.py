@@ -1,0 +1,76 @@
+"""A window is looked at before it is learnt from: what cannot be learnt from is told by name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from merlin.errors import MerlinError
+from merlin.runs.run import build_agent, build_environment
+from merlin.training.trainer import Trainer
+from tests.environments import examples  # noqa: F401 (they register themselves)
+from tests.training.test_trainer import tiny
+
+
+def update(config, poison):
+    """Make one update of a window that `poison` has changed, and return its trainer."""
+    with build_environment(config) as environment:
+        trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=64, seed=1)
+        collect = trainer.rollout.collect
+
+        def poisoned(length, records):
+            window, episodes = collect(length, False)
+            poison(window.unroll)
+            return window._replace(acting=None), episodes
+
+        trainer.rollout.collect = poisoned
+        trainer.update()
+    return trainer
+
+
+def put(entry, value, where=(2, 3)):
+    def poison(unroll):
+        target = unroll.reward if entry == "reward" else unroll.observation[entry]
+        target[where] = value
+
+    return poison
+
+
+NUMBERS = replace(tiny("rl-lstm"), task="test/Episodes-v0")
+
+
+@pytest.mark.parametrize(
+    ("config", "poison", "sentence"),
+    [
+        (
+            tiny("rl-lstm"),
+            put("card", 99),
+            "environment 3 of merlin/MemoryGame-v0 returned 99 in entry 'card', Discrete",
+        ),
+        (
+            tiny("rl-lstm"),
+            put("card", -1),
+            "environment 3 of merlin/MemoryGame-v0 returned -1 in entry 'card', Discrete",
+        ),
+        (
+            NUMBERS,
+            put("clock", torch.nan),
+            r"environment 3 of test/Episodes-v0 returned nan at \(0,\) in entry 'clock'",
+        ),
+        (NUMBERS, put("clock", -torch.inf), r"environment 3 of test/Episodes-v0 returned -inf at \(0,\) in entry"),
+        (NUMBERS, put("reward", torch.nan), "Rewards must be finite, but test/Episodes-v0 .* in environment 3"),
+        (NUMBERS, put("reward", 1e30), r"Gradients must be finite, .* is 1e\+30, in the reward: scale it down"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_named(config, poison, sentence):
+    with pytest.raises(MerlinError, match=sentence):
+        update(config, poison)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_told"), [(100.05, False), (103.0, True), (-1.05, False), (-4.0, True), (1e30, True)]
+)
+def test_numbers_well_beyond_a_box_are_a_warning(value, is_told):
+    warnings = update(NUMBERS, put("clock", value)).inspection.warnings
+    assert list(warnings) == ["clock"] * is_told
+    assert not is_told or "outside of the bounds that it declares, -1 to 100" in warnings["clock"]
