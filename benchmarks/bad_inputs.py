@@ -190,8 +190,8 @@ def run_directories() -> Iterator[Case]:
         "a number": b"1", "deep": b"[" * 100_000, "deep objects": b'{"a":' * 100_000, "a string": b'"run"',
         "nothing in it": b"{}", "utf-16": '{"agent": "merlin"}'.encode("utf-16"),
     }.items():  # fmt: skip
-        yield Case(f"config.json: {name}", ["evaluate", "copy"], lambda x=content: _replaced("config.json", x))
-    yield Case("config.json is a directory", ["evaluate", "copy"], lambda: _replaced("config.json", None))
+        yield Case(f"config.json: {name}", ["evaluate", "copy"], lambda x=content: _replaced_alone(x))
+    yield Case("config.json is a directory", ["evaluate", "copy"], lambda: _replaced_alone(None))
     wrong_values: list[Any] = [None, 1e30, -1, "", "x", [], {}, [1], True, "\x00"]
     for key in ("task", "agent", "seed", "steps", "num_envs", "device", "env_kwargs", "vectorization", "environment",
                 "model", "training", "preset"):  # fmt: skip
@@ -297,6 +297,12 @@ def _replaced(name: str, content: bytes | None) -> None:
         path.mkdir()
     elif content is not ...:
         path.write_bytes(content)
+
+
+def _replaced_alone(content: bytes | None) -> None:
+    """Put another configuration in the copied run, and take away the checkpoints, which know what it was."""
+    _replaced("config.json", content)
+    shutil.rmtree("copy/checkpoints")
 
 
 def _replaced_directory(name: str) -> None:

@@ -65,6 +65,7 @@ def convert(
             )
         if not isinstance(space, Box):
             _check_categories(name, space, value)
+            value = value.long()
         entries[name] = value
     if len(batch_sizes) > 1 or not batch_sizes <= {batch_size, None if batch_size == 1 else batch_size}:
         came = ", ".join("one without a batch axis" if size is None else str(size) for size in batch_sizes)

@@ -94,7 +94,8 @@ def print_settings(config: "RunConfig") -> None:
             value, source = stated.get(setting.path, (None, ""))
             shown = f"{value:.4g}" if isinstance(value, float) else f"{value}"
             paper = f"  [paper: {shown}{', second-hand' * (source == 'second-hand')}]" if source else ""
+            line = f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}"
             limits = f"  ({setting.range})" if setting.range else ""
-            print(f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}{limits}")
+            print(line + (limits if len(line + limits) <= width else f"\n    {limits}"))
             if setting.text:
                 print(textwrap.fill(setting.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))

@@ -103,11 +103,15 @@ def make_vector_env(
         _check_free(env_kwargs, {*drawing, "num_envs", "vectorization_mode", "vector_kwargs", "wrappers"})
         make = partial(_make_view, spec, {**drawing, **env_kwargs}, wrappers)
         if vectorization == "sync":
-            return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
+            batch = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
+            batch.spec = spec
+            return batch
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork beside threads. Workers run no code of ours but their environment's.
             warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            return Workers(make, num_envs, config.step_seconds)
+            batch = Workers(make, num_envs, config.step_seconds)
+            batch.spec = spec
+            return batch
     except (MerlinError, KeyboardInterrupt):
         raise
     except BaseException as error:  # sys.exit() too

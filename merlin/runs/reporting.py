@@ -51,6 +51,7 @@ class Reporter:
         self._total_steps = total_steps
         self._warned: set[str] = set()
         self._told_at, self._closed = time.monotonic(), threading.Event()
+        self._watch: threading.Thread | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
@@ -90,7 +91,8 @@ class Reporter:
                 if time.monotonic() - self._told_at >= SILENCE_SECONDS:
                     self.note(standing())
 
-        threading.Thread(target=keep_watch, daemon=True).start()
+        self._watch = threading.Thread(target=keep_watch, daemon=True)
+        self._watch.start()
 
     def copy_rows(self, run_dir: Path) -> None:
         """Write all rows into another directory, also where this one's name is gone."""
@@ -114,6 +116,8 @@ class Reporter:
     def close(self) -> None:
         """Close the file and leave the bar as it stands."""
         self._closed.set()
+        if self._watch is not None:
+            self._watch.join(5.0)  # a thread that wakes while Python ends would abort the process
         if self._bar is not None:
             self._bar.close()
         try:

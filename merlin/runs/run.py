@@ -210,6 +210,7 @@ def _train(
         if leads:
             is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
         if resume:
+            check_unchanged(config, run_dir)
             check_spaces(run_dir, config.task, environment)
         if resume and checkpoint.steps(run_dir):
             rest = _load_training(run_dir, trainer, config, notes.append)
@@ -262,7 +263,6 @@ def _train(
 
 def _load_training(run_dir: Path, trainer: Trainer, config: RunConfig, note: Callable[[str], object]) -> dict[str, Any]:
     """Let a trainer go on from the run's last intact checkpoint, and return all of it but the weights."""
-    check_unchanged(config, run_dir)
     step, rest = checkpoint.load_latest(run_dir, trainer.agent, note)
     try:
         goes_on, _ = trainer.load_state_dict(rest["trainer"]), float(rest["wall_seconds"])

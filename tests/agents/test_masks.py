@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from merlin.agents import AGENTS
-from merlin.agents.agent import Acting
+from merlin.agents.acting import Acting
 from merlin.environments.batch import make_environment
 from merlin.errors import MerlinError
 from merlin.networks.actions import MASKED_LOG_PROB, ProductActions

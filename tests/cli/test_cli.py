@@ -93,6 +93,8 @@ def test_settings_are_listed_with_type_value_and_meaning(merlin, monkeypatch):
     status, out, _ = merlin("train", "--help-settings", "--env-kwargs", '{"pairs": 5}', "--set", "model.gae_lambda=0.5")
     lines = out.splitlines()
     assert status == 0 and max(map(len, lines)) <= 90
+    assert any(line.endswith("  (from 1 to 1,048,576)") for line in lines), "ranges are told"
+    lines = [line.partition("  (")[0] for line in lines]
     at = lines.index("  model.memory_size: int = 15  [paper: 40, second-hand]")
     assert lines[at + 1] == "      N, slots."
     assert "  model.gae_lambda: float = 0.5  [paper: 0.8, second-hand]" in lines

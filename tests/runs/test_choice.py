@@ -12,7 +12,7 @@ def episodes(*rows):
     """Return episodes of (environment, row that it began in, return), by the row that they ended in."""
     environments, begins, returns = zip(*rows, strict=True)
     scores, whole = torch.tensor(returns, dtype=torch.float32), torch.ones(len(rows))
-    return Episodes(scores, whole, whole, torch.tensor(environments), torch.tensor(begins))
+    return Episodes(scores, whole, whole, torch.zeros(len(rows), 4), torch.tensor(environments), torch.tensor(begins))
 
 
 def candidate(num_envs, row=0):

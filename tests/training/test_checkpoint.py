@@ -23,6 +23,7 @@ from merlin.training.checkpoint import (
     read_best,
     save,
     save_best,
+    set_aside,
     steps,
     tidy,
 )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
-from merlin.networks.spaces import Tokens
+from merlin.networks.spaces import Picture, Symbols, Tokens
 from merlin.runs.presets import preset
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import to_dict
@@ -196,12 +196,12 @@ def test_words_name_single_categories():
 
 
 def test_pictures_of_images_and_grids():
-    grey = spaces.Box(0.0, 2.0, (5, 6), np.float32)
+    grey = Picture(spaces.Box(0.0, 2.0, (5, 6), np.float32), row_axis=0)
     np.testing.assert_array_equal(as_picture(grey, np.full((5, 6), 1.0, np.float32)), np.full((5, 6, 3), 128))
-    coloured = spaces.Box(0, 255, (5, 6, 3), np.uint8)
+    coloured = Picture(spaces.Box(0, 255, (5, 6, 3), np.uint8), row_axis=0)
     value = np.arange(90, dtype=np.uint8).reshape(5, 6, 3)
     np.testing.assert_array_equal(as_picture(coloured, value), value)
-    grid = spaces.MultiDiscrete(np.full((5, 6, 1), 4))
+    grid = Symbols(spaces.MultiDiscrete(np.full((5, 6, 1), 4)))
     drawn = as_picture(grid, np.arange(30).reshape(5, 6, 1) % 4)
     assert drawn.shape == (5, 6, 3) and len(np.unique(drawn.reshape(-1, 3), axis=0)) == 4
 
