@@ -118,7 +118,7 @@ class Monitor:
         """Take in one window; report and save when it is time."""
         for name, x in losses.items():
             self.sums[name] = self.sums[name] + x if name in self.sums else x
-        self.windows += 1
+        self.windows += bool(losses)  # a first window may be for scales alone, with nothing to report
         self.episodes.append(episodes._replace(begins=episodes.begins + self.row))
         self.row += self.config.training.unroll_length
         if self.trainer.env_steps >= min(_next(self.report_steps, self.since[0]), self.config.steps):
@@ -210,7 +210,7 @@ class Monitor:
 
         That report is of less than others. The run goes on as if it had not been made, and makes the whole one.
         """
-        if self.windows:
+        if self.episodes:
             metrics = self._metrics(self._ended())
             if metrics is not None:
                 self._tell(metrics)

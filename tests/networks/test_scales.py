@@ -1,4 +1,4 @@
-"""Running scales against moments of all rows at once, units of returns that leave V alone, and learning in any units."""
+"""Running scales against moments of all rows, units of returns that leave V alone, and learning in any units."""
 
 from dataclasses import replace
 
