@@ -107,6 +107,18 @@ def test_a_run_directory_imports_from_the_working_directory_only_if_told(merlin,
     assert json.loads(found.stdout)["episode_length_mean"] == 3  # and not 4, as without the wrapper
 
 
+def test_python_m_imports_nothing_from_a_run_directory_that_it_is_started_in(run_dir, tmp_path):
+    """Python itself looks for modules in the working directory first."""
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    for name in ("my_agent", "my_wrapper", "my_task"):
+        (copy / f"{name}.py").write_text("open('RAN', 'w')\n")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "merlin", "evaluate", "."]
+    refused = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert refused.returncode == 1 and "No module named 'my_agent'" in refused.stderr
+    assert not (copy / "RAN").exists()
+
+
 def test_agents_of_ones_own_are_compared(merlin, home, tmp_path):
     entries = 'tasks = [{ task = "my_task:Coin-v0", steps = 200 }]\nagents = [{ agent = "my_agent:Mine", set = %s }]'
     (tmp_path / "what.toml").write_text(entries % '["num_envs=4", "model.depth=3"]' + "\nseeds = [1]\nepisodes = 4\n")
