@@ -142,7 +142,7 @@ def test_acting_and_learning_agree_in_the_units_of_the_window(name: str):
     agent = learn(name, place_unit=30.0, reward_unit=100.0)
     unroll, state, _, _ = act(agent, torch.rand(8, 6) < 0.2, None, 3, 30.0, 100.0)
     activations, _ = agent.scan(unroll, state, *agent.action_codes(unroll, state))
-    parameters, value = agent.heads(activations)
+    parameters, value = agent.heads(activations, unroll.observation)
     torch.testing.assert_close(agent.actions.log_prob(parameters, unroll.action), unroll.log_prob)
     torch.testing.assert_close(value, unroll.value, rtol=1e-4, atol=1e-3)
 
