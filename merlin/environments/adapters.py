@@ -87,8 +87,7 @@ class AgentView(gymnasium.Wrapper):
         action = action if self._act is None else self._act(action)
         answer = parts_of(self._ask("step", self.env.step, action), STEP, self.task, "step")
         observation, (reward, terminated, truncated), info = self._view(answer[0]), answer[1:4], answer[4]
-        if type(reward) is not float:
-            reward = number_of(reward, "reward", self.task)
+        reward = float(reward) if isinstance(reward, float | int) else number_of(reward, "reward", self.task)
         if type(terminated) is not bool or type(truncated) is not bool:
             terminated = bool(number_of(terminated, "flag terminated", self.task))
             truncated = bool(number_of(truncated, "flag truncated", self.task))

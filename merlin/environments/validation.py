@@ -1,6 +1,7 @@
 """What environments return, held to what they declare. Whatever does not fit ends in one sentence that names it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium
@@ -34,10 +35,14 @@ def reader_of(space: gymnasium.Space, task: str, lead: tuple[int, ...] = (), pat
     if isinstance(space, spaces.Tuple):
         return tuple_reader([reader_of(x, task, lead, join(path, i)) for i, x in enumerate(space)], task, path)
     shape, dtype, must = (*lead, *shape_of(space)), space.dtype, name_of(space)
+    is_float = np.issubdtype(dtype, np.floating)
 
     def read(value: Any) -> np.ndarray:
         if type(value) is np.ndarray and value.dtype == dtype and value.shape == shape:
             return value
+        if type(value) is int and not shape:
+            with suppress(OverflowError):  # the sentence below is about what the type cannot hold
+                return np.array(value, dtype)
         if isinstance(value, Tensor):
             if lead:
                 raise EnvironmentFailure(
@@ -48,7 +53,7 @@ def reader_of(space: gymnasium.Space, task: str, lead: tuple[int, ...] = (), pat
         if array is not None and array.shape == shape:
             with np.errstate(invalid="ignore", over="ignore"):
                 converted = array.astype(dtype)
-            if np.issubdtype(dtype, np.floating) or np.array_equal(converted, array):
+            if is_float or np.array_equal(converted, array):
                 return converted
         of_batch = f" for each of {lead[0]} environments" if lead else ""
         raise _wrong(task, path, f"a value of {must}{of_batch}", value)

@@ -153,8 +153,7 @@ class RunProcess:
         self, run: Run, memory: Sequence[str], wandb: str, import_from: Path | None, device: str, lock: int
     ) -> None:
         self.run, self.lock, self.failure = run, lock, None
-        has_module = import_from is not None and ":" in run.task.task + run.agent.agent
-        self.common = ["--device", device, *(["--import-from", str(import_from)] if has_module else [])]
+        self.common = ["--device", device, *([] if import_from is None else ["--import-from", str(import_from)])]
         self.waiting = run.missing(memory)
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
