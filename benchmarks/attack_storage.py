@@ -347,7 +347,14 @@ def disk(attack: Attack) -> None:
             subprocess.run(larger, check=True)
             after(f"disk of {kilobytes} kB is full", run_dir, command, fraction < 0.9)
     files = sorted((path.stat().st_size for path in wanted.rglob("*") if path.is_file()), reverse=True)
-    for limit in (0, 64, files[-1] + 256, files[len(files) // 2], files[0] // 2, files[0] - 1):
+    for limit in (
+        0,
+        64,
+        files[-1] + 256,
+        files[len(files) // 2],
+        files[0] // 2,
+        files[0] - 4096,
+    ):  # sizes differ by a clock's digits
         run_dir = attack.fresh()
 
         def limited(limit: int = limit) -> None:

@@ -65,6 +65,7 @@ def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfi
         config = from_dict(RunConfig, values, {"model": find_agent(name).config_class})
     except MerlinError as error:
         raise MerlinError(f"{path}: {error}") from error
+    tell_changes(config, run_dir, note)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         note(f"the run was made on {config.device}, which this machine lacks: it goes on without")
         config = replace(config, device="auto")
@@ -91,6 +92,18 @@ def _differences(now: Mapping[str, Any], then: Mapping[str, Any], prefix: str) -
             yield from _differences(now[name], then[name], f"{prefix}{name}.")
         elif now[name] != then[name]:
             yield prefix + name, now[name], then[name]
+
+
+def tell_changes(config: RunConfig, run_dir: Path, note: Callable[[str], object]) -> None:
+    """Tell in a sentence which settings are not those that the last checkpoint was saved with, if there are any."""
+    changed = [
+        f"{path} {then!r} rather than {now!r}"
+        for path, now, then in changes(config, saved_config(run_dir) or {})
+        if path not in ("device", "preset")
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        note(f"{run_dir} was trained with {', '.join(changed[:3])}{more}")
 
 
 def check_unchanged(config: RunConfig, run_dir: Path) -> None:

@@ -19,7 +19,7 @@ from merlin.environments.batch import Environment, make_environment
 from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
 from merlin.networks.spaces import describe_entries
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
-from merlin.runs.directory import changes, check_unchanged, claimed, saved_config
+from merlin.runs.directory import changes, check_unchanged, claimed, tell_changes
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
 from merlin.runs.directory import write_config as write_config
@@ -115,14 +115,7 @@ def load_agent(
     Raises:
         MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
-    changed = [
-        f"{path} {then!r} rather than {now!r}"
-        for path, now, then in changes(config, saved_config(run_dir) or {})
-        if path.partition(".")[0] in ("task", "agent", "env_kwargs", "model")
-    ]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        note(f"{run_dir} was trained with {', '.join(changed[:3])}{more}")
+    tell_changes(config, run_dir, note)
     check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
     load_weights(run_dir, agent, which, note)

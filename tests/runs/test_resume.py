@@ -375,6 +375,19 @@ def test_a_run_whose_directory_goes_while_a_checkpoint_is_written_is_saved_besid
     assert checkpoint.last_step(home) and not run_dir.exists()
 
 
+def test_a_setting_that_is_not_the_checkpoints_is_told(tmp_path):
+    """As of a flipped bit, after which config.json still reads."""
+    train(tiny(windows=2), tmp_path, stream=io.StringIO())
+    path, notes = tmp_path / "config.json", []
+    assert load_config(tmp_path, notes.append) and not notes
+    values = json.loads(path.read_text())
+    values["training"]["learning_rate"] *= 2
+    path.write_text(json.dumps(values))
+    load_config(tmp_path, notes.append)
+    rate = values["training"]["learning_rate"]
+    assert notes == [f"{tmp_path} was trained with training.learning_rate {rate / 2} rather than {rate}"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
 def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):
     config, run_dir = tiny(windows=2), tmp_path / "run"
