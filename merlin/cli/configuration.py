@@ -18,6 +18,7 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of a run that begins."""
     from dataclasses import replace
 
+    from merlin.environments.config import EnvironmentConfig
     from merlin.runs.presets import DEFAULT_TASK, preset
     from merlin.runs.settings import override
 
@@ -27,15 +28,14 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
     try:
         agent = "merlin" if options.agent is None else options.agent
         task = DEFAULT_TASK if options.task is None else options.task
-        config = preset(agent, task, options.env_kwargs, name=options.preset)
+        environment = EnvironmentConfig(wrappers=tuple(options.wrap or ()))
+        config = preset(agent, task, options.env_kwargs, name=options.preset, environment=environment)
         names = ("seed", "steps", "num_envs", "device", "vectorization")
         flags = {name: getattr(options, name, None) for name in names}
         if getattr(options, "started_from", None) is not None:
             flags["started_from"] = str(options.started_from.absolute())
             flags["started_from_checkpoint"] = options.started_from_checkpoint
         given = {name: value for name, value in flags.items() if value is not None}
-        if options.wrap:
-            given["environment"] = replace(config.environment, wrappers=tuple(options.wrap))
         parts = min(config.training.minibatches, given.get("num_envs", config.num_envs))  # split by environment
         config = replace(config, training=replace(config.training, minibatches=parts), **given)
         return override(config, options.set)

@@ -40,6 +40,9 @@ BABYAI_WORDS = (
 )
 BABYAI_LENGTH = 72
 
+STAGGER = "merlin.stagger"
+"""Option of a reset: cut one episode, whichever it is in after a random number of steps up to this many."""
+
 
 @runtime_checkable
 class _MissionSpace(Protocol):
@@ -76,8 +79,13 @@ class AgentView(gymnasium.Wrapper):
         for name, leaf in leaves(self.observation_space):
             check_supported(name, leaf)  # told here, not by a worker
         self._act = row_view(env.action_space)
+        self._steps_to_cut = 0  # beyond which nothing is cut
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        if options and STAGGER in options:
+            assert seed is not None, "where an episode is cut follows from the seed"
+            self._steps_to_cut = first_cut(seed, options[STAGGER])
+            options = {name: option for name, option in options.items() if name != STAGGER} or None
         answer = self._ask("reset", self.env.reset, seed=seed, options=options)
         observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")
         return self._view(observation), self._masks(info)
@@ -91,6 +99,9 @@ class AgentView(gymnasium.Wrapper):
         if type(terminated) is not bool or type(truncated) is not bool:
             terminated = bool(number_of(terminated, "flag terminated", self.task))
             truncated = bool(number_of(truncated, "flag truncated", self.task))
+        if self._steps_to_cut > 0:
+            self._steps_to_cut -= 1
+            truncated |= self._steps_to_cut == 0 and not terminated
         if not (terminated or truncated):
             return observation, reward, terminated, truncated, self._masks(info)
         # An environment that returns its own buffer would overwrite the final observation in the reset that follows.
@@ -134,6 +145,11 @@ class AgentView(gymnasium.Wrapper):
             raise
         except BaseException as error:  # sys.exit() too
             raise failed(self.task, what, error) from error
+
+
+def first_cut(seed: int, longest: int) -> int:
+    """Return after how many steps, from 1 to `longest`, an environment that was reset with this seed is cut."""
+    return int(np.random.default_rng([seed, longest]).integers(1, longest + 1))
 
 
 def _view_of(

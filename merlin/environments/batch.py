@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from merlin.environments.actions import ActionMasks, EnvironmentActions
+from merlin.environments.adapters import STAGGER, AgentView, first_cut
 from merlin.environments.border import Border, Entries
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
@@ -45,6 +46,7 @@ class Timestep(NamedTuple):
     truncated: Bool[Tensor, " B"]
     final_observation: dict[str, Shaped[Tensor, "B ..."]] | None  # valid where truncated; None if nothing was
     success: Float[Tensor, " B"]  # 1 or 0 where an episode ended and the task defines success, NaN elsewhere
+    is_cut: Bool[Tensor, " B"]  # the action just taken ended a first episode that was to be cut, to stagger episodes
 
     @property
     def is_end(self) -> Bool[Tensor, " B"]:
@@ -106,7 +108,9 @@ class Environment:
         self._no = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._no_success = torch.full((self.num_envs,), torch.nan, device=self.device)
         self._is_last = self._no
+        self._cuts: Cuts | None = None
         self._truncation_ends = truncation_ends
+        self._cut_by = self._find_cutter()
         self._tells_success = False
 
     @property
@@ -114,24 +118,51 @@ class Environment:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
         return getattr(self.vector_env.unwrapped, "scores", {})
 
-    def reset(self, seed: int) -> Timestep:
-        """Begin an episode everywhere, each environment with a seed of its own, drawn from `seed`."""
+    def reset(self, seed: int, *, staggers: bool = False) -> Timestep:
+        """Begin an episode everywhere, each environment with a seed of its own, drawn from `seed`.
+
+        Args:
+            staggers: Cut one episode of each environment (truncate it), whichever it is in after a random number of
+                steps, so that environments do not stay at the same point of their episodes. Batches that cannot end
+                the episode of one environment alone are left as they are.
+        """
         seeds: int | list[int] = seed
+        options: dict[str, Any] = {}
+        each, longest = spread_seed(seed, self.num_envs), longest_first_episode(self.vector_env)
+        self._cuts = None
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
-            seeds = spread_seed(seed, self.num_envs)
-        entries, info = self._border.reset(self._ask("reset", self.vector_env.reset, seed=seeds))
+            seeds = each
+        if staggers and self._cut_by is not None:
+            self._cuts = Cuts([first_cut(one, longest) for one in each], self.device)
+            options = {"options": {STAGGER: longest}} if self._cut_by == "view" else {}
+        entries, info = self._border.reset(self._ask("reset", self.vector_env.reset, seed=seeds, **options))
         observation = self._masks.begin(self._tensors(entries), info)
         self._is_last = no = self._no
-        return Timestep(observation, ~no, no, no.float(), no, no, None, self._no_success)
+        return Timestep(observation, ~no, no, no.float(), no, no, None, self._no_success, no)
+
+    def _find_cutter(self) -> Literal["view", "task", "reset"] | None:
+        """What can end the episode of one environment alone: its view, the batch of tensors, a reset of that one."""
+        batch = self.vector_env.unwrapped
+        if self._border.autoreset is AutoresetMode.DISABLED:
+            return "reset"
+        if self._border.autoreset is not AutoresetMode.SAME_STEP:
+            return None
+        if isinstance(batch, Workers) or (isinstance(batch, SyncVectorEnv) and isinstance(batch.envs[0], AgentView)):
+            return "view"
+        return "task" if getattr(batch, "can_be_cut", False) else None
 
     def step(self, action: Shaped[Tensor, "B ..."]) -> Timestep:
         """Act everywhere."""
+        cuts_now = self._next_cuts()
         answer = self._ask("step", self.vector_env.step, self._actions(action))
         entries, reward, terminated, truncated, info = self._border.step(answer)
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
+        if cuts_now is not None and self._cut_by == "reset":
+            truncated = truncated | (cuts_now & ~terminated)
+        is_cut = self._no if cuts_now is None else cuts_now & truncated
         if self._truncation_ends:
-            terminated, truncated = terminated | truncated, self._no
+            terminated, truncated = terminated | (truncated & ~is_cut), is_cut
         is_first, is_last, final_observation = terminated | truncated, self._no, None
         success = self._success(self._border.success(info), is_first)
         if self._border.autoreset is AutoresetMode.NEXT_STEP:
@@ -148,16 +179,35 @@ class Environment:
                 final_observation = None if final is None else self._final(final, info, truncated)
         if self._border.autoreset is AutoresetMode.DISABLED and bool(is_first.any()):
             observation = self._begin(is_first, observation)
-        return Timestep(observation, is_first, is_last, reward, terminated, truncated, final_observation, success)
+        return Timestep(
+            observation, is_first, is_last, reward, terminated, truncated, final_observation, success, is_cut
+        )
+
+    def _next_cuts(self) -> Bool[Tensor, " B"] | None:
+        """Return where the next step cuts the running episode, if there is anything left to cut, and have it done."""
+        cuts = self._cuts
+        if cuts is None:
+            return None
+        now = cuts.next()
+        if cuts.are_done:
+            self._cuts = None
+        if self._cut_by == "task":
+            self.vector_env.unwrapped.cut = now  # pyright: ignore[reportAttributeAccessIssue]
+        return now
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of everything that the future depends on (native environments only)."""
-        return {**self._native().state_dict(), "environment.is_last": self._is_last.clone()}
+        own = {"environment.is_last": self._is_last.clone()}
+        if self._cuts is not None:
+            own["environment.cuts"] = self._cuts.left()
+        return {**self._native().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
         self._is_last = state["environment.is_last"].to(self.device)
-        state = {name: value for name, value in state.items() if name != "environment.is_last"}
+        cuts = state.get("environment.cuts")
+        self._cuts = None if cuts is None else Cuts(cuts.tolist(), self.device)
+        state = {name: value for name, value in state.items() if not name.startswith("environment.")}
         self._native().load_state_dict(state)
 
     def _native(self) -> "NativeEnv":
@@ -264,6 +314,39 @@ class Environment:
             self._tells_success |= bool((is_end & ~success.isnan()).any())
             success = success.nan_to_num(0.0) if self._tells_success else success
         return torch.where(is_end, success, self._no_success)
+
+
+class Cuts:
+    """After how many steps each environment's running episode is cut, once, to stagger their episodes."""
+
+    def __init__(self, steps: list[int], device: torch.device) -> None:
+        """
+        Args:
+            steps: B of them, counted from here; 0 or less where it was done.
+        """
+        self._steps, self._last, self._taken = torch.tensor(steps, device=device), max(steps), 0
+
+    def next(self) -> Bool[Tensor, " B"]:
+        """Count a step, and return where it cuts."""
+        self._taken += 1
+        return self._steps == self._taken
+
+    @property
+    def are_done(self) -> bool:
+        """Whether no later step cuts."""
+        return self._taken >= self._last
+
+    def left(self) -> Int[Tensor, " B"]:
+        """Return the steps that are left, 0 or less where it was done."""
+        return self._steps - self._taken
+
+
+def longest_first_episode(vector_env: VectorEnv) -> int:
+    """Return the steps before which staggering cuts: an episode's limit where it is known, but not beyond reason."""
+    limit = vector_env.spec.max_episode_steps if vector_env.spec else None
+    for name in ("time_limit", "max_steps"):
+        limit = limit or getattr(vector_env.unwrapped, name, None)
+    return max(2, min(int(limit or 128), 1000))
 
 
 def spread_seed(seed: int, count: int) -> list[int]:

@@ -15,7 +15,7 @@ from merlin.training.value_errors import initial_sums, sum_window
 
 
 class Episodes(NamedTuple):
-    """The episodes that ended in a window: one entry each. Success is NaN where the task does not define it.
+    """The episodes that ended in a window, but for those cut to stagger them: one entry each. Success is NaN where the task does not define it.
 
     `value_sums` are those of `merlin.training.value_errors`, NaN where an episode was truncated.
     """
@@ -67,12 +67,19 @@ class Rollout:
     """
 
     def __init__(
-        self, agent: Agent, environment: Environment, discount_factor: float, generator: torch.Generator, seed: int
+        self,
+        agent: Agent,
+        environment: Environment,
+        discount_factor: float,
+        generator: torch.Generator,
+        seed: int,
+        staggers: bool = False,
     ) -> None:
         self.agent = agent
         self.environment = environment
         self.discount_factor = discount_factor
         self.generator = generator
+        self.staggers = staggers
         self.window_step = 0  # of the window being collected, for people
         self.restart(seed)
 
@@ -80,7 +87,7 @@ class Rollout:
         """Begin an episode everywhere."""
         count, zeros = self.environment.num_envs, torch.zeros(self.environment.num_envs, device=self.environment.device)
         self.state = RolloutState(
-            self.environment.reset(seed),
+            self.environment.reset(seed, staggers=self.staggers),
             self.agent.initial_state(count),
             zeros,
             zeros.to(torch.int64),
@@ -112,7 +119,7 @@ class Rollout:
             final_values.append(self._final_value(following, acting))
             episode_return = episode_return + following.reward
             episode_length = episode_length + ~timestep.is_last
-            ended.append((is_end, episode_return, episode_length, following.success))
+            ended.append((is_end & ~following.is_cut, episode_return, episode_length, following.success))
             truncated.append(following.truncated & ~following.terminated)
             episode_return = episode_return.masked_fill(is_end, 0)
             episode_length = episode_length.masked_fill(is_end, 0)

@@ -29,6 +29,9 @@ class TrainingConfig(LearnerConfig):
     """An episode that was cut (truncated) is worth nothing more, rather than what V says of its last observation: right
     where time is part of the task, in which else never to finish is worth as much as to finish. Both cases: Pardo et
     al. 2018, arXiv:1712.00378."""
+    staggered_episodes: bool = False
+    """Cut one early episode of each environment after a random number of steps, which counts in no statistics, so that
+    environments do not stay at the same point of their episodes and every window has all of them in it."""
     report_steps: Annotated[int | None, COUNT] = None
     """Environment steps between reports; none makes about 100 of the run, and at most 50,000 steps between two."""
     checkpoint_seconds: Annotated[float, above(0)] = 60.0
@@ -80,7 +83,7 @@ class Trainer:
         self.env_steps = 0
         seed += distributed.rank() * environment.num_envs
         self.generator = torch.Generator(environment.device).manual_seed(seed)
-        self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed)
+        self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed, config.staggered_episodes)
         self.source: Source = agent.source(self.rollout)
         self.learner = agent.learner(config, self.generator)
         self.inspection = Inspection(environment)

@@ -30,6 +30,8 @@ class TensorVectorEnv(VectorEnv, ABC):
     tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended. A task
     that shows words as numbers names them in `words`.
 
+    Where `can_be_cut`, a step also ends (truncates) the episodes of the environments in `cut`, and clears it.
+
     With render_mode="human", every reset and step shows environment 0 in a window.
     """
 
@@ -40,6 +42,8 @@ class TensorVectorEnv(VectorEnv, ABC):
         "render_fps": 4,
     }
     can_truncate = False
+    can_be_cut = False
+    cut: Bool[Tensor, " B"] | None = None
     autoreset = True
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...]
@@ -109,6 +113,7 @@ class TensorVectorEnv(VectorEnv, ABC):
                     "take those of the action space."
                 ) from error
             raise
+        self.cut = None
         self._show_window()
         return outcome
 

@@ -45,6 +45,7 @@ class TMaze(TensorVectorEnv):
     """
 
     can_truncate = True
+    can_be_cut = True
     state_names = ("node", "num_steps")
 
     def __init__(
@@ -100,6 +101,8 @@ class TMaze(TensorVectorEnv):
         reward = self.rewards.index_select(0, outcome)
         terminated = self.ends.index_select(0, outcome)
         truncated = (self.num_steps == self.time_limit) > terminated
+        if self.cut is not None:
+            truncated = truncated | (self.cut > terminated)
         is_end = terminated | truncated
         observation = final_observation = self._observe()
         if self.autoreset:  # a start is drawn for every environment and used where an episode ended: no synchronisation

@@ -83,6 +83,7 @@ class GridWorld(TensorVectorEnv):
     """
 
     can_truncate = True
+    can_be_cut = True
     num_actions = cells.NUM_ACTIONS
     extra_names: tuple[str, ...] = ()
 
@@ -291,6 +292,8 @@ class GridWorld(TensorVectorEnv):
         self.num_steps = self.num_steps + 1
         verdict = self._judge(Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome))
         truncated = self.num_steps >= self.max_steps
+        if self.cut is not None:
+            truncated = truncated | self.cut
         is_end = verdict.terminated | truncated
         seen, final = self._restart(is_end)
         shown = self._show(seen)

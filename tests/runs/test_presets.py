@@ -13,7 +13,8 @@ from merlin.agents.merlin import Merlin, MerlinConfig
 from merlin.errors import MerlinError
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.runs import presets
-from merlin.runs.presets import FAMILIES, family_of, paper, paper_values, preset, recommended
+from merlin.environments.sight import Sight
+from merlin.runs.presets import FAMILIES, family_of, general, paper, paper_values, preset, recommended
 from merlin.runs.run import load_config, write_config
 from merlin.runs.settings import list_settings, to_dict
 
@@ -35,8 +36,8 @@ VARIANTS = [
     ("matching", "merlin/LatentLearning-v0", {}),
     ("matching", "merlin/TransientInstruction-v0", {}),
     ("grid-world", "merlin/Maze-v0", {"size": 9}),
-    ("grid-world", "CartPole-v1", {}),
-    ("grid-world", "my.tasks:Mine-v0", {}),
+    ("general", "CartPole-v1", {}),
+    ("general", "my.tasks:Mine-v0", {}),
 ]
 
 
@@ -58,9 +59,11 @@ def test_a_task_is_trained_as_its_family_is(agent, name, task, env_kwargs):
 def test_a_table_has_a_block_for_each_agent_and_no_row_that_says_nothing(name):
     """A row whose value is the default for each task and setting of the family says nothing; the paper's do."""
     variants = [(task, kwargs) for family, task, kwargs in VARIANTS if family == name] or [(GAME, {}), (MAZE, {})]
-    tables = [FAMILIES[name].table(task, env_kwargs) for task, env_kwargs in variants]
+    sights = [Sight(frozenset({"vector"}), False, *speed) for speed in ((True, 0.0), (False, 1e-5), (False, 0.1))]
+    of_name = FAMILIES[name].table
+    tables = [general.table(sight) for sight in sights] if of_name is None else [of_name(*x) for x in variants]
     for agent, entry in AGENTS.items():
-        assert all(table[agent].keys() == tables[0][agent].keys() for table in tables)
+        assert name == "general" or all(table[agent].keys() == tables[0][agent].keys() for table in tables)
         training = presets.TrainingConfig()
         default = to_dict(presets.RunConfig(model=entry.config_class(), training=training))
         for path in tables[0][agent] if name != "paper" else ():

@@ -2,6 +2,7 @@
 
 Each family is a module whose `table(task, env_kwargs)` says, for each agent, all settings that are not the defaults of
 its dataclasses, by the names that `merlin train --set` takes. A name that the agent's configuration lacks is an error.
+What no family of ours names gets the table `general`, which depends on what a look at the task shows, not on its name.
 
 An agent of `module:Class` starts from the table of the agent here whose configuration class its own extends. If it
 extends none of them, it starts from RL-MEM's table, as far as its configuration has fields of those names.
@@ -9,7 +10,7 @@ extends none of them, it starts from RL-MEM's table, as far as its configuration
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
@@ -17,11 +18,13 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
-from merlin.runs.presets import grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
+from merlin.environments.sight import Sight, look
+from merlin.runs.presets import general, grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
 from merlin.runs.settings import from_dict
 from merlin.training.trainer import TrainingConfig
 
 DEFAULT_TASK = "merlin/MemoryGame-v0"
+GENERAL = "general"
 
 
 class Family(NamedTuple):
@@ -29,8 +32,9 @@ class Family(NamedTuple):
 
     tasks: tuple[str, ...]
     """Beginnings of their ids."""
-    table: Callable[[str, Mapping[str, Any]], dict[str, dict[str, Any]]]
-    """Settings by agent, given the task's id and the keyword arguments of its environment."""
+    table: Callable[[str, Mapping[str, Any]], dict[str, dict[str, Any]]] | None
+    """Settings by agent, given the task's id and the keyword arguments of its environment; none takes `general`'s,
+    which are given what a look at the task shows."""
 
 
 FAMILIES = {
@@ -40,7 +44,8 @@ FAMILIES = {
     "minigrid-memory": Family(("merlin/Memory-", "MiniGrid-Memory"), minigrid_memory.table),
     "matching": Family(("merlin/LatentLearning", "merlin/TransientInstruction"), matching.table),
     "paper": Family((), paper.table),
-    "grid-world": Family(("",), grid_world.table),  # all others
+    "grid-world": Family(("merlin/",), grid_world.table),  # all others of ours
+    GENERAL: Family(("",), None),  # all others
 }
 
 
@@ -54,6 +59,8 @@ class RunConfig(Settings):
     """Which agent: see `merlin agents`, or `module:Class`, which imports the module first."""
     preset: str = field(default="", compare=False)
     """The family of tasks whose table the settings started from. A record only, unknown of old runs."""
+    preset_reason: str = field(default="", compare=False)
+    """Why that table, in words. A record only."""
     seed: Annotated[int, SEED] = 1
     """Of the weights, the environments and every random choice."""
     steps: Annotated[int, COUNT] = 1_000_000
@@ -92,22 +99,32 @@ def preset(
     env_kwargs: dict[str, Any] | None = None,
     *,
     name: str | None = None,
+    environment: EnvironmentConfig | None = None,
 ) -> RunConfig:
     """Return the configuration that an agent is trained with on a task unless told otherwise.
 
+    For a task that is none of ours, one is built and stepped for a moment, to see what it is and how fast.
+
     Args:
-        name: One of `FAMILIES`; the family of the task unless given. "paper" has the sizes and costs of the paper.
+        name: One of `FAMILIES`; the family of the task unless given. "paper" has the sizes and costs of the paper,
+            "general" what is for tasks of any kind.
+        environment: How the task is taken; the configuration has it.
 
     Raises:
         MerlinError: There is no such agent or preset.
     """
-    env_kwargs = env_kwargs or {}
-    name = family_of(task) if name is None else name
+    env_kwargs, environment = env_kwargs or {}, environment or EnvironmentConfig()
+    by_task = family_of(task)
+    reason = "as told" if name is not None and name != by_task else "by the task's name"
+    name = by_task if name is None else name
     config_class = find_agent(agent).config_class
-    values = {"model": {}, "training": {}} | _nested(recommended(agent, task, env_kwargs, name))
-    values |= {"task": task, "agent": agent, "preset": name, "env_kwargs": env_kwargs}
+    sight = look(task, env_kwargs, environment) if name == GENERAL else None
+    if sight is not None:
+        reason = f"{'as told' if name != by_task else 'no table of ours names the task'}: {sight}"
+    values = {"model": {}, "training": {}} | _nested(recommended(agent, task, env_kwargs, name, sight))
+    values |= {"task": task, "agent": agent, "preset": name, "preset_reason": reason, "env_kwargs": env_kwargs}
     try:
-        return from_dict(RunConfig, values, {"model": config_class})
+        return replace(from_dict(RunConfig, values, {"model": config_class}), environment=environment)
     except MerlinError as error:
         raise MerlinError(f"The preset {name!r} does not fit the agent {agent!r}: {error}") from error
 
@@ -118,14 +135,23 @@ def family_of(task: str) -> str:
     return next(name for name, family in FAMILIES.items() if task_id.startswith(family.tasks))
 
 
-def recommended(agent: str, task: str, env_kwargs: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the settings that a preset says of an agent, by their dotted names."""
+def recommended(
+    agent: str, task: str, env_kwargs: Mapping[str, Any], name: str, sight: Sight | None = None
+) -> dict[str, Any]:
+    """Return the settings that a preset says of an agent, by their dotted names.
+
+    Args:
+        sight: What the task looks like, of which only `general` makes something.
+    """
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
         raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {quote(name)} came: {hint}")
+    table_of = FAMILIES[name].table
+    if table_of is None:
+        return _of_agent(agent, general.table(sight or Sight()))
     try:
-        table = FAMILIES[name].table(task.rpartition(":")[2], env_kwargs)
+        table = table_of(task.rpartition(":")[2], env_kwargs)
     except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers
         raise MerlinError(
             f"Settings of {quote(task)} must be what it takes, but {quote(dict(env_kwargs))} came, of which the preset "

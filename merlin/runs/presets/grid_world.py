@@ -1,4 +1,4 @@
-"""Grid worlds, and every task that has no family of its own: of many steps few matter."""
+"""Grid worlds of ours that have no family of their own: of many steps few matter."""
 
 from collections.abc import Mapping
 from typing import Any

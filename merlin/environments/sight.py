@@ -1,0 +1,72 @@
+"""A look at a task before it is trained on: what kinds of entries and actions it has, and how long a step takes."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Box
+
+from merlin.environments.batch import make_environment
+from merlin.environments.config import EnvironmentConfig
+from merlin.errors import MerlinError
+from merlin.networks.action_spaces import open_action_space
+from merlin.networks.actions import make_action_distribution
+from merlin.networks.spaces import kind
+
+LOOKS = 4
+"""Environments that are looked at."""
+SECONDS = 0.5
+"""That looking may take once they stand, though never less than `FEWEST_STEPS`."""
+FEWEST_STEPS, MOST_STEPS = 3, 50
+"""Steps of each of them."""
+
+
+class Sight(NamedTuple):
+    """What a task looks like. Nothing of it depends on the task's name."""
+
+    kinds: frozenset[str] = frozenset()
+    """Kinds of the observation's entries; empty where the task could not be looked at."""
+    is_continuous: bool = False
+    """Whether some number of an action is of a Box."""
+    is_native: bool = False
+    """Whether it is a batch of tensors, in which a step of one environment costs almost nothing."""
+    step_seconds: float = 0.0
+    """Of a step of one environment, by the median."""
+
+    def __str__(self) -> str:
+        if not self.kinds:
+            return "it could not be looked at"
+        actions = "actions of a Box" if self.is_continuous else "choices"
+        speed = "a batch of tensors" if self.is_native else f"{1e3 * self.step_seconds:.2g} ms a step"
+        return f"{', '.join(sorted(self.kinds))}; {actions}; {speed}"
+
+
+def look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig | None = None) -> Sight:
+    """Return what a task looks like, having played some random steps of it.
+
+    A task that cannot be built or stepped looks like nothing: whoever trains on it is told why.
+    """
+    try:
+        with make_environment(task, LOOKS, env_kwargs=dict(env_kwargs), config=config) as environment:
+            kinds = frozenset(map(kind, environment.spaces.values()))
+            parts = [part for _, part in open_action_space(environment.action_space)]
+            is_continuous = any(isinstance(part, Box) for part in parts)
+            seconds = 0.0 if environment.is_native else _step_seconds(environment)
+            return Sight(kinds, is_continuous, environment.is_native, seconds)
+    except MerlinError:
+        return Sight()
+
+
+def _step_seconds(environment) -> float:
+    actions = make_action_distribution(environment.action_space)
+    parameters = torch.zeros(environment.num_envs, actions.num_parameters)
+    generator = torch.Generator().manual_seed(0)
+    timestep, spent, begin = environment.reset(0), [], time.perf_counter()
+    while len(spent) < FEWEST_STEPS or (len(spent) < MOST_STEPS and time.perf_counter() - begin < SECONDS):
+        action = actions.sample(actions.restrict(parameters, timestep.observation), generator)
+        before = time.perf_counter()
+        timestep = environment.step(action)
+        spent.append((time.perf_counter() - before) / environment.num_envs)
+    return statistics.median(spent)

@@ -1,0 +1,66 @@
+"""Tasks that no family names: settings by what a look at them shows."""
+
+from typing import Any
+
+from merlin.environments.sight import Sight
+
+ENCODER = {"image_features": 128, "image_channels": 16, "grid_features": 128, "grid_channels": 16, "text_features": 16}
+DECODER = {"image_features": 128, "image_channels": 16, "grid_features": 300, "grid_rarity": 0.5}
+
+DEAR_SECONDS = 2e-3
+"""From which on a step costs more than learning from it a few times more."""
+
+
+def table(sight: Sight) -> dict[str, dict[str, Any]]:
+    """Return what each agent's settings are where they are not the defaults.
+
+    Nothing is known of units, of lengths of episodes, or of where reward comes from: running scales, staggered
+    episodes, advantages by their spread. Steps that cost time are learnt from several times.
+    """
+    passes = 1 if sight.is_native else 3 if sight.step_seconds < DEAR_SECONDS else 6
+    common = {
+        "model.discount_factor": 0.99,
+        "model.gae_lambda": 0.95,
+        "model.normalize_advantages": True,
+        "model.entropy_cost": 0.03,
+        "model.return_cost": 0.5,
+        "model.running_scales": True,
+        "model.encoder": ENCODER,
+        "training.staggered_episodes": True,
+        "training.max_grad_norm": 0.5,
+    }
+    baseline = common | {"model.policy_hidden_gain": 2.0, "num_envs": 32}
+    if not sight.is_native:
+        baseline |= {"training.passes": passes + 1, "training.minibatches": 4, "training.learning_rate": 3e-4}
+    return {
+        "merlin": common
+        | {
+            "num_envs": 64,
+            "model.latent_size": 64,
+            "model.hidden_size": 64,
+            "model.hidden_gain": 1.4,
+            "model.policy_hidden_size": 64,
+            "model.policy_hidden_gain": 0.7,
+            "model.policy_num_read_keys": 3,
+            "model.policy_read_strength": 10.0,
+            "model.memory_size": 64,
+            "model.expectation_cost": 1.0,
+            "model.decoder": DECODER,
+            "training.passes": passes,
+            "training.unroll_length": 8,
+            "training.learning_rate": 2e-3,
+            "training.policy_learning_rate": 5e-4,
+        },
+        "rl-mem": baseline
+        | {
+            "model.latent_size": 64,
+            "model.hidden_size": 64,
+            "model.memory_size": 64,
+            "training.unroll_length": 16,
+        },
+        "rl-lstm": baseline
+        | {
+            "model.num_layers": 1,
+            "training.unroll_length": 32,  # it remembers no longer than gradients reach
+        },
+    }
