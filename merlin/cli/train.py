@@ -29,7 +29,7 @@ examples:
   merlin train                                      MERLIN on the memory game: learns within minutes
   merlin train MiniGrid-MemoryS7-v0 --agent rl-lstm --steps 2e6
   merlin train --env-kwargs '{"pairs": 4}' --set model.memory_size=12 training.learning_rate=1e-3
-  merlin train my_task:Mine-v0 --agent my_agent:Mine --preset grid-world
+  merlin train my_task:Mine-v0 --agent my_agent:Mine --preset general
   merlin train --resume runs/MemoryGame-v0-merlin-seed1-20260101-120000
   torchrun --nproc-per-node 2 -m merlin train       two processes or GPUs train one agent
 """
