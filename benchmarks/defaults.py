@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -156,11 +156,12 @@ def learning(reports: list[dict], thresholds: Sequence[float]) -> dict[str, Any]
     }
 
 
-def random_play(task: Task) -> dict[str, Any]:
+def random_play(job: dict) -> dict[str, Any]:
     """Return what uniformly random actions earn."""
     from merlin.environments.make import find_spec, make_env
     from merlin.training.evaluation import HELD_OUT_SEED
 
+    task = limited_task(job)
     env = make_env(find_spec(task.task), task.env_kwargs, None)
     env.action_space.seed(0)
     returns, steps = [], 0
@@ -177,7 +178,7 @@ def random_play(task: Task) -> dict[str, Any]:
     }
 
 
-def train(job: dict, task: Task, run_dir: Path) -> dict[str, Any]:
+def train(job: dict) -> dict[str, Any]:
     """Train an agent, and return what came of it."""
     from dataclasses import replace
 
@@ -187,6 +188,7 @@ def train(job: dict, task: Task, run_dir: Path) -> dict[str, Any]:
     from merlin.training import checkpoint
     from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
+    task, run_dir = limited_task(job), Path(job["directory"])
     config = preset(job["agent"], task.task, task.env_kwargs, name=job["preset"])
     config = replace(config, seed=job["seed"], steps=task.steps, device="cpu")
     is_late, begin = [], time.process_time()
@@ -227,18 +229,12 @@ def train(job: dict, task: Task, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def one(job: dict) -> None:
-    """Do one run in this process, and add its row to the file."""
-    run_dir = Path(job["directory"])
-    shutil.rmtree(run_dir, ignore_errors=True)
-    task = _limited(groups()[job["group"]][job["name"]], job["limits"])
-    identity, commit = _identity(job), version()  # before the tree may change
-    row = random_play(task) if job["agent"] == "random" else train(job, task, run_dir)
-    add_row(job, identity | {"task": task.task, "env_kwargs": task.env_kwargs} | row | commit)
-
-
-def add_row(job: dict, row: dict[str, Any]) -> None:
-    """Add a row, with the warnings that its process has printed."""
+def write_row(job: dict, work: Callable[[], dict[str, Any]]) -> None:
+    """Do a run in this process, in an empty directory, and add its row to the file, with the warnings it printed."""
+    shutil.rmtree(job["directory"], ignore_errors=True)
+    Path(job["directory"]).mkdir()
+    task, commit = limited_task(job), version()  # before the tree may change
+    row = _identity(job) | {"task": task.task, "env_kwargs": task.env_kwargs} | work() | commit
     sys.stderr.flush()
     said = Path(job["log"]).read_text(errors="replace")
     found = re.findall(r"^.*\b(?:warning|\w*Warning): .*$", said, re.MULTILINE)
@@ -256,8 +252,16 @@ def version() -> dict[str, str]:
     return {"version": merlin.__version__, "commit": commit}
 
 
-def _limited(task: Task, limits: dict[str, Any]) -> Task:
-    return task._replace(**{name: value for name, value in limits.items() if value is not None})
+def job_of(name: str, agent: str, seed: int, preset: str | None = None) -> dict[str, Any]:
+    """Return what is to be done: a task by group:name, an agent and a seed."""
+    group, name = name.split(":")
+    return {"group": group, "name": name, "agent": agent, "seed": seed, "preset": preset}
+
+
+def limited_task(job: dict) -> Task:
+    """Return a job's task, with the limits of the command where it has any."""
+    limits = {name: value for name, value in job["limits"].items() if value is not None}
+    return groups()[job["group"]][job["name"]]._replace(**limits)
 
 
 def _identity(job: dict) -> dict[str, Any]:
@@ -365,11 +369,11 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines + (["", "Warnings:", "", *told] if told else [])) + "\n"
 
 
-def add_options(add: Any, seeds: tuple[int, ...] = (1, 2, 3)) -> None:
+def add_options(add: Callable) -> None:
     """Add the options of a launch to a parser, by its `add_argument`."""
     add("--out", type=Path, required=True, help="file of rows, JSON lines")
     add("--only", nargs="+", default=[], metavar="GROUP[:NAME]")
-    add("--seeds", nargs="+", type=int, default=list(seeds))
+    add("--seeds", nargs="+", type=int, default=[1, 2, 3])
     add("--jobs", type=int, default=1, help="so many runs at a time")
     add("--steps", type=lambda text: int(float(text)), help="of each run, instead of its task's")
     add("--cpu-seconds", type=float, help="of each run, instead of its task's")
@@ -389,14 +393,13 @@ def main() -> int:
         print(table([*read(options.files).values()]), end="")
         return 0
     if options.command == "one":
-        one(options.job)
+        work = random_play if options.job["agent"] == "random" else train
+        write_row(options.job, lambda: work(options.job))
         return 0
     jobs = []
     for name in selected(options.only):
-        of = dict(zip(("group", "name"), name.split(":"), strict=True))
-        jobs.append({**of, "agent": "random", "seed": 0, "preset": None})
-        for seed in options.seeds:
-            jobs += [{**of, "agent": agent, "seed": seed, "preset": options.preset} for agent in options.agents]
+        jobs.append(job_of(name, "random", 0))
+        jobs += [job_of(name, agent, seed, options.preset) for seed in options.seeds for agent in options.agents]
     return launch(__file__, jobs, options)
 
 

@@ -47,4 +47,4 @@ class DelayedCue(gymnasium.Env):
         return observation
 
 
-gymnasium.register("DelayedCue-v0", entry_point=DelayedCue)
+gymnasium.register("DelayedCue-v0", entry_point=f"{__name__}:DelayedCue")
