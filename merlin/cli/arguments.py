@@ -80,8 +80,8 @@ def add_run_dir(add: Callable, device: str = "that of the run") -> None:
     """Add the run that a command reads, which of its weights, and where its agent runs."""
     add("run_dir", metavar="RUN_DIR", type=path, help="the directory of a run")
     add_device(add, f"where the agent runs; auto takes a GPU where there is one (default: {device})")
-    add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by the return of "
-        "100 episodes begun with them in training or, if there are any, by evaluations (default: best)")  # fmt: skip
+    add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by episodes in "
+        "training and held-out ones at its end or, if there are any, by evaluations (default: best)")  # fmt: skip
     add_import_from(add)
 
 

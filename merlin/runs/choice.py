@@ -1,15 +1,24 @@
-"""Which weights of a run are the best, told from the episodes of training."""
+"""Which weights of a run are the best: the episodes of training tell while it trains, held-out ones at its end."""
 
 import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin.agents.agent import Agent
+from merlin.environments.batch import Environment
+from merlin.training.evaluation import most_steps
+from merlin.training.play import Moment, Observer, play
 from merlin.training.rollout import Episodes
 
 EPISODES = 100
 """Episodes, at least, by which weights are scored."""
+COMPARISON_FRACTION = 0.1
+"""Of a run's training time, which the comparison at its end may take."""
 
 
 class Candidate:
@@ -67,3 +76,64 @@ class Candidate:
         if len(state["left"]) == self.share:
             self.weights, self.step, self.row = state["weights"], state["step"], state["row"]
             self.left, self.total = state["left"], state["total"]
+
+
+class FirstReturns(Observer):
+    """Return of each environment's first episode; NaN until that has ended.
+
+    Args:
+        number: Environments, the first ones, that are waited for.
+        should_stop: Whether not to wait any longer.
+    """
+
+    def __init__(self, environment: Environment, number: int, should_stop: Callable[[], bool]) -> None:
+        self.number, self.should_stop = number, should_stop
+        self.running = torch.zeros(environment.num_envs, dtype=torch.float64, device=environment.device)
+        self.returns = torch.full_like(self.running, math.nan)
+
+    def observe(self, moment: Moment) -> None:
+        """Count a step, and the first episodes that it ended."""
+        following = moment.next_timestep
+        self.running = self.running + following.reward
+        self.returns = torch.where(following.is_end & self.returns.isnan(), self.running, self.returns)
+        self.is_done = not bool(self.returns[: self.number].isnan().any()) or self.should_stop()
+
+
+def compare(
+    agent: Agent,
+    environment: Environment,
+    contenders: Sequence[Mapping[str, Tensor]],
+    *,
+    episodes: int,
+    seed: int,
+    seconds: int | float = math.inf,
+    should_stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], int | float] = time.monotonic,
+) -> Float[Tensor, "contenders episodes"]:
+    """Return what each of several weights earns in each of the same episodes; NaN where it did not end one in time.
+
+    Each environment plays one episode with each of the weights, from the same reset and with the same noise, then the
+    next. Weights whose turn is to come have an equal share of the time that is left, so that where it is short, all of
+    them end some.
+
+    Args:
+        agent: Is given the weights, and keeps the last of them.
+        seed: Of each environment's first episode, as in `merlin.training.play.play`; later ones count on from it.
+        seconds: After which playing stops; the episodes that were not begun are left out.
+        should_stop: Whether to stop at once.
+        clock: Returns seconds.
+    """
+    end, rounds = clock() + seconds, []
+    for first in range(0, episodes, environment.num_envs):
+        number, returns = min(environment.num_envs, episodes - first), []
+        for waiting, weights in zip(range(len(contenders), 0, -1), contenders, strict=True):
+            agent.load_state_dict(weights)
+            now = clock()
+            deadline = now + (end - now) / waiting
+            found = FirstReturns(environment, number, lambda deadline=deadline: clock() >= deadline or should_stop())
+            play(agent, environment, found, seed=seed + first, max_steps=most_steps(environment))
+            returns.append(found.returns[:number].cpu())
+        rounds.append(torch.stack(returns))
+        if clock() >= end or should_stop():
+            break
+    return torch.cat(rounds, 1)

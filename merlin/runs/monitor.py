@@ -5,15 +5,16 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, describe
+from merlin.runs import choice
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.choice import Candidate
 from merlin.runs.directory import write_config
@@ -22,6 +23,7 @@ from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
+from merlin.training.checkpoint import Best
 from merlin.training.plain import to_plain
 from merlin.training.rollout import Episodes
 from merlin.training.trainer import Trainer
@@ -56,9 +58,11 @@ class Monitor:
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
         self.is_here = is_here
         self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
-        self.last_return = math.nan
+        self.last_return, self.comparing = math.nan, ""
         note = (lambda _: None) if reporter is None else reporter.note
-        self.best = -math.inf if (best := checkpoint.read_best(run_dir, note)) is None else best.score
+        # A comparison at the end of an earlier session is of other episodes than training's scores.
+        best = checkpoint.read_best(run_dir, note, compared=config.training.evaluation_steps is not None)
+        self.best = -math.inf if best is None else best.score
         # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
         self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
         self.evaluated_at, self.row = trainer.env_steps, 0
@@ -74,6 +78,8 @@ class Monitor:
 
     def standing(self) -> str:
         """Return in a line how far the run is, though no report is due."""
+        if self.comparing:
+            return self.comparing
         (steps, since, _), now = self.since, self.wall_seconds()
         rate = (self.trainer.env_steps - steps) / max(now - since, 1e-9)
         return (
@@ -163,21 +169,21 @@ class Monitor:
         metrics, found = self._metrics(ended), None
         if self.config.training.evaluation_steps is None:
             found, self.evaluated_at = self._scored_candidate(ended), self.trainer.env_steps
-        elif metrics is not None and self.trainer.env_steps >= _next(
-            self.config.training.evaluation_steps, self.evaluated_at
+        elif metrics is not None and self.trainer.env_steps >= min(
+            _next(self.config.training.evaluation_steps, self.evaluated_at), self.config.steps
         ):
             evaluation = self.evaluate()
             metrics |= {f"evaluation_{name}": value for name, value in evaluation.items()}
-            weights = self.trainer.agent.state_dict()
-            found = evaluation["episode_return_mean"], self.trainer.env_steps, weights
             self.evaluated_at = self.trainer.env_steps
+            score, episodes = evaluation["episode_return_mean"], evaluation["episodes"]
+            best = Best(self.evaluated_at, score, "evaluation", episodes, self.evaluated_at)
+            found = best, self.trainer.agent.state_dict()
         if metrics is not None and self.reporter is not None and self.tracker is not None:
             if not self.is_here():
                 self.saved_at = -math.inf  # all processes save together
-            elif found is not None and found[0] > self.best:
-                self.best = found[0]
-                score, step, weights = found
-                checkpoint.save_best(self.run_dir, step, score, weights, self.about)
+            elif found is not None and found[0].score > self.best:
+                self.best = found[0].score
+                checkpoint.save_best(self.run_dir, *found, self.about)
             self._tell(metrics)
             for name, sentence in self.trainer.inspection.warnings.items():
                 self.reporter.warn_once(f"entry {name}", sentence)
@@ -191,8 +197,8 @@ class Monitor:
         self.reporter.report(metrics)
         self.tracker.log(metrics, self.trainer.env_steps)
 
-    def _scored_candidate(self, ended: Episodes) -> tuple[float, int, dict[str, Tensor]] | None:
-        """Return score, step and weights of the candidate, if its episodes have all ended, and take the next one."""
+    def _scored_candidate(self, ended: Episodes) -> tuple[Best, dict[str, Tensor]] | None:
+        """Return the candidate and its weights, if its episodes have all ended, and take the next one."""
         candidate, found = self.candidate, None
         candidate.count(ended)
         if candidate.weights is not None:
@@ -200,8 +206,9 @@ class Monitor:
                 return None
             totals = distributed.gather(candidate.total)
             if totals is not None:
-                score = sum(totals) / (candidate.each * self.config.num_envs)
-                found = score, candidate.step, candidate.weights
+                episodes = candidate.each * self.config.num_envs
+                best = Best(candidate.step, sum(totals) / episodes, "training", episodes, self.trainer.env_steps)
+                found = best, candidate.weights
         candidate.take(self.trainer.agent, self.trainer.env_steps, self.row, keep=self.reporter is not None)
         return found
 
@@ -215,6 +222,58 @@ class Monitor:
             if metrics is not None:
                 self._tell(metrics)
         self.save()
+
+    def choose(
+        self, compare: Callable[[list[dict[str, Tensor]], float], Tensor], is_interrupted: Callable[[], bool]
+    ) -> None:
+        """Let held-out episodes choose among the best weights in training, those being scored, and the last ones.
+
+        For the process that leads, once the run has come to its end and is saved. The run's state has nothing of it:
+        one that goes on does so as if no choice had been made. There is none where evaluations while training choose,
+        or where the run was too short for a score.
+
+        Args:
+            compare: Plays with each of several weights for so many seconds; see `merlin.runs.choice.compare`.
+        """
+        assert self.reporter is not None, "the process that leads chooses"
+        agent, note, end = self.trainer.agent, self.reporter.note, self.trainer.env_steps
+        if self.config.training.evaluation_steps is not None or not self.is_here():
+            return
+        before = checkpoint.read_best(self.run_dir, note)
+        if before is not None and (before.chosen_by, before.chosen_at) == ("comparison", end):
+            return
+        trained = checkpoint.read_best_in_training(self.run_dir, agent, note)
+        if trained is None:
+            return
+        found = {trained[0].step: trained[1], self.candidate.step: self.candidate.weights, end: agent.state_dict()}
+        contenders = {step: weights for step, weights in found.items() if weights and _is_finite(agent, weights)}
+        if len(contenders) < 2:
+            return
+        episodes = self.config.training.evaluation_episodes
+        self.comparing = f"comparing {len(contenders)} sets of weights on {episodes:,} held-out episodes"
+        note(self.comparing)
+        stays = f"the best weights are still those of {trained[0].step:,} steps, by their episodes in training"
+        try:
+            returns = compare(list(contenders.values()), choice.COMPARISON_FRACTION * self.wall_seconds())
+        except Exception as error:  # of an environment, say; the run is finished and saved
+            note(f"the comparison failed ({describe(error)}): {stays}")
+            return
+        finally:
+            self.comparing = ""
+        ended = returns[:, ~returns.isnan().any(0)]
+        if is_interrupted() or not ended.numel():
+            why = "was interrupted" if is_interrupted() else "had no time for an episode of each"
+            note(f"the comparison {why}: {stays}")
+            return
+        scores = dict(zip(contenders, ended.mean(1).tolist(), strict=True))
+        step = max(reversed(scores), key=lambda step: scores[step])  # of equals the last, which learnt the most
+        note(
+            f"the best weights are those of {step:,} steps: mean returns of {ended.shape[1]:,} episodes are "
+            + ", ".join(f"{score:.4g} ({at:,} steps)" for at, score in scores.items())
+        )
+        if self.is_here():
+            best = Best(step, scores[step], "comparison", ended.shape[1], end)
+            checkpoint.save_best(self.run_dir, best, contenders[step], self.about)
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -274,6 +333,10 @@ class Monitor:
                 self.tracker.log_media(self.film(self.run_dir), "episode")
             except Exception as error:  # a picture for wandb is no reason to lose a finished run
                 self.reporter.note(f"wandb gets no episode: {error}")
+
+
+def _is_finite(agent: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    return all(bool(weights[name].isfinite().all()) for name, _ in agent.named_parameters())
 
 
 def _next(interval: int | None, env_steps: int) -> int | float:

@@ -4,7 +4,7 @@ import math
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import TextIOBase
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from merlin import distributed
 from merlin.agents import Agent, find_agent
@@ -19,6 +21,7 @@ from merlin.environments.batch import Environment, make_environment
 from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
 from merlin.networks.spaces import describe_entries
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
+from merlin.runs.choice import compare
 from merlin.runs.directory import changes, check_unchanged, claimed, tell_changes
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
@@ -153,6 +156,22 @@ def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
         return evaluate(agent, environment, episodes=episodes, seed=config.seed + CHOOSING_SEED)
 
 
+def compare_held_out(
+    config: RunConfig, is_interrupted: Callable[[], bool], contenders: Sequence[Mapping[str, Tensor]], seconds: float
+) -> Float[Tensor, "contenders episodes"]:
+    """Return what each of several weights of the run's agent earns in episodes that choose the best weights.
+
+    See `merlin.runs.choice.compare`.
+    """
+    episodes = config.training.evaluation_episodes
+    with build_environment(config, min(config.num_envs, episodes)) as environment:
+        environment.stop_waiting_when(is_interrupted)
+        agent, seed = build_agent(config, environment).eval(), config.seed + CHOOSING_SEED
+        return compare(
+            agent, environment, contenders, episodes=episodes, seed=seed, seconds=seconds, should_stop=is_interrupted
+        )
+
+
 def train(
     config: RunConfig,
     run_dir: Path,
@@ -250,7 +269,12 @@ def _train(
                         raise
             monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
-            if leads:
+            if leads:  # the others are done, and wait for nothing more
+                if trainer.env_steps >= config.steps and not was_interrupted:
+                    with interrupts() as interrupted:
+                        is_interrupted = lambda: bool(interrupted)  # noqa: E731
+                        monitor.choose(partial(compare_held_out, config, is_interrupted), is_interrupted)
+                    was_interrupted = bool(interrupted)
                 monitor.draw()
             code = 130 if was_interrupted else 0
         finally:

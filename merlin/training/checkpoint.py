@@ -2,7 +2,8 @@
 
     RUN_DIR/checkpoints/step-000000001234/agent.safetensors   weights
                                           trainer.pt          everything else; loads with weights_only=True
-    RUN_DIR/checkpoints/best.safetensors                      the best weights; step, score as metadata
+    RUN_DIR/checkpoints/best.safetensors                      the best weights; their `Best` as metadata
+    RUN_DIR/checkpoints/best-in-training.safetensors          those that a comparison at the end replaced as the best
     RUN_DIR/checkpoints/damaged-step-000000001234/            what a resume found damaged, and did not read
 
 Weights hold their own checksum (`merlin.training.weights`), and that of the trainer.pt beside them, `trainer_sha256`.
@@ -36,20 +37,29 @@ from merlin.training.storage import (
     unreadable,
     write_flushed,
 )
-from merlin.training.weights import load_weights, read_metadata, write_weights
+from merlin.training.weights import load_weights, read_metadata, read_weights, write_weights
 
 Found = TypeVar("Found")
 Note = Callable[[str], object]
 
 _STEP = re.compile(r"step-(\d{12,})")
 _WEIGHTS, _REST = "agent.safetensors", "trainer.pt"
+_BEST, _BEST_IN_TRAINING = "best.safetensors", "best-in-training.safetensors"
 
 
 class Best(NamedTuple):
-    """When the best weights were saved, and how they scored."""
+    """Which weights are the best, and how they were chosen; files of version 0.2.0 tell step and score alone."""
 
     step: int
+    """Environment steps that the weights had learnt from."""
     score: float
+    """Mean return of the episodes that chose them."""
+    chosen_by: str | None = None
+    """training: the episodes of training begun with them; evaluation: held-out ones while training; comparison:
+    held-out ones at the end, the same for all that were compared."""
+    episodes: int | None = None
+    chosen_at: int | None = None
+    """Environment steps of the run when they were chosen."""
 
 
 def save(
@@ -95,16 +105,23 @@ def save(
 
 def save_best(
     run_dir: Path,
-    step: int,
-    score: int | float,
+    best: Best,
     weights: Mapping[str, Tensor],
     about: Mapping[str, str] | None = None,
 ) -> Path:
-    """Replace `best.safetensors` by these weights, and return its path."""
-    final = _prepare(run_dir) / "best.safetensors"
-    metadata = {**(about or {}), "step": str(step), "score": repr(float(score))}
+    """Replace `best.safetensors` by these weights, and return its path.
+
+    What a comparison replaces is kept beside it until training finds better: a run that goes on, goes on from that.
+    """
+    final = _prepare(run_dir) / _BEST
+    kept = final.with_name(_BEST_IN_TRAINING)
+    metadata = {**(about or {}), **{name: str(x) for name, x in best._asdict().items() if x is not None}}
     with _explain_failure(run_dir, final):
+        if best.chosen_by == "comparison" and _best_path(run_dir, compared=False) == final and final.exists():
+            replace_file(kept, lambda file: file.write(final.read_bytes()))
         replace_file(final, lambda file: write_weights(file, weights, metadata))
+        if best.chosen_by != "comparison":
+            kept.unlink(missing_ok=True)
     return final
 
 
@@ -177,21 +194,38 @@ def read_about(run_dir: Path) -> dict[str, str]:
     return {}
 
 
-def read_best(run_dir: Path, note: Note = tell) -> Best | None:
-    """Return when the best weights were saved and how they scored, without loading them; None where there are none.
+def read_best(run_dir: Path, note: Note = tell, compared: bool = True) -> Best | None:
+    """Return which weights are the best and how they were chosen, without loading them; None where there are none.
 
     Damaged ones are none, and `note` is told.
+
+    Args:
+        compared: Those count that a comparison at the run's end chose. Without them, the best are as if it had not
+            been made.
     """
-    return _best(run_dir, lambda path: read_metadata(path, check=True), note)
+    return _best(_best_path(run_dir, compared), lambda path: read_metadata(path, check=True), note)
+
+
+def read_best_in_training(run_dir: Path, agent: nn.Module, note: Note = tell) -> tuple[Best, dict[str, Tensor]] | None:
+    """Return the best that `compared=False` gives in `read_best`, and their weights, on the CPU."""
+    weights: dict[str, Tensor] = {}
+
+    def load(path: Path) -> dict[str, str]:
+        found, metadata = read_weights(agent, path)
+        weights.update(found)
+        return metadata
+
+    best = _best(_best_path(run_dir, compared=False), load, note)
+    return None if best is None else (best, weights)
 
 
 def load_best(run_dir: Path, agent: nn.Module, note: Note = tell) -> Best | None:
-    """Load the best weights into `agent`; return their step and score, or None where there are none. See `read_best`.
+    """Load the best weights into `agent`; return which they are, or None where there are none. See `read_best`.
 
     Raises:
         MerlinError: They are of another agent.
     """
-    return _best(run_dir, lambda path: load_weights(agent, path), note)
+    return _best(_best_path(run_dir, compared=True), lambda path: load_weights(agent, path), note)
 
 
 def _newest_intact(run_dir: Path, load: Callable[[Path], Found], note: Note) -> Found:
@@ -214,13 +248,23 @@ def _newest_intact(run_dir: Path, load: Callable[[Path], Found], note: Note) -> 
     raise AssertionError("the last one was returned or told of")
 
 
-def _best(run_dir: Path, load: Callable[[Path], dict[str, str]], note: Note) -> Best | None:
-    path = Path(run_dir) / "checkpoints" / "best.safetensors"
+def _best_path(run_dir: Path, compared: bool) -> Path:
+    """Return the file of the best weights, or of the best but for comparisons, whether or not it is there."""
+    best = Path(run_dir) / "checkpoints" / _BEST
+    kept = best.with_name(_BEST_IN_TRAINING)
+    with suppress(Damaged):
+        if compared or not kept.exists() or read_metadata(best).get("chosen_by") != "comparison":
+            return best
+    return kept
+
+
+def _best(path: Path, load: Callable[[Path], dict[str, str]], note: Note) -> Best | None:
     if not path.exists():
         return None
     try:
         metadata = load(path)
-        return Best(int(metadata["step"]), float(metadata["score"]))
+        counts = (int(metadata[name]) if name in metadata else None for name in ("episodes", "chosen_at"))
+        return Best(int(metadata["step"]), float(metadata["score"]), metadata.get("chosen_by"), *counts)
     except (KeyError, ValueError):
         note(f"{unreadable(path, 'weights with their step and score')}: the last checkpoint is taken")
     except Damaged as error:

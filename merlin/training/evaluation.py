@@ -20,6 +20,12 @@ MAX_STEPS = 10_000
 """Steps after which an evaluation gives an episode up, unless told, or unless the task declares a longer limit."""
 
 
+def most_steps(environment: Environment) -> int:
+    """Return after how many steps an episode is given up: `MAX_STEPS`, or the task's own limit if that is longer."""
+    spec = environment.vector_env.spec
+    return max(MAX_STEPS, (None if spec is None else spec.max_episode_steps) or 0)
+
+
 class Evaluation(Observer):
     """Scores of `episodes` episodes.
 
@@ -29,7 +35,7 @@ class Evaluation(Observer):
 
     Args:
         skip: Episodes that each environment plays before any counts.
-        max_steps: Of an episode; none takes `MAX_STEPS`, or the task's own limit if that is longer.
+        max_steps: Of an episode; none takes `most_steps`.
         tell: Is called after each step.
     """
 
@@ -41,9 +47,7 @@ class Evaluation(Observer):
         max_steps: int | None = None,
         tell: Callable[["Evaluation"], object] | None = None,
     ) -> None:
-        spec = environment.vector_env.spec
-        declared = (None if spec is None else spec.max_episode_steps) or 0
-        self.episodes, self.max_steps, self.tell = episodes, max_steps or max(MAX_STEPS, declared), tell
+        self.episodes, self.max_steps, self.tell = episodes, max_steps or most_steps(environment), tell
         self.num_steps, self.unfinished = 0, 0
         self.unfinished_returns: list[float] = []
         num_envs, device = environment.num_envs, environment.device

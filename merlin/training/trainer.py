@@ -39,7 +39,7 @@ class TrainingConfig(LearnerConfig):
     evaluation_steps: Annotated[int | None, COUNT] = None
     """Environment steps between evaluations on held-out episodes while training; none leaves them out."""
     evaluation_episodes: Annotated[int, Range(1, 1_000_000_000)] = 100
-    """Episodes of each of them."""
+    """Episodes of each of them; without any, of the comparison of weights at the end."""
     num_threads: Annotated[int, Range(1, 1024)] = 1
     """PyTorch's threads on the CPU; small networks run fastest on one."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"

@@ -23,7 +23,16 @@ _NO_SUM = "0" * 64
 def load_weights(
     agent: nn.Module, path: Path, instead: str = "take the file of a run with the same settings"
 ) -> dict[str, str]:
-    """Load a safetensors file into `agent` and return the file's metadata.
+    """Load a safetensors file into `agent` and return the file's metadata. See `read_weights`."""
+    weights, metadata = read_weights(agent, path, instead)
+    agent.load_state_dict(weights)
+    return metadata
+
+
+def read_weights(
+    agent: nn.Module, path: Path, instead: str = "take the file of a run with the same settings"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the weights for `agent` in a safetensors file, on the CPU, and the file's metadata.
 
     Args:
         instead: What to do where they are another agent's; ends the message.
@@ -44,8 +53,7 @@ def load_weights(
     for name, _ in agent.named_parameters():  # a buffer may be infinite until it has seen something
         if weights[name].is_floating_point() and not weights[name].isfinite().all():
             raise Damaged(f"{path} holds weights that are not finite, such as {name!r}")
-    agent.load_state_dict(weights)
-    return metadata
+    return weights, metadata
 
 
 def write_weights(file: BinaryIO, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

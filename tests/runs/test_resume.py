@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import build_environment, load_agent, load_config, train, write_config
 from merlin.training import checkpoint
+from merlin.training.checkpoint import Best
 from merlin.training.trainer import Trainer, TrainingConfig
 from tests.environments import examples as environments  # noqa: F401 (they register themselves)
 
@@ -99,6 +101,7 @@ def test_reports_and_the_best_weights_are_those_of_a_run_that_was_never_killed(
     tmp_path, monkeypatch, agent, task, training
 ):
     monkeypatch.setattr(choice, "EPISODES", 16)
+    monkeypatch.setattr(choice, "COMPARISON_FRACTION", math.inf)
     config, whole, killed = tiny(agent, task, **training), tmp_path / "whole", tmp_path / "killed"
     train(config, whole, stream=io.StringIO())
     resume = False
@@ -201,7 +204,7 @@ def test_readers_pass_over_damaged_weights_with_a_sentence(tmp_path):
     config, run_dir, notes = tiny(), tmp_path / "run", []
     train(config, run_dir, stream=io.StringIO())
     last, before = checkpoint.steps(run_dir)[:-3:-1]
-    checkpoint.save_best(run_dir, 1, 0.0, load_file(before / "agent.safetensors"))
+    checkpoint.save_best(run_dir, Best(1, 0.0), load_file(before / "agent.safetensors"))
     with build_environment(config, 1) as environment:
 
         def load(which):
@@ -405,7 +408,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, which, monkeypatch):
     source, config = tmp_path / "source", tiny()
     train(config, source, stream=io.StringIO())
     weights = load_file(checkpoint.steps(source)[0] / "agent.safetensors")
-    checkpoint.save_best(source, 5, 1.0, weights)
+    checkpoint.save_best(source, Best(5, 1.0), weights)
     expected = weights if which == "best" else weights_of(source)
     begun = []
     monkeypatch.setattr(Trainer, "run", lambda self, *_: begun.append((self.env_steps, self.agent.state_dict())))

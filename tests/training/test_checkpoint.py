@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from merlin.errors import MerlinError
 from merlin.training import checkpoint, storage, weights
 from merlin.training.checkpoint import (
+    Best,
     load_best,
     load_last_weights,
     load_latest,
     read_best,
+    read_best_in_training,
     save,
     save_best,
     set_aside,
@@ -127,7 +129,7 @@ def test_a_state_of_another_shape_is_named(plain, sentence):
 
 
 def test_only_the_last_few_are_kept_and_the_best_stays(tmp_path):
-    save_best(tmp_path, 1, 0.1, Agent().state_dict())
+    save_best(tmp_path, Best(1, 0.1), Agent().state_dict())
     for step in (1, 2, 900_000_000_000, 1_000_000_000_000):  # the last has a digit more
         save(tmp_path, step, Agent(), {}, keep=2)
     assert names(tmp_path) == ["best.safetensors", "step-1000000000000", "step-900000000000"]
@@ -150,9 +152,9 @@ def test_saving_a_step_again_leaves_it(tmp_path):
 def test_the_best_is_replaced_and_read_with_its_score(tmp_path):
     assert load_best(tmp_path, Agent()) is None and read_best(tmp_path) is None
     agent, other = Agent(), Agent()
-    save_best(tmp_path, 10, 0.1, Agent().state_dict())
-    save_best(tmp_path, 20, 1 / 3, agent.state_dict())
-    assert load_best(tmp_path, other) == read_best(tmp_path) == (20, 1 / 3)
+    save_best(tmp_path, Best(10, 0.1), Agent().state_dict())
+    save_best(tmp_path, Best(20, 1 / 3), agent.state_dict())
+    assert load_best(tmp_path, other) == read_best(tmp_path) == Best(20, 1 / 3)
     assert equal(agent.state_dict(), other.state_dict())
     assert names(tmp_path) == ["best.safetensors"]
     (tmp_path / "checkpoints/best.safetensors").write_bytes(b"cut")
@@ -160,6 +162,41 @@ def test_the_best_is_replaced_and_read_with_its_score(tmp_path):
         notes = []
         assert read(tmp_path, notes.append) is None
         assert len(notes) == 1 and "missing, truncated or of another kind: the last checkpoint is taken" in notes[0]
+
+
+def test_what_a_comparison_replaces_as_the_best_is_kept_until_training_finds_better(tmp_path):
+    agents = [Agent() for _ in range(4)]
+    trained, compared = Best(10, 0.5, "training", 104, 30), Best(40, 0.25, "comparison", 100, 40)
+    better = Best(50, 0.75, "training", 104, 60)
+    for best, agent in zip((trained, compared, compared._replace(chosen_at=60)), agents, strict=False):
+        save_best(tmp_path, best, agent.state_dict())
+        assert read_best(tmp_path) == best and read_best(tmp_path, compared=False) == trained
+        found, weights = read_best_in_training(tmp_path, agent)
+        assert found == trained and equal(weights, agents[0].state_dict())
+    save_best(tmp_path, better, agents[3].state_dict())
+    assert read_best(tmp_path) == read_best(tmp_path, compared=False) == better
+    assert names(tmp_path) == ["best.safetensors"]
+
+
+@pytest.mark.parametrize("last", ["comparison", "training"])
+def test_a_kill_between_the_writes_of_the_best_and_of_what_it_replaces_loses_neither(tmp_path, monkeypatch, last):
+    trained, write = Best(10, 0.5, "training"), checkpoint.write_weights
+    save_best(tmp_path, trained, Agent().state_dict())
+    if last == "training":
+        save_best(tmp_path, Best(20, 0.25, "comparison"), Agent().state_dict())
+
+    def dying(*arguments):
+        if last == "training":
+            write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_weights", dying)
+    with pytest.raises(KeyboardInterrupt):
+        save_best(tmp_path, Best(30, 0.75, last), Agent().state_dict())
+    for path in (tmp_path / "checkpoints").glob(".*"):
+        path.unlink()
+    assert read_best(tmp_path, compared=False) == trained
+    assert read_best(tmp_path) == (trained if last == "comparison" else Best(20, 0.25, "comparison"))
 
 
 @pytest.mark.parametrize("name", ["agent.safetensors", "trainer.pt"])
@@ -202,7 +239,7 @@ def test_no_flipped_bit_is_loaded(tmp_path, name):
     about = {"config": '{"a": "\\"sha256\\":\\"' + "0" * 64 + '\\"", "b": 1}'}
     path = save(tmp_path, 1, Agent(), {"x": torch.zeros(3), "y": 1}, about=about) / name
     if name == "best.safetensors":
-        path = save_best(tmp_path, 1, 0.5, Agent().state_dict(), about)
+        path = save_best(tmp_path, Best(1, 0.5), Agent().state_dict(), about)
     data, agent = path.read_bytes(), Agent()
     before = {name: x.clone() for name, x in agent.state_dict().items()}
     for position in range(0, len(data), 1 if name != "trainer.pt" else 7):
@@ -219,7 +256,7 @@ def test_no_flipped_bit_is_loaded(tmp_path, name):
 
 
 def test_weights_name_their_checksum_as_others_compute_it(tmp_path):
-    path = save_best(tmp_path, 1, 0.5, Agent().state_dict())
+    path = save_best(tmp_path, Best(1, 0.5), Agent().state_dict())
     stated = read_metadata(path)["sha256"]
     data = path.read_bytes().replace(stated.encode(), b"0" * 64)
     assert hashlib.sha256(data).hexdigest() == stated
@@ -236,14 +273,14 @@ def test_checkpoints_without_checksums_load(tmp_path):
     save_file(agent.state_dict(), path / "agent.safetensors")
     torch.save({"x": 1}, path / "trainer.pt")
     save_file(agent.state_dict(), tmp_path / "checkpoints" / "best.safetensors", {"step": "5", "score": "0.25"})
-    for load, found in ((load_latest, (7, {"x": 1})), (load_best, (5, 0.25))):
+    for load, found in ((load_latest, (7, {"x": 1})), (load_best, Best(5, 0.25))):
         other = nn.Linear(2, 3)
         assert load(tmp_path, other) == found and equal(agent.state_dict(), other.state_dict())
 
 
 def test_weights_that_are_not_finite_are_not_played_with(tmp_path):
     agent = Agent()
-    path = save_best(tmp_path, 1, 0.5, agent.state_dict() | {"decode.weight": torch.full((3, 4), torch.nan)})
+    path = save_best(tmp_path, Best(1, 0.5), agent.state_dict() | {"decode.weight": torch.full((3, 4), torch.nan)})
     with pytest.raises(Damaged, match=r"best.safetensors holds weights that are not finite, such as 'decode.weight'"):
         load_weights(agent, path)
     notes = []
@@ -315,7 +352,7 @@ def test_pickled_code_is_not_run(tmp_path):
     ],
 )
 def test_weights_of_another_agent_are_refused_by_name(tmp_path, other, sentence):
-    path = save_best(tmp_path, 1, 0.0, Agent().state_dict())
+    path = save_best(tmp_path, Best(1, 0.0), Agent().state_dict())
     with pytest.raises(MerlinError, match=f"best.safetensors is of another agent or other settings, {sentence}"):
         load_weights(other(), path)
 
@@ -329,7 +366,7 @@ def test_a_run_without_checkpoints_says_so(tmp_path):
 def test_a_full_disk_leaves_earlier_checkpoints_and_no_debris(tmp_path, saver):
     agent = Agent()
     save(tmp_path, 1, agent, {"x": 1})
-    save_best(tmp_path, 1, 0.5, agent.state_dict())
+    save_best(tmp_path, Best(1, 0.5), agent.state_dict())
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
     try:
@@ -337,14 +374,14 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_no_debris(tmp_path, saver):
             if saver == "save":
                 save(tmp_path, 2, agent, {"x": torch.zeros(100_000)})
             else:
-                save_best(tmp_path, 2, 0.7, nn.Linear(100, 100).state_dict())
+                save_best(tmp_path, Best(2, 0.7), nn.Linear(100, 100).state_dict())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert "(File too large)" in str(error.value) and "\n" not in str(error.value)
     assert f"step-000000000001 is intact, resume with `merlin train --resume {tmp_path}`" in str(error.value)
     assert names(tmp_path) == ["best.safetensors", "step-000000000001"]
-    assert load_latest(tmp_path, agent)[0] == 1 and load_best(tmp_path, agent) == (1, 0.5)
+    assert load_latest(tmp_path, agent)[0] == 1 and load_best(tmp_path, agent) == Best(1, 0.5)
 
 
 def test_no_space_is_told_as_the_system_tells_it(tmp_path, monkeypatch):
@@ -401,11 +438,11 @@ def test_a_kill_between_any_two_lines_leaves_the_last_checkpoint(tmp_path):
         run_dir = tmp_path / str(line_number)
         for step in (1, 2):
             save(run_dir, step, old, {"step": step}, keep=2)
-        save_best(run_dir, 2, 0.2, old.state_dict())
+        save_best(run_dir, Best(2, 0.2), old.state_dict())
 
         def advance(run_dir=run_dir):
             save(run_dir, 3, new, {"step": 3}, keep=2)
-            save_best(run_dir, 3, 0.3, new.state_dict())
+            save_best(run_dir, Best(3, 0.3), new.state_dict())
 
         killed = kill_at(line_number, advance)
         agent = Agent()
@@ -413,7 +450,7 @@ def test_a_kill_between_any_two_lines_leaves_the_last_checkpoint(tmp_path):
         assert step in (2, 3) and rest == {"step": step}
         assert equal(agent.state_dict(), (old if step == 2 else new).state_dict())
         best = load_best(run_dir, agent)
-        assert best in ((2, 0.2), (3, 0.3))
+        assert best in (Best(2, 0.2), Best(3, 0.3))
         assert equal(agent.state_dict(), (old if best.step == 2 else new).state_dict())
         advance()
         tidy(run_dir)  # whatever was left behind is cleaned

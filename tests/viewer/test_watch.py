@@ -48,7 +48,7 @@ def make_run(run_dir, config):
     run_dir.mkdir()
     (run_dir / "config.json").write_text(json.dumps(to_dict(config)))
     with build_environment(config, 1) as environment:
-        checkpoint.save_best(run_dir, 1, 0.0, build_agent(config, environment).state_dict())
+        checkpoint.save_best(run_dir, checkpoint.Best(1, 0.0), build_agent(config, environment).state_dict())
     return run_dir
 
 
