@@ -24,9 +24,9 @@ from merlin.networks.spaces import ACTION_MASK
 # without end: from 0.05 to 7.4, beginning at 0.6.
 LOG_STD_CENTRE, LOG_STD_REACH = -0.5, 2.5
 
-# A Beta action's concentration: its least, and the log of what is added to that, alike. From 0.5 to 400, at first
-# 3; so the standard deviation in half ranges is from 0.53, of an entropy 0.02 below the uniform distribution's, to 0.05,
-# beginning at 0.4. The mode's gradient is in proportion to the concentration, and the least keeps it alive.
+# A Beta action's concentration: its least, and the log of what is added to that, alike. It begins at 3, up to 400.
+# The standard deviation in half ranges is from 0.53, of an entropy 0.02 below the uniform distribution's, to 0.05, and
+# begins at 0.4. The mode's gradient is in proportion to the concentration, and the least keeps it alive.
 LEAST_CONCENTRATION, LOG_CONCENTRATION_CENTRE, LOG_CONCENTRATION_REACH = 0.5, 1.0, 5.0
 
 # How far from its bounds a Beta action stays, as a part of the range: at them its log-density is infinite.
