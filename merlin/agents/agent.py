@@ -96,7 +96,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         self.spaces = spaces
         self.action_space = action_space
         self.config = config
-        self.actions = make_action_distribution(action_space)
+        self.actions = make_action_distribution(action_space, config.box_actions)
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:

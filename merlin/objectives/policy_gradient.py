@@ -4,7 +4,7 @@ Axes: T time, B batch.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,6 +39,9 @@ class ActorCriticConfig(Settings):
     running_scales: bool = False
     """Standardise vectors by their running mean and spread, see rewards in units of their size, and learn V in units of
     the returns' spread (PopArt), so that costs and rates mean the same in whatever units an environment is."""
+    box_actions: Literal["gaussian", "beta"] = "gaussian"
+    """Distribution of a Box's numbers that have two finite bounds: a Gaussian, clipped by the environment; or a Beta
+    between the bounds, of which what is drawn is executed as it is, and whose entropy is the same in all units."""
 
 
 def masked_mean(x: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, ""]:

@@ -36,10 +36,12 @@ def log_probs_and_values(agent, unroll, state):
 
 
 @every_agent
-@pytest.mark.parametrize("action_space", ACTION_SPACES)
+@pytest.mark.parametrize(
+    "action_space, box_actions", [*((key, "gaussian") for key in ACTION_SPACES), ("box", "beta"), ("mixed", "beta")]
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_acting_equals_learning_under_random_resets(name, action_space, seed):
-    agent = make_agent(name, action_space)
+def test_acting_equals_learning_under_random_resets(name, action_space, box_actions, seed):
+    agent = make_agent(name, action_space, box_actions=box_actions)
     unroll, initial, final, _ = act(agent, random_firsts(seed), seed=seed)
     log_prob, value, after = log_probs_and_values(agent, unroll, initial)
     torch.testing.assert_close(log_prob, unroll.log_prob, atol=2e-5, rtol=1e-4)

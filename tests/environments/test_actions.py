@@ -8,6 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from merlin.environments.actions import EnvironmentActions
 from merlin.environments.adapters import AgentView
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
@@ -103,6 +104,18 @@ def test_actions_lie_in_the_space_in_its_own_types(name, scale):
         for _ in range(20):
             reward = environment.step(drawn(space, scale)).reward
         assert len(set(reward.tolist())) > 1  # each environment gets its own
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e5])
+def test_what_is_drawn_from_a_beta_is_what_is_executed(size):
+    space = spaces.Box(-size, 2 * size, (2, 3), np.float32)
+    distribution = make_action_distribution(space, "beta")
+    actions = EnvironmentActions(space, B, torch.device("cpu"), False, "this one")
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        parameters = 100 * torch.randn(B, distribution.num_parameters, generator=generator)
+        action = distribution.sample(parameters, generator)
+        np.testing.assert_array_equal(actions(action), action.numpy())
 
 
 @pytest.mark.parametrize("name", ["discrete_start", "nested"])

@@ -6,11 +6,15 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from torch.distributions import Categorical, Normal
+from torch.distributions import Beta, Categorical, Normal
 
 from merlin.errors import MerlinError
 from merlin.networks.action_spaces import open_action_space
 from merlin.networks.actions import (
+    INSIDE,
+    LEAST_CONCENTRATION,
+    LOG_CONCENTRATION_CENTRE,
+    LOG_CONCENTRATION_REACH,
     LOG_STD_CENTRE,
     LOG_STD_REACH,
     MASKED_LOG_PROB,
@@ -29,20 +33,37 @@ SPACES = {
     "box": Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64),
     "box_unbounded": Box(-np.inf, np.inf, (3,)),
     "box_matrix": Box(-1.0, 1.0, (2, 3)),
+    "box_half_bounded": Box(np.array([-2.0, 0.0, 3.0]), np.array([-1.0, np.inf, 9.0]), dtype=np.float64),
 }
+CASES = [(name, "gaussian") for name in SPACES] + [(name, "beta") for name in SPACES if "box" in name]
 
 
-@pytest.fixture(params=SPACES)
-def action_space(request) -> gymnasium.Space:
-    return SPACES[request.param]
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture
+def action_space(case) -> gymnasium.Space:
+    return SPACES[case[0]]
+
+
+@pytest.fixture
+def distribution(case):
+    return make_action_distribution(SPACES[case[0]], case[1])
+
+
+def units(space: Box) -> tuple[torch.Tensor, torch.Tensor]:
+    """The centre and half the range of each number; 0 and 1 without two bounds."""
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1), np.where(bounded, space.high, 1)
+    return tuple(torch.as_tensor(x.reshape(-1)).float() for x in ((low + high) / 2, (high - low) / 2))
 
 
 def reference(space: gymnasium.Space, parameters: torch.Tensor) -> list[Categorical] | Normal:
     """The same distribution in torch.distributions, over zero-based categories or flat actions."""
     if isinstance(space, Box):
-        bounded = np.isfinite(space.low).all()
-        low, high = (torch.as_tensor(b.reshape(-1)).float() for b in (space.low, space.high))
-        centre, half = ((low + high) / 2, (high - low) / 2) if bounded else (torch.tensor(0.0), torch.tensor(1.0))
+        centre, half = units(space)
         mean, log_std = parameters.chunk(2, -1)
         return Normal(
             centre + half * mean, half * (LOG_STD_CENTRE + LOG_STD_REACH * (log_std / LOG_STD_REACH).tanh()).exp()
@@ -51,8 +72,9 @@ def reference(space: gymnasium.Space, parameters: torch.Tensor) -> list[Categori
     return [Categorical(logits=logits) for logits in parameters.split([int(k) for k in sizes], dim=-1)]
 
 
-def test_log_prob_and_entropy_equal_torch_distributions(action_space):
-    distribution = make_action_distribution(action_space)
+@pytest.mark.parametrize("name", SPACES)
+def test_log_prob_and_entropy_equal_torch_distributions(name):
+    action_space, distribution = SPACES[name], make_action_distribution(SPACES[name])
     parameters = torch.randn(4, 3, distribution.num_parameters)
     action = distribution.sample(parameters)
     expected = reference(action_space, parameters)
@@ -68,8 +90,7 @@ def test_log_prob_and_entropy_equal_torch_distributions(action_space):
     torch.testing.assert_close(distribution.entropy(parameters), entropy)
 
 
-def test_actions_fit_the_space(action_space):
-    distribution = make_action_distribution(action_space)
+def test_actions_fit_the_space(action_space, distribution):
     parameters = torch.randn(4, 3, distribution.num_parameters)
     for action in (distribution.sample(parameters), distribution.mode(parameters)):
         assert action.shape == (4, 3, *action_space.shape) == (4, 3, *distribution.shape)
@@ -100,8 +121,7 @@ def test_gaussian_samples_have_the_right_moments():
     torch.testing.assert_close(actions.std(0), expected.stddev, atol=0, rtol=0.02)
 
 
-def test_sampling_uses_the_generator_alone(action_space):
-    distribution = make_action_distribution(action_space)
+def test_sampling_uses_the_generator_alone(distribution):
     parameters = torch.randn(64, distribution.num_parameters)
     before = torch.get_rng_state()
     first, same, other = (distribution.sample(parameters, torch.Generator().manual_seed(s)) for s in (7, 7, 8))
@@ -109,8 +129,7 @@ def test_sampling_uses_the_generator_alone(action_space):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_mode_is_the_likeliest(action_space):
-    distribution = make_action_distribution(action_space)
+def test_mode_is_the_likeliest(distribution):
     parameters = torch.randn(6, distribution.num_parameters)
     best = distribution.log_prob(parameters, distribution.mode(parameters))
     for seed in range(20):
@@ -136,8 +155,137 @@ def test_log_std_stays_bounded():
     torch.testing.assert_close(entropies, torch.tensor(expected))
 
 
-def test_a_decoder_of_past_actions(action_space):
-    distribution = make_action_distribution(action_space)
+def betas(space: Box, parameters: torch.Tensor) -> Beta:
+    """The Beta of each number in torch.distributions, over [0, 1], from its mode and its concentration."""
+    mode, log_extra = parameters.chunk(2, -1)
+    log_extra = LOG_CONCENTRATION_CENTRE + LOG_CONCENTRATION_REACH * (log_extra / LOG_CONCENTRATION_REACH).tanh()
+    concentration = LEAST_CONCENTRATION + log_extra.exp()
+    mode = (1 + mode.tanh()) / 2
+    return Beta(1 + concentration * mode, 1 + concentration * (1 - mode))
+
+
+def doubles(*shape: int, seed: int = 0) -> torch.Tensor:
+    return 2 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ["box", "box_matrix"])
+def test_beta_log_prob_and_entropy_equal_torch_distributions_in_half_ranges(name):
+    distribution = make_action_distribution(SPACES[name], "beta").double()
+    parameters = doubles(4, 3, distribution.num_parameters).requires_grad_()
+    action = distribution.sample(parameters)
+    expected = betas(SPACES[name], parameters)
+    x = (1 + distribution.encode(action)) / 2
+    pairs = [
+        (distribution.log_prob(parameters, action), (expected.log_prob(x) - math.log(2)).sum(-1)),
+        (distribution.entropy(parameters), (expected.entropy() + math.log(2)).sum(-1)),
+    ]
+    for found, right in pairs:
+        torch.testing.assert_close(found, right)
+        gradients = [torch.autograd.grad(y.sum(), parameters, retain_graph=True)[0] for y in (found, right)]
+        torch.testing.assert_close(*gradients)
+    outputs = lambda p: (distribution.log_prob(p, action), distribution.entropy(p))  # noqa: E731
+    assert torch.autograd.gradcheck(outputs, parameters)
+
+
+def test_a_beta_is_a_density_of_the_number_in_half_ranges_and_its_entropy_is_that_densitys():
+    distribution = make_action_distribution(Box(-3.0, 7.0, (1,)), "beta").double()
+    parameters = doubles(20, 2)
+    codes, widths = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(500))
+    actions = (2 + 5 * codes).view(500, 1, 1).expand(500, 20, 1)
+    log_prob = distribution.log_prob(parameters.expand(500, 20, 2), actions)
+    density = log_prob.exp()
+    torch.testing.assert_close(widths @ density, torch.ones(20).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(distribution.entropy(parameters), -widths @ (density * log_prob), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["box", "box_half_bounded"])
+def test_beta_samples_have_the_right_moments(name):
+    distribution = make_action_distribution(SPACES[name], "beta")
+    parameters = torch.randn(distribution.num_parameters)
+    actions = distribution.sample(parameters.expand(40_000, -1), torch.Generator().manual_seed(1))
+    (centre, half), expected = units(SPACES[name]), betas(SPACES[name], parameters)
+    gaussian = reference(SPACES[name], parameters)
+    is_bounded = torch.as_tensor(np.isfinite(SPACES[name].high))
+    mean = torch.where(is_bounded, centre + half * (2 * expected.mean - 1), gaussian.mean)
+    std = torch.where(is_bounded, 2 * half * expected.stddev, gaussian.stddev)
+    torch.testing.assert_close(actions.mean(0), mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(actions.std(0), std, atol=0, rtol=0.02)
+    found_mean, found_log_std = distribution.moments(parameters)
+    torch.testing.assert_close((found_mean, found_log_std.exp()), (mean, std))
+
+
+def test_numbers_without_two_bounds_stay_gaussian_beside_betas():
+    space = SPACES["box_half_bounded"]
+    parts = [Box(space.low[i : i + 1], space.high[i : i + 1], dtype=np.float64) for i in range(3)]
+    kinds = [
+        make_action_distribution(part, kind) for part, kind in zip(parts, ("beta", "gaussian", "beta"), strict=True)
+    ]
+    distribution = make_action_distribution(space, "beta")
+    parameters = torch.randn(50, 6)
+    action = distribution.sample(parameters)
+    rows = [(kind, parameters[:, [i, 3 + i]], action[:, i : i + 1]) for i, kind in enumerate(kinds)]
+    expected = sum(kind.log_prob(p, x) for kind, p, x in rows)
+    torch.testing.assert_close(distribution.log_prob(parameters, action), expected)
+    torch.testing.assert_close(distribution.entropy(parameters), sum(kind.entropy(p) for kind, p, _ in rows))
+    modes = torch.cat([kind.mode(p) for kind, p, _ in rows], -1)
+    torch.testing.assert_close(distribution.mode(parameters), modes)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_a_beta_means_the_same_in_all_units(size):
+    unit, other = (make_action_distribution(Box(*bounds, (2,)), "beta") for bounds in ((-1, 1), (-size, 3 * size)))
+    parameters = torch.randn(30, 4)
+    first, second = (part.sample(parameters, torch.Generator().manual_seed(0)) for part in (unit, other))
+    torch.testing.assert_close(second, size * (1 + 2 * first))
+    torch.testing.assert_close(
+        other.log_prob(parameters, second), unit.log_prob(parameters, first), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(other.entropy(parameters), unit.entropy(parameters))
+
+
+def test_a_beta_starts_near_the_uniform_and_stays_bounded_and_trainable():
+    distribution = make_action_distribution(SPACES["box"], "beta")
+    start = torch.zeros(4)
+    torch.testing.assert_close(distribution.moments(start)[0], torch.tensor([0.0, 5.0]))
+    most = 2 * math.log(2)  # of two uniform numbers
+    assert most - 0.5 < distribution.entropy(start) < most - 0.2
+    extremes = torch.tensor([-1e6, -30.0, 0.0, 30.0, 1e6])
+    parameters = torch.cartesian_prod(extremes, extremes, extremes, extremes).requires_grad_()
+    drawn = distribution.sample(parameters, torch.Generator().manual_seed(0))
+    bounds = [torch.tensor(bound).float().expand_as(drawn) for bound in (SPACES["box"].low, SPACES["box"].high)]
+    for action in (drawn, *bounds):
+        for x in (distribution.log_prob(parameters, action), distribution.entropy(parameters)):
+            assert x.isfinite().all()
+            assert torch.autograd.grad(x.sum(), parameters)[0].isfinite().all()
+    assert (distribution.entropy(parameters) <= most + 1e-4).all()
+    shapes = torch.stack(distribution.shapes(parameters))
+    assert 1 <= shapes.min() and 390 < shapes.max() < 410
+    assert most - 0.05 < distribution.entropy(torch.tensor([0.0, 0.0, -1e6, -1e6])) < most - 0.02
+
+
+@pytest.mark.parametrize("place", [-30.0, 0.0, 30.0])
+def test_beta_samples_lie_inside_the_bounds_and_their_codes_too(place):
+    distribution = make_action_distribution(SPACES["box"], "beta")
+    parameters = torch.tensor([place, place, -4.0, 4.0]).expand(20_000, -1)
+    action = distribution.sample(parameters, torch.Generator().manual_seed(0)).double()
+    assert (action > torch.tensor(SPACES["box"].low)).all() and (action < torch.tensor(SPACES["box"].high)).all()
+    assert (distribution.encode(action).abs() <= 1 - INSIDE).all()
+
+
+def test_betas_of_few_digits_are_those_of_many():
+    """Parameters of bfloat16 have large concentrations, whose log-densities are small differences of large numbers."""
+    distribution = make_action_distribution(SPACES["box_matrix"], "beta")
+    parameters = torch.cat([torch.randn(50, 6), torch.full((50, 6), 4.0)], -1).bfloat16()
+    action = distribution.sample(parameters)
+    exact = make_action_distribution(SPACES["box_matrix"], "beta").double()
+    for found, right in [
+        (distribution.log_prob(parameters, action), exact.log_prob(parameters.double(), action.double())),
+        (distribution.entropy(parameters), exact.entropy(parameters.double())),
+    ]:
+        torch.testing.assert_close(found.double(), right, atol=0.02, rtol=0)
+
+
+def test_a_decoder_of_past_actions(action_space, distribution):
     action = distribution.sample(torch.randn(4, 3, distribution.num_parameters))
     decoded = torch.randn(4, 3, distribution.encoding_size)
     code = distribution.encode(action)
@@ -153,8 +301,7 @@ def test_a_decoder_of_past_actions(action_space):
     assert (distribution.reconstruction_accuracy(-perfect - 1, code) < 1).any()
 
 
-def test_gradients_reach_the_parameters(action_space):
-    distribution = make_action_distribution(action_space)
+def test_gradients_reach_the_parameters(distribution):
     parameters = torch.randn(5, distribution.num_parameters, requires_grad=True)
     action = distribution.sample(parameters)
     for loss in (distribution.log_prob(parameters, action), distribution.entropy(parameters)):
@@ -184,10 +331,10 @@ def simple(space):
     return parts, [make_action_distribution(part) for part in parts]
 
 
-def split_like(parts, space, parameters, action):
+def split_like(parts, kind, parameters, action):
     """Each simple space's distribution, parameters and action; Boxes side by side have all means before deviations."""
     numbers = action.split([int(np.prod(part.shape)) for part in parts], -1)
-    distributions = [make_action_distribution(part) for part in parts]
+    distributions = [make_action_distribution(part, kind) for part in parts]
     shares, columns = [], list(parameters.unbind(-1))
     for run in runs_of_a_kind(parts):
         if isinstance(parts[run[0]], Box):  # all means, then all standard deviations
@@ -220,15 +367,16 @@ def runs_of_a_kind(parts):
     return runs
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "beta"])
 @pytest.mark.parametrize("name", NESTED)
-def test_a_nested_space_is_the_product_of_its_simple_ones(name):
+def test_a_nested_space_is_the_product_of_its_simple_ones(name, kind):
     space = NESTED[name]
-    distribution, (parts, _) = make_action_distribution(space), simple(space)
+    distribution, (parts, _) = make_action_distribution(space, kind), simple(space)
     parameters = torch.randn(4, 3, distribution.num_parameters)
     action = distribution.sample(parameters)
     assert action.shape == (4, 3, sum(int(np.prod(part.shape)) for part in parts)) == (4, 3, *distribution.shape)
     assert action.dtype == distribution.dtype and distribution.mode(parameters).dtype == distribution.dtype
-    shares = split_like(parts, space, parameters, action)
+    shares = split_like(parts, kind, parameters, action)
     for part, (_, _, x) in zip(parts, shares, strict=True):
         if not isinstance(part, Box):
             assert all(part.contains(one.numpy()) for one in x.flatten(0, 1))

@@ -26,16 +26,18 @@ def of_nowhere(name: str):
 
 
 @pytest.mark.parametrize("name", ["merlin", "rl-lstm", "rl-mem"])
-@pytest.mark.parametrize("action_space", ["discrete", "multi", "box"])
-def test_the_program_is_a_greedy_step(name, action_space):
-    agent = make_agent(name, action_space, spaces=EVERY_KIND)
+@pytest.mark.parametrize(
+    "action_space, box_actions", [("discrete", "beta"), ("multi", "beta"), ("box", "gaussian"), ("box", "beta")]
+)
+def test_the_program_is_a_greedy_step(name, action_space, box_actions):
+    agent = make_agent(name, action_space, spaces=EVERY_KIND, box_actions=box_actions)
     program, state = StepProgram(agent), agent.initial_state(3)
     for t in range(7):  # more than the 5 slots
         seen = {key: torch.from_numpy(x) for key, x in observations(t).items()}
         is_first, reward = torch.tensor([t == 0, t == 3, t == 0]), torch.tensor([0.5, 1.0, -1.0])
         found = program(program.inputs(seen, named_state(state), is_first, reward))
         output, state = agent.step(seen, state, is_first, reward, greedy=True)
-        if action_space == "box":
+        if box_actions == "gaussian":
             output = output._replace(action=output.action.clamp(-1, 1))
         for key in ("action", "policy_parameters", "value"):
             torch.testing.assert_close(found[key], getattr(output, key))
@@ -49,7 +51,9 @@ FORMS = [
     ("torch", "merlin", "discrete", None),
     ("torch", "rl-mem", "multi", 2),
     ("torch", "rl-lstm", "box", 1),
+    ("torch", "rl-lstm", "box_of_betas", None),
     pytest.param("onnx", "merlin", "box", None, marks=needs_onnx),
+    pytest.param("onnx", "rl-lstm", "box_of_betas", 2, marks=needs_onnx),
     pytest.param("onnx", "rl-mem", "discrete", 2, marks=needs_onnx),
     pytest.param("onnx", "rl-lstm", "multi", 1, marks=needs_onnx),
 ]
@@ -58,7 +62,9 @@ FORMS = [
 @pytest.mark.parametrize("form, name, action_space, batch_size", FORMS)
 def test_what_is_exported_computes_the_agents_numbers(form, name, action_space, batch_size, tmp_path):
     """Of vectors, pictures, grids, categories, switches and texts, which an agent reads no further than they reach."""
-    agent = make_agent(name, action_space, spaces={key: EVERY_KIND[key] for key in KINDS[name]})
+    spaces = {key: EVERY_KIND[key] for key in KINDS[name]}
+    space, box_actions = ("box", "beta") if action_space == "box_of_betas" else (action_space, "gaussian")
+    agent = make_agent(name, space, spaces=spaces, box_actions=box_actions)
     exported = export(agent, of_nowhere(name), tmp_path / "agent", form, batch_size, steps=12)
     assert exported.path.stat().st_size > 1000 and exported.steps == 12 and not exported.is_of_environment
     assert exported.difference <= (1e-6 if form == "torch" else 1e-5)

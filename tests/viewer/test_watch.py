@@ -278,6 +278,19 @@ def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space, tmp
     write_page([episode._replace(steps=episode.steps[:4])], tmp_path / "x.html", "")
 
 
+def test_betas_are_shown_by_their_moments_in_half_ranges():
+    config = tiny(task="anything", box_actions="beta")
+    make = [lambda: Everything(spaces.Box(10, 20, (2,)))]
+    vector_env = gymnasium.vector.SyncVectorEnv(make, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    with Environment(vector_env) as environment:
+        agent = build_agent(config, environment).eval()
+        steps = record_episode(agent, environment, 0, torch.Generator().manual_seed(0), max_steps=5).steps
+    for step in steps:
+        mean, std, action = step.policy
+        assert (np.abs(mean) < 0.5).all() and (0.2 < std).all() and (std < 0.58).all()
+        np.testing.assert_allclose(action, (step.action - 15) / 5, rtol=1e-5, atol=1e-6)
+
+
 def test_choices_of_a_nested_space_are_named_by_their_paths(episode):
     space = spaces.Dict(
         {"arm": spaces.Box(-2, 2, (2,)), "hand": spaces.Tuple([spaces.Discrete(2, start=-1), spaces.MultiBinary(2)])}
