@@ -19,11 +19,14 @@ SMALLEST_SPREAD = 1e-6
 class RunningMoments(nn.Module):
     """Mean and standard deviation of `size` numbers: of all rows so far, or of about the last `horizon`.
 
-    Before any row they are 0 and 1. A number that never changed has spread 1.
+    A number that never changed has spread 1. Before any row nothing is known of units, and every number is taken for
+    its mean: standardised it is 0.
     """
 
     mean: Float[Tensor, " n"]
     std: Float[Tensor, " n"]
+    per_std: Float[Tensor, " n"]
+    """1 / std; 0 before any row."""
     rows: Float[Tensor, ""]
     centre: Float[Tensor, " n"]
     variance: Float[Tensor, " n"]
@@ -33,6 +36,7 @@ class RunningMoments(nn.Module):
         self.horizon = horizon
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
+        self.register_buffer("per_std", torch.zeros(size))
         # Sums in float64: over 1e8 rows float32 would stop counting.
         self.register_buffer("rows", torch.zeros((), dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(size, dtype=torch.float64))
@@ -60,10 +64,11 @@ class RunningMoments(nn.Module):
         std = self.variance.sqrt()
         self.mean.copy_(self.centre)
         self.std.copy_(torch.where(std > SMALLEST_SPREAD * self.centre.abs(), std, 1.0))
+        self.per_std.copy_((self.rows > 0) / self.std)
 
     def standardize(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """Return the numbers less their mean, in standard deviations, clipped to ±`MOST`."""
-        return ((x - self.mean) / self.std).clamp(-MOST, MOST)
+        return ((x - self.mean) * self.per_std).clamp(-MOST, MOST)
 
     def restore(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """Undo `standardize`, but for the clipping."""
@@ -74,7 +79,7 @@ class ReturnScale(nn.Module):
     """Units of returns and of rewards.
 
         V      = mean + std · head                      mean and std of the returns of about the last `HORIZON` rows
-        reward = reward / rms, clipped                  rms of the rewards that are not 0
+        reward = reward / rms, clipped                  rms of the rewards that are not 0; before any of them 0
 
     Where the units of returns change, the heads' last layers change the other way, so that V stays as it is (PopArt,
     van Hasselt et al. 2016, arXiv:1602.07714). The first units are set, with no V to preserve.
@@ -88,6 +93,7 @@ class ReturnScale(nn.Module):
     windows: Int[Tensor, ""]
     reward_rows: Float[Tensor, ""]
     reward_square: Float[Tensor, ""]
+    per_reward: Float[Tensor, ""]
 
     def __init__(self, running: bool = False) -> None:
         super().__init__()
@@ -96,6 +102,7 @@ class ReturnScale(nn.Module):
             self.register_buffer("windows", torch.zeros((), dtype=torch.int64))
             self.register_buffer("reward_rows", torch.zeros((), dtype=torch.float64))
             self.register_buffer("reward_square", torch.ones((), dtype=torch.float64))
+            self.register_buffer("per_reward", torch.zeros(()))
 
     @property
     def is_new(self) -> bool:
@@ -121,7 +128,7 @@ class ReturnScale(nn.Module):
         """Return rewards as networks see and predict them."""
         if self.returns is None:
             return reward
-        return (reward * self.reward_square.rsqrt().to(reward.dtype)).clamp(-MOST, MOST)
+        return (reward * self.per_reward.to(reward.dtype)).clamp(-MOST, MOST)
 
     @torch.no_grad()
     def update(
@@ -148,6 +155,7 @@ class ReturnScale(nn.Module):
             return
         self.reward_square.copy_((self.reward_square * self.reward_rows + squares) / known)
         self.reward_rows.copy_(known)
+        self.per_reward.copy_(self.reward_square.rsqrt())
         mean, std, is_first = self.returns.mean.clone(), self.returns.std.clone(), bool(self.returns.rows == 0)
         self.returns.update(returns.unsqueeze(-1), counts)
         # Returns that are nearly alike, as before most successes, say nothing of a unit: a tenth of a reward does.

@@ -83,7 +83,9 @@ class Trainer:
         self.env_steps = 0
         seed += distributed.rank() * environment.num_envs
         self.generator = torch.Generator(environment.device).manual_seed(seed)
-        self.rollout = Rollout(agent, environment, agent.config.discount_factor, self.generator, seed, config.staggered_episodes)
+        self.rollout = Rollout(
+            agent, environment, agent.config.discount_factor, self.generator, seed, config.staggered_episodes
+        )
         self.source: Source = agent.source(self.rollout)
         self.learner = agent.learner(config, self.generator)
         self.inspection = Inspection(environment)

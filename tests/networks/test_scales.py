@@ -48,10 +48,11 @@ def test_what_never_changes_is_only_centred_and_a_leap_is_clipped():
     torch.testing.assert_close(moments.restore(torch.tensor([[0.0, 1.0]])), torch.tensor([[7.0, 1.0]]))
 
 
-def test_before_any_row_numbers_stay_as_they_are():
+def test_before_any_row_every_number_is_taken_for_its_mean():
+    """What is done before anything is known depends on no unit, and huge numbers reach no network."""
     moments, nothing = RunningMoments(2), torch.full((3, 2), torch.nan)
     moments.update(nothing, ~everywhere(3))
-    assert moments.standardize(torch.tensor([0.5, -2.0])).tolist() == [0.5, -2.0]
+    assert moments.standardize(torch.tensor([0.5, -2e9])).tolist() == [0, 0]
 
 
 def test_new_units_of_returns_leave_values_as_they_are():
@@ -72,7 +73,7 @@ def test_new_units_of_returns_leave_values_as_they_are():
 def test_the_unit_of_rewards_is_the_size_of_those_that_are_not_zero():
     scale, returns = ReturnScale(running=True), torch.zeros(2, 2)
     scale.update(torch.zeros(2, 2), returns, everywhere(2, 2), [])
-    assert scale.reward(torch.tensor(3.0)) == 3.0 and scale.unit == 1.0  # no reward yet
+    assert scale.reward(torch.tensor(0.0)) == 0 and scale.unit == 1.0  # no reward yet
     scale.update(torch.tensor([[0.0, 4.0], [-3.0, 0.0]]), returns, everywhere(2, 2), [])
     torch.testing.assert_close(scale.reward(torch.tensor(5.0)), torch.tensor(5.0 / 12.5**0.5))
     torch.testing.assert_close(torch.as_tensor(scale.unit), torch.tensor(0.1 * 12.5**0.5))  # returns all alike

@@ -10,10 +10,10 @@ from merlin import presets as old_name
 from merlin import tasks
 from merlin.agents import AGENTS, Agent
 from merlin.agents.merlin import Merlin, MerlinConfig
+from merlin.environments.sight import Sight
 from merlin.errors import MerlinError
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.runs import presets
-from merlin.environments.sight import Sight
 from merlin.runs.presets import FAMILIES, family_of, general, paper, paper_values, preset, recommended
 from merlin.runs.run import load_config, write_config
 from merlin.runs.settings import list_settings, to_dict

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
 from merlin.environments.config import EnvironmentConfig
+from merlin.environments.sight import Sight, look
 from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
-from merlin.environments.sight import Sight, look
 from merlin.runs.presets import general, grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
 from merlin.runs.settings import from_dict
 from merlin.training.trainer import TrainingConfig

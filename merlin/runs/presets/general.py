@@ -22,20 +22,22 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
         "model.discount_factor": 0.99,
         "model.gae_lambda": 0.95,
         "model.normalize_advantages": True,
-        "model.entropy_cost": 0.03,
         "model.return_cost": 0.5,
         "model.running_scales": True,
+        "model.box_actions": "beta",
         "model.encoder": ENCODER,
+        "num_envs": 32,
         "training.staggered_episodes": True,
+        "training.final_learning_rate_fraction": 0.1,
+        "training.final_entropy_fraction": 0.1,
         "training.max_grad_norm": 0.5,
     }
-    baseline = common | {"model.policy_hidden_gain": 2.0, "num_envs": 32}
+    baseline = common | {"model.policy_hidden_gain": 2.0}
     if not sight.is_native:
         baseline |= {"training.passes": passes + 1, "training.minibatches": 4, "training.learning_rate": 3e-4}
     return {
         "merlin": common
         | {
-            "num_envs": 64,
             "model.latent_size": 64,
             "model.hidden_size": 64,
             "model.hidden_gain": 1.4,
@@ -47,7 +49,7 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
             "model.expectation_cost": 1.0,
             "model.decoder": DECODER,
             "training.passes": passes,
-            "training.unroll_length": 8,
+            "training.unroll_length": 16,
             "training.learning_rate": 2e-3,
             "training.policy_learning_rate": 5e-4,
         },
