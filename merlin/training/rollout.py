@@ -16,6 +16,7 @@ from merlin.training.value_errors import initial_sums, sum_window
 
 class Episodes(NamedTuple):
     """The episodes that ended in a window, but for those cut to stagger them: one entry each.
+
     Success is NaN where the task does not define it.
 
     `value_sums` are those of `merlin.training.value_errors`, NaN where an episode was truncated.
