@@ -163,7 +163,8 @@ def test_held_out_episodes_choose_between_the_last_weights_and_those_of_training
 
 
 def test_a_run_that_goes_on_does_so_as_if_nothing_had_been_compared(tmp_path, monkeypatch):
-    config = tiny("merlin", "merlin/TMaze-v0", windows=45, final_learning_rate_fraction=1.0, final_entropy_fraction=1.0)
+    constant = {"final_learning_rate_fraction": 1.0, "final_entropy_fraction": 1.0}
+    config = tiny(windows=45, evaluation_episodes=8, **constant)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config, whole, stream=io.StringIO())
     resume = False
@@ -183,7 +184,7 @@ def test_a_run_that_goes_on_does_so_as_if_nothing_had_been_compared(tmp_path, mo
 
 
 def test_a_signal_or_a_kill_during_the_comparison_leaves_a_run_that_is_sound(tmp_path, monkeypatch):
-    config, whole, cut = tiny("merlin", "merlin/TMaze-v0"), tmp_path / "whole", tmp_path / "cut"
+    config, whole, cut = tiny(evaluation_episodes=8), tmp_path / "whole", tmp_path / "cut"
     train(config, whole, stream=io.StringIO())
 
     def is_sound():
