@@ -123,5 +123,15 @@ def actor_critic_metrics(
     return {
         "entropy_nats": mean(actor.entropy),
         "return_loss": 0.5 * mean((returns - value).square()),
-        "policy_kl_nats": mean(unroll.log_prob - actor.log_prob),
+        "policy_kl_nats": policy_kl_nats(unroll, actor.log_prob),
     }
+
+
+def policy_kl_nats(unroll: Unroll, log_prob: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
+    """Return an estimate of KL(π_behaviour ‖ π) from the actions taken: the mean of ratio − 1 − log ratio.
+
+    Unlike the mean of −log ratio it is never negative, and of less variance: Schulman 2020,
+    http://joschu.net/blog/kl-approx.html.
+    """
+    log_ratio = log_prob - unroll.log_prob
+    return masked_mean(log_ratio.exp() - 1 - log_ratio, unroll.is_valid)

@@ -24,6 +24,7 @@ from merlin.objectives.policy_gradient import (
     actor_loss,
     advantages_and_returns,
     masked_mean,
+    policy_kl_nats,
 )
 from merlin.ranges import WIDTH, Range, above
 from merlin.states import reset_state
@@ -274,7 +275,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         )
         advantages, _ = advantages_and_returns(unroll, self.config, self.predictor.return_scale.unit)
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
-        policy_kl = masked_mean(unroll.log_prob - actor.log_prob.detach(), unroll.is_valid)
+        policy_kl = policy_kl_nats(unroll, actor.log_prob.detach())
         return Losses(masked_mean(actor.loss, unroll.is_valid), {"policy_kl_nats": policy_kl})
 
     @property

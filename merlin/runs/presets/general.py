@@ -34,7 +34,9 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
     }
     baseline = common | {"model.policy_hidden_gain": 2.0}
     if not sight.is_native:
-        baseline |= {"training.passes": passes + 1, "training.minibatches": 4, "training.learning_rate": 3e-4}
+        # The mode of a Beta moves little in a step, and a choice is soon settled.
+        rate = {} if sight.is_continuous else {"training.learning_rate": 3e-4}
+        baseline |= {"training.passes": passes + 1, "training.minibatches": 4} | rate
     return {
         "merlin": common
         | {
