@@ -346,5 +346,9 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return None
 
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
-        """Return advice on a report's metrics: a plain sentence with its remedy, by a key."""
+        """Return what a report's metrics say is wrong: a plain sentence with its remedy, by a key.
+
+        A run tells each once, and only what is said of every report for a while. Of a key that is a metric's name it
+        tells nothing while that metric rises.
+        """
         return {}

@@ -36,6 +36,12 @@ def open_action_space(space: gymnasium.Space, task: str = "this one") -> list[tu
     return parts
 
 
+def describe_actions(space: gymnasium.Space) -> str:
+    """Return what an action is, in words such as `5 actions` or `box of 3 numbers, -2 to 2`."""
+    named = [(path, _described(part)) for path, part in open_action_space(space)]
+    return ", ".join(f"{path}: {what}" if path else what for path, what in named)
+
+
 def num_choices(parts: list[SimpleSpace]) -> int:
     """Return how many categories there are in all, which is how long a mask of actions is; a Box has none."""
     return sum(sum(sizes_and_starts(part)[0]) for part in parts if not isinstance(part, Box))
@@ -50,6 +56,18 @@ def join_spaces(parts: list[SimpleSpace]) -> SimpleSpace:
     sizes_starts = [sizes_and_starts(part) for part in parts if not isinstance(part, Box)]
     sizes, starts = (list(chain(*columns)) for columns in zip(*sizes_starts, strict=True))
     return MultiDiscrete(sizes, start=starts)
+
+
+def _described(part: SimpleSpace) -> str:
+    if isinstance(part, Box):
+        low, high, number = float(part.low.min()), float(part.high.max()), part.low.size
+        bounds = f"{low:g} to {high:g}" if np.isfinite([low, high]).any() else "no bounds"
+        return f"box of {number} number{'s' if number != 1 else ''}, {bounds}"
+    sizes = sizes_and_starts(part)[0]
+    if len(sizes) == 1:
+        return f"{sizes[0]} action{'s' if sizes[0] != 1 else ''}"
+    each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    return f"{len(sizes)} choices of {each} actions each"
 
 
 def _opened(space: gymnasium.Space, path: str, task: str) -> list[tuple[str, SimpleSpace]]:

@@ -9,13 +9,13 @@ from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from merlin import distributed
 from merlin.errors import MerlinError
 from merlin.networks.entries import (
     EntryDecoder,
     EntryEncoder,
     count,
     flatten_entry,
-    frequency_nats,
     num_rows,
     row_weights,
     unflatten_entry,
@@ -138,10 +138,12 @@ class Categories(nn.Module):
         highest = self._reduce(torch.amax, logits)  # many times faster than argmax where categories are few
         return (logits.gather(-1, columns) >= highest).float()
 
-    def marginal_nats(self, values: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
-        """Return the entropy of the variables' frequencies over the rows that count, summed over the variables."""
+    def frequencies(
+        self, values: Tensor, counts: Bool[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, " {self.num_columns}"]:
+        """Return how often each category occurs in the rows that count, of all processes."""
         seen = count(self.columns(values), self.num_columns, counts)
-        return frequency_nats(seen, num_rows(values, self.shape, counts))
+        return distributed.total(seen) / num_rows(values, self.shape, counts)
 
     def _reduce(
         self, function: Callable[..., Tensor], logits: Tensor
@@ -189,9 +191,10 @@ class CategoryDecoder(EntryDecoder):
     """
 
     def __init__(self, space: Discrete | MultiDiscrete | MultiBinary, input_size: int):
-        super().__init__(space)
-        self.categories = Categories(space)
-        self.linear = nn.Linear(input_size, self.categories.num_columns)
+        categories = Categories(space)
+        super().__init__(space, categories.num_columns)
+        self.categories = categories
+        self.linear = nn.Linear(input_size, categories.num_columns)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         return self.linear(latent)
@@ -210,5 +213,8 @@ class CategoryDecoder(EntryDecoder):
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         return self.categories.highest(parameters)
 
-    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
-        return self.categories.marginal_nats(value, counts)
+    def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
+        return self.categories.frequencies(value, counts)
+
+    def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+        return torch.special.entr(means).sum()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import gymnasium
+import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -100,6 +101,25 @@ class Decoder(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the nats per step that knowing each entry is worth in this batch: see EntryDecoder."""
         return {name: entry.chance_nats(observation[name], counts) for name, entry in self._items()}
+
+    @torch.no_grad()
+    def update_marginals(
+        self, observation: dict[str, Tensor], counts: Bool[Tensor, "*batch"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Let running marginals take in the rows that count, and return `chance_nats` of these alone."""
+        nats = {}
+        for name, entry in self._items():
+            means = entry.means(observation[name], counts)
+            entry.marginal.update(means, counts)
+            nats[name] = entry.worth_nats(means)
+        return nats
+
+    def marginal_nats(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the nats per step that knowing each entry is worth, by its running marginal.
+
+        Where an entry changes slowly, or in all environments at a time, a window holds little of its variety.
+        """
+        return {name: entry.worth_nats(entry.marginal.means) for name, entry in self._items()}
 
     def floor_nats(self, observation: dict[str, Tensor]) -> dict[str, Float[Tensor, "*batch"]]:
         """Return the nats that remain however good the parameters are: a grey pixel is uncertain under a Bernoulli."""

@@ -31,6 +31,27 @@ class EntryEncoder(nn.Module):
         """Let a running scale, if there is one, take in the rows that count."""
 
 
+class RunningMeans(nn.Module):
+    """Means over all windows so far, of about the last `WINDOWS`; 0 before any."""
+
+    WINDOWS = 100.0
+
+    means: Float[Tensor, " M"]
+    windows: Float[Tensor, ""]
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("windows", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, means: Float[Tensor, " M"], counts: Bool[Tensor, "*batch"]) -> None:
+        """Take in the means of a window, those of all processes, unless none of its rows counts."""
+        some = distributed.total(counts.any().double()).clamp(max=1)
+        self.windows.add_(some).clamp_(max=self.WINDOWS)
+        self.means += some / self.windows.clamp(min=1) * (means - self.means)
+
+
 class EntryDecoder(nn.Module, ABC):
     """The distribution of one observation entry given the latent.
 
@@ -39,9 +60,10 @@ class EntryDecoder(nn.Module, ABC):
     over those that count, where `counts` says which do.
     """
 
-    def __init__(self, space: gymnasium.Space):
+    def __init__(self, space: gymnasium.Space, num_means: int):
         super().__init__()
         self.shape = shape_of(space)
+        self.marginal = RunningMeans(num_means)
 
     @abstractmethod
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
@@ -75,12 +97,20 @@ class EntryDecoder(nn.Module, ABC):
         """Return the reconstruction, in the units, shape and integers of the observation."""
 
     @abstractmethod
-    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
-        """Return the nats per step that knowing the entry is worth in this batch.
+    def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
+        """Return the means, over the rows that count of all processes, that the best constant guess follows from."""
 
-        That is the mean nats of the best constant guess, the marginal over all rows that count, less the mean of
-        `floor_nats`: 0 for an entry that never changes, log k for k equally frequent categories.
+    @abstractmethod
+    def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+        """Return the nats per step that knowing the entry is worth where these are its means.
+
+        That is the mean nats of the best constant guess less the mean of `floor_nats`: 0 for an entry that never
+        changes, log k for k equally frequent categories.
         """
+
+    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+        """Return the nats per step that knowing the entry is worth in this batch."""
+        return self.worth_nats(self.means(value, counts))
 
     def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
         """Return the nats that remain however good the parameters are."""
@@ -127,11 +157,6 @@ def num_rows(value: Tensor, shape: tuple[int, ...], counts: Bool[Tensor, "*batch
     return distributed.total(rows.sum().float()).clamp(min=1)
 
 
-def frequency_nats(seen: Float[Tensor, " n"], rows: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Return the entropy of how often each category was seen in so many rows, over all processes."""
-    return torch.special.entr(distributed.total(seen) / rows).sum()
-
-
 def row_mean(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " size"]:
     """Return the mean over the rows that count, of all processes; 0 if there is none."""
     if counts is None or (counts.device.type == "cpu" and counts.all()):  # a GPU's host would have to wait to know
@@ -142,6 +167,14 @@ def row_mean(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None =
     return distributed.total(total) / distributed.total(weights.sum()).clamp(min=1)
 
 
-def variance(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " size"]:
-    """Return the variance of each number, over the rows that count, of all processes."""
-    return row_mean((x - row_mean(x, counts)).square(), counts)
+def moments(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
+    """Return the mean of each number, then those of the squares, over the rows that count, of all processes."""
+    x = x.double()  # a variance is the small difference of two such means
+    return row_mean(torch.cat([x, x.square()], -1), counts)
+
+
+def variance(moments: Float[Tensor, " M"]) -> Float[Tensor, " n"]:
+    """Return the variance of each number; exactly 0 where it is rounding."""
+    mean, square = moments.chunk(2)
+    spread = square - mean.square()
+    return torch.where(spread > 1e-10 * square, spread, 0.0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.categories import Categories
-from merlin.networks.entries import EntryDecoder, EntryEncoder, count, frequency_nats, num_rows
+from merlin.networks.entries import EntryDecoder, EntryEncoder, count, num_rows
 from merlin.networks.images import Bottleneck, channels_last, stages
 from merlin.networks.initialization import start_at_scale
 from merlin.networks.kinds import Symbols
@@ -62,10 +62,9 @@ class GridDecoder(EntryDecoder):
     """
 
     def __init__(self, space: Symbols, input_size: int, features: int, rarity: float = 0.0):
-        super().__init__(space)
-        self.rarity = rarity
-        self.categories = cell_categories(space)
-        self.num_cells = space.shape[0] * space.shape[1]
+        categories, num_cells = cell_categories(space), space.shape[0] * space.shape[1]
+        super().__init__(space, num_cells * categories.num_columns)
+        self.rarity, self.categories, self.num_cells = rarity, categories, num_cells
         self.anywhere = nn.Linear(input_size, self.categories.num_columns, bias=False)
         self.layers = nn.Sequential(
             nn.Linear(input_size, features),
@@ -108,12 +107,15 @@ class GridDecoder(EntryDecoder):
         cells = self.categories.highest(self._cells(parameters))
         return cells.flatten(-2).unflatten(-1, self.shape)
 
-    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+    def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
         columns = self.categories.columns(grid_cells(value, self.shape))
         num_columns = self.categories.num_columns
         cell_starts = torch.arange(self.num_cells, device=value.device).unsqueeze(-1) * num_columns
         seen = count(columns + cell_starts, self.num_cells * num_columns, counts)
-        return frequency_nats(seen, num_rows(value, self.shape, counts))
+        return distributed.total(seen) / num_rows(value, self.shape, counts)
+
+    def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+        return torch.special.entr(means).sum()
 
     def _cells(self, parameters: Tensor) -> Float[Tensor, "*batch cells S"]:
         return parameters.unflatten(-1, (self.num_cells, -1))

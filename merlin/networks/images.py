@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, row_mean, variance
+from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, moments, row_mean, variance
 from merlin.networks.initialization import start_at_scale
 from merlin.networks.kinds import Picture
 
@@ -115,9 +115,9 @@ class ImageDecoder(EntryDecoder):
     """
 
     def __init__(self, space: Picture, input_size: int, features: int, channels: int, likelihood: str):
-        super().__init__(space)
-        self.pixels = Pixels(space)
-        self.is_bernoulli = likelihood == "bernoulli"
+        is_bernoulli, size = likelihood == "bernoulli", math.prod(space.shape)
+        super().__init__(space, size + 1 if is_bernoulli else 2 * size)
+        self.pixels, self.is_bernoulli = Pixels(space), is_bernoulli
         plan = stages(self.pixels.size)[::-1]
         widths = [channels] * len(plan) + [self.pixels.channels]
         self.first_shape = (*plan[0].reduced_size, channels)
@@ -143,12 +143,18 @@ class ImageDecoder(EntryDecoder):
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         return self.pixels.restore(self._means(parameters))
 
-    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+    def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
         pixels = self.pixels(value).reshape(-1, math.prod(self.shape))
         if self.is_bernoulli:
-            floor = row_mean(self.floor_nats(value).reshape(-1, 1), counts).sum()
-            return binary_entropy(row_mean(pixels, counts)).sum() - floor
-        return 0.5 * variance(pixels, counts).sum()
+            return torch.cat([row_mean(x, counts) for x in (pixels, self.floor_nats(value).reshape(-1, 1))])
+        return moments(pixels, counts)
+
+    def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+        if not self.is_bernoulli:
+            return 0.5 * variance(means).sum().float()
+        probabilities, floor = means[:-1], means[-1]
+        worth = binary_entropy(probabilities).sum() - floor
+        return torch.where(worth > 1e-5 * floor, worth, 0.0)  # a picture that never changes, but for rounding
 
     def floor_nats(self, value: Tensor) -> Float[Tensor, "*batch"]:
         if self.is_bernoulli:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.entries import EntryDecoder, EntryEncoder, count, num_rows
-from merlin.networks.spaces import Tokens
+from merlin.networks.spaces import Tokens, shape_of
 
 
 class TextEncoder(EntryEncoder):
@@ -36,9 +36,10 @@ class TextDecoder(EntryDecoder):
     """
 
     def __init__(self, space: Tokens, input_size: int):
-        super().__init__(space)
+        size = shape_of(space)[0] * len(space.vocabulary)
+        super().__init__(space, size)
         self.vocabulary_size = len(space.vocabulary)
-        self.linear = nn.Linear(input_size, self.shape[0] * self.vocabulary_size)
+        self.linear = nn.Linear(input_size, size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         return self.linear(latent)
@@ -55,18 +56,19 @@ class TextDecoder(EntryDecoder):
         tokens = self._logits(parameters).argmax(-1)
         return tokens * is_said(tokens)
 
-    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
+    def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
         texts = value.reshape(-1, value.shape[-1]).long()
         starts = torch.arange(self.shape[0], device=texts.device) * self.vocabulary_size
         if counts is not None:
             counts = counts.flatten()
         outside = self.shape[0] * self.vocabulary_size  # one more column takes what is not counted
         columns = torch.where(is_said(texts), texts + starts, outside)
-        seen = distributed.total(count(columns, outside + 1, counts))[:-1]
-        seen = seen.unflatten(0, (*self.shape, self.vocabulary_size))
-        total = seen.sum(-1, keepdim=True)
-        entropies = torch.special.entr(seen / total.clamp(min=1))
-        return (entropies * total).sum() / num_rows(value, self.shape, counts)
+        return distributed.total(count(columns, outside + 1, counts))[:-1] / num_rows(value, self.shape, counts)
+
+    def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+        said = means.unflatten(0, (*self.shape, self.vocabulary_size))
+        length = said.sum(-1, keepdim=True)  # how often a position holds a token or the first padding
+        return (torch.special.entr(said / length.clamp(min=1e-30)) * length).sum()
 
     def _logits(self, parameters: Tensor) -> Float[Tensor, "*batch L V"]:
         return parameters.unflatten(-1, (-1, self.vocabulary_size))

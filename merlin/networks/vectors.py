@@ -6,7 +6,7 @@ from gymnasium.spaces import Box
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, flatten_entry, unflatten_entry, variance
+from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, flatten_entry, moments, unflatten_entry, variance
 from merlin.networks.scales import RunningMoments
 
 LARGEST_BOUND = 1e6  # bounds beyond this say "anything" (often the largest float) and are no scale
@@ -75,13 +75,14 @@ class VectorDecoder(EntryDecoder):
     _bounds: Tensor
 
     def __init__(self, space: Box, input_size: int, running_scale: bool = False):
-        super().__init__(space)
-        self.scale = VectorScale(space, running_scale)
+        scale = VectorScale(space, running_scale)
+        super().__init__(space, 2 * scale.size)
+        self.scale = scale
         self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         # of integers; as floats some bounds would be just beyond what the integers reach
         bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-(2.0**63), 2.0**63 - 1024)
         self.register_buffer("_bounds", torch.tensor(bounds), persistent=False)
-        self.linear = nn.Linear(input_size, self.scale.size)
+        self.linear = nn.Linear(input_size, scale.size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         return self.linear(latent)
@@ -96,8 +97,11 @@ class VectorDecoder(EntryDecoder):
         mean = self.scale.restore(parameters)
         return mean if self.dtype.is_floating_point else mean.double().round().clamp(*self._bounds).to(self.dtype)
 
-    def chance_nats(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, ""]:
-        return 0.5 * variance(self.scale(value).reshape(-1, self.scale.size), counts).sum()
+    def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
+        return moments(self.scale(value).reshape(-1, self.scale.size), counts)
+
+    def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+        return 0.5 * variance(means).sum().to(self.linear.weight.dtype)
 
     def update_scale(self, value: Tensor, counts: Bool[Tensor, "*batch"]) -> None:
         self.scale.update(value, counts)

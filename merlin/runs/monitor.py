@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from merlin import distributed
 from merlin.errors import MerlinError, describe
 from merlin.runs import choice
+from merlin.runs.advice import Advice
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.choice import Candidate
 from merlin.runs.directory import write_config
@@ -66,6 +67,7 @@ class Monitor:
         # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
         self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
         self.evaluated_at, self.row = trainer.env_steps, 0
+        self.advice = Advice(config, trainer.environment)
         self.candidate = Candidate(config.num_envs, trainer.environment.num_envs)
         self.saved_at = time.monotonic()
         self._clear()
@@ -107,6 +109,7 @@ class Monitor:
             "evaluated_at": self.evaluated_at,
             "row": self.row,
             "candidate": self.candidate.state_dict(),
+            "advice": self.advice.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -119,6 +122,7 @@ class Monitor:
         self.since = (state["reported_at"], self.wall_seconds() - state["seconds"], spent)
         self.evaluated_at, self.row = state["evaluated_at"], state["row"]
         self.candidate.load_state_dict(state["candidate"])
+        self.advice.load_state_dict(state.get("advice"))
 
     def report(self, losses: dict[str, Tensor], episodes: Episodes) -> None:
         """Take in one window; report and save when it is time."""
@@ -162,7 +166,8 @@ class Monitor:
             metrics[f"{name}_seconds"] = total - spent[name]
         if len(returns):
             self.last_return = metrics["episode_return_mean"]
-        return metrics | {name: statistics.fmean(x[name] for _, x in seen) for name in means}
+        # an entry of the observation may be called as one of these
+        return {name: statistics.fmean(x[name] for _, x in seen) for name in means} | metrics
 
     def _report(self) -> None:
         ended = self._ended()
@@ -187,9 +192,9 @@ class Monitor:
             self._tell(metrics)
             for name, sentence in self.trainer.inspection.warnings.items():
                 self.reporter.warn_once(f"entry {name}", sentence)
-            if self.trainer.env_steps >= 0.1 * self.config.steps:  # before, an agent has not had the time
-                for key, sentence in self.trainer.agent.warnings(metrics).items():
-                    self.reporter.warn_once(key, sentence)
+            longest = int(self.trainer.rollout.state.episode_length.max())
+            for key, sentence in self.advice.take(metrics, self.trainer.agent, longest).items():
+                self.reporter.warn_once(key, sentence)
         self._clear()
 
     def _tell(self, metrics: dict[str, int | float]) -> None:

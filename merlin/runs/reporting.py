@@ -155,6 +155,8 @@ def _scores(metrics: Mapping[str, int | float]) -> list[str]:
         shown.append(f"success {success:4.0%}")
     if math.isfinite(kl := metrics.get("kl_nats", math.nan)):
         shown.append(f"kl {kl:4.1f} nats")
+    if math.isfinite(explained := metrics.get("observation_explained", math.nan)):
+        shown.append(f"explained {max(0.0, explained):4.0%}")  # of which the KL says nothing
     return shown
 
 

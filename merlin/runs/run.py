@@ -19,7 +19,7 @@ from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
-from merlin.networks.spaces import describe_entries
+from merlin.runs.advice import describe_run
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
 from merlin.runs.choice import compare
 from merlin.runs.directory import changes, check_unchanged, claimed, tell_changes
@@ -240,7 +240,7 @@ def _train(
             reported_step = trainer.env_steps if monitors is None else monitors[0]["reported_at"]
             reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step)
             stack.enter_context(reporter)
-            for sentence in ("; ".join(describe_entries(environment.spaces)), *notes):
+            for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
         evaluation = partial(evaluate_held_out, agent, config)

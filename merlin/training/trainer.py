@@ -13,6 +13,7 @@ from merlin.agents.agent import Agent
 from merlin.agents.learner import LearnerConfig
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
+from merlin.experience import Unroll
 from merlin.ranges import COUNT, Range, above
 from merlin.training.inspection import Inspection
 from merlin.training.plain import from_plain, to_plain
@@ -105,6 +106,8 @@ class Trainer:
                 f"Gradients must be finite, but after {self.env_steps} steps they are not, and "
                 f"{self.inspection.blame(window.unroll)}."
             ) from error
+        if metrics:  # of a window that was learnt from
+            metrics |= _reward_range(window.unroll)
         self.env_steps += int(distributed.total(window.unroll.is_valid.sum()))
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
@@ -173,3 +176,9 @@ class Trainer:
             device = self.generator.device
             self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
         return goes_on
+
+
+def _reward_range(unroll: Unroll) -> dict[str, Tensor]:
+    """Return the lowest and the highest reward of a window; infinite if none of its rows counts."""
+    lowest, highest = (unroll.reward.masked_fill(~unroll.is_valid, x) for x in (torch.inf, -torch.inf))
+    return {"reward_min": lowest.amin(), "reward_max": highest.amax()}

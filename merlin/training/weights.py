@@ -5,6 +5,7 @@ files of version 0.2.0 have none.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from merlin.errors import MerlinError
 from merlin.training.storage import Damaged, changed, unreadable
 
 _NO_SUM = "0" * 64
+_LATER = re.compile(r"marginal\.\w+$")
+"""Buffers that older files lack, and that may begin anew: metrics alone depend on them."""
 
 
 def load_weights(
@@ -47,7 +50,9 @@ def read_weights(
             weights = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # safetensors and PyTorch report a foreign file by half a dozen types
         raise Damaged(unreadable(path, "the agent's weights")) from error
-    difference = _first_difference(weights, agent.state_dict())
+    own = agent.state_dict()
+    weights = {name: x for name, x in own.items() if _LATER.search(name)} | weights
+    difference = _first_difference(weights, own)
     if difference:
         raise MerlinError(f"{path} is of another agent or other settings, {difference}: {instead}")
     for name, _ in agent.named_parameters():  # a buffer may be infinite until it has seen something

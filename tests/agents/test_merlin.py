@@ -1,5 +1,6 @@
 """MERLIN against a reference step by step, and the routes that its gradients may and may not take."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium import spaces
 
 from merlin.agents import AGENTS
 from merlin.agents.merlin import MerlinConfig
+from merlin.agents.merlin.predictor import explained
 from merlin.latents import DiagonalGaussian
 from merlin.runs.presets import preset
 from merlin.states import map_state
@@ -215,6 +217,31 @@ def test_a_collapsed_posterior_is_told_with_its_remedy():
     assert agent.warnings(fine) == {} and agent.warnings(fine | {"kl_nats": 0.001}) == {}
     (sentence,) = agent.warnings(collapsed).values()
     assert "collapsed" in sentence and "--set model.kl_cost=0.001" in sentence
+
+
+def test_of_a_high_kl_the_entries_that_are_not_decoded_are_told():
+    """Long before anything is learnt KL may be of hundreds of nats: no posterior has collapsed then."""
+    agent = make_agent("merlin")
+    seen = {"kl_nats": 187.0, "observation_nats": 5000.0, "observation_explained": 0.01, "kl_cost": 0.01}
+    seen |= {f"{name}_explained": 0.9 for name in SPACES}
+    assert agent.warnings(seen) == {}
+    name, *others = SPACES
+    (told,) = agent.warnings(seen | {f"{name}_explained": -3.0} | {f"{x}_explained": math.nan for x in others}).items()
+    assert (
+        told[0] == f"{name}_explained"
+        and f"entry {name!r} is not decoded (0% explained, at a KL of 187 nats" in told[1]
+    )
+    silent = make_agent(
+        "merlin", **{f"{kind}_cost": 0.0 for kind in ("image", "symbols", "vector", "category", "text")}
+    )
+    assert silent.warnings(seen | {f"{name}_explained": 0.0 for name in SPACES}) == {}
+
+
+def test_explained_is_0_for_the_best_constant_guess_and_1_for_the_truth():
+    worth = torch.tensor(0.7, dtype=torch.float64)
+    assert explained(torch.tensor(0.7), worth).item() == pytest.approx(0, abs=1e-6)
+    assert explained(torch.tensor(0.0), worth) == 1 and explained(torch.tensor(1.4), worth).item() == pytest.approx(-1)
+    assert explained(torch.tensor(0.1), 0 * worth).isnan(), "of what never changes there is nothing to explain"
 
 
 def test_every_loss_can_be_switched_off_by_its_cost():

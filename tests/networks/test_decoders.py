@@ -383,3 +383,32 @@ def test_a_pixel_beyond_its_bounds_is_worth_no_more_than_the_bound(space):
     parameters = decoder(9 * torch.randn(4, LATENT_SIZE))
     beyond, bound = (torch.full((4, *space.shape), x).to(torch.from_numpy(space.low).dtype) for x in (200, 1))
     assert torch.equal(decoder.nats(parameters, {"x": beyond})["x"], decoder.nats(parameters, {"x": bound})["x"])
+
+
+def test_running_marginals_are_those_of_all_windows(space, values_of):
+    """Windows of one row each, which is worth nothing to know by itself, have the chance of all rows together."""
+    values, decoder = values_of(space, 12, 1), decoder_of(space)
+    counts = torch.ones(1, 1, dtype=torch.bool)
+    for row in values:
+        alone = decoder.update_marginals({"x": row.unsqueeze(0)}, counts)["x"]
+        torch.testing.assert_close(alone.double(), torch.zeros((), dtype=torch.float64), atol=1e-3, rtol=0)
+    decoder.update_marginals({"x": values[:1]}, ~counts)  # no row counts
+    chance = decoder.chance_nats({"x": values})["x"]
+    torch.testing.assert_close(decoder.marginal_nats()["x"].double(), chance.double(), rtol=1e-3, atol=1e-3)
+
+
+def test_what_never_changes_is_worth_exactly_nothing(space, values_of):
+    values, decoder = (
+        values_of(space, 1, 1).expand(7, 3, *(-1,) * (values_of(space, 1, 1).dim() - 2)),
+        decoder_of(space),
+    )
+    for _ in range(3):
+        decoder.update_marginals({"x": values}, torch.rand(7, 3) < 0.7)
+    assert decoder.marginal_nats()["x"] == 0
+
+
+def test_marginals_forget_after_about_a_hundred_windows():
+    decoder, counts = decoder_of(Discrete(2)), torch.ones(1, 1, dtype=torch.bool)
+    for value in [0] * 150 + [1] * 100:
+        decoder.update_marginals({"x": torch.tensor([[value]])}, counts)
+    assert decoder.entries[0].marginal.means.tolist() == pytest.approx([0.99**100, 1 - 0.99**100])

@@ -38,9 +38,13 @@ def test_a_pipe_gets_one_aligned_line_per_report(tmp_path):
         scores = {"episode_return_mean": 1.42, "episode_return_std": 0.61, "kl_nats": 7.1}
         reporter.report(metrics(64_000, **{**scores, "env_steps_per_second": 25_310.4}))
         reporter.report(metrics(1_000_000, **scores, success_rate=0.5))
+        reporter.report(metrics(1_000_000, kl_nats=187.2, observation_explained=-2.5))
+        reporter.report(metrics(1_000_000, kl_nats=187.2, observation_explained=0.934))
     assert stream.getvalue().splitlines() == [
         "env_steps    64,000    25,310/s  return  1.42 ± 0.61  kl  7.1 nats  01:04 left 00:37",
         "env_steps 1,000,000     1,000/s  return  1.42 ± 0.61  success  50%  kl  7.1 nats  16:40 left 00:00",
+        "env_steps 1,000,000     1,000/s  kl 187.2 nats  explained   0%  16:40 left 00:00",
+        "env_steps 1,000,000     1,000/s  kl 187.2 nats  explained  93%  16:40 left 00:00",
     ]
 
 

@@ -32,6 +32,7 @@ from merlin.training.checkpoint import (
 from merlin.training.plain import from_plain, to_plain
 from merlin.training.storage import Damaged
 from merlin.training.weights import load_weights, read_metadata, write_weights
+from tests.agents.helpers import make_agent
 
 
 class Agent(nn.Module):
@@ -355,6 +356,16 @@ def test_weights_of_another_agent_are_refused_by_name(tmp_path, other, sentence)
     path = save_best(tmp_path, Best(1, 0.0), Agent().state_dict())
     with pytest.raises(MerlinError, match=f"best.safetensors is of another agent or other settings, {sentence}"):
         load_weights(other(), path)
+
+
+def test_weights_of_before_marginals_were_kept_load_and_these_begin_anew(tmp_path):
+    older, newer = make_agent("merlin"), make_agent("merlin")
+    kept = {name: x for name, x in older.state_dict().items() if ".marginal." not in name}
+    kept = {name: x for name, x in kept.items() if "reward_marginal" not in name}
+    assert len(kept) < len(older.state_dict())
+    load_weights(newer, save_best(tmp_path, 1, 0.0, kept))
+    assert all(torch.equal(x, newer.state_dict()[name]) for name, x in kept.items())
+    assert newer.predictor.reward_marginal.windows == 0
 
 
 def test_a_run_without_checkpoints_says_so(tmp_path):

@@ -105,7 +105,8 @@ def test_metrics_have_their_names_and_units(tmp_path):
     assert {
         "env_steps", "wall_seconds", "env_steps_per_second", "episode_return_mean", "episode_return_std", "episodes",
         "kl_nats", "kl_cost", "card_nats", "card_accuracy", "card_recall", "position_nats", "action_accuracy",
-        "entropy_nats",
+        "entropy_nats", "card_explained", "position_explained", "observation_explained", "reward_explained",
+        "reward_min", "reward_max",
     } <= row.keys()  # fmt: skip
     assert row["env_steps"] == 8 * 4 * 6
 

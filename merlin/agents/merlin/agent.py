@@ -16,7 +16,7 @@ from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory, Reader
 from merlin.networks.heads import mlp
 from merlin.networks.lstm import LSTM, LSTMState
-from merlin.networks.spaces import flatten_observation
+from merlin.networks.spaces import flatten_observation, kind
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import (
     ActorCriticConfig,
@@ -28,6 +28,11 @@ from merlin.objectives.policy_gradient import (
 )
 from merlin.ranges import WIDTH, Range, above
 from merlin.states import reset_state
+
+COLLAPSED_NATS = 0.1
+"""KL below which a posterior is the prior."""
+UNEXPLAINED = 0.05
+"""Below this part of an entry, as good as nothing of it is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,12 +332,25 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         }
 
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
-        """Tell of a collapsed posterior: next to no nats beyond the prior, and observations decoded as if by chance."""
-        kl, chance, explained = (metrics[name] for name in ("kl_nats", "observation_nats", "observation_explained"))
-        if kl > 0.05 * chance or explained > 0.5:
-            return {}
-        return {
-            "collapse": f"The posterior has collapsed onto the prior (KL {kl:.3f} nats, {explained:.0%} of "
-            f"{chance:.2f} nats of observation explained), so the memory holds nothing: lower the KL weight "
-            f"with --set model.kl_cost={0.1 * metrics['kl_cost']:.2g}"
-        }
+        """Tell of what the latent does not hold: anything at all, or an entry of the observation."""
+        config, known = self.config, {name: x for name, x in metrics.items() if math.isfinite(x)}
+        kl, explained, kl_cost = (known.get(x, math.inf) for x in ("kl_nats", "observation_explained", "kl_cost"))
+        if kl < COLLAPSED_NATS and explained < UNEXPLAINED and kl_cost > 0:
+            return {
+                "collapse": f"the posterior has collapsed onto the prior (KL {kl:.2g} nats, {max(0, explained):.0%} of "
+                f"the observation explained), so the memory holds nothing: lower the KL weight with --set "
+                f"model.kl_cost={0.1 * kl_cost:.2g}"
+            }
+        found = {}
+        for name, space in self.spaces.items():
+            cost = f"{kind(space)}_cost"
+            if getattr(config, cost) and (explained := known.get(f"{name}_explained", 1.0)) < UNEXPLAINED:
+                remedy = f"--set model.{cost}={10 * getattr(config, cost):g}"
+                if kind(space) == "vector" and not config.running_scales:
+                    remedy = f"--set model.running_scales=true, as its numbers may be small, or {remedy}"
+                found[f"{name}_explained"] = (
+                    f"entry {name!r} is not decoded ({max(0, explained):.0%} explained, at a KL of {kl:.3g} nats; a "
+                    f"constant guess has 0%), so the memory holds next to nothing of it: if it matters, try {remedy}; "
+                    f"if it is noise, leave it out with a wrapper (--wrap module:Wrapper)"
+                )
+        return found

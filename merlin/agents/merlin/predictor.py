@@ -15,6 +15,7 @@ from merlin.memory import MemoryConfig, Reader, make_memory
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
 from merlin.networks.encoders import Encoder, EncoderConfig
+from merlin.networks.entries import RunningMeans, moments, variance
 from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_balanced, start_orthogonal
 from merlin.networks.lstm import LSTM, LSTMState
@@ -144,6 +145,7 @@ class Predictor(nn.Module):
         self.reward_decoder = nn.Linear(latent_size, 1)
         self.return_scale = ReturnScale(config.running_scales)
         self.register_buffer("observation_nats", torch.tensor(0.0))
+        self.reward_marginal = RunningMeans(2)
 
     def initial_state(self, batch_size: int) -> PredictorState:
         """Return zeros: nothing seen, nothing remembered."""
@@ -286,12 +288,14 @@ class Predictor(nn.Module):
         with torch.no_grad():
             floor = self.decoder.floor_nats(unroll.observation)
             accuracy = self.decoder.accuracy(decoded, unroll.observation)
-            excess = self._sum(mean(x - floor[name]) for name, x in nats.items())
+            excess = {name: mean(x - floor[name]) for name, x in nats.items()}
+            worth = self.decoder.marginal_nats()
             metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
             metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
             recall = self.decoder.recall(decoded, unroll.observation, unroll.is_valid)
             metrics |= {f"{name}_recall": x for name, x in recall.items()}
-            metrics["observation_explained"] = 1 - excess / self.observation_nats.clamp(min=1e-6)
+            metrics |= {f"{name}_explained": explained(x, worth[name]) for name, x in excess.items()}
+            metrics["observation_explained"] = explained(self._sum(excess.values()), self._sum(worth.values()))
 
         if config.action_cost:
             parameters, known = self.action_decoder(latent), unroll.is_valid & ~unroll.is_first
@@ -305,7 +309,17 @@ class Predictor(nn.Module):
             reward_nats = 0.5 * (self.reward_decoder(latent).squeeze(-1) - reward).square()
             total = total + config.reward_cost * reward_nats
             metrics["reward_nats"] = mean(reward_nats)
+            metrics["reward_explained"] = self._reward_explained(reward, reward_nats.detach(), unroll)
         return total, metrics
+
+    def _reward_explained(
+        self, reward: Float[Tensor, "T B"], nats: Float[Tensor, "T B"], unroll: Unroll
+    ) -> Float[Tensor, ""]:
+        """Return the part of the variance of rewards that is decoded, of steps that follow one."""
+        known = unroll.is_valid & ~unroll.is_first
+        if self.training:
+            self.reward_marginal.update(moments(reward.reshape(-1, 1), known), known)
+        return explained(masked_mean(nats, known), 0.5 * variance(self.reward_marginal.means).sum())
 
     def _observation_loss(
         self, decoded: dict[str, Tensor], unroll: Unroll
@@ -323,8 +337,20 @@ class Predictor(nn.Module):
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
-            worth = self._sum(self.decoder.chance_nats(unroll.observation, unroll.is_valid).values())
+            worth = self._sum(self.decoder.update_marginals(unroll.observation, unroll.is_valid).values())
             self.observation_nats += rate * unroll.is_valid.any() * (worth - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)
+
+
+def explained(excess: Float[Tensor, ""], worth: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the part of an entry that is decoded: 0 is no better than the best constant guess, 1 perfect.
+
+    It is NaN of an entry that never changes.
+
+    Args:
+        excess: Nats beyond those that no decoder can do without.
+        worth: Those of the best constant guess.
+    """
+    return torch.where(worth > 0, 1 - excess / worth, torch.nan).to(excess.dtype)

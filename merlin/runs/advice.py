@@ -1,0 +1,254 @@
+"""What a run says of itself: at its start, what it took things for; while it trains, what is not learning.
+
+Advice is late and sure. Nothing is told before a tenth of the run and `FIRST_STEPS` steps, and what is told was so at
+every report for a twentieth of the run, without getting better.
+"""
+
+import math
+from typing import Any
+
+from gymnasium.spaces import Box
+
+from merlin.agents import Agent
+from merlin.environments.batch import Environment
+from merlin.networks.action_spaces import SimpleSpace, describe_actions, open_action_space
+from merlin.networks.categories import sizes_and_starts
+from merlin.networks.spaces import describe_entries
+from merlin.runs.presets import RunConfig
+
+FIRST_STEPS = 5_000
+FIRST_PART, PART = 0.1, 0.05
+REPORTS = 3
+"""Parts of a run before anything is told, and for which it must be so; and in how many reports at least."""
+EXPLAINED = 0.05
+"""Below this part of a variance nothing is explained."""
+WRONG = -0.2
+"""Below this V is worse than a constant, and not by the chance that makes it up to 0.1 worse where there is nothing to
+explain."""
+RISE = 0.02
+"""A metric that rose by more than this is getting better."""
+EPISODES = 100
+"""To judge V or returns by."""
+LONG = 1_000
+"""Steps without which no episode is told to be without end."""
+GROWTH = 1.0
+"""Nats per number by which the entropy of a Box's actions may grow: its spread e times that of the start."""
+
+
+def describe_run(config: RunConfig, environment: Environment) -> list[str]:
+    """Return sentences about what a run took things for: entries, actions, preset and units."""
+    scales = "running scales: vectors, rewards, returns" if config.model.running_scales else "units as they come"
+    entries = "; ".join(describe_entries(environment.spaces))
+    return [entries, f"{describe_actions(environment.action_space)}; {describe_preset(config)}; {scales}"]
+
+
+def describe_preset(config: RunConfig) -> str:
+    """Return which preset the settings started from, and why."""
+    reason = f" ({config.preset_reason})" if config.preset_reason else ""
+    return f"preset {config.preset}{reason}" if config.preset else "no preset"
+
+
+class Advice:
+    """Follows the reports of a run, and says what is not learning, once each, with the settings to change."""
+
+    def __init__(self, config: RunConfig, environment: Environment) -> None:
+        self.config, self.task = config, environment.task
+        parts = [part for _, part in open_action_space(environment.action_space)]
+        self.numbers = sum(part.low.size for part in parts if isinstance(part, Box))
+        self.most_entropy = sum(map(_most_entropy, parts))
+        self.knows_start = config.started_from is None  # of weights that were trained, the start is no start
+        self.told: list[str] = []
+        self.since: dict[str, list[float]] = {}  # by key: steps, reports and episodes before, and the metric then
+        self.reports, self.episodes = 0, 0
+        self.without_end: list[float] = [0, 0]  # reports since the last that had an episode end, and that one's steps
+        self.rewards, self.returns = [math.inf, -math.inf], [math.inf, -math.inf]  # lowest and highest
+        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0]  # mean return, episodes, and spread
+        self.entropies: list[float] = []  # of the first report, and the highest
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that advice goes on from."""
+        return {name: x for name, x in vars(self).items() if name in _STATE}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on from a `state_dict`; of a run that began without advice nothing is known of its start."""
+        vars(self).update(state or {"knows_start": False})
+
+    def take(self, metrics: dict[str, int | float], agent: Agent, longest: int) -> dict[str, str]:
+        """Take in a report, and return what is to be told now, by keys that tell it apart.
+
+        Args:
+            agent: Its own warnings are told likewise. A key of theirs that is a metric's name is of that metric: it is
+                not told while the metric rises.
+            longest: Steps of the longest episode that runs.
+        """
+        before = self.reports, self.episodes
+        self._count(metrics)
+        steps = metrics["env_steps"]
+        if steps < max(FIRST_PART * self.config.steps, FIRST_STEPS):
+            return {}
+        found = self._rewards(steps) or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
+        found |= self._ends(longest) | agent.warnings(metrics)
+        now = {}
+        for key in [*self.since]:
+            is_unknown = math.isnan(metrics.get(key, 0.0))  # neither so nor otherwise
+            if key not in found and not is_unknown:
+                del self.since[key]
+        for key, sentence in found.items():
+            value = metrics.get(key, 0.0)
+            if key not in self.since or value > self.since[key][3] + RISE:
+                self.since[key] = [steps, *before, value]
+            begin, reports, episodes, _ = self.since[key]
+            is_sure = steps - begin >= PART * self.config.steps and self.reports - reports >= REPORTS
+            if key == "value_explained":
+                is_sure &= self.episodes - episodes >= EPISODES
+            if is_sure and key not in self.told:
+                self.told.append(key)
+                now[key] = sentence
+        return now
+
+    def _count(self, metrics: dict[str, int | float]) -> None:
+        episodes, mean, std = (metrics[f"episode{name}"] for name in ("s", "_return_mean", "_return_std"))
+        self.reports += 1
+        self.episodes += episodes
+        if episodes:
+            self.without_end = [0, metrics["env_steps"]]
+            self.returns = _widened(self.returns, mean - std, mean + std)
+            self.start = [mean, episodes, std] if not self.start[1] else self.start
+            faded = max(0.8 * self.recent[1], min(self.recent[1], EPISODES))  # the last five reports, or 100 episodes
+            known = faded * self.recent[0] if faded else 0.0
+            self.recent = [(known + episodes * mean) / (faded + episodes), faded + episodes]
+        else:
+            self.without_end = [self.without_end[0] + 1, self.without_end[1]]
+        lowest, highest = (metrics.get(f"reward_{name}", math.nan) for name in ("min", "max"))
+        if math.isfinite(lowest) and math.isfinite(highest):
+            self.rewards = _widened(self.rewards, lowest, highest)
+        entropy = metrics.get("entropy_nats", math.nan)
+        if math.isfinite(entropy):
+            self.entropies = [self.entropies[0], max(self.entropies[1], entropy)] if self.entropies else [entropy] * 2
+
+    def _rewards(self, steps: int | float) -> dict[str, str]:
+        """Tell that nothing tells one action from another: rewards that are all alike."""
+        if not self.knows_start or not _is_one(self.rewards) or (self.episodes and not _is_one(self.returns)):
+            return {}
+        reward = self.rewards[0]
+        if reward == 0:
+            return {
+                "rewards": f"no reward was seen in {steps:,} steps, so there is nothing to learn actions from: correct "
+                f"{self.task} if it should have rewarded, bring rewards nearer with a wrapper (--wrap module:Wrapper), "
+                f"or try more at random with --set model.entropy_cost={_more(self.config.model.entropy_cost)}"
+            }
+        if self.episodes < EPISODES:
+            return {}
+        length = self.returns[0] / reward
+        return {
+            "rewards": f"each of {steps:,} steps was rewarded with {reward:.4g}, and each of {self.episodes:,} "
+            f"episodes took {length:,.0f} steps, so nothing tells one action from another: let episodes run longer "
+            f"(--env-kwargs), or reward progress with a wrapper (--wrap module:Wrapper)"
+        }
+
+    def _values(self, metrics: dict[str, int | float]) -> dict[str, str]:
+        """Tell that V explains nothing, where the return is not much better than it was."""
+        value, part = metrics["value_explained"], metrics["env_steps"] / self.config.steps
+        is_nothing = part >= 0.2 and value < EXPLAINED and self._is_no_better()
+        # Worse than a constant is wrong, also where the return rose a little. Where it rose more, V may be judged by
+        # the few episodes that failed: the others are cut at their limit, and their returns unknown.
+        is_wrong = part >= 0.5 and value < WRONG and self._is_no_better(spreads=2.0)
+        if not (is_nothing or is_wrong):
+            return {}
+        model, training = self.config.model, self.config.training
+        units = "" if model.running_scales else "--set model.running_scales=true, or "
+        return {
+            "value_explained": f"V explains {max(0, value):.0%} of the variance of returns, and the "
+            f"{self._standing(is_nothing)}, so the policy learns from chance: try {units}another "
+            f"training.learning_rate (it is "
+            f"{training.learning_rate:g}) or model.discount_factor (it is {model.discount_factor:g})"
+        }
+
+    def _decoding(self, metrics: dict[str, int | float]) -> dict[str, str]:
+        """Tell that a predictor does not decode rewards, where the return is no better than it was."""
+        explained, cost = metrics.get("reward_explained", math.nan), getattr(self.config.model, "reward_cost", 0.0)
+        if not explained < EXPLAINED or not cost or not self._is_no_better():
+            return {}
+        units = "" if self.config.model.running_scales else "--set model.running_scales=true, as they may be small, or "
+        return {
+            "reward_explained": f"rewards are not decoded ({max(0, explained):.0%} of their variance explained), and "
+            f"the {self._standing()}, so the memory cannot tell what was rewarded: try {units}--set "
+            f"model.reward_cost={10 * cost:g}"
+        }
+
+    def _entropy(self, metrics: dict[str, int | float]) -> dict[str, str]:
+        """Tell that a policy has settled, or lost itself, where the return is no better than it was."""
+        entropy, cost = metrics.get("entropy_nats", math.nan), self.config.model.entropy_cost
+        if not math.isfinite(entropy) or not self._is_no_better():
+            return {}
+        least = 0.01 * self.most_entropy
+        if not self.numbers and entropy < least <= self.entropies[1]:  # with masks it may never have had as much
+            return {
+                "entropy": f"the policy has {entropy:.2g} nats of entropy left of {self.most_entropy:.2f}, and the "
+                f"{self._standing()}, so it tries nothing else any more: begin anew with --set "
+                f"model.entropy_cost={_more(cost)} or training.{self._rate()[0]}={self._rate()[1] / 3:.1g}"
+            }
+        if self.numbers and not self.most_entropy and entropy > self.entropies[0] + GROWTH * self.numbers:
+            return {
+                "entropy": f"the policy's entropy grew from {self.entropies[0]:.2f} to {entropy:.2f} nats, and the "
+                f"{self._standing()}, so its actions are mostly noise: begin anew with --set "
+                f"model.entropy_cost={cost / 10:.2g}"
+            }
+        return {}
+
+    def _ends(self, longest: int) -> dict[str, str]:
+        """Tell that no episode ends."""
+        reports, at = self.without_end
+        if reports < 2 * REPORTS or longest < LONG:
+            return {}
+        begin = f"since step {at:,}" if at else "so far"
+        return {
+            "episodes": f"no episode ended {begin}, in {reports:,} reports, and the longest that runs has {longest:,} "
+            f"steps, so there is no return to show: limit episodes with --wrap module:function, a function of yours "
+            f"that returns gymnasium.wrappers.TimeLimit(env, {LONG}), or if they do end, report less often with a "
+            f"larger training.report_steps"
+        }
+
+    def _is_no_better(self, spreads: float = 0.0) -> bool:
+        """Return whether returns are surely no better than those that the run began with.
+
+        Args:
+            spreads: Standard deviations of these by which a return may be higher and still be no better.
+        """
+        enough = self.knows_start and self.episodes >= EPISODES
+        return enough and self.recent[0] <= self.start[0] + spreads * self.start[2]
+
+    def _standing(self, is_no_better: bool = True) -> str:
+        how = "is no better than" if is_no_better else "is still near"
+        return f"return, {self.recent[0]:.3g}, {how} the {self.start[0]:.3g} of the start"
+
+    def _rate(self) -> tuple[str, float]:
+        """Return the setting of the policy's learning rate, and its value."""
+        training = self.config.training
+        if training.policy_learning_rate is not None:
+            return "policy_learning_rate", training.policy_learning_rate
+        return "learning_rate", training.learning_rate
+
+
+_STATE = {
+    "knows_start", "told", "since", "reports", "episodes", "without_end", "rewards", "returns", "start", "recent",
+    "entropies",
+}  # fmt: skip
+
+
+def _most_entropy(part: SimpleSpace) -> float:
+    """Return the most nats of entropy that choices have; 0 of numbers."""
+    return 0.0 if isinstance(part, Box) else sum(map(math.log, sizes_and_starts(part)[0]))
+
+
+def _widened(span: list[float], lowest: float, highest: float) -> list[float]:
+    return [min(span[0], lowest), max(span[1], highest)]
+
+
+def _is_one(span: list[float]) -> bool:
+    """Return whether a span, of means of equal numbers, is a single number."""
+    return span[0] <= span[1] and span[1] - span[0] <= 1e-5 * max(map(abs, span))
+
+
+def _more(cost: float) -> str:
+    return f"{3 * cost:.1g}" if cost else "0.01"
