@@ -169,12 +169,14 @@ def row_mean(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None =
 
 def moments(x: Float[Tensor, "n size"], counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
     """Return the mean of each number, then those of the squares, over the rows that count, of all processes."""
-    x = x.double()  # a variance is the small difference of two such means
-    return row_mean(torch.cat([x, x.square()], -1), counts)
+    return torch.cat([row_mean(x, counts), row_mean(x.square(), counts)])
 
 
-def variance(moments: Float[Tensor, " M"]) -> Float[Tensor, " n"]:
-    """Return the variance of each number; exactly 0 where it is rounding."""
-    mean, square = moments.chunk(2)
+def variance(moments: Float[Tensor, " M"], rounding: float = 1e-10) -> Float[Tensor, " n"]:
+    """Return the variance of each number, exactly 0 below the part of its square that is rounding.
+
+    It is the small difference of two means, which asks for float64 where numbers are far from 0.
+    """
+    mean, square = moments.double().chunk(2)
     spread = square - mean.square()
-    return torch.where(spread > 1e-10 * square, spread, 0.0)
+    return torch.where(spread > rounding * square, spread, 0.0)

@@ -151,7 +151,7 @@ class ImageDecoder(EntryDecoder):
 
     def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
         if not self.is_bernoulli:
-            return 0.5 * variance(means).sum().float()
+            return 0.5 * variance(means, rounding=1e-6).sum().float()  # of float32, which pixels in [0, 1] allow
         probabilities, floor = means[:-1], means[-1]
         worth = binary_entropy(probabilities).sum() - floor
         return torch.where(worth > 1e-5 * floor, worth, 0.0)  # a picture that never changes, but for rounding

@@ -98,7 +98,7 @@ class VectorDecoder(EntryDecoder):
         return mean if self.dtype.is_floating_point else mean.double().round().clamp(*self._bounds).to(self.dtype)
 
     def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
-        return moments(self.scale(value).reshape(-1, self.scale.size), counts)
+        return moments(self.scale(value).reshape(-1, self.scale.size).double(), counts)
 
     def worth_nats(self, means: Float[Tensor, " M"]) -> Float[Tensor, ""]:
         return 0.5 * variance(means).sum().to(self.linear.weight.dtype)

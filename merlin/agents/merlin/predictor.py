@@ -318,7 +318,7 @@ class Predictor(nn.Module):
         """Return the part of the variance of rewards that is decoded, of steps that follow one."""
         known = unroll.is_valid & ~unroll.is_first
         if self.training:
-            self.reward_marginal.update(moments(reward.reshape(-1, 1), known), known)
+            self.reward_marginal.update(moments(reward.double().reshape(-1, 1), known), known)
         return explained(masked_mean(nats, known), 0.5 * variance(self.reward_marginal.means).sum())
 
     def _observation_loss(
