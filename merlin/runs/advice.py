@@ -120,7 +120,9 @@ class Advice:
         else:
             self.without_end = [self.without_end[0] + 1, self.without_end[1]]
         lowest, highest = (metrics.get(f"reward_{name}", math.nan) for name in ("min", "max"))
-        if math.isfinite(lowest) and math.isfinite(highest):
+        if math.isinf(lowest):  # of a window without a row that counts: there were others, whose rewards are unknown
+            lowest, highest = -math.inf, math.inf
+        if not math.isnan(lowest):
             self.rewards = _widened(self.rewards, lowest, highest)
         entropy = metrics.get("entropy_nats", math.nan)
         if math.isfinite(entropy):
@@ -247,7 +249,7 @@ def _widened(span: list[float], lowest: float, highest: float) -> list[float]:
 
 def _is_one(span: list[float]) -> bool:
     """Return whether a span, of means of equal numbers, is a single number."""
-    return span[0] <= span[1] and span[1] - span[0] <= 1e-5 * max(map(abs, span))
+    return -math.inf < span[0] <= span[1] and span[1] - span[0] <= 1e-5 * max(map(abs, span))
 
 
 def _more(cost: float) -> str:
