@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from gymnasium.spaces import Box
 
-from merlin.environments.batch import make_environment
+from merlin.environments.batch import Environment, make_environment
 from merlin.environments.config import EnvironmentConfig
 from merlin.errors import MerlinError
 from merlin.networks.action_spaces import open_action_space
@@ -44,10 +44,21 @@ class Sight(NamedTuple):
 
 
 def look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig | None = None) -> Sight:
-    """Return what a task looks like, having played some random steps of it.
+    """Return what a task looks like, having played some random steps of it, once in a process.
 
     A task that cannot be built or stepped looks like nothing: whoever trains on it is told why.
     """
+    key = task, repr(sorted(env_kwargs.items())), repr(config or EnvironmentConfig())
+    seen = _SEEN.get(key) or _look(task, env_kwargs, config)
+    if seen.kinds:
+        _SEEN[key] = seen
+    return seen
+
+
+_SEEN: dict[tuple[str, str, str], Sight] = {}
+
+
+def _look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig | None) -> Sight:
     try:
         with make_environment(task, LOOKS, env_kwargs=dict(env_kwargs), config=config) as environment:
             kinds = frozenset(map(kind, environment.spaces.values()))
@@ -59,7 +70,7 @@ def look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig | N
         return Sight()
 
 
-def _step_seconds(environment) -> float:
+def _step_seconds(environment: Environment) -> float:
     actions = make_action_distribution(environment.action_space)
     parameters = torch.zeros(environment.num_envs, actions.num_parameters)
     generator = torch.Generator().manual_seed(0)

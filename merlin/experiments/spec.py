@@ -13,7 +13,7 @@ from merlin.agents import AGENTS
 from merlin.agents.memory_ablation import ABLATIONS
 from merlin.errors import MerlinError, describe
 from merlin.runs.metrics import read_rows
-from merlin.runs.presets import RunConfig, preset
+from merlin.runs.presets import GENERAL, RunConfig, preset
 from merlin.runs.run import load_config
 from merlin.runs.settings import from_dict, override, to_dict
 from merlin.training import checkpoint
@@ -111,6 +111,8 @@ class Run(NamedTuple):
     run_dir: Path
     conditions: dict[str, Any]
     """Those of its results beside its configuration: episodes, checkpoint, max_seconds."""
+    settled: tuple[str, ...] = ()
+    """Settings that follow from how long a step took once, so that all runs of the comparison have the same."""
 
     @property
     def name(self) -> str:
@@ -121,14 +123,15 @@ class Run(NamedTuple):
         """Return the configuration that `merlin train` makes of `arguments`."""
         config = preset(self.agent.agent, self.task.task, dict(self.task.env_kwargs))
         config = replace(config, seed=self.seed, steps=self.task.steps or config.steps)
-        return override(config, list(self.agent.set))
+        return override(config, [*self.settled, *self.agent.set])
 
     def arguments(self) -> list[str]:
         """Return those of `merlin train` that choose its configuration."""
         arguments = [self.task.task, "--agent", self.agent.agent, "--seed", str(self.seed)]
         arguments += ["--env-kwargs", json.dumps(self.task.env_kwargs)] if self.task.env_kwargs else []
         arguments += ["--steps", str(self.task.steps)] if self.task.steps else []
-        return arguments + (["--set", *self.agent.set] if self.agent.set else [])
+        settings = [*self.settled, *self.agent.set]
+        return arguments + (["--set", *settings] if settings else [])
 
     def missing(self, memory: Sequence[str]) -> list[str]:
         """Return the evaluations still to be made: own, and the ablations of an agent that has a memory."""
@@ -225,12 +228,13 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
     Raises:
         MerlinError: A task or an agent cannot be configured so, or a run of that name was configured otherwise.
     """
-    runs = []
+    runs: list[Run] = []
     for seed, task, agent in product(comparison.seeds, comparison.tasks, comparison.agents):
         run_dir = out / f"{_slug(task.name)}_{_slug(agent.name)}_seed{seed}"
         seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
         asked = {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
         run = Run(task, agent, seed, run_dir, asked)
+        run = run._replace(settled=_settled(run, [other for other in runs if other[:2] == run[:2]]))
         if (run_dir / "config.json").exists() and load_config(run_dir) != run.config():
             raise MerlinError(f"{run_dir} holds a run of another configuration: {_ELSEWHERE}")
         found = run.result() or asked
@@ -239,6 +243,15 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
             raise MerlinError(f"{run_dir} holds a run with {came}: {_ELSEWHERE}")
         runs.append(run)
     return runs
+
+
+def _settled(run: Run, others: Sequence[Run]) -> tuple[str, ...]:
+    """Return the settings that speed decides, as the other runs of the same task and agent have them, or this one."""
+    if others:
+        return others[0].settled
+    known = (run.run_dir / "config.json").exists()
+    config = load_config(run.run_dir) if known else run.config()
+    return (f"training.passes={config.training.passes}",) if config.preset == GENERAL else ()
 
 
 def last_metrics(run_dir: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from merlin.runs.settings import from_dict, to_dict
 from merlin.training import checkpoint
 from merlin.training.storage import parse_json, read_json, replace_file
 
-MAY_CHANGE = ("steps", "device", "vectorization", "preset", "training", "environment.step_seconds")
+MAY_CHANGE = ("steps", "device", "vectorization", "preset", "preset_reason", "training", "environment.step_seconds")
 """Settings that a run may be resumed with other values of: they are not what it is, or are what is to change."""
 
 

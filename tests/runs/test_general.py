@@ -12,6 +12,9 @@ import merlin
 from merlin.agents import AGENTS
 from merlin.environments import sight
 from merlin.environments.sight import Sight, look
+from merlin.experiments.spec import make_comparison, plan
+from merlin.runs import presets
+from merlin.runs.directory import write_config
 from merlin.runs.presets import general
 from merlin.runs.settings import override
 from merlin.training.trainer import Trainer
@@ -96,6 +99,26 @@ def test_a_slow_task_is_found_to_be_slow_within_a_moment(monkeypatch):
     assert look("test/Slow-v0", {}).step_seconds == pytest.approx(0.25)
     assert now[0] == pytest.approx(0.25 * sight.LOOKS * sight.FEWEST_STEPS)
     assert merlin.preset("merlin", "test/Slow-v0").training.passes == 6
+
+
+def test_runs_of_a_comparison_and_later_ones_learn_as_often_however_long_a_step_takes_then(tmp_path, monkeypatch):
+    """Two seeds, then a third when the machine is busy: what was settled by the first run holds."""
+    comparison = make_comparison({"tasks": ["test/Units-v0"], "agents": ["rl-lstm"], "seeds": [1, 2]})
+    runs = plan(comparison, tmp_path)
+    assert all("training.passes=4" in run.arguments() for run in runs)
+    runs[0].run_dir.mkdir()
+    write_config(runs[0].config(), runs[0].run_dir)
+    busy = Sight(frozenset({"vector"}), False, False, 1.0)
+    monkeypatch.setattr(presets, "look", lambda *_: busy)
+    assert merlin.preset("rl-lstm", "test/Units-v0").training.passes == 7
+    later = plan(replace(comparison, seeds=(1, 2, 3)), tmp_path)
+    assert [run.config().training.passes for run in later] == [4, 4, 4]
+
+
+def test_a_run_goes_on_though_its_steps_take_another_time(tmp_path, monkeypatch):
+    config = override(merlin.preset("rl-lstm", "test/Units-v0"), [*SMALL, "steps=64", "device=cpu"])
+    merlin.train(config, tmp_path / "run")
+    merlin.train(replace(config, steps=128, preset_reason="another"), tmp_path / "run", resume=True)
 
 
 def test_steps_that_cost_more_are_learnt_from_more_often():
