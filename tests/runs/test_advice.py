@@ -29,7 +29,7 @@ def no_pictures(monkeypatch):
 
 
 def tiny(agent="rl-lstm", steps=8_000, settings=(), **env_kwargs):
-    config = preset(agent, "test/Tiny-v0", env_kwargs)
+    config = preset(agent, "test/Tiny-v0", env_kwargs, name="grid-world")
     config = replace(config, steps=steps, num_envs=32, device="cpu", model=replace(config.model, **SIZES[agent]))
     return override(config, ["training.unroll_length=16", *settings])
 
@@ -119,7 +119,7 @@ def test_runs_that_learn_are_told_nothing(agent, tmp_path):
     told = lines(tiny(agent, 20_000, settings, number=0.3), tmp_path / "run")
     assert told == [
         "cue: category of 4; number: vector of 1 number, float32, -1 to 1",
-        "2 actions; preset grid-world; running scales: vectors, rewards, returns",
+        "2 actions; preset grid-world (as told); running scales: vectors, rewards, returns",
     ]
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["episode_return_mean"] > 8 > 6 > rows[0]["episode_return_mean"]
@@ -133,7 +133,7 @@ def test_the_start_says_what_was_taken_for_what():
     with build_environment(config, 1) as environment:
         assert describe_run(config, environment) == [
             "cue: category of 4",
-            "box of 1 number, -1 to 1; preset grid-world; units as they come",
+            "box of 1 number, -1 to 1; preset grid-world (as told); units as they come",
         ]
 
 
