@@ -206,7 +206,9 @@ def test_rewards_that_are_not_all_alike_are_something_to_learn_from(parts):
     zero = {"reward_max": lambda i: 0.0, "episode_return_std": lambda i: 0.0}
     assert told_of(parts, rows_of(**zero)) == {"rewards": 15}
     assert told_of(parts, rows_of(**zero | {"reward_max": lambda i: 0.001 * (i == 7)})) == {}
-    none = {f"reward_{name}": lambda i, x=x: x if i == 7 else 0.0 for name, x in (("min", math.inf), ("max", -math.inf))}
+    none = {
+        f"reward_{name}": lambda i, x=x: x if i == 7 else 0.0 for name, x in (("min", math.inf), ("max", -math.inf))
+    }
     assert told_of(parts, rows_of(**zero | none)) == {}, "of a window of which no row counts, nothing is known"
     one = {"reward_min": lambda i: 1.0, "episode_return_mean": lambda i: 20.0, "episode_return_std": lambda i: 0.0}
     assert told_of(parts, rows_of(**one)) == {"rewards": 15}
