@@ -249,7 +249,7 @@ def _widened(span: list[float], lowest: float, highest: float) -> list[float]:
 
 def _is_one(span: list[float]) -> bool:
     """Return whether a span, of means of equal numbers, is a single number."""
-    return -math.inf < span[0] <= span[1] and span[1] - span[0] <= 1e-5 * max(map(abs, span))
+    return -math.inf < span[0] <= span[1] < math.inf and span[1] - span[0] <= 1e-5 * max(map(abs, span))
 
 
 def _more(cost: float) -> str:

@@ -35,10 +35,11 @@ def tiny(agent="rl-lstm", steps=8_000, settings=(), **env_kwargs):
 
 
 def lines(config, run_dir):
-    """Return what a run told, but for its reports."""
+    """Return what a run told, but for its reports and what it said of its best weights."""
     stream = io.StringIO()
     train(config, run_dir, stream=stream)
-    return [line for line in stream.getvalue().splitlines() if not line.startswith("env_steps")]
+    others = ("env_steps", "comparing", "the best weights")
+    return [line for line in stream.getvalue().splitlines() if not line.startswith(others)]
 
 
 def warnings(config, run_dir):
@@ -206,7 +207,10 @@ def test_rewards_that_are_not_all_alike_are_something_to_learn_from(parts):
     zero = {"reward_max": lambda i: 0.0, "episode_return_std": lambda i: 0.0}
     assert told_of(parts, rows_of(**zero)) == {"rewards": 15}
     assert told_of(parts, rows_of(**zero | {"reward_max": lambda i: 0.001 * (i == 7)})) == {}
-    assert told_of(parts, rows_of(**zero | {"reward_max": lambda i: math.inf if i == 7 else 0.0})) == {}, "unknown"
+    none = {
+        f"reward_{name}": lambda i, x=x: x if i == 7 else 0.0 for name, x in (("min", math.inf), ("max", -math.inf))
+    }
+    assert told_of(parts, rows_of(**zero | none)) == {}, "of a window of which no row counts, nothing is known"
     one = {"reward_min": lambda i: 1.0, "episode_return_mean": lambda i: 20.0, "episode_return_std": lambda i: 0.0}
     assert told_of(parts, rows_of(**one)) == {"rewards": 15}
     assert told_of(parts, rows_of(**one | {"episode_return_std": lambda i: 3.0 * (i == 2)})) == {}, "lengths differ"
