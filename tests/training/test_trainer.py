@@ -158,11 +158,7 @@ def test_gradients_that_are_not_finite_stop_before_the_step():
         trainer.update()
         with torch.no_grad():
             agent.predictor.value_head[2].bias.fill_(1e30)
-<<<<<<< HEAD
         before = [x.detach().clone() for x in agent.parameters()]
-=======
-        before = [x.clone() for x in agent.parameters()]
->>>>>>> wt-words
         with pytest.raises(MerlinError, match="Gradients must be finite"):
             trainer.update()
     assert all(torch.equal(x, y) for x, y in zip(before, agent.parameters(), strict=True))
