@@ -85,6 +85,13 @@ def test_what_a_look_shows(task, kinds, is_continuous, is_native):
     assert (seen.step_seconds > 0) == bool(kinds and not is_native)
 
 
+def test_a_task_that_hangs_or_ends_its_process_looks_like_nothing(monkeypatch):
+    monkeypatch.setattr(sight, "PATIENCE", 0.5)
+    for misdeed in ("sleep", "sys.exit()"):
+        assert look("tests.environments.misbehaving:test/Misbehaving-v0", {"misdeed": misdeed}) == Sight()
+    assert merlin.preset("rl-lstm", "test/Misbehaving-v0", {"misdeed": "sleep"}).preset == "general"
+
+
 def test_a_slow_task_is_found_to_be_slow_within_a_moment(monkeypatch):
     """Time is that of a counter, which a step moves: no test waits for it."""
     now = [0.0]
@@ -95,9 +102,11 @@ def test_a_slow_task_is_found_to_be_slow_within_a_moment(monkeypatch):
             return super().step(action)
 
     gymnasium.register("test/Slow-v0", Slow)
+    make = sight.make_environment
+    monkeypatch.setattr(sight, "make_environment", lambda *x, **more: make(*x, **(more | {"vectorization": "sync"})))
     monkeypatch.setattr(sight.time, "perf_counter", lambda: now[0])
     assert look("test/Slow-v0", {}).step_seconds == pytest.approx(0.25)
-    assert now[0] == pytest.approx(0.25 * sight.LOOKS * sight.FEWEST_STEPS)
+    assert now[0] == pytest.approx(0.25 * sight.FEWEST_STEPS)
     assert merlin.preset("merlin", "test/Slow-v0").training.passes == 6
 
 
