@@ -73,7 +73,8 @@ def test_the_smallest_number_of_a_range_trains(agent, setting):
         trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=100, seed=1)
         losses, _ = trainer.update()
         trainer.update()
-    assert all(x.isfinite() for x in losses.values())
+    # Of an entry that did not change there is nothing to explain.
+    assert all(x.isfinite() for name, x in losses.items() if not name.endswith("_explained"))
 
 
 @dataclass(frozen=True, kw_only=True)

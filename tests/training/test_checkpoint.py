@@ -363,7 +363,7 @@ def test_weights_of_before_marginals_were_kept_load_and_these_begin_anew(tmp_pat
     kept = {name: x for name, x in older.state_dict().items() if ".marginal." not in name}
     kept = {name: x for name, x in kept.items() if "reward_marginal" not in name}
     assert len(kept) < len(older.state_dict())
-    load_weights(newer, save_best(tmp_path, 1, 0.0, kept))
+    load_weights(newer, save_best(tmp_path, Best(1, 0.0), kept))
     assert all(torch.equal(x, newer.state_dict()[name]) for name, x in kept.items())
     assert newer.predictor.reward_marginal.windows == 0
 
