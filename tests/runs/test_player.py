@@ -42,7 +42,8 @@ gymnasium.register("test/Told-v0", Told)
 
 
 def trained(directory: Path, task: str, agent: str = "rl-mem", steps: int = 8, **changes) -> Path:
-    config = merlin.override(merlin.preset(agent, task), ["training.minibatches=1", "num_envs=2"])
+    settings = ["training.minibatches=1", "num_envs=2", "model.box_actions=gaussian"]
+    config = merlin.override(merlin.preset(agent, task), settings)
     config = replace(config, task=task, steps=steps, device="cpu", **changes)
     sizes = SIZES if agent != "rl-lstm" else SIZES[1:]
     merlin.train(merlin.override(config, sizes), directory / "run", stream=io.StringIO())
