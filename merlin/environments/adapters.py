@@ -82,9 +82,10 @@ class AgentView(gymnasium.Wrapper):
         self._steps_to_cut = 0  # beyond which nothing is cut
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        if seed is not None:  # not the reset that only follows an episode's end
+            longest = (options or {}).get(STAGGER)
+            self._steps_to_cut = 0 if longest is None else first_cut(seed, longest)
         if options and STAGGER in options:
-            assert seed is not None, "where an episode is cut follows from the seed"
-            self._steps_to_cut = first_cut(seed, options[STAGGER])
             options = {name: option for name, option in options.items() if name != STAGGER} or None
         answer = self._ask("reset", self.env.reset, seed=seed, options=options)
         observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")

@@ -69,6 +69,16 @@ def test_each_environment_is_cut_once_where_its_seed_says(kind, truncation_ends)
         assert len(set(clock)) > 2
 
 
+@pytest.mark.parametrize("kind", ["sync", "async", "disabled"])
+def test_a_reset_that_does_not_stagger_forgets_what_was_to_be_cut(kind):
+    with batch(kind) as environment:
+        environment.reset(SEED, staggers=True)
+        environment.reset(SEED)
+        for _ in range(longest_first_episode(environment.vector_env)):
+            timestep = environment.step(torch.zeros(B, dtype=torch.int64))
+            assert not timestep.truncated.any() and not timestep.is_cut.any()
+
+
 def test_where_nothing_can_be_cut_nothing_is():
     """A batch that begins the next episode with the next step, and one of views that are none of ours."""
     for mode, make in ((AutoresetMode.NEXT_STEP, lambda: AgentView(Clock())), (AutoresetMode.SAME_STEP, Clock)):
