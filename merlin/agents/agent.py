@@ -195,7 +195,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             observation: A batch of observations, nested as the environment gives them or flat, or one observation.
             is_first: Rows that start an episode; their state is zeroed before anything else. One flag does for all.
             reward: What the previous action earned; None stands for zeros.
-            greedy: Take the most probable action and latent rather than samples.
+            greedy: Take the most probable choice, the mean of numbers and of the latent, rather than samples.
 
         Raises:
             MerlinError: An argument has another shape than the spaces, or than the state's batch.
@@ -207,7 +207,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         perceived = self.perceive_new(seen.observation, state, seen.is_first, seen.reward, generator, extras)
         activations = perceived.activations
         parameters, value = self.heads(activations, seen.observation)
-        action = self.actions.mode(parameters) if greedy else self.actions.sample(parameters, generator)
+        action = self.actions.greedy(parameters) if greedy else self.actions.sample(parameters, generator)
         advanced = self.advance(perceived, self.actions.encode(action))
         has_one_reader = advanced.read_weights is None
         output = StepOutput(

@@ -18,7 +18,11 @@ def add_to(commands: Any) -> None:
     add_run_dir(add)
     add("--episodes", metavar="N", type=whole_number(1), default=100, help="how many (default: 100)")
     add("--seed", metavar="S", type=seed, help="chooses the held-out episodes (default: the run's seed)")
-    add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
+    add(
+        "--greedy",
+        action="store_true",
+        help="take the most probable choices and the means of numbers instead of sampling",
+    )
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together (default: the run's)")
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
         "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "

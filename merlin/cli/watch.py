@@ -13,7 +13,11 @@ def add_to(commands: Any) -> None:
     add_run_dir(add, "cpu")
     add("--episodes", metavar="N", type=whole_number(1), default=1, help="how many (default: 1)")
     add("--seed", metavar="S", type=seed, default=0, help="another seed shows other episodes (default: 0)")
-    add("--greedy", action="store_true", help="take the most probable actions instead of sampling")
+    add(
+        "--greedy",
+        action="store_true",
+        help="take the most probable choices and the means of numbers instead of sampling",
+    )
     add("--out", metavar="FILE", type=path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
         "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
 

@@ -121,8 +121,8 @@ class ActionDistribution(nn.Module, ABC):
         """Return an action drawn from the distribution; no gradient passes through it."""
 
     @abstractmethod
-    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
-        """Return the likeliest action."""
+    def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
+        """Return the action of greedy play: the likeliest of choices, the mean of numbers."""
 
     @abstractmethod
     def log_prob(self, parameters: Float[Tensor, "*batch A"], action: Tensor) -> Float[Tensor, "*batch"]:
@@ -186,7 +186,7 @@ class CategoricalActions(ActionDistribution):
         uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
         return self.categories.highest(parameters - uniform.log_().neg_().log_())
 
-    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
+    def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         return self.categories.highest(parameters)
 
     def log_prob(self, parameters: Float[Tensor, "*batch A"], action: Tensor) -> Float[Tensor, "*batch"]:
@@ -211,7 +211,7 @@ class CategoricalActions(ActionDistribution):
     def reconstruction_accuracy(
         self, decoded: Float[Tensor, "*batch E"], code: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch"]:
-        return self.categories.accuracy(decoded, self.mode(code))
+        return self.categories.accuracy(decoded, self.greedy(code))
 
 
 class GaussianActions(ActionDistribution):
@@ -271,8 +271,8 @@ class GaussianActions(ActionDistribution):
         noise = torch.empty_like(mean).normal_(generator=generator)
         return unflatten_entry(mean + log_std.exp() * noise, self.shape)
 
-    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
-        return unflatten_entry(self.gaussian(parameters)[0], self.shape)
+    def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
+        return unflatten_entry(self.moments(parameters)[0], self.shape)
 
     def log_prob(self, parameters: Float[Tensor, "*batch A"], action: Tensor) -> Float[Tensor, "*batch"]:
         return self.log_densities(parameters, flatten_entry(action, self.shape)).sum(-1)
@@ -347,10 +347,6 @@ class BetaActions(GaussianActions):
         std = self.half_range * 2 * torch.sqrt(alpha * beta / (total + 1)) / total
         gaussian_mean, gaussian_log_std = self.gaussian(parameters)
         return self._where_bounded(mean, gaussian_mean), self._where_bounded(std.log(), gaussian_log_std)
-
-    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
-        mode = self.centre + self.half_range * torch.tanh(parameters.chunk(2, dim=-1)[0])
-        return unflatten_entry(self._where_bounded(mode, self.gaussian(parameters)[0]), self.shape)
 
     @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
@@ -428,9 +424,9 @@ class ProductActions(ActionDistribution):
         rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
         return torch.cat([part.sample(x, generator).to(self.dtype) for part, x in rows], -1)
 
-    def mode(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
+    def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
-        return torch.cat([part.mode(x).to(self.dtype) for part, x in rows], -1)
+        return torch.cat([part.greedy(x).to(self.dtype) for part, x in rows], -1)
 
     def log_prob(self, parameters: Float[Tensor, "*batch A"], action: Tensor) -> Float[Tensor, "*batch"]:
         return self._sum("log_prob", parameters.split(self._parameters_of, -1), self.actions(action))

@@ -7,7 +7,8 @@ Inputs, batch first, by name:
     is_first             true where an episode starts: the state is zeroed before anything else
     reward               what the previous action earned
 
-Outputs: `action`, the most probable one, inside its space; `policy_parameters`; `value`; and the next `state.PATH`.
+Outputs: `action`, the most probable choice or the mean of numbers, inside its space; `policy_parameters`; `value`; and
+the next `state.PATH`.
 """
 
 import io
@@ -70,7 +71,7 @@ class StepProgram(nn.Module):
         extras = agent.likeliest_extras(state)
         perceived = agent.perceive_new(observation, state, inputs["is_first"], inputs["reward"], None, extras)
         parameters, value = agent.heads(perceived.activations, observation)
-        action = agent.actions.mode(parameters)
+        action = agent.actions.greedy(parameters)
         after = agent.advance(perceived, agent.actions.encode(action)).state
         if self.bounds is not None:
             action = torch.clamp(action, *self.bounds)
