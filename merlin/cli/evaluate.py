@@ -21,7 +21,7 @@ def add_to(commands: Any) -> None:
     add(
         "--greedy",
         action="store_true",
-        help="take the most probable choices and the means of numbers instead of sampling",
+        help="take the likeliest choices and the means of numbers instead of sampling",
     )
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together (default: the run's)")
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "

@@ -16,7 +16,7 @@ def add_to(commands: Any) -> None:
     add(
         "--greedy",
         action="store_true",
-        help="take the most probable choices and the means of numbers instead of sampling",
+        help="take the likeliest choices and the means of numbers instead of sampling",
     )
     add("--out", metavar="FILE", type=path, help="a .gif or .mp4 film, an .html page to step through, or a .png "
         "of one step (default: RUN_DIR/episode.gif)")  # fmt: skip
