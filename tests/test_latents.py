@@ -1,9 +1,22 @@
-"""The Gaussian latent against torch.distributions and its identities."""
+"""Latents against torch.distributions and their identities. `objectives.test_estimators` has their gradients."""
 
+import math
+
+import pytest
 import torch
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 
-from merlin.latents import DiagonalGaussian, Latent, kl_nats
+from merlin.errors import MerlinError
+from merlin.latents import (
+    DiagonalGaussian,
+    GaussianFamily,
+    Latent,
+    LatentFamily,
+    OneHotFamily,
+    OneHots,
+    balanced_kl_nats,
+    kl_nats,
+)
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -52,23 +65,89 @@ def test_sample_is_the_mean_without_noise_and_has_the_moments_with_it():
     torch.testing.assert_close(samples.var(0), variance, rtol=0.06, atol=0)
 
 
-def test_a_family_is_made_of_a_networks_output():
-    parameters = randn(7, 3, DiagonalGaussian.num_parameters(5))
-    gaussian = DiagonalGaussian.from_parameters(parameters)
-    assert isinstance(gaussian, Latent)
+def test_a_family_of_gaussians_is_made_of_a_networks_output():
+    family = GaussianFamily(5)
+    parameters = randn(7, 3, family.num_parameters)
+    gaussian = family.from_parameters(parameters)
+    assert isinstance(gaussian, Latent) and isinstance(family, LatentFamily)
     assert torch.equal(gaussian.mean, parameters[..., :5]) and torch.equal(gaussian.log_variance, parameters[..., 5:])
     assert torch.equal(gaussian.mode, gaussian.mean)
+    noise = family.draw_noise(4, parameters, torch.Generator().manual_seed(0))
+    assert noise.shape == (4, 5) and noise.dtype == torch.float64
 
 
-def test_noise_is_drawn_by_its_generator_and_like_what_it_meets():
-    like = torch.zeros(1, dtype=torch.float64)
-    draw = lambda seed: DiagonalGaussian.draw_noise(7, 5, like, torch.Generator().manual_seed(seed))  # noqa: E731
-    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
-    assert draw(1).shape == (7, 5) and draw(1).dtype == torch.float64
-    noise = DiagonalGaussian.draw_noise(10_000, 2, like, torch.Generator().manual_seed(0))
-    assert noise.mean().abs() < 0.05 and (noise.var() - 1).abs() < 0.05
+FAMILY = OneHotFamily(2, 3)
 
 
-def test_entropy_equals_torch_distributions():
-    gaussian, _ = random_pair()
-    torch.testing.assert_close(gaussian.entropy_nats(), as_torch(gaussian).entropy())
+def one_hots(*shape: int, seed: int = 0) -> OneHots:
+    logits = 3 * torch.randn(*shape, FAMILY.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return FAMILY.from_parameters(logits)
+
+
+def as_categoricals(latent: OneHots) -> Independent:
+    return Independent(OneHotCategorical(logits=latent.logits), 1)
+
+
+def test_one_hots_are_torch_distributions():
+    posterior, prior = one_hots(7, 3), one_hots(7, 3, seed=1)
+    expected = as_categoricals(posterior)
+    torch.testing.assert_close(kl_nats(posterior, prior), kl_divergence(expected, as_categoricals(prior)))
+    torch.testing.assert_close(posterior.entropy_nats(), expected.entropy())
+    torch.testing.assert_close(posterior.mean, expected.mean.flatten(-2))
+    torch.testing.assert_close(posterior.mode, expected.mode.flatten(-2).double())
+    sample = posterior.sample(FAMILY.draw_noise(21, posterior.logits).view(7, 3, 6))
+    assert sample.shape == (7, 3, 6) and isinstance(posterior, Latent) and isinstance(FAMILY, LatentFamily)
+    torch.testing.assert_close(posterior.log_prob(sample), expected.log_prob(sample.unflatten(-1, (2, 3))))
+
+
+def test_one_hots_without_noise_are_at_their_mode():
+    latent = one_hots(50)
+    assert torch.equal(latent.sample(torch.zeros(50, 6, dtype=torch.float64)), latent.mode)
+
+
+def test_kl_of_one_hots_from_themselves_is_zero_and_of_sharp_ones_finite():
+    latent = one_hots(50)
+    assert (kl_nats(latent, latent) == 0).all()
+    sharp = FAMILY.from_parameters(torch.tensor([1e4, 0.0, -1e4, -1e4, 0.0, 1e4]))
+    flat = FAMILY.from_parameters(torch.zeros(6))
+    torch.testing.assert_close(kl_nats(sharp, flat), torch.tensor(2 * math.log(3)))
+    assert kl_nats(flat, sharp).isfinite()
+
+
+def test_mixed_with_the_uniform_distribution_no_class_is_ruled_out():
+    mix = 0.01
+    family = OneHotFamily(2, 3, uniform_mix=mix)
+    sharp, other = (family.from_parameters(torch.tensor(x) * 1e4) for x in ([1.0, 0, 0, 1, 0, 0], [0, 1.0, 0, 0, 1, 0]))
+    torch.testing.assert_close(sharp.mean.sum(), torch.tensor(2.0))
+    torch.testing.assert_close(sharp.mean.min(), torch.tensor(mix / 3))
+    assert 0 < kl_nats(sharp, other) <= 2 * math.log(3 / mix)
+
+
+@pytest.mark.parametrize("family", [GaussianFamily(6), FAMILY, OneHotFamily(2, 3, 0.05)])
+@pytest.mark.parametrize("balance", [None, 0.0, 0.8, 1.0])
+def test_a_balanced_kl_is_the_kl_and_its_gradient_is_shared_out(family, balance):
+    posterior, prior = (randn(2, 5, family.num_parameters)[i].requires_grad_() for i in (0, 1))
+    pair = [family.from_parameters(x) for x in (posterior, prior)]
+    plain, found = kl_nats(*pair), balanced_kl_nats(*pair, balance)
+    torch.testing.assert_close(found, plain)
+    whole = torch.autograd.grad(plain.sum(), (posterior, prior), retain_graph=True)
+    parts = torch.autograd.grad(found.sum(), (posterior, prior))
+    shares = (1.0, 1.0) if balance is None else (1 - balance, balance)
+    for part, share, of in zip(parts, shares, whole, strict=True):
+        torch.testing.assert_close(part, share * of)
+    assert torch.autograd.gradcheck(
+        lambda a, b: kl_nats(family.from_parameters(a), family.from_parameters(b)), (posterior, prior)
+    )
+
+
+def test_what_no_family_can_be_is_told():
+    for options, message in [
+        ({"groups": 0, "classes": 3}, "groups of at least 1, but 0"),
+        ({"groups": 2, "classes": 1}, "classes of at least 2, but 1"),
+        ({"groups": 2, "classes": 3, "uniform_mix": 1.0}, "less than 1, but 1.0"),
+        ({"groups": 2, "classes": 3, "estimator": "reinmax", "temperature": 0.5}, "at least 1, but 0.5"),
+    ]:
+        with pytest.raises(MerlinError, match=message):
+            OneHotFamily(**options)
+    with pytest.raises(MerlinError, match="from 0 to 1, but 1.5"):
+        balanced_kl_nats(one_hots(2), one_hots(2), 1.5)

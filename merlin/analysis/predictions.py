@@ -61,7 +61,7 @@ class PredictionRecorder(Observer):
         """Return the mean of the posterior of a step, taken again."""
         is_first, reward = moment.timestep.is_first, moment.timestep.reward
         again = self.agent.perceive_new(moment.timestep.observation, moment.state, is_first, reward, None)
-        return self.agent.predictor.latents.from_parameters(again.activations.posterior).mode
+        return self.agent.predictor.latents.from_parameters(again.activations.posterior).mean
 
     @torch.no_grad()
     def predictions(self, imagine: int, generator: torch.Generator) -> Predictions:
@@ -71,7 +71,7 @@ class PredictionRecorder(Observer):
         if not isinstance(memory, MemoryState):
             written = []  # of a memory of another kind it is not known what a slot holds
         else:
-            memory = memory.memory[0, :, : self.agent.config.latent_size]
+            memory = memory.memory[0, :, : self.agent.predictor.latents.size]
         remembered = [_decode(self.agent, memory[self.slots[step]].unsqueeze(0)) for step in written]
         middle = max(step for step in self.states if step <= len(self.seen) // 2)
         imagined = [_decode(self.agent, x) for x in self.agent.imagine(self.states[middle], imagine, generator)]

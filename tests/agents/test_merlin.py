@@ -11,7 +11,6 @@ from gymnasium import spaces
 from merlin.agents import AGENTS
 from merlin.agents.merlin import MerlinConfig
 from merlin.agents.merlin.predictor import explained
-from merlin.latents import DiagonalGaussian
 from merlin.runs.presets import preset
 from merlin.states import map_state
 from tests import reference
@@ -277,7 +276,7 @@ def test_first_latents_are_not_all_noise_at_the_default_scale():
         encoded = agent.predictor.encode(random_observation(256), torch.zeros(256, 4), torch.zeros(256))
         state = agent.predictor.initial_state(256)
         inference = agent.predictor.perceive(encoded, torch.zeros(256, agent.config.latent_size), state)
-        posterior = DiagonalGaussian.from_parameters(inference.posterior)
+        posterior = agent.predictor.latents.from_parameters(inference.posterior)
         signals.append((posterior.mean.std(0) / torch.exp(posterior.log_variance / 2).mean(0)).mean().item())
     assert signals[0] < 0.1 < 0.3 < signals[1]
 
@@ -310,7 +309,7 @@ def test_what_is_expected_is_decoded_from_the_prior():
     expected, past, action = 0.0, state.predictor, torch.zeros(B, 4)
     for t in range(T):
         observation = row(unroll, t)
-        nats = decoder.nats(decoder(DiagonalGaussian.from_parameters(predictor.prior(past)).mean), observation)
+        nats = decoder.nats(decoder(predictor.latents.from_parameters(predictor.prior(past)).mean), observation)
         expected += float(sum(x.mean() for x in nats.values()).detach()) / T
         code = predictor.encode(observation, action, unroll.previous_reward[t])
         latent = predictor.perceive(code, unroll.extras.noise[t], past).latent
@@ -342,7 +341,7 @@ def test_imagined_latents_are_samples_of_the_prior_that_are_acted_on_and_remembe
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for latent in latents:
-            prior = DiagonalGaussian.from_parameters(agent.predictor.prior(state.predictor))
+            prior = agent.predictor.latents.from_parameters(agent.predictor.prior(state.predictor))
             torch.testing.assert_close(latent, prior.sample(torch.randn(B, 6, generator=generator)))
             middle, _ = agent.recall(latent, state)
             policy = torch.cat([latent, middle.policy_hidden, middle.policy_read_words], -1)

@@ -91,23 +91,24 @@ class Policy(nn.Module):
     """The parts of the policy: an LSTM, what its reads are asked with, and the head of the action's distribution.
 
     Args:
+        latent_size: Z.
         word_size: W, width of what a read returns.
         num_parameters: A, of the action's distribution.
     """
 
-    def __init__(self, config: MerlinConfig, word_size: int, num_parameters: int) -> None:
+    def __init__(self, config: MerlinConfig, latent_size: int, word_size: int, num_parameters: int) -> None:
         super().__init__()
         hidden_size, num_keys = config.policy_hidden_size, config.policy_num_read_keys
         strength = config.policy_read_strength
         if strength is None:
             strength = math.log(max(config.memory_size, 2))
         words_size = num_keys * word_size
-        head_input_size = config.latent_size + hidden_size + words_size
-        self.lstm = LSTM(config.latent_size + words_size, hidden_size, 1)
+        head_input_size = latent_size + hidden_size + words_size
+        self.lstm = LSTM(latent_size + words_size, hidden_size, 1)
         self.reader = Reader(hidden_size, word_size, num_keys, strength)
         self.head = mlp(head_input_size, (200,), num_parameters, 0.1, config.policy_hidden_gain)
         if config.policy_associative_start:
-            start_associative(self.lstm, self.reader, config.latent_size)
+            start_associative(self.lstm, self.reader, latent_size)
 
 
 class Merlin(Agent[MerlinConfig, MerlinState]):
@@ -142,7 +143,10 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        like the present.
     5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly, and so
        is what a symbolic grid shows anywhere; what is rare in grids may count more (`DecoderConfig.grid_rarity`).
-    6. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
+    6. Latents may be one-hots (`latent="categorical"`), after Hafner et al. 2021: the posterior's logits are the prior's
+       and a correction, memory holds the one-hots, and `prior_kl_cost` weighs what teaches the prior apart from what
+       the posterior pays.
+    7. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
     """
 
     config_class = MerlinConfig
@@ -152,7 +156,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         super().__init__(spaces, action_space, config)
         self.predictor = Predictor(spaces, self.actions, config)
         self.memory = self.predictor.memory
-        self.policy = Policy(config, self.memory.slot_size, self.actions.num_parameters)
+        self.policy = Policy(config, self.predictor.latents.size, self.memory.slot_size, self.actions.num_parameters)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the policy's parameters, and all others, which the policy gradient never reaches."""
@@ -197,8 +201,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """
         slots = None if extras is None else extras.slots
         if extras is None:
-            like, size = state.policy_read_words, self.config.latent_size
-            noise = self.predictor.latents.draw_noise(len(like), size, like, generator)
+            like = state.policy_read_words
+            noise = self.predictor.latents.draw_noise(len(like), like, generator)
         else:
             noise = extras.noise
         inference = self.predictor.perceive(code, noise, state.predictor)
@@ -207,8 +211,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
 
     def likeliest_extras(self, state: MerlinState) -> MerlinExtras:
-        """Return noise of 0, which makes the latent the posterior's mean. See `Agent.likeliest_extras`."""
-        noise = torch.zeros_like(state.policy_read_words[:, :1]).expand(-1, self.config.latent_size)
+        """Return noise of 0, which makes the latent the posterior's mode. See `Agent.likeliest_extras`."""
+        noise = torch.zeros_like(state.policy_read_words[:, :1]).expand(-1, self.predictor.latents.size)
         return MerlinExtras(noise, noise, None)
 
     def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
@@ -296,7 +300,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
         """Return the observation that is decoded from the prior's mean, before anything is seen. See `Agent.expect`."""
         prior = self.predictor.prior(reset_state(state, is_first).predictor)
-        return self.reconstruct(self.predictor.latents.from_parameters(prior).mode)
+        return self.reconstruct(self.predictor.latents.from_parameters(prior).mean)
 
     @torch.no_grad()
     def imagine(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from merlin.experience import Unroll
-from merlin.latents import DiagonalGaussian, kl_nats
+from merlin.latents import Estimator, GaussianFamily, LatentFamily, OneHotFamily, kl_nats, split_kl_nats
 from merlin.memory import MemoryConfig, Reader, make_memory
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
@@ -30,8 +30,21 @@ from merlin.ranges import COST, WIDTH, Range, above
 class PredictorConfig(MemoryConfig):
     """Sizes, costs and switches of the predictor. The sizes given here are the paper's."""
 
+    latent: Literal["gaussian", "categorical"] = "gaussian"
+    """Family of the state variable: a Gaussian of `latent_size` entries, as in the paper, or one-hots of
+    `latent_groups` variables of `latent_classes` each."""
     latent_size: Annotated[int, WIDTH] = 200
-    """Z, entries of the state variable."""
+    """Z, entries of a Gaussian state variable."""
+    latent_groups: Annotated[int, WIDTH] = 16
+    """G, variables of a categorical one. Many small ones learn sooner than few large ones."""
+    latent_classes: Annotated[int, Range(2, 65_536)] = 4
+    """C, classes of each."""
+    latent_uniform_mix: Annotated[float, Range(0, 0.99)] = 0.01
+    """Part of the uniform distribution in categorical ones, so that no class is ruled out."""
+    latent_estimator: Estimator = "straight_through"
+    """How gradients pass through a categorical sample (`merlin.latents`)."""
+    latent_temperature: Annotated[float, Range(1e-3, 1000)] = 1.0
+    """Of estimators that relax; of reinmax at least 1."""
     hidden_size: Annotated[int, WIDTH] = 256
     """H, units of each LSTM layer of the predictor."""
     num_layers: Annotated[int, Range(1, 64)] = 2
@@ -49,6 +62,9 @@ class PredictorConfig(MemoryConfig):
     kl_reference_nats: Annotated[float, above(0)] = 8500.0
     """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper. More of them
     make latents less noisy, which pays where many slots are read at once."""
+    prior_kl_cost: Annotated[float | None, COST] = None
+    """Weight of the KL divergence where it teaches the prior, the posterior being a constant: `kl_cost` then is what the
+    posterior pays alone. None leaves the two one."""
     expectation_cost: Annotated[float, COST] = 0.0
     """Weight of the reconstruction of an observation from the prior's mean, before it is seen. The paper has none: the
     KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
@@ -109,19 +125,19 @@ class Predictor(nn.Module):
     One step is `encode`, `perceive`, then, once the action is chosen, `advance`.
     """
 
-    latents = DiagonalGaussian
     observation_nats: Float[Tensor, ""]
     """Running mean of what a perfect reconstruction is worth."""
 
     def __init__(self, spaces: dict[str, Space], actions: ActionDistribution, config: PredictorConfig) -> None:
         super().__init__()
         self.spaces, self.actions, self.config = spaces, actions, config
-        latent_size, action_size = config.latent_size, actions.encoding_size
+        self.latents = latent_family(config)
+        latent_size, action_size = self.latents.size, actions.encoding_size
         self.memory = make_memory(latent_size, config)
         words_size = config.num_read_keys * self.memory.slot_size
         context_size = config.num_layers * config.hidden_size + words_size
 
-        double, gain = self.latents.num_parameters(latent_size), config.hidden_gain
+        double, gain = self.latents.num_parameters, config.hidden_gain
         self.encoder = Encoder(spaces, config.encoder, config.running_scales)
         self.prior_network = mlp(context_size, (double, double), double, hidden_gain=gain)
         # The first layer of the posterior network, split: what depends on the observation alone, and the rest.
@@ -259,9 +275,14 @@ class Predictor(nn.Module):
         kl_cost = self._kl_cost(unroll)
         reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
         kl = kl_nats(posterior, prior)
-        total = reconstruction + config.return_cost * return_loss + kl_cost * (kl - config.free_nats).clamp(min=0)
+        total = reconstruction + config.return_cost * return_loss
+        if config.prior_kl_cost is None:
+            total = total + kl_cost * (kl - config.free_nats).clamp(min=0)
+        else:
+            to_prior, to_posterior = split_kl_nats(posterior, prior)
+            total = total + config.prior_kl_cost * to_prior + kl_cost * (to_posterior - config.free_nats).clamp(min=0)
         if config.expectation_cost:
-            loss, nats = self._observation_loss(self.decoder(prior.mode), unroll)
+            loss, nats = self._observation_loss(self.decoder(prior.mean), unroll)
             total = total + config.expectation_cost * loss
             metrics["expected_nats"] = mean(self._sum(nats.values()))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
@@ -342,6 +363,19 @@ class Predictor(nn.Module):
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)
+
+
+def latent_family(config: PredictorConfig) -> LatentFamily:
+    """Return the family of latents that is configured."""
+    if config.latent == "gaussian":
+        return GaussianFamily(config.latent_size)
+    return OneHotFamily(
+        config.latent_groups,
+        config.latent_classes,
+        config.latent_uniform_mix,
+        config.latent_estimator,
+        config.latent_temperature,
+    )
 
 
 def explained(excess: Float[Tensor, ""], worth: Float[Tensor, ""]) -> Float[Tensor, ""]:
