@@ -149,5 +149,5 @@ def test_what_no_family_can_be_is_told():
     ]:
         with pytest.raises(MerlinError, match=message):
             OneHotFamily(**options)
-    with pytest.raises(MerlinError, match="from 0 to 1, but 1.5"):
+    with pytest.raises(MerlinError, match=r"from 0 to 1, but 1\.5"):
         balanced_kl_nats(one_hots(2), one_hots(2), 1.5)

@@ -143,9 +143,9 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        like the present.
     5. Encoders and decoders follow the observation space. Categories, vectors and rewards are decoded linearly, and so
        is what a symbolic grid shows anywhere; what is rare in grids may count more (`DecoderConfig.grid_rarity`).
-    6. Latents may be one-hots (`latent="categorical"`), after Hafner et al. 2021: the posterior's logits are the prior's
-       and a correction, memory holds the one-hots, and `prior_kl_cost` weighs what teaches the prior apart from what
-       the posterior pays.
+    6. Latents may be one-hots (`latent="categorical"`), after Hafner et al. 2021: the posterior's logits are the
+       prior's and a correction, memory holds the one-hots, and `prior_kl_cost` weighs what teaches the prior apart
+       from what the posterior pays.
     7. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
     """
 

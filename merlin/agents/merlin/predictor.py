@@ -63,8 +63,8 @@ class PredictorConfig(MemoryConfig):
     """Nats of observation at which the automatic KL weight is 1: about those of the pixels of the paper. More of them
     make latents less noisy, which pays where many slots are read at once."""
     prior_kl_cost: Annotated[float | None, COST] = None
-    """Weight of the KL divergence where it teaches the prior, the posterior being a constant: `kl_cost` then is what the
-    posterior pays alone. None leaves the two one."""
+    """Weight of the KL divergence where it teaches the prior, the posterior being a constant: `kl_cost` then is what
+    the posterior pays alone. None leaves the two one."""
     expectation_cost: Annotated[float, COST] = 0.0
     """Weight of the reconstruction of an observation from the prior's mean, before it is seen. The paper has none: the
     KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
