@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -27,9 +28,11 @@ class LearnerConfig(Settings):
     minibatches: Annotated[int, Range(1, 1_048_576)] = 1
     """Parts, by environment, that a window is learnt from in turn."""
     learning_rate: Annotated[float, above(0, 100)] = 1e-3
-    """Of Adam, for everything but MERLIN's policy."""
+    """Of Adam, for everything that has no rate of its own."""
     policy_learning_rate: Annotated[float | None, above(0, 100)] = None
-    """Of Adam, for MERLIN's policy; none takes `learning_rate`."""
+    """Of Adam, for the policy of an agent whose policy learns apart from the rest; none takes `learning_rate`."""
+    value_learning_rate: Annotated[float | None, above(0, 100)] = None
+    """Of Adam, for a value function that learns apart from the rest, as Dreamer's; none takes `learning_rate`."""
     final_learning_rate_fraction: Annotated[float, Range(0, 1)] = 1.0
     """Learning rates fall linearly to this fraction over the run."""
     final_entropy_fraction: Annotated[float, Range(0, 1)] = 1.0
@@ -73,6 +76,13 @@ class Learner(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
 
+    def share_dict(self) -> dict[str, Any]:
+        """Return what else this process alone goes on from; where several train together each has its own."""
+        return {}
+
+    def load_share_dict(self, share: dict[str, Any]) -> None:  # noqa: B027, most have none
+        """Go on from a `share_dict`."""
+
 
 class ActorCriticLearner(Learner):
     """Learns from each window by the agent's `losses`, with one Adam for each of its groups of parameters.
@@ -93,8 +103,7 @@ class ActorCriticLearner(Learner):
         self.agent, self.config, self.generator = agent, config, generator
         self.records = config.minibatches == 1
         self.groups: dict[str, list[nn.Parameter]] = agent.parameter_groups()
-        rates = {} if config.policy_learning_rate is None else {"policy": config.policy_learning_rate}
-        self.base_rates = {name: rates.get(name, config.learning_rate) for name in self.groups}
+        self.base_rates = base_rates(config, self.groups)
         self.optimizers = {
             name: torch.optim.Adam(parameters, lr=self.base_rates[name], eps=config.adam_epsilon, fused=True)
             for name, parameters in self.groups.items()
@@ -157,6 +166,12 @@ class ActorCriticLearner(Learner):
     def _scheduled(self, name: str, left: float) -> float:
         final = getattr(self.config, f"final_{name}_fraction")
         return final + (1.0 - final) * left
+
+
+def base_rates(config: LearnerConfig, groups: Iterable[str]) -> dict[str, float]:
+    """Return the learning rate of each group of parameters, before any schedule."""
+    own = {"policy": config.policy_learning_rate, "value": config.value_learning_rate}
+    return {name: config.learning_rate if (rate := own.get(name)) is None else rate for name in groups}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

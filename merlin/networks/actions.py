@@ -121,6 +121,15 @@ class ActionDistribution(nn.Module, ABC):
         """Return an action drawn from the distribution; no gradient passes through it."""
 
     @abstractmethod
+    def sample_code(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
+        """Return an action drawn from the distribution, and its encoding, through which gradients pass.
+
+        Of choices straight through, of numbers by the noise that they are a function of.
+        """
+
+    @abstractmethod
     def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         """Return the action of greedy play: the likeliest of choices, the mean of numbers."""
 
@@ -185,6 +194,13 @@ class CategoricalActions(ActionDistribution):
         uniform = torch.empty(parameters.shape, device=parameters.device)
         uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
         return self.categories.highest(parameters - uniform.log_().neg_().log_())
+
+    def sample_code(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
+        action = self.sample(parameters.detach(), generator)
+        probabilities = self.probabilities(parameters)
+        return action, self.encode(action) + (probabilities - probabilities.detach())
 
     def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         return self.categories.highest(parameters)
@@ -267,9 +283,20 @@ class GaussianActions(ActionDistribution):
 
     @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
+        return unflatten_entry(self.draw(parameters, generator), self.shape)
+
+    def sample_code(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
+        numbers = self.draw(parameters, generator)
+        return unflatten_entry(numbers.detach(), self.shape), (numbers - self.centre) / self.half_range
+
+    def draw(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        """Return numbers drawn, flat, as a function of the parameters and of noise."""
         mean, log_std = self.gaussian(parameters)
-        noise = torch.empty_like(mean).normal_(generator=generator)
-        return unflatten_entry(mean + log_std.exp() * noise, self.shape)
+        return mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
 
     def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         return unflatten_entry(self.moments(parameters)[0], self.shape)
@@ -348,14 +375,12 @@ class BetaActions(GaussianActions):
         gaussian_mean, gaussian_log_std = self.gaussian(parameters)
         return self._where_bounded(mean, gaussian_mean), self._where_bounded(std.log(), gaussian_log_std)
 
-    @torch.no_grad()
-    def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
-        # A Beta is a Dirichlet of two; torch.distributions, which calls this too, takes no generator.
-        draw = torch._sample_dirichlet  # pyright: ignore[reportPrivateImportUsage]
-        x = draw(torch.stack(self.shapes(parameters), -1), generator)[..., 0]
+    def draw(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch n"]:
+        x = _Dirichlet.apply(torch.stack(self.shapes(parameters), -1), generator)[..., 0]
         bounded = self.centre + self.half_range * (2 * x.clamp(INSIDE, 1 - INSIDE) - 1)
-        gaussian = flatten_entry(super().sample(parameters, generator), self.shape)
-        return unflatten_entry(self._where_bounded(bounded, gaussian), self.shape)
+        return self._where_bounded(bounded, super().draw(parameters, generator))
 
     def log_densities(
         self, parameters: Float[Tensor, "*batch A"], numbers: Float[Tensor, "*batch n"]
@@ -375,6 +400,24 @@ class BetaActions(GaussianActions):
 
     def _where_bounded(self, bounded: Tensor, other: Tensor) -> Tensor:
         return torch.where(self.is_bounded, bounded, other)
+
+
+class _Dirichlet(torch.autograd.Function):
+    """A draw with its gradient; a Beta is one of two. torch.distributions has the same, but takes no generator."""
+
+    @staticmethod
+    def forward(ctx, concentration, generator):
+        draw = torch._sample_dirichlet(concentration, generator)  # pyright: ignore[reportPrivateImportUsage]
+        ctx.save_for_backward(draw, concentration)
+        return draw
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        draw, concentration = ctx.saved_tensors
+        total = concentration.sum(-1, keepdim=True).expand_as(concentration)
+        slope = torch._dirichlet_grad(draw, concentration, total)  # pyright: ignore[reportPrivateImportUsage]
+        return slope * (grad - (draw * grad).sum(-1, keepdim=True)), None
 
 
 def _log_beta(alpha: Tensor, beta: Tensor) -> Tensor:
@@ -423,6 +466,13 @@ class ProductActions(ActionDistribution):
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
         rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
         return torch.cat([part.sample(x, generator).to(self.dtype) for part, x in rows], -1)
+
+    def sample_code(
+        self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
+        rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
+        actions, codes = zip(*(part.sample_code(x, generator) for part, x in rows), strict=True)
+        return torch.cat([action.to(self.dtype) for action in actions], -1), torch.cat(codes, -1)
 
     def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)

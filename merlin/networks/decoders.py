@@ -49,6 +49,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.names = tuple(spaces)
+        self.kinds = {name: kind(space) for name, space in spaces.items()}
         self.entries = nn.ModuleList(
             make_entry_decoder(name, space, input_size, config, running_scales) for name, space in spaces.items()
         )

@@ -42,11 +42,11 @@ def lambda_returns(
     mixing[-1] = 0.0
     base = reward + discount * (1 - mixing) * next_value
     decay = discount * mixing
-    returns = torch.empty_like(reward)
-    following = torch.zeros_like(reward[0])
+    returns, following = [], torch.zeros_like(reward[0])
     for t in range(reward.shape[0] - 1, -1, -1):
-        following = torch.addcmul(base[t], decay[t], following, out=returns[t])
-    return returns
+        following = torch.addcmul(base[t], decay[t], following)
+        returns.append(following)
+    return torch.stack(returns[::-1])
 
 
 def generalized_advantages(

@@ -132,6 +132,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "rollout": to_plain(self.rollout.state) if native else None,
             "environment": self.environment.state_dict() if native else None,
+            "learner": self.learner.share_dict(),
         }
         return {
             "env_steps": self.env_steps,
@@ -167,6 +168,7 @@ class Trainer:
             goes_on = False
             self.generator.manual_seed(self.generator.initial_seed() + self.env_steps)
         self.learner.load_state_dict(state["optimizers"])
+        self.learner.load_share_dict(share.get("learner", {}))
         self.source.load_state_dict(state.get("source", {}))
         if goes_on:
             self.environment.load_state_dict(share["environment"])

@@ -1,6 +1,6 @@
 """MERLIN's memory-based predictor: half of the agent, and a module for agents of one's own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,14 +20,20 @@ from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_balanced, start_orthogonal
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.scales import ReturnScale
-from merlin.networks.spaces import kind
 from merlin.objectives.policy_gradient import masked_mean
+from merlin.objectives.reconstruction import (
+    ReconstructionConfig,
+    explained,
+    observation_loss,
+    reconstruction_metrics,
+    sum_entries,
+)
 from merlin.precision import as_type
 from merlin.ranges import COST, WIDTH, Range, above
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorConfig(MemoryConfig):
+class PredictorConfig(MemoryConfig, ReconstructionConfig):
     """Sizes, costs and switches of the predictor. The sizes given here are the paper's."""
 
     latent: Literal["gaussian", "categorical"] = "gaussian"
@@ -70,16 +76,6 @@ class PredictorConfig(MemoryConfig):
     KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
     free_nats: Annotated[float, COST] = 0.0
     """KL below this many nats per step costs nothing."""
-    image_cost: Annotated[float, COST] = 1.0
-    """Weight of the reconstruction of images."""
-    symbols_cost: Annotated[float, COST] = 1.0
-    """Weight of the reconstruction of symbolic grids."""
-    vector_cost: Annotated[float, COST] = 1.0
-    """Weight of the reconstruction of vectors."""
-    category_cost: Annotated[float, COST] = 1.0
-    """Weight of the reconstruction of categories."""
-    text_cost: Annotated[float, COST] = 1.0
-    """Weight of the reconstruction of texts."""
     action_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of the previous action."""
     reward_cost: Annotated[float, COST] = 1.0
@@ -282,9 +278,9 @@ class Predictor(nn.Module):
             to_prior, to_posterior = split_kl_nats(posterior, prior)
             total = total + config.prior_kl_cost * to_prior + kl_cost * (to_posterior - config.free_nats).clamp(min=0)
         if config.expectation_cost:
-            loss, nats = self._observation_loss(self.decoder(prior.mean), unroll)
+            loss, nats = observation_loss(self.decoder, config, self.decoder(prior.mean), unroll)
             total = total + config.expectation_cost * loss
-            metrics["expected_nats"] = mean(self._sum(nats.values()))
+            metrics["expected_nats"] = mean(sum_entries(nats.values(), unroll.reward))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
@@ -303,35 +299,24 @@ class Predictor(nn.Module):
         mean: Callable[[Tensor], Tensor],
     ) -> tuple[Float[Tensor, "T B"], dict[str, Tensor]]:
         """Return the weighted reconstruction loss, and each entry's nats and accuracy."""
-        config = self.config
-        decoded = self.decoder(latent)
-        total, nats = self._observation_loss(decoded, unroll)
-        with torch.no_grad():
-            floor = self.decoder.floor_nats(unroll.observation)
-            accuracy = self.decoder.accuracy(decoded, unroll.observation)
-            excess = {name: mean(x - floor[name]) for name, x in nats.items()}
-            worth = self.decoder.marginal_nats()
-            metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
-            metrics |= {f"{name}_accuracy": mean(x) for name, x in accuracy.items()}
-            recall = self.decoder.recall(decoded, unroll.observation, unroll.is_valid)
-            metrics |= {f"{name}_recall": x for name, x in recall.items()}
-            metrics |= {f"{name}_explained": explained(x, worth[name]) for name, x in excess.items()}
-            metrics["observation_explained"] = explained(self._sum(excess.values()), self._sum(worth.values()))
+        config, decoded = self.config, self.decoder(latent)
+        loss, nats = observation_loss(self.decoder, config, decoded, unroll)
+        metrics = reconstruction_metrics(self.decoder, decoded, nats, unroll)
 
         if config.action_cost:
             parameters, known = self.action_decoder(latent), unroll.is_valid & ~unroll.is_first
             action_nats = self.actions.reconstruction_nats(parameters, previous_actions).masked_fill(unroll.is_first, 0)
-            total = total + config.action_cost * action_nats
+            loss = loss + config.action_cost * action_nats
             metrics["action_nats"] = masked_mean(action_nats, known)
             accuracy = self.actions.reconstruction_accuracy(parameters, previous_actions)
             metrics["action_accuracy"] = masked_mean(accuracy, known)
         if config.reward_cost:
             reward = self.return_scale.reward(unroll.previous_reward)
             reward_nats = 0.5 * (self.reward_decoder(latent).squeeze(-1) - reward).square()
-            total = total + config.reward_cost * reward_nats
+            loss = loss + config.reward_cost * reward_nats
             metrics["reward_nats"] = mean(reward_nats)
             metrics["reward_explained"] = self._reward_explained(reward, reward_nats.detach(), unroll)
-        return total, metrics
+        return loss, metrics
 
     def _reward_explained(
         self, reward: Float[Tensor, "T B"], nats: Float[Tensor, "T B"], unroll: Unroll
@@ -342,23 +327,12 @@ class Predictor(nn.Module):
             self.reward_marginal.update(moments(reward.double().reshape(-1, 1), known), known)
         return explained(masked_mean(nats, known), 0.5 * variance(self.reward_marginal.means).sum())
 
-    def _observation_loss(
-        self, decoded: dict[str, Tensor], unroll: Unroll
-    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        """Return the weighted loss of what was decoded against what was observed, and each entry's nats."""
-        nats = self.decoder.nats(decoded, unroll.observation)
-        losses = self.decoder.losses(decoded, unroll.observation, nats, unroll.is_valid)
-        costs = {name: getattr(self.config, f"{kind(self.spaces[name])}_cost") for name in losses}
-        return self._sum(costs[name] * x for name, x in losses.items()), nats
-
-    def _sum(self, entries: Iterable[Tensor]) -> Tensor:
-        return sum(entries, self.observation_nats.new_zeros(()))
-
     def _kl_cost(self, unroll: Unroll) -> Float[Tensor, ""]:
         """Return the weight of the KL divergence, from the observations' measured entropy unless configured."""
         if self.training:
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
-            worth = self._sum(self.decoder.update_marginals(unroll.observation, unroll.is_valid).values())
+            marginals = self.decoder.update_marginals(unroll.observation, unroll.is_valid)
+            worth = sum_entries(marginals.values(), self.observation_nats)
             self.observation_nats += rate * unroll.is_valid.any() * (worth - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
@@ -376,15 +350,3 @@ def latent_family(config: PredictorConfig) -> LatentFamily:
         config.latent_estimator,
         config.latent_temperature,
     )
-
-
-def explained(excess: Float[Tensor, ""], worth: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Return the part of an entry that is decoded: 0 is no better than the best constant guess, 1 perfect.
-
-    It is NaN of an entry that never changes.
-
-    Args:
-        excess: Nats beyond those that no decoder can do without.
-        worth: Those of the best constant guess.
-    """
-    return torch.where(worth > 0, 1 - excess / worth, torch.nan).to(excess.dtype)
