@@ -11,6 +11,7 @@ and a distribution, a NamedTuple of its parameters,
     sample(noise)                     a sample through which gradients pass; of no noise (zeros) the mode
     mean, mode                        the latent expected, and the likeliest
     entropy_nats, kl_nats             in nats, summed over the latent's entries
+    marginal                          of all rows together
 
 so that the noise can be kept, and learning computes the latents of acting again.
 
@@ -46,6 +47,8 @@ class Latent(Protocol):
     def entropy_nats(self) -> Float[Tensor, "*batch"]: ...
 
     def kl_nats(self, prior: Any) -> Float[Tensor, "*batch"]: ...
+
+    def marginal(self) -> "Latent": ...
 
 
 @runtime_checkable
@@ -98,6 +101,11 @@ class DiagonalGaussian(NamedTuple):
         d = self.log_variance - prior.log_variance
         distance = (self.mean - prior.mean).square() * torch.exp(-prior.log_variance)
         return 0.5 * (torch.expm1(d) - d + distance).sum(-1)
+
+    def marginal(self) -> "DiagonalGaussian":
+        """Return the Gaussian with the moments of all rows together: what a prior that knows nothing would be."""
+        rows = [x.flatten(0, -2) for x in (self.mean, self.log_variance.exp())]
+        return DiagonalGaussian(rows[0].mean(0), (rows[0].var(0, correction=0) + rows[1].mean(0)).log())
 
 
 class OneHots(NamedTuple):
@@ -154,6 +162,10 @@ class OneHots(NamedTuple):
         """Return KL[self ‖ prior] = Σ p (log p − log p_prior), over classes and groups; of itself exactly 0."""
         log_probs = self.log_probs
         return (log_probs.exp() * (log_probs - prior.log_probs)).sum((-2, -1))
+
+    def marginal(self) -> "OneHots":
+        """Return the mean distribution of all rows: what a prior that knows nothing would be."""
+        return self._replace(logits=self.logits.softmax(-1).flatten(0, -3).mean(0).clamp(min=1e-30).log())
 
 
 @dataclass(frozen=True)

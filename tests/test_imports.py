@@ -32,7 +32,12 @@ LAYERS = [
     ["merlin.agents.acting"],
     ["merlin.training"],  # of agents it knows the interface alone
     ["merlin.agents.actor_critic", "merlin.agents.memory_ablation"],
-    ["merlin.agents.merlin", "merlin.agents.rl_lstm", "merlin.agents.rl_mem"],  # none knows another
+    [
+        "merlin.agents.merlin",
+        "merlin.agents.rl_lstm",
+        "merlin.agents.rl_mem",
+        "merlin.agents.dreamer",
+    ],  # none knows another
     ["merlin.agents"],
     ["merlin.runs"],
     ["merlin.viewer", "merlin.experiments"],

@@ -164,8 +164,12 @@ class ActorCriticLearner(Learner):
         ]
 
     def _scheduled(self, name: str, left: float) -> float:
-        final = getattr(self.config, f"final_{name}_fraction")
-        return final + (1.0 - final) * left
+        return scheduled(getattr(self.config, f"final_{name}_fraction"), left)
+
+
+def scheduled(final_fraction: float, left: float) -> float:
+    """Return what is left of what falls linearly to a fraction of itself over the run."""
+    return final_fraction + (1.0 - final_fraction) * left
 
 
 def base_rates(config: LearnerConfig, groups: Iterable[str]) -> dict[str, float]:

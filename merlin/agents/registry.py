@@ -5,6 +5,7 @@ from dataclasses import is_dataclass
 from typing import NamedTuple
 
 from merlin.agents.agent import Agent
+from merlin.agents.dreamer import Dreamer, DreamerConfig
 from merlin.agents.merlin import Merlin, MerlinConfig
 from merlin.agents.rl_lstm import RLLSTM, RLLSTMConfig
 from merlin.agents.rl_mem import RLMem, RLMemConfig
@@ -23,6 +24,9 @@ class AgentEntry(NamedTuple):
 
 AGENTS = {
     "merlin": AgentEntry(Merlin, MerlinConfig, "memory-based predictor with a read-only policy (Wayne et al. 2018)"),
+    "dreamer": AgentEntry(
+        Dreamer, DreamerConfig, "world model with a policy learnt in it (DreamerV2, Hafner et al. 2021)"
+    ),
     "rl-lstm": AgentEntry(RLLSTM, RLLSTMConfig, "two-layer LSTM trained by reinforcement alone"),
     "rl-mem": AgentEntry(RLMem, RLMemConfig, "the same LSTM with MERLIN's memory, trained by reinforcement alone"),
 }

@@ -36,3 +36,12 @@ def start_balanced(linear: nn.Linear, parts: list[tuple[int, int]], gain: float)
         nn.init.normal_(linear.weight[:, start : start + width], std=std)
         start += width
     assert start == linear.in_features
+
+
+def start_glorot(module: nn.Module) -> None:
+    """Start linear layers uniform by their widths, and biases at 0. Glorot and Bengio 2010."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -130,6 +130,12 @@ class ReturnScale(nn.Module):
             return reward
         return (reward * self.per_reward.to(reward.dtype)).clamp(-MOST, MOST)
 
+    def restore_reward(self, reward: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Undo `reward`, but for the clipping, as for sums of rewards; 0 before any reward was seen."""
+        if self.returns is None:
+            return reward
+        return reward * torch.where(self.per_reward > 0, 1 / self.per_reward, 0.0)
+
     @torch.no_grad()
     def update(
         self,

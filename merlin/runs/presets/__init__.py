@@ -19,7 +19,17 @@ from merlin.environments.sight import Sight, look
 from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
-from merlin.runs.presets import general, grid_world, matching, memory_game, minigrid_memory, paper, symbols, tmaze
+from merlin.runs.presets import (
+    dreamer,
+    general,
+    grid_world,
+    matching,
+    memory_game,
+    minigrid_memory,
+    paper,
+    symbols,
+    tmaze,
+)
 from merlin.runs.settings import from_dict
 from merlin.training.trainer import TrainingConfig
 
@@ -147,9 +157,10 @@ def recommended(
         near = difflib.get_close_matches(name, FAMILIES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
         raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {quote(name)} came: {hint}")
-    table_of = FAMILIES[name].table
+    table_of, is_continuous = FAMILIES[name].table, sight is not None and sight.is_continuous
+    ours = {"dreamer": dreamer.paper() if name == "paper" else dreamer.table(name, is_continuous)}
     if table_of is None:
-        return _of_agent(agent, general.table(sight or Sight()))
+        return _of_agent(agent, general.table(sight or Sight()) | ours)
     try:
         table = table_of(task.rpartition(":")[2], env_kwargs)
     except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers
@@ -157,7 +168,7 @@ def recommended(
             f"Settings of {quote(task)} must be what it takes, but {quote(dict(env_kwargs))} came, of which the preset "
             f"{name!r} makes nothing ({describe(error)}): correct them."
         ) from error
-    return _of_agent(agent, table)
+    return _of_agent(agent, table | ours)
 
 
 def paper_values(agent: str, task: str, env_kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
