@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin.precision import as_type
+
 
 class LayerNormGRU(nn.Module):
     """A GRU whose three gates go through one norm, as DreamerV2's.
@@ -22,6 +24,9 @@ class LayerNormGRU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch I"], hidden: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return h'."""
-        reset, candidate, update = self.norm(self.linear(torch.cat([x, hidden], -1))).chunk(3, -1)
+        gates = as_type(
+            self.norm(self.linear(torch.cat([x, hidden], -1))), hidden.dtype
+        )  # where autocast chose another
+        reset, candidate, update = gates.chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(hidden, candidate, torch.sigmoid(update - 1))

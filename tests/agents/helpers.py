@@ -30,6 +30,8 @@ ACTION_SPACES = {
     ),
 }
 DISCOUNT = 0.9
+ON_POLICY = [name for name in AGENTS if name != "dreamer"]
+"""Agents whose policy learns from what it did. Dreamer's learns from what its model imagines."""
 
 
 def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=SPACES, **settings) -> Agent:
@@ -43,6 +45,11 @@ def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return agent
+
+
+def learnt(agent: Agent) -> list[torch.nn.Parameter]:
+    """The parameters that learn: all but copies of others."""
+    return [parameter for parameter in agent.parameters() if parameter.requires_grad]
 
 
 def random_observation(*shape: int) -> dict[str, torch.Tensor]:

@@ -20,13 +20,14 @@ from merlin.runs.presets import preset
 from merlin.training.evaluation import evaluate
 from merlin.training.rollout import Rollout
 from merlin.training.trainer import Trainer, TrainingConfig
-from tests.agents.helpers import ACTION_SPACES, act, make_agent, row, tensors
+from tests.agents.helpers import ACTION_SPACES, ON_POLICY, act, learnt, make_agent, row, tensors
 from tests.agents.test_agents import log_probs_and_values, random_firsts
 from tests.environments.examples import allowed  # (registers test/Masked-v0)
 
 T, B = 12, 5
 
 every_agent = pytest.mark.parametrize("name", AGENTS)
+on_policy = pytest.mark.parametrize("name", ON_POLICY)
 choosing = pytest.mark.parametrize("action_space", sorted(ACTION_SPACES.keys() - {"box"}))
 
 
@@ -68,7 +69,7 @@ def test_acting_equals_learning_under_random_masks(name, action_space, seed):
     assert not torch.allclose(log_probs_and_values(agent, bare, initial)[0], unroll.log_prob)  # masks matter
 
 
-@every_agent
+@on_policy
 @choosing
 def test_acting_for_a_window_obeys_masks_and_gives_a_ratio_of_exactly_one(name, action_space):
     agent, _, unroll, initial, _ = masked_window(name, action_space)
@@ -85,7 +86,7 @@ def test_acting_for_a_window_obeys_masks_and_gives_a_ratio_of_exactly_one(name, 
     assert metrics["entropy_nats"].isfinite()
 
 
-@every_agent
+@on_policy
 def test_entropy_is_of_what_is_allowed(name):
     agent = make_agent(name)
     masks = torch.zeros(T, B, 4, dtype=torch.bool)
@@ -99,7 +100,7 @@ def test_entropy_is_of_what_is_allowed(name):
     assert 0 < agent.losses(unroll, initial)[0].metrics["entropy_nats"] <= np.log(3) + 1e-6
 
 
-@every_agent
+@on_policy
 @choosing
 def test_gradients_are_finite_and_none_reaches_what_is_never_allowed(name, action_space):
     agent = make_agent(name, action_space)
@@ -129,7 +130,7 @@ def test_rows_on_which_no_action_follows_may_allow_nothing(name):
     is_valid[5] = False
     losses, _ = agent.losses(unroll._replace(is_valid=is_valid), initial)
     losses.total.backward()
-    assert all(p.grad.isfinite().all() for p in agent.parameters())
+    assert all(p.grad.isfinite().all() for p in learnt(agent))
 
 
 @every_agent
@@ -253,7 +254,7 @@ def test_the_loss_of_an_agent_that_knows_of_no_masks_obeys_them():
     torch.testing.assert_close(loss.log_prob, allowed_alone.log_prob(unroll.action))
 
 
-@every_agent
+@on_policy
 def test_an_agent_learns_where_the_mask_tells_what_the_observation_does_not(name):
     torch.manual_seed(0)
     with make_environment("test/MaskedSignal-v0", 64) as environment:
@@ -294,4 +295,5 @@ def test_a_rollout_bootstraps_from_the_mask_of_the_final_observation(name, where
         for observation in (*seen, {key: x.flatten(0, 1) for key, x in unroll.observation.items()}):
             assert torch.equal(observation[ACTION_MASK], torch.tensor(allowed(observation["clock"])))
         assert unroll.next_value.isfinite().all()
-        assert abs(agent.losses(unroll, window.state)[0].metrics["policy_kl_nats"]) < 1e-5
+        metrics = agent.losses(unroll, window.state)[0].metrics
+        assert name not in ON_POLICY or abs(metrics["policy_kl_nats"]) < 1e-5

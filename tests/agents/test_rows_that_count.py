@@ -8,12 +8,12 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
-from merlin.agents import AGENTS
 from merlin.experience import Unroll
 from merlin.networks.decoders import DecoderConfig
 from merlin.networks.spaces import Tokens, flatten_space
 from merlin.runs.presets import preset
 from merlin.states import map_state, stack_states
+from tests.agents.helpers import ON_POLICY
 
 SPACES = flatten_space(
     Dict(
@@ -90,7 +90,7 @@ def assert_same(ours, others):
         torch.testing.assert_close(x, others[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_a_window_without_them_is_learnt_from_the_same(name):
     agent = make_agent(name)
     is_last = torch.tensor([t in LAST for t in range(12)]).unsqueeze(1)
@@ -101,7 +101,7 @@ def test_a_window_without_them_is_learnt_from_the_same(name):
     assert_same(learn(agent, unroll, state), learn(agent, without, state))
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_what_they_hold_changes_nothing(name):
     agent = make_agent(name)
     is_last = torch.rand(12, 3, generator=torch.Generator().manual_seed(2)) < 0.3

@@ -24,8 +24,9 @@ from merlin.objectives.returns import lambda_returns
 from merlin.ranges import COST, COUNT, Range, above
 from merlin.states import reset_state
 
-LEAST_SPREAD = 1e-3
-"""Of advantages, below which they are not made larger."""
+LEAST_SPREAD = 0.05
+"""Of advantages, in rewards, below which they are not made larger: a policy must not settle on noise before rewards are
+found."""
 SPREAD_DECAY = 0.99
 """Of the running spread of advantages."""
 UNEXPLAINED = 0.05
@@ -316,7 +317,7 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         """Return the observation that is decoded from the prior's mean, before anything is seen. See `Agent.expect`."""
         state = reset_state(state, is_first)
         hidden = self.model.recur(state.latent, state.previous_action, state.hidden)
-        prior = self.model.latents.from_parameters(self.model.prior_network(hidden))
+        prior = self.model.latents.from_parameters(self.model.prior(hidden))
         return self.reconstruct(torch.cat([prior.mean, hidden], -1))
 
     @torch.no_grad()

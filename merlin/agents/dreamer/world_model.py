@@ -26,6 +26,7 @@ from merlin.objectives.reconstruction import (
     observation_loss,
     reconstruction_metrics,
 )
+from merlin.precision import as_type
 from merlin.ranges import COST, WIDTH, Range
 
 
@@ -136,7 +137,11 @@ class WorldModel(nn.Module):
         self, code: Float[Tensor, "*batch C"], hidden: Float[Tensor, "*batch D"]
     ) -> Float[Tensor, "*batch Y"]:
         """Return the parameters of the posterior."""
-        return self.posterior_output(elu(code + self.posterior_context(hidden)))
+        return as_type(self.posterior_output(elu(code + self.posterior_context(hidden))), hidden.dtype)
+
+    def prior(self, hidden: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch Y"]:
+        """Return the parameters of the prior."""
+        return as_type(self.prior_network(hidden), hidden.dtype)
 
     def split(self, features: Float[Tensor, "*batch F"]) -> tuple[Float[Tensor, "*batch Z"], Float[Tensor, "*batch D"]]:
         """Return z and h."""
@@ -151,7 +156,7 @@ class WorldModel(nn.Module):
     ) -> Float[Tensor, "I F"]:
         """Return what follows from an action, encoded, where nothing is seen: z is a sample of the prior."""
         hidden = self.recur(features[..., : self.latents.size], action, features[..., self.latents.size :])
-        prior = self.latents.from_parameters(self.prior_network(hidden))
+        prior = self.latents.from_parameters(self.prior(hidden))
         noise = self.latents.draw_noise(len(hidden), hidden, generator)
         return torch.cat([prior.sample(noise), hidden], -1)
 
@@ -202,7 +207,7 @@ class WorldModel(nn.Module):
         discount_nats = binary_cross_entropy_with_logits(logit, unroll.discount, reduction="none")
 
         after = self.latents.from_parameters(posterior)
-        before = self.latents.from_parameters(self.prior_network(self.split(features)[1]))
+        before = self.latents.from_parameters(self.prior(self.split(features)[1]))
         to_prior, to_posterior = (x.mean() for x in split_kl_nats(after, before))
         if config.kl_balance is None:
             kl_loss = after.kl_nats(before).mean().clamp(min=config.free_nats)
