@@ -264,7 +264,8 @@ def straight_through(
 
     The temperature is 1, whatever is given.
     """
-    return _pass_gradient(highest(logits.detach() + noise), logits.softmax(-1))
+    one_hot = highest(logits.detach() + noise)
+    return _pass_gradient(one_hot, logits.softmax(-1)) if logits.requires_grad else one_hot
 
 
 def gumbel_softmax(

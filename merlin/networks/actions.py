@@ -199,6 +199,8 @@ class CategoricalActions(ActionDistribution):
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
         action = self.sample(parameters.detach(), generator)
+        if not parameters.requires_grad:
+            return action, self.encode(action)
         probabilities = self.probabilities(parameters)
         return action, self.encode(action) + (probabilities - probabilities.detach())
 

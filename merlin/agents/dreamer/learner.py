@@ -9,7 +9,7 @@ from torch import Tensor
 from merlin import distributed
 from merlin.agents.learner import Learner, LearnerConfig, Window, base_rates, load_optimizer, scheduled
 from merlin.errors import MerlinError
-from merlin.experience import Unroll
+from merlin.experience import Losses, Unroll
 from merlin.states import map_state
 from merlin.training.replay import Replay
 
@@ -121,6 +121,10 @@ class DreamerLearner(Learner):
         actions, previous_actions = agent.action_codes(unroll, state)
         activations, _ = agent.scan(unroll, state, actions, previous_actions)
         losses = agent.loss(activations, unroll, actions, previous_actions, entropy_scale, self.generator)
+        return losses.metrics | self._descend(losses)
+
+    def _descend(self, losses: Losses) -> dict[str, Tensor]:
+        """Let all optimisers step down the loss, and return it and the norms of its gradients."""
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -132,7 +136,6 @@ class DreamerLearner(Learner):
         for optimizer in self.optimizers.values():
             optimizer.step()
         self.updates += 1
-        if self.updates % agent.config.target_updates == 0:
-            agent.update_target()
-        metrics = losses.metrics | {"loss": losses.total.detach()}
-        return metrics | {f"{name}_grad_norm": norm for name, norm in norms.items()}
+        if self.updates % self.agent.config.target_updates == 0:
+            self.agent.update_target()
+        return {"loss": losses.total.detach()} | {f"{name}_grad_norm": norm for name, norm in norms.items()}

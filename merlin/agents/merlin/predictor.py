@@ -31,6 +31,9 @@ from merlin.objectives.reconstruction import (
 from merlin.precision import as_type
 from merlin.ranges import COST, WIDTH, Range, above
 
+PRIOR_KL_COST = 0.05
+"""Weight by which a categorical prior is taught unless configured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig(MemoryConfig, ReconstructionConfig):
@@ -41,7 +44,7 @@ class PredictorConfig(MemoryConfig, ReconstructionConfig):
     `latent_groups` variables of `latent_classes` each."""
     latent_size: Annotated[int, WIDTH] = 200
     """Z, entries of a Gaussian state variable."""
-    latent_groups: Annotated[int, WIDTH] = 16
+    latent_groups: Annotated[int, WIDTH] = 32
     """G, variables of a categorical one. Many small ones learn sooner than few large ones."""
     latent_classes: Annotated[int, Range(2, 65_536)] = 4
     """C, classes of each."""
@@ -70,7 +73,8 @@ class PredictorConfig(MemoryConfig, ReconstructionConfig):
     make latents less noisy, which pays where many slots are read at once."""
     prior_kl_cost: Annotated[float | None, COST] = None
     """Weight of the KL divergence where it teaches the prior, the posterior being a constant: `kl_cost` then is what
-    the posterior pays alone. None leaves the two one."""
+    the posterior pays alone. None leaves the two one for a Gaussian, and takes 0.05 for a categorical latent, whose
+    prior learns too late at the weights that leave its posterior free."""
     expectation_cost: Annotated[float, COST] = 0.0
     """Weight of the reconstruction of an observation from the prior's mean, before it is seen. The paper has none: the
     KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
@@ -272,11 +276,14 @@ class Predictor(nn.Module):
         reconstruction, metrics = self._reconstruction(latent, previous_actions, unroll, mean)
         kl = kl_nats(posterior, prior)
         total = reconstruction + config.return_cost * return_loss
-        if config.prior_kl_cost is None:
+        prior_kl_cost = config.prior_kl_cost
+        if prior_kl_cost is None and config.latent == "categorical":
+            prior_kl_cost = PRIOR_KL_COST
+        if prior_kl_cost is None:
             total = total + kl_cost * (kl - config.free_nats).clamp(min=0)
         else:
             to_prior, to_posterior = split_kl_nats(posterior, prior)
-            total = total + config.prior_kl_cost * to_prior + kl_cost * (to_posterior - config.free_nats).clamp(min=0)
+            total = total + prior_kl_cost * to_prior + kl_cost * (to_posterior - config.free_nats).clamp(min=0)
         if config.expectation_cost:
             loss, nats = observation_loss(self.decoder, config, self.decoder(prior.mean), unroll)
             total = total + config.expectation_cost * loss
