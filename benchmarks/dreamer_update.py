@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
@@ -49,8 +50,8 @@ def main() -> None:
             marks.append(time.process_time())
             learner._descend(losses)
             marks.append(time.process_time())
-            for name, seconds in zip(parts, [b - a for a, b in zip(marks, marks[1:], strict=False)], strict=False):
-                parts[name].append(seconds)
+            for name, (start, end) in zip(parts, pairwise(marks), strict=False):
+                parts[name].append(end - start)
             parts["whole"].append(marks[-1] - marks[0])
         if options.profile:
             with torch.profiler.profile() as profile:

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merlin.agents import AGENTS
 from merlin.agents.learner import Window, columns_of
 from merlin.runs.run import build_agent, build_environment
 from merlin.states import map_state
 from merlin.training import checkpoint
 from merlin.training.trainer import Trainer
+from tests.agents.helpers import ON_POLICY
 from tests.training.test_trainer import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ with distributed.joined(torch.device("cpu")):
 """
 
 
-@pytest.mark.parametrize(("name", "task"), [*((name, None) for name in AGENTS), ("merlin", "merlin/Empty-v0")])
+@pytest.mark.parametrize(("name", "task"), [*((name, None) for name in ON_POLICY), ("merlin", "merlin/Empty-v0")])
 def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name, task):
     config = tiny(name, passes=2, policy_passes=3 if name == "merlin" else 1)
     config = replace(config, model=replace(config.model, normalize_advantages=True), task=task or config.task)
