@@ -13,7 +13,7 @@ from torch import Tensor
 from merlin import distributed
 from merlin.experience import Unroll
 from merlin.networks.actions import ActionDistribution
-from merlin.objectives.returns import generalized_advantages, lambda_returns
+from merlin.objectives.returns import generalized_advantages, n_step_returns
 from merlin.ranges import COST, Range, Settings, above
 
 
@@ -25,8 +25,6 @@ class ActorCriticConfig(Settings):
     """Of the return, per step."""
     gae_lambda: Annotated[float, Range(0, 1)] = 0.9
     """Of the generalised advantage estimates: 0 trusts the value function, 1 the window's returns."""
-    value_lambda: Annotated[float, Range(0, 1)] = 1.0
-    """Of the λ-returns that V learns: 1 is the window's n-step return, less varies less and trusts V more."""
     entropy_cost: Annotated[float, COST] = 0.01
     """Weight of the policy's entropy, in nats, against its advantages."""
     return_cost: Annotated[float, COST] = 1.0
@@ -71,7 +69,7 @@ def policy_loss(
 def advantages_and_returns(
     unroll: Unroll, config: ActorCriticConfig, unit: Float[Tensor, ""] | float = 1.0
 ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
-    """Return advantages for the policy and λ-returns for the value function, both constants.
+    """Return advantages for the policy and n-step returns for the value function, both constants.
 
     Args:
         unit: Of returns; advantages are in it.
@@ -85,7 +83,7 @@ def advantages_and_returns(
         rows, first, second = distributed.total(torch.stack(sums))
         rows = rows.clamp(min=1)
         advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
-    return advantages, lambda_returns(*follow, unroll.next_value, unroll.is_end, config.value_lambda)
+    return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
 
 
 class ActorLoss(NamedTuple):

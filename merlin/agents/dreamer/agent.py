@@ -141,7 +141,7 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
     8. Returns are those of generalised advantages: the baseline of an action is the state that it is taken in.
     9. Behaviour is learnt in the same update as the model, with the model before it.
 
-    Settings of `ActorCriticConfig` that are PPO's have no effect: `clip_ratio`, `value_lambda`, `return_cost`,
+    Settings of `ActorCriticConfig` that are PPO's have no effect: `clip_ratio`, `return_cost`,
     `normalize_advantages`, `policy_hidden_gain`. In imagination there are no masks of actions.
     """
 

@@ -37,8 +37,6 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
         # The mode of a Beta moves little in a step, and a choice is soon settled.
         rate = {} if sight.is_continuous else {"training.learning_rate": 3e-4}
         baseline |= {"training.passes": passes + 1, "training.minibatches": 4} | rate
-    if sight.is_continuous:  # what drives numbers earns at every step: n-step returns vary more than they say
-        baseline |= {"model.value_lambda": 0.95}
     return {
         "merlin": common
         | {
