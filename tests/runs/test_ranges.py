@@ -19,7 +19,8 @@ from merlin.training.trainer import Trainer
 SMALL = {
     "seed": 1, "steps": 1000, "num_envs": 3, "model.latent_size": 4, "model.hidden_size": 5, "model.num_layers": 1,
     "model.policy_hidden_size": 6, "model.memory_size": 7, "training.unroll_length": 4, "training.minibatches": 1,
-    "model.encoder.grid_features": 5, "model.decoder.grid_features": 5,
+    "model.encoder.grid_features": 5, "model.decoder.grid_features": 5, "model.replay_rows": 16,
+    "model.replay_windows": 2, "model.prefill_steps": 0, "model.imagination_length": 2,
 }  # fmt: skip
 NUMBERS = ["nan", "inf", "-inf", "-1", "0", "0.5", "1e30", "-1e30", "9" * 30, "1", "true", "none", ""]
 
@@ -69,6 +70,8 @@ def test_the_smallest_number_of_a_range_trains(agent, setting):
     if setting.range.is_above:
         low += 1e-6
     config = override(CONFIGS[agent], [f"{setting.path}={low}"])
+    if setting.path == "model.replay_rows":  # a replay of one window, of one row
+        config = override(config, ["model.replay_windows=1", "training.unroll_length=1"])
     with build_environment(config) as environment:
         trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=100, seed=1)
         losses, _ = trainer.update()

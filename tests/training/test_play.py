@@ -61,8 +61,12 @@ def episodes(mode=AutoresetMode.NEXT_STEP):
 def make_agent(name, environment):
     torch.manual_seed(0)
     config_class = AGENTS[name].config_class
-    known = {key: size for key, size in SIZES.items() if key in config_class.__dataclass_fields__}
-    return AGENTS[name].agent_class(environment.spaces, environment.action_space, config_class(**known))
+    settings = SIZES | {"observe_reward": True}
+    known = {key: value for key, value in settings.items() if key in config_class.__dataclass_fields__}
+    agent = AGENTS[name].agent_class(environment.spaces, environment.action_space, config_class(**known))
+    if name == "dreamer":  # whose policy starts with weights of 0, and so says the same of everything
+        torch.nn.init.normal_(agent.policy[-1].weight)
+    return agent
 
 
 def same(one, other):
