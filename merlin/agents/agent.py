@@ -62,6 +62,32 @@ class Advanced(NamedTuple):
     read_weights: Tensor | None = None
 
 
+@runtime_checkable
+class Predicts(Protocol):
+    """An agent that predicts what it will see, and can imagine what follows."""
+
+    memory: Memory | None
+
+    def expect(self, state: Any, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]: ...
+
+    def infer(self, activations: Any) -> Float[Tensor, "*batch Z"]: ...
+
+    def imagine(self, state: Any, length: int, generator: torch.Generator | None = None) -> Float[Tensor, "T B Z"]: ...
+
+    def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]: ...
+
+    def memory_state(self, state: Any) -> Any: ...
+
+    def perceive_new(
+        self,
+        observation: dict[str, Tensor],
+        state: Any,
+        is_first: Bool[Tensor, "B"],
+        reward: Float[Tensor, "B"],
+        generator: torch.Generator | None,
+    ) -> Perceived: ...
+
+
 class Agent(nn.Module, ABC, Generic[Config, State]):
     """An agent that remembers: its state is a value, and acting and learning compute the same numbers.
 
@@ -343,6 +369,10 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         Args:
             is_first: Rows that start an episode, of which it knows nothing.
         """
+        return None
+
+    def infer(self, activations: Any) -> Float[Tensor, "*batch Z"] | None:
+        """Return the latent that it infers of a step where nothing is drawn, as `reconstruct` takes it, if it has any."""
         return None
 
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Observations that MERLIN predicts, infers, remembers and imagines, beside those that it saw."""
+"""Observations that an agent predicts, infers, remembers and imagines, beside those that it saw."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from merlin.agents.merlin import Merlin
+from merlin.agents.agent import Predicts
 from merlin.environments.batch import Environment
 from merlin.memory import MemoryState
 from merlin.training.play import Moment, Observer, play
@@ -37,7 +37,7 @@ class Predictions(NamedTuple):
 class PredictionRecorder(Observer):
     """Observations of one episode of one environment, and those decoded from the agent's prior and posterior."""
 
-    def __init__(self, agent: Merlin) -> None:
+    def __init__(self, agent: Predicts) -> None:
         self.agent = agent
         self.seen: Rows = []
         self.expected: Rows = []
@@ -47,11 +47,11 @@ class PredictionRecorder(Observer):
 
     def observe(self, moment: Moment) -> None:
         """Decode a step."""
-        assert moment.output.slots is not None
         self.seen.append(first_row(moment.timestep.observation))
         self.expected.append(first_row(self.agent.expect(moment.state, moment.timestep.is_first)))
         self.inferred.append(_decode(self.agent, self._infer(moment)))
-        self.slots.append(int(moment.output.slots))
+        if moment.output.slots is not None:
+            self.slots.append(int(moment.output.slots))
         self.last_state = moment.next_state
         if len(self.seen).bit_count() == 1:
             self.states[len(self.seen) - 1] = moment.next_state
@@ -61,25 +61,27 @@ class PredictionRecorder(Observer):
         """Return the mean of the posterior of a step, taken again."""
         is_first, reward = moment.timestep.is_first, moment.timestep.reward
         again = self.agent.perceive_new(moment.timestep.observation, moment.state, is_first, reward, None)
-        return self.agent.predictor.latents.from_parameters(again.activations.posterior).mean
+        return self.agent.infer(again.activations)
 
     @torch.no_grad()
     def predictions(self, imagine: int, generator: torch.Generator) -> Predictions:
         """Return these, the memory, and `imagine` steps imagined from somewhere before the episode's middle on."""
         written = sorted({slot: step for step, slot in enumerate(self.slots)}.values())
-        memory = self.agent.memory_state(self.last_state)
-        if not isinstance(memory, MemoryState):
-            written = []  # of a memory of another kind it is not known what a slot holds
-        else:
-            memory = memory.memory[0, :, : self.agent.predictor.latents.size]
-        remembered = [_decode(self.agent, memory[self.slots[step]].unsqueeze(0)) for step in written]
+        memory = self.agent.memory_state(self.last_state) if self.agent.memory is not None else None
+        if not isinstance(memory, MemoryState):  # of a memory of another kind it is not known what a slot holds
+            written, words = [], None
+        else:  # the first half of a word is a latent, the other what followed
+            words = memory.memory[0].chunk(2, -1)[0]
+        remembered = [
+            _decode(self.agent, words[self.slots[step]].unsqueeze(0)) for step in written if words is not None
+        ]
         middle = max(step for step in self.states if step <= len(self.seen) // 2)
         imagined = [_decode(self.agent, x) for x in self.agent.imagine(self.states[middle], imagine, generator)]
         return Predictions(self.seen, self.expected, self.inferred, remembered, written, imagined, middle)
 
 
 def expectations(
-    agent: Merlin, environment: Environment, *, seed: int, max_steps: int = 500, imagine: int = 8
+    agent: Predicts, environment: Environment, *, seed: int, max_steps: int = 500, imagine: int = 8
 ) -> Predictions:
     """Play one episode in an environment of num_envs=1 and return what was expected, inferred, remembered, imagined.
 
@@ -95,5 +97,5 @@ def expectations(
     return recorder.predictions(imagine, generator)
 
 
-def _decode(agent: Merlin, latent: Tensor) -> dict[str, np.ndarray]:
+def _decode(agent: Predicts, latent: Tensor) -> dict[str, np.ndarray]:
     return first_row(agent.reconstruct(latent))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from merlin.agents.merlin import Merlin
+from merlin.agents.agent import Predicts
 from merlin.analysis import sections
 from merlin.analysis.recording import gather
 from merlin.analysis.sections import Section, left_out
@@ -71,13 +71,13 @@ def analyse(
         found.append(sections.reads_section(played, out))
         note("saliency")
         found.append(sections.saliency_section(agent, environment, seed, out))
-    if isinstance(agent, Merlin):
+    if isinstance(agent, Predicts):
         note("expectations")
         config = dataclasses.replace(config, vectorization="sync")
         with build_environment(config, num_envs=1) as environment:
             found.append(sections.expectations_section(agent, environment, seed, out))
     else:
-        found.append(left_out("What it expects", "only MERLIN predicts what it will see"))
+        found.append(left_out("What it expects", "the agent does not predict what it will see"))
     return _write(out, [f"# {config.agent} on {config.task}", head], found)
 
 

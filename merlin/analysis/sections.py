@@ -14,7 +14,7 @@ from gymnasium import Space
 
 from merlin.agents.agent import Agent
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
-from merlin.agents.merlin import Merlin
+from merlin.agents.agent import Predicts
 from merlin.analysis.figures import MAX_COLUMNS, draw_observations, plot_lines, plot_maps
 from merlin.analysis.metrics import decode_goal, predict_returns, steps_to_goal, where_keys_read
 from merlin.analysis.predictions import Rows, expectations
@@ -215,7 +215,7 @@ def saliency_section(agent: Agent, environment: Environment, seed: int, out: Pat
     )
 
 
-def expectations_section(agent: Merlin, environment: Environment, seed: int, out: Path) -> Section:
+def expectations_section(agent: Predicts, environment: Environment, seed: int, out: Path) -> Section:
     """Return how much of the observations the prior and the posterior decode right, with pictures of them."""
     title = "What it expects, infers, remembers and imagines"
     found, spaces = expectations(agent, environment, seed=seed), environment.spaces

@@ -61,7 +61,7 @@ def episodes(mode=AutoresetMode.NEXT_STEP):
 def make_agent(name, environment):
     torch.manual_seed(0)
     config_class = AGENTS[name].config_class
-    settings = SIZES | {"observe_reward": True}
+    settings = SIZES | {"observe_reward": True, "latent": "gaussian"}
     known = {key: value for key, value in settings.items() if key in config_class.__dataclass_fields__}
     agent = AGENTS[name].agent_class(environment.spaces, environment.action_space, config_class(**known))
     if name == "dreamer":  # whose policy starts with weights of 0, and so says the same of everything

@@ -333,6 +333,11 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
             found.append(features)
         return torch.stack(found)
 
+    def infer(self, activations: DreamerActivations) -> Float[Tensor, "*batch F"]:
+        """Return [the posterior's mean, h]."""
+        posterior = self.model.latents.from_parameters(activations.posterior)
+        return torch.cat([posterior.mean, self.model.split(activations.latent)[1]], -1)
+
     def reconstruct(self, latent: Float[Tensor, "*batch F"]) -> dict[str, Tensor]:
         """Return the observation that s = [z, h] stands for, entry by entry in the observation's units."""
         return self.model.decoder.mode(self.model.decode(latent))

@@ -318,6 +318,10 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             latents.append(perceived.activations.latent)
         return torch.stack(latents)
 
+    def infer(self, activations: MerlinActivations) -> Float[Tensor, "*batch Z"]:
+        """Return the posterior's mean."""
+        return self.predictor.latents.from_parameters(activations.posterior).mean
+
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]:
         """Return the observation that the latent stands for, entry by entry in the observation's units."""
         return self.predictor.decoder.mode(self.predictor.decoder(latent))
