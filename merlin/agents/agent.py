@@ -372,7 +372,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return None
 
     def infer(self, activations: Any) -> Float[Tensor, "*batch Z"] | None:
-        """Return the latent that it infers of a step where nothing is drawn, as `reconstruct` takes it, if it has any."""
+        """Return the latent inferred of a step where nothing is drawn, as `reconstruct` takes it, if there is any."""
         return None
 
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from gymnasium import Space
 
-from merlin.agents.agent import Agent
+from merlin.agents.agent import Agent, Predicts
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
-from merlin.agents.agent import Predicts
 from merlin.analysis.figures import MAX_COLUMNS, draw_observations, plot_lines, plot_maps
 from merlin.analysis.metrics import decode_goal, predict_returns, steps_to_goal, where_keys_read
 from merlin.analysis.predictions import Rows, expectations

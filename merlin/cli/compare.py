@@ -33,7 +33,8 @@ def add_to(commands: Any) -> None:
     summary = "train several agents on several tasks with several seeds, and compare them"
     add = add_command(commands, "compare", summary, compare, epilog=_EXAMPLES, names_modules=True)
     add("what", metavar="TASK|FILE", nargs="+", help="gymnasium ids, or a .toml file that says what is compared")
-    add("--agents", metavar="NAME", nargs="+", help="merlin, rl-lstm, rl-mem or module:Class (default: all of ours)")
+    add("--agents", metavar="NAME", nargs="+", help="merlin, dreamer, rl-lstm, rl-mem or module:Class "
+        "(default: merlin rl-lstm rl-mem)")  # fmt: skip
     add("--seeds", metavar="S", nargs="+", type=seed, help="one run for each (default: 1 2 3)")
     add("--steps", metavar="N", type=whole_number(1), help="environment steps of each run (default: by task)")
     add("--env-kwargs", metavar="JSON", type=json_object, help="""settings of the tasks, such as '{"pairs": 4}'""")
@@ -54,7 +55,6 @@ def add_to(commands: Any) -> None:
 
 def compare(options: argparse.Namespace) -> int:
     """Train and evaluate what is compared, and print the table."""
-    from merlin.agents import AGENTS
     from merlin.experiments import launcher
     from merlin.experiments.results import (
         CURVE_COLUMNS,
@@ -65,7 +65,7 @@ def compare(options: argparse.Namespace) -> int:
         table,
         write_rows,
     )
-    from merlin.experiments.spec import choose, make_comparison, plan, read_comparison
+    from merlin.experiments.spec import COMPARED, choose, make_comparison, plan, read_comparison
 
     first, *others = options.what
     asked = {name: getattr(options, name) for name in ("seeds", "episodes", "max_seconds", "memory")}
@@ -80,7 +80,7 @@ def compare(options: argparse.Namespace) -> int:
         comparison = read_comparison(Path(first), asked)
     else:
         entry = {"env_kwargs": options.env_kwargs or {}, "steps": options.steps}
-        agents = [{"agent": name, "set": options.set} for name in options.agents or AGENTS]
+        agents = [{"agent": name, "set": options.set} for name in options.agents or COMPARED]
         try:
             comparison = make_comparison(
                 {"tasks": [{"task": x, **entry} for x in options.what], "agents": agents, **asked}

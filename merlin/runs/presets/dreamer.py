@@ -38,7 +38,8 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         "model.reinforce_fraction": 0.0 if is_continuous else 1.0,
         "model.replay_rows": 200_000,
         "model.replay_windows": 32,
-        "model.replay_ratio": 4.0 if small else 8.0,
+        "model.replay_ratio": 32.0 if is_continuous else 4.0 if small else 8.0,
+        "model.target_updates": 25 if is_continuous else 100,
         "model.replay_state": "stored",
         "model.prefill_steps": 2000,
         "model.weight_decay": 0.0,
@@ -46,6 +47,7 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         "model.decoder": DECODER,
         "training.unroll_length": 16,
         "training.learning_rate": 1e-3,
+        "training.policy_learning_rate": 3e-4 if is_continuous else None,
         "training.adam_epsilon": 1e-5,
         "training.max_grad_norm": 100.0,
     }
