@@ -38,6 +38,14 @@ def start_balanced(linear: nn.Linear, parts: list[tuple[int, int]], gain: float)
     assert start == linear.in_features
 
 
+def start_neutral(head: nn.Sequential) -> None:
+    """Start a head's last layer at 0, so that at first it says the same of everything."""
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
 def start_glorot(module: nn.Module) -> None:
     """Start linear layers uniform by their widths, and biases at 0. Glorot and Bengio 2010."""
     for layer in module.modules():

@@ -18,7 +18,7 @@ from merlin.agents.learner import Learner, LearnerConfig
 from merlin.experience import Losses, Unroll
 from merlin.networks.constant import as_constant
 from merlin.networks.heads import mlp
-from merlin.networks.initialization import start_glorot
+from merlin.networks.initialization import start_glorot, start_neutral
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.objectives.returns import lambda_returns
 from merlin.ranges import COST, COUNT, Range, above
@@ -156,7 +156,7 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         self.value_head = mlp(self.model.feature_size, layers, 1, activation=nn.ELU)
         for head in (self.policy, self.value_head):
             start_glorot(head)
-            nn.init.zeros_(head[-1].weight)
+            start_neutral(head)
         self.value_target = copy.deepcopy(self.value_head).requires_grad_(False)
         self.register_buffer("spread", torch.zeros(()))
 

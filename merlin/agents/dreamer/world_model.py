@@ -17,7 +17,7 @@ from merlin.networks.encoders import Encoder, EncoderConfig
 from merlin.networks.entries import RunningMeans, moments, variance
 from merlin.networks.gru import LayerNormGRU
 from merlin.networks.heads import mlp
-from merlin.networks.initialization import start_glorot
+from merlin.networks.initialization import start_glorot, start_neutral
 from merlin.networks.scales import ReturnScale
 from merlin.objectives.policy_gradient import masked_mean
 from merlin.objectives.reconstruction import (
@@ -112,8 +112,8 @@ class WorldModel(nn.Module):
         self.before_decoder = nn.Linear(self.feature_size, config.head_size)
         for part in [x for name, x in self.named_children() if name != "encoder"]:
             start_glorot(part)
-        nn.init.zeros_(self.reward_head[-1].weight)
-        nn.init.zeros_(self.discount_head[-1].weight)
+        for head in (self.reward_head, self.discount_head):
+            start_neutral(head)
         self.decoder = Decoder(spaces, config.head_size, config.decoder, running_scales)
         self.reward_scale = ReturnScale(running_scales)
         self.reward_marginal = RunningMeans(2)
