@@ -96,6 +96,9 @@ def print_settings(config: "RunConfig") -> None:
             paper = f"  [paper: {shown}{', second-hand' * (source == 'second-hand')}]" if source else ""
             line = f"  {setting.path}: {setting.annotation} = {setting.value!r}{paper}"
             limits = f"  ({setting.range})" if setting.range else ""
-            print(line + (limits if len(line + limits) <= width else f"\n    {limits}"))
+            if len(line) > width:  # many choices
+                line = textwrap.fill(line, width, subsequent_indent=" " * 4)
+            fits = len(line.rpartition("\n")[2] + limits) <= width
+            print(line + (limits if fits else f"\n    {limits}"))
             if setting.text:
                 print(textwrap.fill(setting.text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
