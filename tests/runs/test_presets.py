@@ -14,7 +14,7 @@ from merlin.environments.sight import Sight
 from merlin.errors import MerlinError
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.runs import presets
-from merlin.runs.presets import FAMILIES, family_of, general, paper, paper_values, preset, recommended
+from merlin.runs.presets import FAMILIES, dreamer, family_of, general, paper, paper_values, preset, recommended
 from merlin.runs.run import load_config, write_config
 from merlin.runs.settings import list_settings, to_dict
 
@@ -62,6 +62,8 @@ def test_a_table_has_a_block_for_each_agent_and_no_row_that_says_nothing(name):
     sights = [Sight(frozenset({"vector"}), False, *speed) for speed in ((True, 0.0), (False, 1e-5), (False, 0.1))]
     of_name = FAMILIES[name].table
     tables = [general.table(sight) for sight in sights] if of_name is None else [of_name(*x) for x in variants]
+    of_dreamer = [dreamer.table(family, is_continuous) for family in FAMILIES for is_continuous in (False, True)]
+    tables = [table | {"dreamer": of} for of in of_dreamer for table in tables]
     for agent, entry in AGENTS.items():
         assert name == "general" or all(table[agent].keys() == tables[0][agent].keys() for table in tables)
         training = presets.TrainingConfig()

@@ -263,7 +263,7 @@ LEARNING = {
 }  # fmt: skip
 OTHERS = {
     "report_steps": WINDOW, "checkpoint_seconds": 1e9, "evaluation_steps": 2 * WINDOW, "evaluation_episodes": 3,
-    "num_threads": 2, "matmul_precision": "high", "staggered_episodes": True,
+    "num_threads": 2, "value_learning_rate": 3e-2, "matmul_precision": "high", "staggered_episodes": True,
 }  # fmt: skip
 
 

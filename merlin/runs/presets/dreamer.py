@@ -46,7 +46,6 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         "model.encoder": ENCODER,
         "model.decoder": DECODER,
         "training.unroll_length": 16,
-        "training.learning_rate": 1e-3,
         "training.policy_learning_rate": 3e-4 if is_continuous else None,
         "training.adam_epsilon": 1e-5,
         "training.max_grad_norm": 100.0,
