@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
+from merlin.agents import AGENTS
 from merlin.experience import Unroll
 from merlin.networks.decoders import DecoderConfig
 from merlin.networks.spaces import Tokens, flatten_space
