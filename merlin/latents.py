@@ -247,6 +247,45 @@ class OneHotFamily:
         return gumbel((batch_size, self.size), like, generator)
 
 
+@runtime_checkable
+class LatentSettings(Protocol):
+    """What an agent's configuration says of its latents."""
+
+    @property
+    def latent(self) -> Literal["gaussian", "categorical"]: ...
+
+    @property
+    def latent_size(self) -> int: ...
+
+    @property
+    def latent_groups(self) -> int: ...
+
+    @property
+    def latent_classes(self) -> int: ...
+
+    @property
+    def latent_uniform_mix(self) -> float: ...
+
+    @property
+    def latent_estimator(self) -> Estimator: ...
+
+    @property
+    def latent_temperature(self) -> float: ...
+
+
+def make_family(settings: LatentSettings) -> LatentFamily:
+    """Return the family of latents that is configured."""
+    if settings.latent == "gaussian":
+        return GaussianFamily(settings.latent_size)
+    return OneHotFamily(
+        settings.latent_groups,
+        settings.latent_classes,
+        settings.latent_uniform_mix,
+        settings.latent_estimator,
+        settings.latent_temperature,
+    )
+
+
 def gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*batch"]:
     """Return standard Gumbel noise: −log of an exponential draw, as −log(−log(u)) of a float32 u may be infinite."""
     return torch.empty(shape, device=like.device, dtype=like.dtype).exponential_(generator=generator).log_().neg_()

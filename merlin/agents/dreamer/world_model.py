@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, elu
 
 from merlin.experience import Unroll
-from merlin.latents import Estimator, GaussianFamily, LatentFamily, OneHotFamily, split_kl_nats
+from merlin.latents import Estimator, make_family, split_kl_nats
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
 from merlin.networks.encoders import Encoder, EncoderConfig
@@ -94,7 +94,7 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.latents = latent_family(config)
+        self.latents = make_family(config)
         size, hidden = self.latents.size, config.hidden_size
         num_parameters, deterministic = self.latents.num_parameters, config.deterministic_size
         self.feature_size = size + deterministic
@@ -264,16 +264,3 @@ class WorldModel(nn.Module):
         if self.training:
             self.reward_marginal.update(moments(target.double().reshape(-1, 1), unroll.is_valid), unroll.is_valid)
         return explained(masked_mean(nats, unroll.is_valid), 0.5 * variance(self.reward_marginal.means).sum())
-
-
-def latent_family(config: WorldModelConfig) -> LatentFamily:
-    """Return the family of latents that is configured."""
-    if config.latent == "gaussian":
-        return GaussianFamily(config.latent_size)
-    return OneHotFamily(
-        config.latent_groups,
-        config.latent_classes,
-        config.latent_uniform_mix,
-        config.latent_estimator,
-        config.latent_temperature,
-    )

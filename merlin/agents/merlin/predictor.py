@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from merlin.experience import Unroll
-from merlin.latents import Estimator, GaussianFamily, LatentFamily, OneHotFamily, kl_nats, split_kl_nats
+from merlin.latents import Estimator, kl_nats, make_family, split_kl_nats
 from merlin.memory import MemoryConfig, Reader, make_memory
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
@@ -131,7 +131,7 @@ class Predictor(nn.Module):
     def __init__(self, spaces: dict[str, Space], actions: ActionDistribution, config: PredictorConfig) -> None:
         super().__init__()
         self.spaces, self.actions, self.config = spaces, actions, config
-        self.latents = latent_family(config)
+        self.latents = make_family(config)
         latent_size, action_size = self.latents.size, actions.encoding_size
         self.memory = make_memory(latent_size, config)
         words_size = config.num_read_keys * self.memory.slot_size
@@ -344,16 +344,3 @@ class Predictor(nn.Module):
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)
-
-
-def latent_family(config: PredictorConfig) -> LatentFamily:
-    """Return the family of latents that is configured."""
-    if config.latent == "gaussian":
-        return GaussianFamily(config.latent_size)
-    return OneHotFamily(
-        config.latent_groups,
-        config.latent_classes,
-        config.latent_uniform_mix,
-        config.latent_estimator,
-        config.latent_temperature,
-    )
