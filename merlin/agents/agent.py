@@ -76,7 +76,13 @@ class Predicts(Protocol):
 
     def infer(self, activations: Any) -> Float[Tensor, "*batch Z"]: ...
 
-    def imagine(self, state: Any, length: int, generator: torch.Generator | None = None) -> Float[Tensor, "T B Z"]: ...
+    def imagine(
+        self,
+        state: Any,
+        length: int,
+        generator: torch.Generator | None = None,
+        actions: Float[Tensor, "A B E"] | None = None,
+    ) -> Float[Tensor, "T B Z"]: ...
 
     def reconstruct(self, latent: Float[Tensor, "*batch Z"]) -> dict[str, Tensor]: ...
 

@@ -22,7 +22,7 @@ class Predictions(NamedTuple):
     `expected` is decoded from the prior's mean, before the observation was seen, `inferred` from the posterior's mean.
     `remembered` is decoded from the memory's rows when playing stopped, oldest first, `written` are the steps that
     wrote them. `imagined` goes on from the step `imagined_from` without looking: the latent of each step is a sample of
-    the prior, and the policy acts on it.
+    the prior, and what was done then is done.
     """
 
     seen: Rows
@@ -43,6 +43,7 @@ class PredictionRecorder(Observer):
         self.expected: Rows = []
         self.inferred: Rows = []
         self.slots: list[int] = []
+        self.actions: list[Tensor] = []  # as codes
         self.states: dict[int, Any] = {}  # after steps 1, 2, 4, ...: a state holds a whole memory
 
     def observe(self, moment: Moment) -> None:
@@ -53,6 +54,7 @@ class PredictionRecorder(Observer):
         if moment.output.slots is not None:
             self.slots.append(int(moment.output.slots))
         self.last_state = moment.next_state
+        self.actions.append(moment.next_state.previous_action)
         if len(self.seen).bit_count() == 1:
             self.states[len(self.seen) - 1] = moment.next_state
         self.is_done = bool(moment.next_timestep.is_end)
@@ -76,7 +78,9 @@ class PredictionRecorder(Observer):
             _decode(self.agent, words[self.slots[step]].unsqueeze(0)) for step in written if words is not None
         ]
         middle = max(step for step in self.states if step <= len(self.seen) // 2)
-        imagined = [_decode(self.agent, x) for x in self.agent.imagine(self.states[middle], imagine, generator)]
+        done = self.actions[middle + 1 : middle + 1 + imagine]
+        latents = self.agent.imagine(self.states[middle], imagine, generator, torch.stack(done) if done else None)
+        imagined = [_decode(self.agent, x) for x in latents]
         return Predictions(self.seen, self.expected, self.inferred, remembered, written, imagined, middle)
 
 

@@ -246,7 +246,7 @@ def expectations_section(agent: Predicts, environment: Environment, seed: int, o
         [f"+{i + 1}" for i in range(len(found.imagined))],
         spaces,
         out / "imagined.png",
-        f"Imagined from step {found.imagined_from + 1} on, without looking",
+        f"Imagined from step {found.imagined_from + 1} on, without looking, where what was done is done",
     )
     agreement = {
         name: _agreement(spaces, found.seen, observations)
@@ -255,8 +255,8 @@ def expectations_section(agent: Predicts, environment: Environment, seed: int, o
     return Section(
         title,
         f"Of the first {len(found.seen)} steps of one episode. Expected is decoded from the prior's mean, before the "
-        "observation was seen; inferred from the posterior's. Imagination samples the prior and the policy and sees "
-        "nothing.",
+        "observation was seen; inferred from the posterior's. Imagination samples the prior, does what was "
+        "done, and sees nothing.",
         ("decoded from", *agreement["prior"]),
         [(name, *shares.values()) for name, shares in agreement.items()],
         pictures | {"Imagined": "imagined.png"},

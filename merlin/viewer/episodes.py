@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from enum import EnumMeta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from merlin.agents.agent import Agent
+from merlin.agents.agent import Agent, Predicts
 from merlin.environments.batch import Environment
 from merlin.networks.action_spaces import SimpleSpace, open_action_space
 from merlin.networks.actions import GaussianActions
@@ -40,6 +40,8 @@ class Step(NamedTuple):
     slot: int | None
     word: np.ndarray | None  # [Z]
     picture: np.ndarray | None  # the task, as it draws itself [Y, X, 3]
+    imagined: list[dict[str, np.ndarray]] | None = None
+    """Observations of the steps that follow as they are imagined from this one on, where what was done is done."""
 
 
 class Episode(NamedTuple):
@@ -82,11 +84,19 @@ class Episode(NamedTuple):
 
 
 class EpisodeRecorder(Observer):
-    """One episode of one environment, with its pictures."""
+    """One episode of one environment, with its pictures.
 
-    def __init__(self, agent: Agent, environment: Environment) -> None:
+    Args:
+        imagine: Steps ahead that are imagined from each step, by agents that can.
+        seed: Of what is imagined.
+    """
+
+    def __init__(self, agent: Agent, environment: Environment, imagine: int = 0, seed: int = 0) -> None:
         assert environment.num_envs == 1
         self.agent, self.environment = agent, environment
+        self.ahead = imagine if isinstance(agent, Predicts) else 0
+        self.generator = torch.Generator(environment.device).manual_seed(seed)
+        self.states: list[Any] = []  # the last ones, from which nothing was imagined yet
         self.steps: list[Step] = []
         self.success = math.nan
 
@@ -121,9 +131,29 @@ class EpisodeRecorder(Observer):
         )
         self.is_done = bool(moment.next_timestep.is_end)
         self.success = moment.next_timestep.success.item()
+        if self.ahead:
+            self.states.append(moment.next_state)
+            while len(self.states) > self.ahead or (self.is_done and self.states):
+                self._imagine()
+
+    def _imagine(self) -> None:
+        """Imagine what was seen after the oldest state that is kept, and drop it."""
+        agent: Predicts = cast(Predicts, self.agent)
+        state, *later = self.states
+        imagined: list[dict[str, np.ndarray]] = []
+        if later:
+            actions = torch.stack([x.previous_action for x in later])
+            latents = agent.imagine(state, len(later), self.generator, actions).squeeze(1)
+            decoded = agent.reconstruct(latents)
+            imagined = [{name: x[i].cpu().numpy() for name, x in decoded.items()} for i in range(len(later))]
+        index = len(self.steps) - len(self.states)
+        self.steps[index] = self.steps[index]._replace(imagined=imagined)
+        self.states.pop(0)
 
     def episode(self) -> Episode:
         """Return the episode as far as it was played."""
+        while self.states:
+            self._imagine()
         environment = self.environment
         return Episode(
             environment.task,
@@ -144,13 +174,15 @@ def record_episode(
     *,
     greedy: bool = False,
     max_steps: int | None = None,
+    imagine: int = 0,
 ) -> Episode:
     """Play one episode in an environment of num_envs=1 and return it, cut off after `max_steps`.
 
     Args:
         generator: Of actions and latents; on the environment's device.
+        imagine: Steps ahead that are imagined from each step, by agents that can.
     """
-    recorder = EpisodeRecorder(agent, environment)
+    recorder = EpisodeRecorder(agent, environment, imagine, seed)
     play(agent, environment, recorder, seed=seed, generator=generator, greedy=greedy, max_steps=max_steps)
     return recorder.episode()
 

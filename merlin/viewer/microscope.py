@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from merlin.networks.spaces import kind
-from merlin.viewer.episodes import Episode
+from merlin.viewer.episodes import Episode, Step
 from merlin.viewer.frames import choices
 from merlin.viewer.memory_maps import read_rows
 from merlin.viewer.observations import as_picture, is_picture, label
@@ -74,7 +74,7 @@ def _episode(episode: Episode, pictures: _Pictures) -> dict[str, Any]:
         "complete": episode.is_complete,
         "success": None if np.isnan(episode.success) else bool(episode.success),
         "task": [pictures.index(step.picture) for step in steps if step.picture is not None] or None,
-        "entries": [_entry(name, space, views, pictures) for name, space in episode.spaces.items()],
+        "entries": [_entry(name, space, views, steps, pictures) for name, space in episode.spaces.items()],
         "value": [_number(step.value) for step in steps],
         "reward": [_number(step.reward) for step in steps],
         "action": [episode.action_name(index) for index in range(len(steps))],
@@ -85,19 +85,23 @@ def _episode(episode: Episode, pictures: _Pictures) -> dict[str, Any]:
     return data
 
 
-def _entry(name: str, space: Any, views: dict[str, list], pictures: _Pictures) -> dict[str, Any]:
+def _entry(name: str, space: Any, views: dict[str, list], steps: list[Step], pictures: _Pictures) -> dict[str, Any]:
     shows = is_picture(space)
-    drawn = {
-        view: [pictures.index(as_picture(space, row[name])) if shows else _words(space, row[name]) for row in rows]
-        for view, rows in views.items()
-    }
+
+    def draw(value: Array) -> int | str:
+        return pictures.index(as_picture(space, value)) if shows else _words(space, value)
+
+    drawn = {view: [draw(row[name]) for row in rows] for view, rows in views.items()}
     # what differs from what was seen is marked, but for numbers, which always differ a little
     off = {
         view: [bool((seen[name] != row[name]).any()) for seen, row in zip(views["seen"], rows, strict=True)]
         for view, rows in views.items()
         if view != "seen" and not shows and kind(space) != "vector"
     }
-    return {"name": label(name), "picture": shows, **drawn, "off": off}
+    found = {"name": label(name), "picture": shows, **drawn, "off": off}
+    if steps[0].imagined is not None:
+        found["imagined"] = [[draw(row[name]) for row in step.imagined or ()] for step in steps]
+    return found
 
 
 def _words(space: Any, value: Array) -> str:

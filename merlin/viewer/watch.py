@@ -14,6 +14,7 @@ from merlin.viewer.episodes import Episode, record_episode
 from merlin.viewer.formats import find_writer, save_episodes
 
 MAX_FRAMES, MAX_STEPS = 500, 2000  # of a film, of a page
+AHEAD = 8  # steps that a page shows imagined
 
 
 def watch(
@@ -53,10 +54,12 @@ def watch(
     with build_environment(config, num_envs=1, render_mode="rgb_array") as environment:
         agent = load_agent(run_dir, environment, config, which)
         generator = torch.Generator(environment.device).manual_seed(seed)
-        most = left = MAX_STEPS if out.suffix.lower() == ".html" else MAX_FRAMES
+        most, ahead = (MAX_STEPS, AHEAD) if out.suffix.lower() == ".html" else (MAX_FRAMES, 0)
+        left = most
         while left and len(played) < episodes:
+            begin = seed + len(played)
             played.append(
-                record_episode(agent, environment, seed + len(played), generator, greedy=greedy, max_steps=left)
+                record_episode(agent, environment, begin, generator, greedy=greedy, max_steps=left, imagine=ahead)
             )
             left -= len(played[-1].steps)
     if len(played) < episodes or not played[-1].is_complete:

@@ -330,5 +330,10 @@ def test_imagined_steps_follow_the_state_and_can_be_decoded():
     assert {name: x.shape[:2] for name, x in decoded.items()} == {"card": (5, B), "place": (5, B)}
     hidden = agent.model.recur(state.latent, state.previous_action, state.hidden)
     torch.testing.assert_close(agent.model.split(imagined[0])[1], hidden)
+    done = torch.eye(agent.actions.encoding_size)[torch.randint(agent.actions.encoding_size, (4, B))]
+    given = agent.imagine(state, 5, torch.Generator().manual_seed(0), done)
+    for k in range(4):
+        hidden = agent.model.recur(*agent.model.split(given[k])[:1], done[k], agent.model.split(given[k])[1])
+        torch.testing.assert_close(agent.model.split(given[k + 1])[1], hidden)
     expected = agent.expect(state, torch.zeros(B, dtype=torch.bool))
     assert expected["place"].shape == (B, 3)

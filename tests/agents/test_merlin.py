@@ -347,4 +347,13 @@ def test_imagined_latents_are_samples_of_the_prior_that_are_acted_on_and_remembe
             policy = torch.cat([latent, middle.policy_hidden, middle.policy_read_words], -1)
             action = agent.actions.encode(agent.actions.sample(agent.policy.head(policy), generator))
             state = advance(agent, latent, action, state)[0]
-    assert (latents.std(0) > 0).all()
+        assert (latents.std(0) > 0).all()
+        start, done = act(agent, no_resets())[2], torch.eye(action.shape[-1])[torch.tensor([[0], [1]]).expand(2, B)]
+        generator = torch.Generator().manual_seed(4)
+        given = agent.imagine(start, 3, torch.Generator().manual_seed(4), done)
+        for latent, code in zip(given[:2], done, strict=True):
+            prior = agent.predictor.latents.from_parameters(agent.predictor.prior(start.predictor))
+            torch.testing.assert_close(latent, prior.sample(torch.randn(B, 6, generator=generator)))
+            start = advance(agent, latent, code, start)[0]
+        prior = agent.predictor.latents.from_parameters(agent.predictor.prior(start.predictor))
+        torch.testing.assert_close(given[2], prior.sample(torch.randn(B, 6, generator=generator)))

@@ -48,7 +48,7 @@ def test_a_page_holds_the_episode_and_needs_no_network(tmp_path, agent):
     taken = [int(step.action) for step in played.steps]
     assert episode["policy"]["taken"] == [[action] for action in taken]
     views = {"name", "picture", "seen", "off"} | ({"expected", "inferred"} if agent == "merlin" else set())
-    assert set(episode["entries"][0]) == views
+    assert set(episode["entries"][0]) == views, "nothing is imagined unless asked for"
     assert episode["entries"][0]["seen"] == [str(step.observation["card"]) for step in played.steps]
     for uri in data["pictures"]:
         image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
@@ -85,6 +85,17 @@ def test_texts_end_at_the_first_empty_word_and_marks_are_of_what_differs(tmp_pat
     said, far = page_of([episode], tmp_path / "x.html")[1]["episodes"][0]["entries"]
     assert said["seen"] == said["expected"] == ["a", "a"] and far["expected"] == ["0.10 0.30"] * 2
     assert said["off"] == {"expected": [True, True], "inferred": [False, False]} and far["off"] == {}
+
+
+@pytest.mark.parametrize("agent", ["merlin", "dreamer"])
+def test_a_page_shows_what_was_imagined_beside_what_came(tmp_path, agent):
+    played = play(tiny(agent, env_kwargs={"pairs": 2}), imagine=3)
+    assert [len(step.imagined) for step in played.steps] == [3, 3, 3, 2, 1, 0], "to the episode's end and no further"
+    again = play(tiny(agent, env_kwargs={"pairs": 2}))
+    assert [step.action for step in again.steps] == [step.action for step in played.steps], "imagining changes nothing"
+    _, data = page_of([played], tmp_path / "x.html")
+    entry = data["episodes"][0]["entries"][0]
+    assert entry["imagined"] == [[str(row["card"]) for row in step.imagined] for step in played.steps]
 
 
 def test_a_picture_of_an_episode_is_the_one_that_was_seen(tmp_path):
@@ -210,6 +221,22 @@ def test_a_row_of_the_memory_tells_what_was_seen_when_it_was_written(browser, tm
         "clientY: document.getElementById('matrix').getBoundingClientRect().top + 3.5 * rowHeight}))"
     )
     assert chosen(browser)[0] == 3
+
+
+def test_what_is_imagined_is_above_what_came(browser, tmp_path):
+    played = play(tiny("dreamer", env_kwargs={"pairs": 2}), imagine=4)
+    page_of([played], tmp_path / "x.html")
+    opened(browser, tmp_path / "x.html")
+    press(browser, "arrow_right")
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#ahead tr')].map(r => [...r.querySelectorAll('td')].map(c => "
+        "c.querySelector('.word').textContent))"
+    )
+    imagined = [str(row["card"]) for row in played.steps[1].imagined]
+    assert rows == [[], imagined, [str(step.observation["card"]) for step in played.steps[2:]]]
+    press(browser, "end")
+    assert "ends here" in text(browser, "ahead")
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
 
 
 @pytest.mark.parametrize("agent", ["rl-mem", "rl-lstm"])

@@ -322,14 +322,26 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
 
     @torch.no_grad()
     def imagine(
-        self, state: DreamerState, length: int, generator: torch.Generator | None = None
+        self,
+        state: DreamerState,
+        length: int,
+        generator: torch.Generator | None = None,
+        actions: Float[Tensor, "A B E"] | None = None,
     ) -> Float[Tensor, "T B F"]:
-        """Return the features of `length` steps after `state` in which nothing is seen, and the policy acts."""
+        """Return the features of `length` steps after `state` in which nothing is seen, and the policy acts.
+
+        Args:
+            actions: Codes of what is done in these steps, in place of what the policy would do; as many as are known.
+        """
+        known = () if actions is None else actions
         features = self.model.imagine(torch.cat([state.latent, state.hidden], -1), state.previous_action, generator)
         found = [features]
-        for _ in range(length - 1):
-            action = self.actions.sample(self.policy(features), generator)
-            features = self.model.imagine(features, self.actions.encode(action), generator)
+        for i in range(length - 1):
+            if i < len(known):
+                code = known[i]
+            else:
+                code = self.actions.encode(self.actions.sample(self.policy(features), generator))
+            features = self.model.imagine(features, code, generator)
             found.append(features)
         return torch.stack(found)
 

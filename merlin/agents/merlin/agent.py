@@ -304,17 +304,29 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
 
     @torch.no_grad()
     def imagine(
-        self, state: MerlinState, length: int, generator: torch.Generator | None = None
+        self,
+        state: MerlinState,
+        length: int,
+        generator: torch.Generator | None = None,
+        actions: Float[Tensor, "A B E"] | None = None,
     ) -> Float[Tensor, "T B Z"]:
         """Return the latents of `length` steps after `state` in which nothing is seen.
 
         Each is a sample of the prior; the policy acts on it, and it is remembered as if it had been inferred.
+
+        Args:
+            actions: Codes of what is done in these steps, in place of what the policy would do; as many as are known.
         """
+        known = () if actions is None else actions
         latents = []
-        for _ in range(length):
+        for i in range(length):
             perceived = self.perceive(None, state, generator=generator)
-            action = self.actions.sample(self.policy_parameters(perceived.activations), generator)
-            state = self.advance(perceived, self.actions.encode(action)).state
+            if i < len(known):
+                code = known[i]
+            else:
+                action = self.actions.sample(self.policy_parameters(perceived.activations), generator)
+                code = self.actions.encode(action)
+            state = self.advance(perceived, code).state
             latents.append(perceived.activations.latent)
         return torch.stack(latents)
 
