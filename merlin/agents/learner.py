@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -76,12 +77,16 @@ class Learner(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
 
-    def share_dict(self) -> dict[str, Any]:
-        """Return what else this process alone goes on from; where several train together each has its own."""
+    def share_dict(self, directory: Path | None = None) -> dict[str, Any]:
+        """Return what else this process alone goes on from; where several train together each has its own.
+
+        Args:
+            directory: Where it may write what is too much to be written again with every checkpoint.
+        """
         return {}
 
-    def load_share_dict(self, share: dict[str, Any]) -> None:  # noqa: B027, most have none
-        """Go on from a `share_dict`."""
+    def load_share_dict(self, share: dict[str, Any], directory: Path | None = None) -> None:  # noqa: B027
+        """Go on from a `share_dict`, and from what it wrote into `directory`. Most have none."""
 
 
 class ActorCriticLearner(Learner):

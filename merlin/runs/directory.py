@@ -3,6 +3,7 @@
 RUN_DIR/config.json           the whole configuration; enough to rebuild the agent
         metrics.jsonl         one object per report
         checkpoints/          the last few and the best
+        replay/               what was experienced, of agents that learn from it again
         learning_curve.png    written at the end
         .lock                 names the process that trains in it, or did last
 """

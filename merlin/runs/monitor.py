@@ -287,7 +287,7 @@ class Monitor:
             MerlinError: It cannot be written; or the run directory is gone, and the checkpoint lies elsewhere.
         """
         rest = {
-            "trainer": self.trainer.state_dict(),
+            "trainer": self.trainer.state_dict(self.run_dir / checkpoint.REPLAY if self.is_here() else None),
             "wall_seconds": self.wall_seconds(),
             "monitors": distributed.gather(to_plain(self.state_dict())),
         }
@@ -311,6 +311,8 @@ class Monitor:
                 home = Path(tempfile.mkdtemp(prefix=f"{self.run_dir.name}-rescued-", dir=parent))
                 write_config(self.config, home, to_config(self.trainer.environment))
                 self.reporter.copy_rows(home)
+                if distributed.world_size() == 1:  # what lay beside the checkpoints is gone too
+                    rest = rest | {"trainer": self.trainer.state_dict(home / checkpoint.REPLAY)}
                 checkpoint.save(home, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
             except (OSError, MerlinError):
                 continue

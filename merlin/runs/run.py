@@ -287,7 +287,7 @@ def _load_training(run_dir: Path, trainer: Trainer, config: RunConfig, note: Cal
     """Let a trainer go on from the run's last intact checkpoint, and return all of it but the weights."""
     step, rest = checkpoint.load_latest(run_dir, trainer.agent, note)
     try:
-        goes_on, _ = trainer.load_state_dict(rest["trainer"]), float(rest["wall_seconds"])
+        goes_on, _ = trainer.load_state_dict(rest["trainer"], run_dir / checkpoint.REPLAY), float(rest["wall_seconds"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise MerlinError(
             f"The checkpoint of {step:,} steps in {run_dir} must hold the training state of {config.agent}, but holds "

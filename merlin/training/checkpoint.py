@@ -44,6 +44,8 @@ Note = Callable[[str], object]
 
 _STEP = re.compile(r"step-(\d{12,})")
 _WEIGHTS, _REST = "agent.safetensors", "trainer.pt"
+REPLAY = "replay"
+"""Directory of a run, beside its checkpoints, for what is too much to be written again with each."""
 _BEST, _BEST_IN_TRAINING = "best.safetensors", "best-in-training.safetensors"
 
 
@@ -127,7 +129,7 @@ def save_best(
 
 def tidy(run_dir: Path) -> None:
     """Remove what interrupted saves left behind. Only for the process that alone writes to the run."""
-    for pattern in ("checkpoints/.*", ".config.json*", ".metrics.jsonl*"):
+    for pattern in ("checkpoints/.*", f"{REPLAY}/.*", ".config.json*", ".metrics.jsonl*"):
         for leftover in Path(run_dir).glob(pattern):
             remove(leftover)
 

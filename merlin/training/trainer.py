@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -122,17 +123,20 @@ class Trainer:
         while self.env_steps < self.total_steps and not distributed.any_of(should_stop()):
             report(*self.update())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, directory: Path | None = None) -> dict[str, Any]:
         """Return everything but the agent's weights, as plain containers of tensors and numbers.
 
         What processes do not have in common is in `shares`, one entry for each, which only the first process gets.
+
+        Args:
+            directory: Where the learner may write what is too much to be written again each time, as a replay is.
         """
         native = self.environment.is_native
         share = {
             "generator": self.generator.get_state(),
             "rollout": to_plain(self.rollout.state) if native else None,
             "environment": self.environment.state_dict() if native else None,
-            "learner": self.learner.share_dict(),
+            "learner": self.learner.share_dict(directory),
         }
         return {
             "env_steps": self.env_steps,
@@ -141,10 +145,13 @@ class Trainer:
             "shares": distributed.gather(share),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
+    def load_state_dict(self, state: dict[str, Any], directory: Path | None = None) -> bool:
         """Go on from a `state_dict`, and return whether episodes and random choices go on too.
 
         They begin anew where the environment cannot be saved, or was on another kind of device.
+
+        Args:
+            directory: That of the `state_dict`.
 
         Raises:
             MerlinError: It is of another number of processes or environments.
@@ -168,7 +175,7 @@ class Trainer:
             goes_on = False
             self.generator.manual_seed(self.generator.initial_seed() + self.env_steps)
         self.learner.load_state_dict(state["optimizers"])
-        self.learner.load_share_dict(share.get("learner", {}))
+        self.learner.load_share_dict(share.get("learner", {}), directory)
         self.source.load_state_dict(state.get("source", {}))
         if goes_on:
             self.environment.load_state_dict(share["environment"])

@@ -227,24 +227,6 @@ def test_a_stored_window_comes_back_as_it_was():
         assert all(torch.equal(x[at], y[column]) for x, y in zip(start, state, strict=True))
 
 
-def test_a_replay_forgets_the_oldest_and_goes_on_through_its_wrap():
-    agent = make()
-    unroll, state, _, _ = act(agent, firsts(4)[:3])
-    replay = Replay(7, 3)
-    for number in range(5):
-        replay.add(unroll._replace(reward=torch.full_like(unroll.reward, number)), state)
-        copy = Replay(7, 3)
-        copy.load_state_dict(replay.state_dict(), state, torch.device("cpu"))
-        seen = [r.sample(50, torch.Generator().manual_seed(number)) for r in (replay, copy)]
-        held = [[w.reward, w.action, *w.observation.values(), *start] for w, start in seen]
-        assert all(torch.equal(x, y) for x, y in zip(*held, strict=True))
-    assert len(replay) == 7
-    assert set(seen[0][0].reward[0].tolist()) == {3.0, 4.0}
-    large = unroll._replace(observation=unroll.observation | {"card": unroll.observation["card"] + 70_000})
-    replay.add(large, state)
-    assert replay.sample(50, torch.Generator().manual_seed(0))[0].observation["card"].max() >= 70_000
-
-
 def trainer(environment, **settings) -> Trainer:
     torch.manual_seed(3)
     config = replace(
@@ -256,20 +238,22 @@ def trainer(environment, **settings) -> Trainer:
 
 
 @pytest.mark.parametrize("replay_state", ["stored", "zero"])
-def test_a_run_goes_on_exactly_replay_and_all(replay_state):
+def test_a_run_goes_on_exactly_replay_and_all(replay_state, tmp_path):
+    directory = tmp_path if replay_state == "stored" else None
     found = []
     for interrupted in (False, True):
         with make_environment("merlin/TMaze-v0", 2) as environment:
             run = trainer(environment, replay_state=replay_state, target_updates=3)
             for number in range(24):
                 if interrupted and number in (2, 7, 15):  # before the first update, within and after a wrap
-                    saved = run.state_dict(), {n: x.clone() for n, x in run.agent.state_dict().items()}
+                    saved = run.state_dict(directory), {n: x.clone() for n, x in run.agent.state_dict().items()}
                     run = trainer(environment, replay_state=replay_state, target_updates=3)
                     run.agent.load_state_dict(saved[1])
-                    run.load_state_dict(saved[0])
+                    run.load_state_dict(saved[0], directory)
                 run.update()
             found.append(run.agent.state_dict())
     assert all(torch.equal(x, found[1][name]) for name, x in found[0].items())
+    assert bool(list(tmp_path.glob("segment-*"))) == (directory is not None)
 
 
 def test_the_target_follows_after_so_many_updates_and_not_before():

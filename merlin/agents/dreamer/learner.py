@@ -1,6 +1,7 @@
 """How Dreamer learns: from replayed windows, as many rows for each that was experienced as the replay's ratio says."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,16 +81,17 @@ class DreamerLearner(Learner):
             load_optimizer(optimizer, state[name])
         self.rows, self.updates, self.owed = state["rows"], state["updates"], state["owed"]
 
-    def share_dict(self) -> dict[str, Any]:
+    def share_dict(self, directory: Path | None = None) -> dict[str, Any]:
         """Return the replay of this process, with the length of its windows."""
         if self.replay is None:
             return {}
-        return {"replay": self.replay.state_dict(), "length": self.replay.length}
+        return {"replay": self.replay.state_dict(directory), "length": self.replay.length}
 
-    def load_share_dict(self, share: dict[str, Any]) -> None:
+    def load_share_dict(self, share: dict[str, Any], directory: Path | None = None) -> None:
         if share:
             self.replay = self._new_replay(share["length"])
-            self.replay.load_state_dict(share["replay"], self.agent.initial_state(1), self.generator.device)
+            like = self.agent.initial_state(1)
+            self.replay.load_state_dict(share["replay"], like, self.generator.device, directory)
 
     def _new_replay(self, length: int) -> Replay:
         settings = self.agent.config
