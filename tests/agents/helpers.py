@@ -30,14 +30,19 @@ ACTION_SPACES = {
     ),
 }
 DISCOUNT = 0.9
+KINDS = [*AGENTS, "merlin-categorical"]
+"""All agents, MERLIN with both families of latents."""
 ON_POLICY = [name for name in AGENTS if name != "dreamer"]
 """Agents whose policy learns from what it did. Dreamer's learns from what its model imagines."""
 
 
 def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=SPACES, **settings) -> Agent:
-    """Return a small agent, every size another."""
+    """Return a small agent, one of `KINDS`, every size another."""
     torch.manual_seed(seed)
     sizes = {"latent_size": 6, "hidden_size": 7, "policy_hidden_size": 9, "memory_size": 5, "num_read_keys": 2}
+    name, _, family = name.partition("-cat")
+    if family:
+        sizes |= {"latent": "categorical", "latent_groups": 3, "latent_classes": 2}
     config = preset(name).model
     known = {key: value for key, value in {**sizes, **settings}.items() if hasattr(config, key)}
     agent = AGENTS[name].agent_class(spaces, ACTION_SPACES[action_space], replace(config, **known))

@@ -6,16 +6,26 @@ from unittest import mock
 import pytest
 import torch
 
-from merlin.agents import AGENTS
 from merlin.agents.acting import Acting
 from merlin.agents.dreamer import Dreamer
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.states import map_state
-from tests.agents.helpers import ACTION_SPACES, DISCOUNT, ON_POLICY, act, learnt, make_agent, row, tensors, window
+from tests.agents.helpers import (
+    ACTION_SPACES,
+    DISCOUNT,
+    KINDS,
+    ON_POLICY,
+    act,
+    learnt,
+    make_agent,
+    row,
+    tensors,
+    window,
+)
 
 T, B = 12, 5  # longer than the memory's 5 slots, so that slots are used again
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", KINDS)
 on_policy = pytest.mark.parametrize("name", ON_POLICY)
 
 

@@ -5,15 +5,14 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from merlin.agents import AGENTS
 from merlin.agents.acting import Acting
-from tests.agents.helpers import EVERY_KIND, ON_POLICY, act, cast, learnt, leaves, make_agent, row
+from tests.agents.helpers import EVERY_KIND, KINDS, ON_POLICY, act, cast, learnt, leaves, make_agent, row
 from tests.agents.test_border import observations
 
 T, B = 7, 3  # longer than the memory's 5 slots
 FIRSTS = torch.rand(T, B, generator=torch.Generator().manual_seed(0)) < 0.25
 
-every_agent = pytest.mark.parametrize("name", AGENTS)
+every_agent = pytest.mark.parametrize("name", KINDS)
 every_action_space = pytest.mark.parametrize("action_space", ["discrete", "box"])
 
 

@@ -129,10 +129,15 @@ def finals(run_dir):
     return last.name, {name: x.tolist() for name, x in load_file(last / "agent.safetensors").items()}
 
 
-def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path):
+@pytest.mark.parametrize("agent", ["merlin", "dreamer"])
+def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, agent):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
+    of_agent = ["--agent", agent]
+    if agent == "dreamer":  # whose processes have a replay each, here one that wraps
+        of_agent += ["--set", "model.replay_rows=2048", "model.replay_ratio=1", "model.replay_windows=8"]
     for run_dir, steps in ((whole, 8192), (halves, 4096)):
-        (code, output, errors), (other_code, *others) = ends(together(command(run_dir, "--steps", str(steps))))
+        processes = together(command(run_dir, "--steps", str(steps), *of_agent))
+        (code, output, errors), (other_code, *others) = ends(processes)
         assert (code, other_code) == (0, 0), errors + others[1]
         assert others == ["", ""], "only the first process speaks"
         assert "done after" in output and "env_steps" in errors
@@ -147,6 +152,9 @@ def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path):
     rest = torch.load(checkpoint.steps(whole)[-1] / "trainer.pt", weights_only=True)
     first, second = (share["generator"] for share in rest["trainer"]["shares"])
     assert not torch.equal(first, second), "each process makes choices of its own"
+    if agent == "dreamer":
+        files = {path.name.split("-")[2] for path in (whole / "replay").iterdir()}
+        assert files == {"0.pt", "1.pt"}
 
     one = subprocess.run([sys.executable, *resume, "--steps", "9000"], cwd=ROOT, capture_output=True, text=True)
     assert one.returncode == 1

@@ -42,8 +42,9 @@ def test_a_replay_forgets_the_oldest_and_goes_on_through_its_wrap(window, tmp_pa
         for path in tmp_path.iterdir():
             assert written.setdefault(path.name, path.read_bytes()) == path.read_bytes(), "it is written once"
     assert len(replay) == 12 and set(drawn(replay)[0][0].tolist()) == {9.0, 10.0, 11.0}
-    kept = [f"segment-{k:08d}-0.pt" for k in range((45 - 12) // 4, 60 // 4)] if writes else []
-    assert sorted(path.name for path in tmp_path.iterdir()) == kept, "those that this state and the three before it name"
+    named = range((45 - 12) // 4, 60 // 4)  # by this state and the three before it
+    kept = [f"segment-{k:08d}-0.pt" for k in named] if writes else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
     large = unroll._replace(observation=unroll.observation | {"card": unroll.observation["card"] + 70_000})
     replay.add(large, state)
     assert replay.sample(50, torch.Generator().manual_seed(0))[0].observation["card"].max() >= 70_000
