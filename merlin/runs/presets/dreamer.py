@@ -14,6 +14,7 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         is_continuous: Whether actions are numbers.
     """
     small = name in ("memory-game", "tmaze", "symbols")
+    long = small and name != "memory-game"  # a cue and what it decides must meet in a window
     return {
         "steps": 200_000,
         "num_envs": 32 if small else 16,
@@ -25,7 +26,8 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         "model.head_size": 96 if small else 128,
         "model.head_layers": 2,
         "model.observe_reward": True,
-        "model.kl_cost": 1.0,
+        "model.kl_cost": 0.1 if small and name != "memory-game" else 1.0,
+        "model.kl_balance": 0.95 if name == "memory-game" else 0.8,
         "model.reward_cost": 20.0,
         "model.reward_transform": "identity",
         "model.discount_factor": 0.97,
@@ -37,7 +39,7 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         "model.running_scales": name == "general",
         "model.reinforce_fraction": 0.0 if is_continuous else 1.0,
         "model.replay_rows": 200_000,
-        "model.replay_windows": 32,
+        "model.replay_windows": 16 if long else 32,
         "model.replay_ratio": 32.0 if is_continuous else 4.0 if small else 8.0,
         "model.target_updates": 25 if is_continuous else 100,
         "model.replay_state": "stored",
@@ -45,7 +47,7 @@ def table(name: str, is_continuous: bool = False) -> dict[str, Any]:
         "model.weight_decay": 0.0,
         "model.encoder": ENCODER,
         "model.decoder": DECODER,
-        "training.unroll_length": 16,
+        "training.unroll_length": 32 if long else 16,
         "training.policy_learning_rate": 3e-4 if is_continuous else None,
         "training.adam_epsilon": 1e-5,
         "training.max_grad_norm": 100.0,
