@@ -21,7 +21,7 @@ import merlin  # noqa: F401  registers the tasks
 from merlin.networks.codebook import Codebook, draw_apart
 
 SIZE, WIDTH, HIDDEN, BATCH, PIXELS = 128, 16, 48, 16, 32
-FORMS = {"loss": ("loss", 0.0), "loss, re-seeded": ("loss", 0.05), "EMA": ("ema", 0.0), "EMA, re-seeded": ("ema", 0.05)}
+FORMS = {"loss": ("loss", 0.0), "loss, re-seeded": ("loss", 0.01), "EMA": ("ema", 0.0), "EMA, re-seeded": ("ema", 0.01)}
 """How the codes learn, and below which part of the mean usage they are seeded again."""
 
 

@@ -83,8 +83,8 @@ class Codebook(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, holds, what in (
-            ("size", size, size >= 2, "at least 2"),
-            ("width", width, width >= 1, "at least 1"),
+            ("size", size, isinstance(size, int) and size >= 2, "a whole number of at least 2"),
+            ("width", width, isinstance(width, int) and width >= 1, "a whole number of at least 1"),
             ("commitment_cost", commitment_cost, 0 <= commitment_cost < float("inf"), "at least 0 and finite"),
             ("update", update, update in ("loss", "ema"), "loss or ema"),
             ("decay", decay, 0 <= decay < 1, "at least 0 and less than 1"),

@@ -276,8 +276,8 @@ def test_processes_have_one_codebook(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"size": 1}, "size of a codebook must be at least 2, but 1 came"),
-        ({"width": 0}, "width of a codebook must be at least 1, but 0 came"),
+        ({"size": 1}, "size of a codebook must be a whole number of at least 2, but 1 came"),
+        ({"width": 0}, "width of a codebook must be a whole number of at least 1, but 0 came"),
         ({"commitment_cost": -0.1}, "commitment_cost of a codebook must be at least 0 and finite, but -0.1 came"),
         ({"commitment_cost": math.nan}, "commitment_cost of a codebook must be"),
         ({"decay": 1.0}, "decay of a codebook must be at least 0 and less than 1, but 1.0 came"),
