@@ -1,9 +1,8 @@
 """Soft actor-critic on CartPole, the actor's gradient exact or through a relaxed action.
 
-    python examples/discrete_sac.py [--estimator exact gumbel_softmax straight_through] [--seeds 1 2 3] [--steps 32000]
+    python examples/discrete_sac.py [--estimator exact gumbel_softmax straight_through] [--seeds 1 2 3] [--steps 24000]
 
-Two critics take an observation and an action that is one-hot, or between one-hots. For p, the actor's probabilities of
-actions a, the actor lessens
+Two critics take an observation and an action that is one-hot, or between one-hots. An actor of probabilities p lessens
 
     exact         Σ p(a) (α log p(a) − Q(o, a))         Christodoulou 2019, arXiv:1910.07207
     any other     α Σ p log p − Q(o, code),             code: a sample of p with that estimator's gradient
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 from merlin.latents import SAMPLERS, OneHots, gumbel
 from merlin.networks.heads import mlp
 
-NUM_ENVS, BATCH, UPDATES, REPORTS = 16, 256, 2, 8
-DISCOUNT, TARGET_RATE, LEARNING_RATE = 0.98, 0.02, 2e-3
+NUM_ENVS, BATCH, UPDATES, REPORTS = 16, 128, 4, 8
+DISCOUNT, TARGET_RATE, LEARNING_RATE = 0.99, 0.05, 1e-3
 DEFAULT, RELAXATION = ["exact", "gumbel_softmax", "straight_through"], 1.0  # temperature of those that relax
+UNITS = torch.tensor([2.4, 2.0, 0.21, 2.0])  # of the observation: the limits of position and angle
 OBSERVATION, ACTIONS, HIDDEN, TARGET_ENTROPY_NATS = 4, 2, (64, 64), 0.3 * math.log(2)
 
 
@@ -42,7 +42,7 @@ class Critics(nn.Module):
 
     def forward(self, observation: Tensor, code: Tensor) -> Tensor:
         """Return Q of each critic, [2, B]."""
-        x = torch.cat([observation, code], -1).expand(2, -1, -1)
+        x = torch.cat([observation / UNITS, code], -1).expand(2, -1, -1)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.baddbmm(bias, x.relu() if i else x, weight)
         return x.squeeze(-1)
@@ -69,7 +69,7 @@ class SAC:
 
     def policy(self, observation: Tensor) -> OneHots:
         estimator = "straight_through" if self.estimator == "exact" else self.estimator
-        return OneHots(self.actor(observation).unsqueeze(-2), estimator, RELAXATION)
+        return OneHots(self.actor(observation / UNITS).unsqueeze(-2), estimator, RELAXATION)
 
     def sample(self, policy: OneHots) -> Tensor:
         return policy.sample(gumbel(tuple(policy.mean.shape), policy.logits))
@@ -146,5 +146,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--estimator", nargs="+", choices=["exact", *SAMPLERS], default=DEFAULT)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=32_000)
+    parser.add_argument("--steps", type=int, default=24_000)
     main(*vars(parser.parse_args()).values())
