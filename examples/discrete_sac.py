@@ -8,7 +8,7 @@ Two critics take an observation and an action that is one-hot, or between one-ho
     any other     α Σ p log p − Q(o, code),             code: a sample of p with that estimator's gradient
 
 Everything else is the same: the critics learn of the actions that were taken, and bootstrap from the exact expectation.
-The table is of greedy play, the mean of 16 episodes; 500 is the most. A run takes less than a minute of one core.
+The table is of greedy play, the mean of 16 episodes; 500 is the most. A run takes about half a minute of one core.
 """
 
 import argparse
