@@ -304,7 +304,7 @@ def straight_through(
     The temperature is 1, whatever is given.
     """
     one_hot = highest(logits.detach() + noise)
-    return _pass_gradient(one_hot, logits.softmax(-1)) if logits.requires_grad else one_hot
+    return pass_gradient(one_hot, logits.softmax(-1)) if logits.requires_grad else one_hot
 
 
 def gumbel_softmax(
@@ -318,7 +318,7 @@ def st_gumbel(
     logits: Float[Tensor, "*batch C"], noise: Float[Tensor, "*batch C"], temperature: float = 1.0
 ) -> Float[Tensor, "*batch C"]:
     """Return a one-hot sample with the gradient of `gumbel_softmax` of the same noise. Jang et al. 2016."""
-    return _pass_gradient(highest(logits.detach() + noise), gumbel_softmax(logits, noise, temperature))
+    return pass_gradient(highest(logits.detach() + noise), gumbel_softmax(logits, noise, temperature))
 
 
 def gumbel_rao(
@@ -340,7 +340,7 @@ def gumbel_rao(
     """
     one_hot = highest(logits.detach() + noise)
     draws = conditional_gumbels(logits.detach(), one_hot, num_samples, generator)
-    return _pass_gradient(one_hot, ((logits + draws) / temperature).softmax(-1).mean(0))
+    return pass_gradient(one_hot, ((logits + draws) / temperature).softmax(-1).mean(0))
 
 
 def conditional_gumbels(
@@ -379,10 +379,10 @@ def reinmax(
     one_hot = highest(logits.detach() + noise)
     with torch.no_grad():
         shift = (((logits / temperature).softmax(-1) + one_hot) / 2).log() - logits
-    return _pass_gradient(one_hot, 2 * (logits + shift).softmax(-1) - 0.5 * probs)
+    return pass_gradient(one_hot, 2 * (logits + shift).softmax(-1) - 0.5 * probs)
 
 
-def _pass_gradient(value: Tensor, through: Tensor) -> Tensor:
+def pass_gradient(value: Tensor, through: Tensor) -> Tensor:
     """Return exactly the value, with the gradient of `through`. Any other bracketing rounds."""
     return value + (through - through.detach())
 

@@ -3,7 +3,10 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from merlin.cli import main
 
@@ -19,9 +22,12 @@ def load(name: str):
     return module
 
 
+LINES = {"estimators": 320, "codebook": 120, "discrete_sac": 151}
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_are_short(path):
-    most = 320 if path.stem == "estimators" else 80 if path.stem.endswith("of_your_own") else 60
+    most = LINES.get(path.stem, 80 if path.stem.endswith("of_your_own") else 60)
     assert len(path.read_text(encoding="utf-8").splitlines()) < most
 
 
@@ -57,6 +63,45 @@ def test_estimators(tmp_path, monkeypatch, capsys):
     example.main()
     assert "| exact gradient |" in capsys.readouterr().out
     assert {x.name for x in tmp_path.iterdir()} == {f"{x}.{y}" for x in ("vae", "prediction") for y in ("json", "png")}
+
+
+def test_codebook(tmp_path, monkeypatch, capsys):
+    example = load("codebook")
+    views = example.collect(1_000, num_envs=16, steps=4)
+    for form in ("loss", "EMA, re-seeded"):
+        (before, *_), (after, perplexity, used) = (
+            example.measure(example.train(form, 1, steps, views), views) for steps in (1, 40)
+        )
+        assert after < 0.3 * before and 2 < perplexity <= used <= example.SIZE
+    monkeypatch.setattr(example, "collect", lambda *_, **__: views)
+    found = example.main([1, 2], 1, tmp_path / "views.png")
+    assert list(found) == list(example.FORMS) and all(len(rows) == 2 for rows in found.values())
+    assert capsys.readouterr().out.count("| mean |") == 4
+    picture = torch.tensor(np.array(Image.open(tmp_path / "views.png")))
+    assert picture.shape == (2 * (64 + 8), 12 * (64 + 8), 3)
+    tiles = picture.view(2, 72, 12, 72, 3)[:, 4:68:2, :, 4:68:2].permute(0, 2, 4, 1, 3)
+    assert all((tile == views.mul(255).round()).flatten(1).all(1).any() for tile in tiles[0]), "views above"
+
+
+def test_discrete_sac(capsys, monkeypatch):
+    example = load("discrete_sac")
+    assert max(example.train("exact", 1, 2_400)) > 60, "without learning, greedy play falls in about 10 steps"
+    example.main(list(example.SAMPLERS), [1], 320)
+    printed = capsys.readouterr().out
+    assert all(f"| {name} | 1 | " in printed for name in example.SAMPLERS)
+
+    monkeypatch.setattr(example, "HIDDEN", ())  # where critics are linear and alike, straight-through is exact
+    observation, gradients = torch.randn(8, 4), {}
+    for name in ("exact", "straight_through", "gumbel_softmax"):
+        torch.manual_seed(0)
+        agent = example.SAC(name)
+        for x in agent.critics.parameters():
+            x.data[1] = x.data[0]
+        agent.expected_q(agent.policy(observation), observation).sum().backward()
+        gradients[name] = torch.cat([x.grad.flatten() for x in agent.actor.parameters()])
+        assert all(x.grad is None for x in agent.critics.parameters()), "the actor's gradient teaches no critic"
+    torch.testing.assert_close(gradients["straight_through"], gradients["exact"])
+    assert not torch.allclose(gradients["gumbel_softmax"], gradients["exact"])
 
 
 def test_watch_an_episode(tmp_path, capsys):
