@@ -52,7 +52,7 @@ def draw_maps(count: int, size: int, openness: float, generator: torch.Generator
     right, down = torch.tensor(SPAWN_ORDER, device=device).unbind(1)
     spawn_x, spawn_y = x.unsqueeze(1) + right, y.unsqueeze(1) + down
     is_outside = ~is_inside[spawn_y, spawn_x]
-    first = is_outside.int().argsort(1, stable=True)[:, :NUM_SPAWN_CELLS]
+    first = is_outside.int().argsort(stable=True)[:, :NUM_SPAWN_CELLS]
     spawn_x, spawn_y = spawn_x.gather(1, first), spawn_y.gather(1, first)
     return Maps(is_open, *(torch.stack([at, size - 1 - at], 1) for at in (x, y, spawn_x, spawn_y)))
 
