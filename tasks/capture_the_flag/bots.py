@@ -107,7 +107,7 @@ class Bots:
     ) -> Int64[Tensor, "G 4 3"]:
         rules, count, area = self.rules, len(distances), distances.shape[1]
         directions = state.heading.unsqueeze(2) + self.quarters & 3  # ahead, to the right, behind, to the left
-        is_near, to_target = self._target(state)
+        guards, to_target = self._target(state)
         here = look_up(self.inside, state.position)
         beside = here.unsqueeze(2) + look_up(self.forward, directions)
         # whoever is out is in the corner, on whose outer sides there is nothing
@@ -117,7 +117,7 @@ class Bots:
         steps, now = steps[0], now.squeeze(2)
         best = (steps * 4 + self.quarters).amin(2)
         wander = chance & 3
-        wanders = is_near & (now <= 1)
+        wanders = guards & (now <= 1)
         can_wander = steps.gather(2, wander.unsqueeze(2)).squeeze(2) <= 1
         direction = torch.where(wanders, wander, best & 3)
         moves = torch.where(wanders, can_wander, (best >> 2) < now)
@@ -134,7 +134,7 @@ class Bots:
         return torch.stack([move, look_up(self.turns, facing), tags.long()], 2)
 
     def _target(self, state: State) -> tuple[Bool[Tensor, "G 4"], Int64[Tensor, "G 4"]]:
-        """Return whether each seat's player stays beside its target, and the target, as a cell of the map."""
+        """Return whether each seat's player stays beside the flag at home, and the cell that it goes to."""
 
         def of_own_team(of_teams: Tensor) -> Tensor:
             return of_teams.repeat_interleave(MATES, 1)
@@ -146,4 +146,4 @@ class Bots:
         hunts = torch.where(state.carries, (state.position == stand) & is_away, mate_carries) | self.defends
         goal = torch.where(state.carries, stand, of_own_team(flags.flip(1)))
         target = torch.where(hunts, own_flag, goal)
-        return self.defends & ~is_away, look_up(self.inside, target)
+        return hunts & ~is_away, look_up(self.inside, target)

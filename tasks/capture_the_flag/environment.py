@@ -205,7 +205,9 @@ class CaptureTheFlag(FramedWorld):
     def _draw_starts(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         maps = draw_maps(count, self.size, self.openness, generator)
         luck = torch.randint(2**32, (count,), generator=generator, device=self.device)
-        return self.starts(maps.is_open, self.place(maps.stand_x, maps.stand_y), self.place(maps.spawn_x, maps.spawn_y), luck)
+        return self.starts(
+            maps.is_open, self.place(maps.stand_x, maps.stand_y), self.place(maps.spawn_x, maps.spawn_y), luck
+        )
 
     def starts(
         self,
@@ -238,7 +240,7 @@ class CaptureTheFlag(FramedWorld):
             out=zeros,
             cooldown=zeros,
             carries=zeros > 0,
-            flag_position=stand,
+            flag_position=stand.clone(),
             flag_timer=zeros[:, :2],
             captures=zeros[:, :2],
             num_steps=torch.zeros(count, dtype=torch.int64),

@@ -17,7 +17,7 @@ Players 0 and 1 are red's, 2 and 3 blue's. All act at once, and a step has eight
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 NUM_PLAYERS, NUM_TEAMS, MATES = 4, 2, 2
@@ -84,8 +84,8 @@ def teams(of_players: Tensor) -> Tensor:
     return of_players.view(-1, NUM_TEAMS, MATES)
 
 
-def is_carried(carries: Bool[Tensor, "G 4"]) -> Bool[Tensor, "G 2"]:
-    """Return whether each team's flag is carried: by one of the other team."""
+def is_carried(carries: Tensor) -> Tensor:
+    """Return whether each team's flag, [G, 2], is carried: by one of the other team. Who carries is [G, 4]."""
     return teams(carries).any(2).flip(1)
 
 
@@ -131,12 +131,10 @@ class Rules:
         self.are_opponents = team.unsqueeze(1) != team
         self.reach_shift = (8 + 3 * heading).to(device)
 
-    def distances_ahead(
-        self, position: Int64[Tensor, "G 4"], heading: Int64[Tensor, "G 4 *D"]
-    ) -> Int64[Tensor, "G 4 *D 4"]:
-        """Return how far each player is straight ahead of another that looks there; more than `TAG_REACH` if it is not.
+    def distances_ahead(self, position: Tensor, heading: Tensor) -> Tensor:
+        """Return how far each player, [..., 4], is straight ahead of another that looks there, [G, 4] or [G, 4, D].
 
-        Walls are not asked.
+        More than `TAG_REACH` if it is not; walls are not asked.
         """
         offset = position.unsqueeze(1) - position.unsqueeze(2)
         if heading.ndim == 3:
@@ -144,10 +142,8 @@ class Rules:
         index = offset.clamp(-self.furthest, self.furthest) + self.furthest
         return look_up(self.along, index + (heading * self.num_offsets).unsqueeze(-1))
 
-    def reach(
-        self, cells: Int32[Tensor, "G area"], position: Int64[Tensor, "G 4"], heading: Int64[Tensor, "G 4 *D"]
-    ) -> Int64[Tensor, "G 4 *D"]:
-        """Return how many cells ahead of a position are open, at most `TAG_REACH`."""
+    def reach(self, cells: Tensor, position: Tensor, heading: Tensor) -> Tensor:
+        """Return how many cells ahead of players, [G, 4] or [G, 4, D] headings, are open, at most `TAG_REACH`."""
         here = look_up(cells, position + self.bases)
         return (here.unsqueeze(2) if heading.ndim == 3 else here) >> look_up(self.reach_shift, heading) & 7
 
@@ -191,7 +187,8 @@ class Rules:
 
         # Return
         mine = teams(position)
-        returns = (mine == flag_position.unsqueeze(2)) & (flag_timer > 0).unsqueeze(2)
+        lies = is_dropped | (state.flag_timer > 0)  # also where its time is up now: a player comes before time
+        returns = (mine == flag_position.unsqueeze(2)) & lies.unsqueeze(2)
         flag_timer = flag_timer * ~returns.any(2)
 
         # Capture; never by both teams, since each needs its own flag at home
@@ -228,6 +225,6 @@ class Rules:
         ), events
 
 
-def look_up(table: Tensor, index: Int[Tensor, "*N"]) -> Tensor:
+def look_up(table: Tensor, index: Tensor) -> Tensor:
     """Return the entries of a table, flat, at these places; unlike indexing it refuses those below 0."""
     return table.view(-1).index_select(0, index.reshape(-1)).view(index.shape)

@@ -112,9 +112,7 @@ class GridWorld(FramedWorld):
         self.state_names = ("cells", "position", "direction", "carried", "num_steps", *self.extra_names)
         self.action_names = ACTION_NAMES[: self.num_actions]
         action_space = spaces.Discrete(self.num_actions)
-        super().__init__(
-            num_envs, height, width, agent_view_size, self._space(), action_space, device, render_mode
-        )
+        super().__init__(num_envs, height, width, agent_view_size, self._space(), action_space, device, render_mode)
         turns = torch.tensor([3, 1, 0, 0, 0, 0, 0], device=self.device)
         self.turned = (torch.arange(4, device=self.device) + turns.unsqueeze(1)).flatten() & 3  # by action, direction
         self.packed = cells.packed().to(self.device)
