@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .window import Window
 
+STAGGER = "merlin.stagger"
+
 
 class TensorVectorEnv(VectorEnv, ABC):
     """A batch of environments whose observations, rewards and flags are torch tensors on one device.
@@ -31,7 +33,8 @@ class TensorVectorEnv(VectorEnv, ABC):
     tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended. A task
     that shows words as numbers names them in `words`.
 
-    Where `can_be_cut`, a step also ends (truncates) the episodes of the environments in `cut`, and clears it.
+    Where `can_be_cut`, a step also ends (truncates) the episodes of the environments in `cut`, and clears it. Where
+    `can_stagger`, a reset with the option `STAGGER` begins episodes at different points of their time.
 
     With render_mode="human", every reset and step shows environment 0 in a window.
     """
@@ -44,6 +47,7 @@ class TensorVectorEnv(VectorEnv, ABC):
     }
     can_truncate = False
     can_be_cut = False
+    can_stagger = False
     cut: Bool[Tensor, " B"] | None = None
     autoreset = True
     state_names: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from ..base.single import SingleEnv
+from ..base.vector import STAGGER
 from ..grid.first_person.renderer import FirstPerson
 from ..grid.framed import FramedWorld
 from ..grid.visibility import Sight
@@ -36,8 +37,6 @@ from .rules import (
 
 VIEW_SIZE = 7
 NUM_COHORTS = 8
-STAGGER = "merlin.stagger"
-"""Option of a reset: cohorts of games begin max_steps / `NUM_COHORTS` apart."""
 LEAD_SHOWN = 3  # captures; a larger lead looks the same
 
 
@@ -75,6 +74,7 @@ class CaptureTheFlag(FramedWorld):
         sight_distance: Cells to where the fog of a picture hides everything.
     """
 
+    can_stagger = True
     state_names = State._fields
     action_names = (MOVES, TURNS, TAGS)
 
