@@ -80,7 +80,7 @@ def _in_view(env: "CaptureTheFlag", state) -> np.ndarray:
     return lit.scatter_(1, places.long(), is_seen)[:, env.grid_positions].cpu().numpy()
 
 
-def _draw_flag(pen: ImageDraw.ImageDraw, x: float, y: float, colour: tuple[int, int, int]) -> None:
+def _draw_flag(pen: ImageDraw.ImageDraw, x: int, y: int, colour: tuple[int, int, int]) -> None:
     """Draw a pennant in the cell at these pixels."""
     left, top, bottom = x + 0.35 * TILE, y + 0.12 * TILE, y + 0.88 * TILE
     pen.polygon([(left, top), (x + 0.9 * TILE, y + 0.3 * TILE), (left, y + 0.5 * TILE)], colour)
