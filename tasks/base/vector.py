@@ -24,8 +24,8 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
     the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
-    where an episode ended (1/2 after a draw of a game) and NaN elsewhere. What `step` returns is never written again. There is no Python loop over
-    environments and no host synchronisation in `step`.
+    where an episode ended, 1/2 after a draw, and NaN elsewhere. What `step` returns is never written again. There is
+    no Python loop over environments and no host synchronisation in `step`.
 
     `scores` holds the exact expected returns of reference policies.
 

@@ -1,12 +1,12 @@
 """Scripted players, which see everything: a measure for those that learn, and company for a single one.
 
     random      any action, all equally likely
-    attacker    goes to their flag and takes it home; on its stand with its own flag away, and where its mate carries,
-                it goes to its own flag, wherever that is
+    attacker    goes to their flag and takes it home; a defender while its mate carries, or where it waits on its stand
+                with their flag for its own
     defender    goes to its own flag, wherever that is; while the flag is at home, wanders beside it
 
-Attackers and defenders take shortest ways, turn to an opponent in a clear line and tag it, and take every tenth action at
-random. Ties are broken relative to the heading, so that the bots of both teams do the same in the same place.
+Attackers and defenders take shortest ways, turn to an opponent in a clear line and tag it, and take every tenth action
+at random. Ties are broken relative to the heading, so that the bots of both teams do the same in the same place.
 """
 
 import torch

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from . import cells
 from .rules import MATES, flag_places, is_carried
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ CORNERS = ((0.92, 0.5), (0.12, 0.9), (0.3, 0.5), (0.12, 0.1))  # of a player tha
 def draw(env: "CaptureTheFlag", index: int) -> UInt8[np.ndarray, "Y X 3"]:
     """Return the game of a row from above, with score and time.
 
-    Stands are frames, flags are pennants, players are arrows, with a pennant while they carry one. What each player sees
-    is lit in its team's colour, and more where it is the player of the row. Who is out is not on the map.
+    Stands are frames, flags are pennants, players are arrows, with a pennant while they carry one. What each player
+    sees is lit in its team's colour, and more where it is the player of the row. Who is out is not on the map.
     """
     game, seat = index // len(env.seats), env.seats[index % len(env.seats)]
     state = env.state._replace(**{name: x[game : game + 1] for name, x in env.state._asdict().items()})

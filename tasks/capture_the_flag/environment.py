@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int32, Int64, UInt8
 from torch import Tensor
 
 from ..base.single import SingleEnv
@@ -32,7 +32,6 @@ from .rules import (
     flag_states,
     is_carried,
     look_up,
-    teams,
 )
 
 VIEW_SIZE = 7
@@ -140,6 +139,8 @@ class CaptureTheFlag(FramedWorld):
         self._seat(names)
         self.seat_index = torch.tensor(self.seats, device=self.device)
         self.seat_team = self.seat_index // MATES
+        self.game = torch.arange(num_games, device=self.device).repeat_interleave(len(self.seats))  # of each row
+        self.team = self.seat_team.repeat(num_games)
         self.weights = None if rewards is None else torch.tensor(rewards, dtype=torch.float32, device=self.device)
         self.packed = cells.packed().to(self.device)
         self.cohort = torch.arange(num_games) % NUM_COHORTS
@@ -298,11 +299,11 @@ class CaptureTheFlag(FramedWorld):
             setattr(self, name, x.index_copy(0, games.to(x.device), starts[name]))
         self._plan(games)
 
-    def map_now(self, state: State) -> Tensor:
+    def map_now(self, state: State) -> Int32[Tensor, "G area"]:
         """Return the cells of the maps with flags and players on them."""
         wall = self.packed[cells.WALL]
         team = torch.arange(2, device=self.device)
-        grids, flat = state.cells.clone(), self.rules.bases
+        grids = state.cells.clone()
         flags, lies = flag_places(state), state.flag_timer > 0
         gone = is_carried(state.carries)
         flag = self.packed[cells.FLAG + team + 2 * lies].masked_fill(gone, int(wall))
@@ -315,7 +316,6 @@ class CaptureTheFlag(FramedWorld):
         state = self.state
         heading, position = self.of_rows(state.heading), self.of_rows(state.position)
         is_out = self.of_rows(state.out) > 0
-        team = self.seat_team.repeat(self.num_games)
         flags = flag_states(state)
         own = torch.stack([flags, flags.flip(1)], 1)[:, self.seat_team].flatten(0, 1)
         players = torch.stack([state.carries, (state.cooldown == 0) & (state.out == 0), state.out > 0], 2).long()
@@ -323,23 +323,28 @@ class CaptureTheFlag(FramedWorld):
         lead = (lead[:, self.seat_team].flatten() / LEAD_SHOWN).clamp(-1, 1)
         left = (1 - state.num_steps / self.max_steps).to(self.device).repeat_interleave(len(self.seats))
         return {
-            "image": self._look(self.map_now(state), position, heading, team, is_out),
-            "direction": heading + 2 * team & 3,
+            "image": self._look(self.map_now(state), position, heading, is_out),
+            "direction": heading + 2 * self.team & 3,
             "status": torch.cat([own, self.of_rows(players)], 1),
             "score": torch.stack([lead, left], 1),
         }
 
-    def _look(self, grids, position, heading, team, is_out) -> Tensor:
+    def _look(
+        self,
+        grids: Int32[Tensor, "G area"],
+        position: Int64[Tensor, " B"],
+        heading: Int64[Tensor, " B"],
+        is_out: Bool[Tensor, " B"],
+    ) -> UInt8[Tensor, "B Y X 3"]:
         """Return what the players of all rows see."""
-        seen_as = (team * 4 + heading) * len(cells.CELLS)
-        game = torch.arange(self.num_games, device=self.device).repeat_interleave(len(self.seats))
+        seen_as = (self.team * 4 + heading) * len(cells.CELLS)
         if self.view == "first_person":
-            grids = grids.index_select(0, game)
+            grids = grids.index_select(0, self.game)
             grids = look_up(self.seen_as, (grids & 255) + seen_as.unsqueeze(1))
             carried = torch.where(self.of_rows(self.carries), cells.FLAG + 2, 1)
             return self.first_person(grids, position, heading, carried) * ~is_out.view(-1, 1, 1, 1)
         places = self.offsets.index_select(0, heading)
-        places += (position + self.bases.index_select(0, game)).int().unsqueeze(1)
+        places += (position + self.bases.index_select(0, self.game)).int().unsqueeze(1)
         image = grids.view(-1).index_select(0, places.view(-1)).view(self.num_envs, -1)
         image &= self.sight(image)
         image &= 255

@@ -29,9 +29,9 @@ class Maps(NamedTuple):
 def draw_maps(count: int, size: int, openness: float, generator: torch.Generator) -> Maps:
     """Return maps of size x size cells whose half turn is the same map with the teams exchanged.
 
-    A perfect maze, of which every cell inside the frame is opened with probability `openness`, and the 3 x 3 cells round
-    red's stand; united with its own half turn. A cell that is open and has no open neighbour is closed again, so that
-    every open cell reaches every other.
+    A perfect maze, of which every cell inside the frame is opened with probability `openness`, and the 3 x 3 cells
+    round red's stand; united with its own half turn. A cell that is open and has no open neighbour is closed again, so
+    that every open cell reaches every other.
     """
     device = generator.device
     is_open = perfect_mazes(count, size, size, generator)

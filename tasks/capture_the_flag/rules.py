@@ -3,10 +3,10 @@
 Players 0 and 1 are red's, 2 and 3 blue's. All act at once, and a step has eight parts, in this order:
 
     turn      by a quarter
-    move      relative to the new heading; not into a wall, nor where a player stood when the step began, nor into a cell
-              that another also moves to: then both stay
-    tag       unless tagged with in the last 3 steps: a ray along the new heading, at most 5 cells long, ends at a wall or
-              at the first player, who is tagged if it is an opponent; all rays at once
+    move      relative to the new heading; not into a wall, nor where a player stood when the step began, nor into a
+              cell that another also moves to: then both stay
+    tag       unless one tagged in the last 3 steps: a ray along the new heading, at most 5 cells long, ends at a wall
+              or at the first player, who is tagged if it is an opponent; all rays at once
     drop      the flag of a tagged carrier lies where the carrier stood, for 30 steps
     out       the tagged are off the map for 10 steps, then appear on the first free of their base's spawn cells
     return    a player on its own flag, where it lies, sends it home; so does time

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tests.tasks.capture_the_flag.referee import Referee
 
 from merlin.tasks.capture_the_flag.bots import PAIRS, draw
 from merlin.tasks.capture_the_flag.environment import CaptureTheFlag
 from merlin.tasks.capture_the_flag.rules import EVENTS, FLAG_STEPS, OUT_STEPS, State, flag_places, flag_states
+from tests.tasks.capture_the_flag.referee import Referee
 
 OTHER_TEAM = [2, 3, 0, 1]
 SIZES = (7, 9, 13)
@@ -262,7 +262,7 @@ OPEN = """
 
 def test_two_can_tag_each_other_and_are_away_for_ten_steps():
     spawn = lambda env: [[[place_of(env, x, 1) for x in (2, 3, 4, 5)], [place_of(env, x, 7) for x in (6, 5, 4, 3)]]]  # noqa: E731
-    env, place = drawn(OPEN.format("1 . . . . 3"), spawn=spawn)
+    env, _ = drawn(OPEN.format("1 . . . . 3"), spawn=spawn)
     happened = step(env, "t", "", "t", "")
     assert happened[0] == happened[2] == {"I tagged another": 1, "I was tagged": 1}
     observation = env._observe()
@@ -296,7 +296,7 @@ def test_a_ray_ends_at_the_first_player_or_a_wall(row, turn, is_hit):
 
 
 def test_a_ray_has_five_cells():
-    env, place = drawn(OPEN.replace("# . {} #", "# 1 . . . . . 3 #"))
+    env, _ = drawn(OPEN.replace("# . {} #", "# 1 . . . . . 3 #"))
     assert step(env, "t", "", "", "") == [{}] * 4
     assert step(drawn(OPEN.replace("# . {} #", "# 1 . . . . 3 . #"))[0], "t", "", "", "")[0] == {"I tagged another": 1}
 
@@ -392,6 +392,6 @@ def test_nobody_is_locked_out():
     env, place = drawn(OPEN.format("3 . 4 . . ."), spawn=cells, out=[1, 1, 0, 0])
     step(env, "", "", "", "")
     assert env.position[0, :2].tolist() == [place_of(env, 3, 3), place_of(env, 5, 3)]
-    env, place = drawn(OPEN.format("3 2 4 . . ."), spawn=cells, out=[1, 0, 0, 0])
+    env, _ = drawn(OPEN.format("3 2 4 . . ."), spawn=cells, out=[1, 0, 0, 0])
     step(env, "", "", "", "")
     assert env.position[0, 0] == place_of(env, 5, 3)
