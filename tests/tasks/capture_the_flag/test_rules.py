@@ -106,7 +106,7 @@ def test_the_referee_agrees_on_bots_steps_and_everything_happens(names):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("bots", ["random", "mixed"])
 def test_the_referee_agrees_on_ten_thousand_steps(size, bots):
-    play_beside_the_referee(seated(PAIRS[bots] * 2, 20, size=size, max_steps=500), bot_policy, seed=2)
+    play_beside_the_referee(seated(PAIRS[bots] * 2, 20, size=size, max_steps=500), bot_policy, 2, views_every=5)
 
 
 def test_a_game_is_its_mirror_image_when_the_teams_exchange_their_actions():
