@@ -43,8 +43,8 @@ def draw(
         return int(x) * TILE, int(y) * TILE + HEADER
 
     places, gone = flag_places(state)[0], is_carried(state.carries)[0]
-    for team, colour in enumerate(TEAMS):
-        x, y = at(state.stand[0, team])
+    for team in state.flag_timer[0].argsort().tolist():  # what was dropped last is on top
+        colour, (x, y) = TEAMS[team], at(state.stand[0, team])
         pen.rectangle((x + 2, y + 2, x + TILE - 2, y + TILE - 2), outline=colour, width=2)
         if not gone[team]:
             _draw_flag(pen, *at(places[team]), colour, bool(state.flag_timer[0, team]))

@@ -300,13 +300,14 @@ class CaptureTheFlag(FramedWorld):
 
     def map_now(self, state: State) -> Int32[Tensor, "G area"]:
         """Return the cells of the maps with flags and players on them."""
-        wall = self.packed[cells.WALL]
-        team = torch.arange(2, device=self.device)
+        wall, gone = self.packed[cells.WALL], is_carried(state.carries)
+        places = flag_places(state).masked_fill(gone, self.nowhere)
+        flags = cells.FLAG + torch.arange(2, device=self.device) + 2 * (state.flag_timer > 0)
+        # of two in one cell, that which was dropped last is on top, whichever team's it is
+        top = flags.gather(1, (state.flag_timer[:, :1] < state.flag_timer[:, 1:]).long())
+        flags = torch.where(places[:, :1] == places[:, 1:], top, flags)
         grids = state.cells.clone()
-        flags, lies = flag_places(state), state.flag_timer > 0
-        gone = is_carried(state.carries)
-        flag = self.packed[cells.FLAG + team + 2 * lies].masked_fill(gone, int(wall))
-        grids.scatter_(1, flags.masked_fill(gone, self.nowhere), flag)
+        grids.scatter_(1, places, torch.where(gone, wall, self.packed[flags]))
         player = state.heading + 4 * state.carries + cells.PLAYER + cells.NUM_STATES * (self.rules.start_heading // 2)
         grids.scatter_(1, state.position, torch.where(state.out > 0, wall, self.packed[player]))
         return grids
