@@ -318,9 +318,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
         if not self.latents.size:
             return unroll.reward.new_zeros(()), {}
         prior, posterior = gaussian(activations.prior), gaussian(activations.posterior)
-        origin = DiagonalGaussian(
-            torch.zeros_like(prior.mean), torch.full_like(prior.mean, 2 * math.log(INITIAL_STD))
-        )
+        origin = DiagonalGaussian(torch.zeros_like(prior.mean), torch.full_like(prior.mean, 2 * math.log(INITIAL_STD)))
         kl = masked_mean(posterior.kl_nats(prior), unroll.is_valid)
         at_ticks = unroll.is_valid & activations.ticks
         prior_kl = torch.where(at_ticks, prior.kl_nats(origin), 0.0)
