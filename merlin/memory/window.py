@@ -103,7 +103,7 @@ class MemoryWindow:
         )
 
     def aside(self) -> "MemoryWindow":
-        """Return the window for steps that leave no trace: their words lie where later ones will, of no retroactive half."""
+        """Return the window for steps that leave no trace: their words lie where those of later steps will."""
         aside = copy.copy(self)
         aside.is_aside = True
         return aside

@@ -93,7 +93,7 @@ def vtrace(
         A[t] = ρ[t] · (reward[t] + discount[t] · v[t+1] − value[t])
 
     with v[t+1] replaced by next_value[t] at the end of an episode or of the window. At ratio 1 or more and λ = 1 v is
-    `n_step_returns`, and A `generalized_advantages` of λ = 1. Espeholt et al. 2018, arXiv:1802.01561, Eq 1 and Remark 2.
+    `n_step_returns`, and A `generalized_advantages` of λ = 1. Espeholt et al. 2018, arXiv:1802.01561, Eq 1.
 
     Args:
         ratio: π(a) / π_behaviour(a), of all parts of an action.

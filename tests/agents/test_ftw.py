@@ -115,7 +115,7 @@ class Reference:
 def test_a_step_is_that_of_the_equations(memory_size):
     """Word for word, where slots are used again and where they are not, through the starts of episodes."""
     agent = ftw(memory_size=memory_size)
-    unroll, initial, final, outputs = act(agent, firsts())
+    unroll, initial, final, _ = act(agent, firsts())
     actions, previous = agent.action_codes(unroll, initial)
     codes = agent.encode(unroll.observation, previous, unroll.previous_reward).detach().numpy()
     activations, after = agent.scan(unroll, initial, actions, previous)
@@ -253,7 +253,7 @@ def latent_loss(agent, activations, unroll):
 
 
 def test_the_latent_costs_what_its_equations_say():
-    """KL in nats by its own formula; 0 where posterior is prior; the prior's cost on ticks alone; by the returns' variance."""
+    """KL by its own formula, 0 where both are one; the prior's cost on ticks alone; both by the returns' variance."""
     agent = ftw(kl_cost=0.7, prior_kl_cost=0.3)
     unroll, initial, _, _ = act(agent, firsts())
     valid = torch.rand(T, B, generator=torch.Generator().manual_seed(5)) < 0.8

@@ -203,7 +203,8 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
         if config.pixel_control_cost:
             controls = make_pixel_controls(spaces, feature_size, self.actions, config.pixel_control_discount)
         self.controlled = tuple(controls)
-        self.pixel_controls = nn.ModuleList(controls.values())  # a list: names may be dotted paths
+        # a list: names may be dotted paths, which a ModuleDict's keys cannot
+        self.pixel_controls: list[PixelControl] = nn.ModuleList(controls.values())  # pyright: ignore[reportAttributeAccessIssue]
 
     def learner(self, config: LearnerConfig, generator: torch.Generator) -> Learner:
         """Return what learns from windows, and from sequences that it keeps."""
@@ -322,7 +323,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
         kl = masked_mean(posterior.kl_nats(prior), unroll.is_valid)
         at_ticks = unroll.is_valid & activations.ticks
         prior_kl = torch.where(at_ticks, prior.kl_nats(origin), 0.0)
-        weight = self.kl_weight
+        weight = self.kl_weight.to(kl.dtype)
         costs = self.hyperparameters
         loss = weight * (costs.kl_cost * kl + costs.prior_kl_cost * masked_mean(prior_kl, unroll.is_valid))
         return loss, {
@@ -334,13 +335,12 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
     @property
     def kl_weight(self) -> Float[Tensor, ""]:
         """The running variance of returns, in the units that losses are in: what KL weights are multiplied by."""
-        variance = self.return_moments.variance[0] / torch.as_tensor(self.return_scale.unit).double().square()
-        return variance.to(self.value_head[-1].weight.dtype)
+        return self.return_moments.variance[0] / torch.as_tensor(self.return_scale.unit).double().square()
 
     def _reward_loss(self, sequences: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what mistaking the next reward's sign costs."""
         if self.reward_prediction is None:
-            return self.kl_weight.new_zeros(()), {}
+            return self.return_moments.mean.new_zeros(()), {}
         nats, accuracy = self.reward_prediction.loss(self.encoder(sequences.observation), sequences.sign)
         metrics = {"reward_prediction_nats": nats, "reward_prediction_accuracy": accuracy}
         return self.hyperparameters.reward_prediction_cost * nats, metrics

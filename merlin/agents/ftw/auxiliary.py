@@ -34,7 +34,7 @@ class Sequences(NamedTuple):
 
 
 def sequences_of(unroll: Unroll) -> Sequences:
-    """Return all sequences of a window, in the order of time: three rows of an episode that count, and what followed."""
+    """Return all sequences of a window, in the order of time: three rows of one episode that count, and what came."""
     valid, rows = unroll.is_valid, len(unroll.is_first) - SEQUENCE_LENGTH + 1
     is_whole = valid.new_ones(max(rows, 0), valid.shape[1])
     for k in range(SEQUENCE_LENGTH if rows > 0 else 0):
