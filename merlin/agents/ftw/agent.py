@@ -56,6 +56,13 @@ class FTWConfig(MemoryConfig, HeadConfig):
     """K, read keys of each core."""
     read_strength: Annotated[float | None, Range(1e-3, 500)] = None
     """Sharpness that reads start near; none takes ln N, a perfect match as heavy as all else together."""
+    encoding_scale: Annotated[float, Range(1e-3, 1000)] = 6.0
+    """First weights of what the fast core makes of the encoding, in PyTorch's usual ones, which drown a cue in all else
+    that the core reads: neither its words nor its latent then tell one cue from another."""
+    word_scale: Annotated[float, Range(1e-3, 1000)] = 4.0
+    """First weights of what both cores write, likewise."""
+    posterior_scale: Annotated[float, Range(1e-3, 1000)] = 4.0
+    """First weights of the posterior's mean, likewise."""
     retroactive_discount: Annotated[float | None, Range(0, 1)] = None
     """FTW's memory has no retroactive half: none."""
     head_size: Annotated[int, WIDTH] = 256
@@ -158,7 +165,8 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
     3. Losses are means over a window rather than sums, and Adam takes RMSProp's place.
     4. Memory is read by content and written to the least used slot, erased first; slots never written cannot be read
        (`mask_unwritten`). The paper's is a differentiable neural computer, of which it shows these two.
-    5. Reads start sharper than PyTorch's initial weights would have them (`read_strength`).
+    5. Encodings, words written and the posterior's means start larger, and reads sharper, than PyTorch's initial
+       weights would have them (`encoding_scale`, `word_scale`, `posterior_scale`, `read_strength`).
     6. The prior that a step uses is the one just updated, as in the paper's figure.
     7. The environment's reward is what is learnt from; a population may give another in its place
        (`merlin.agents.ftw.internal_reward`), and change `hyperparameters` while an agent learns.
@@ -193,6 +201,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
                 self.memory,
             )
         )
+        self._start_larger()
         feature_size = self.latents.size
         if config.head_inputs == "all":
             feature_size += self.encoding_size + config.hidden_size
@@ -205,6 +214,18 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
         self.controlled = tuple(controls)
         # a list: names may be dotted paths, which a ModuleDict's keys cannot
         self.pixel_controls: list[PixelControl] = nn.ModuleList(controls.values())  # pyright: ignore[reportAttributeAccessIssue]
+
+    @torch.no_grad()
+    def _start_larger(self) -> None:
+        """Multiply first weights, as configured."""
+        core, config = self.core, self.config
+        seen = core.fast.cells[0].weight_ih
+        assert isinstance(seen, Tensor)
+        seen[:, : self.encoding_size] *= config.encoding_scale
+        if isinstance(core, TwoTimescales):
+            core.posterior.weight[: config.latent_size] *= config.posterior_scale
+            for writer in (core.slow_writer, core.fast_writer) if self.memory is not None else ():
+                writer.weight *= config.word_scale
 
     def learner(self, config: LearnerConfig, generator: torch.Generator) -> Learner:
         """Return what learns from windows, and from sequences that it keeps."""
