@@ -383,7 +383,7 @@ def test_hyperparameters_are_values_that_losses_follow():
     """No rebuilt configuration: what is set on the agent is what its next step and loss take."""
     agent = ftw()
     unroll, initial, _, _ = act(agent, firsts())
-    loss = lambda: float(agent.losses(unroll, initial)[0].total)  # noqa: E731
+    loss = lambda: float(agent.losses(unroll, initial)[0].total.detach())  # noqa: E731
     before = loss()
     agent.hyperparameters = agent.hyperparameters._replace(entropy_cost=agent.config.entropy_cost + 1)
     entropy = float(agent.losses(unroll, initial)[0].metrics["entropy_nats"])
