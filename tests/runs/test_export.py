@@ -52,11 +52,6 @@ KINDS = {
     "rl-mem": ("grid", "place", "switches"),
     "rl-lstm": ("words", "grey"),
 }
-    "merlin": ("card", "picture"),
-    "ftw": ("card", "place"),
-    "rl-mem": ("grid", "place", "switches"),
-    "rl-lstm": ("words", "grey"),
-}
 FORMS = [
     ("torch", "merlin", "discrete", None),
     ("torch", "ftw", "multi", None),
