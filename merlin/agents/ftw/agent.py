@@ -57,7 +57,7 @@ class FTWConfig(MemoryConfig, HeadConfig):
     """K, read keys of each core."""
     read_strength: Annotated[float | None, Range(1e-3, 500)] = None
     """Sharpness that reads start near; none takes ln N, a perfect match as heavy as all else together."""
-    encoding_gain: Annotated[float | None, above(0, 1000)] = 1.2
+    encoding_gain: Annotated[float | None, above(0, 1000)] = 1.6
     """Spread of what the encoding adds to the fast core's gates at first, every entry of an observation counting the
     same. PyTorch's initial weights (none) drown a cue in all else that the core reads: neither its words nor its latent
     then tell one cue from another."""
