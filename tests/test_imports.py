@@ -37,6 +37,7 @@ LAYERS = [
         "merlin.agents.rl_lstm",
         "merlin.agents.rl_mem",
         "merlin.agents.dreamer",
+        "merlin.agents.ftw",
     ],  # none knows another
     ["merlin.agents"],
     ["merlin.runs"],

@@ -41,7 +41,7 @@ UNEXPLAINED = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class FTWConfig(MemoryConfig, HeadConfig):
-    """Sizes and costs. Sizes given here are the paper's, costs the middle of what its population began with."""
+    """Sizes and costs. Sizes given here are the paper's, costs of their order."""
 
     core: Literal["two_timescales", "lstm"] = "two_timescales"
     """lstm takes one LSTM without latent or memory, the paper's UNREAL baseline."""
