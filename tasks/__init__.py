@@ -151,6 +151,12 @@ TASKS = {
         "SingleObstructedMaze",
         "MiniGrid's ObstructedMaze: clear the way, unbox the key, unlock the door, pick up the blue ball",
     ),
+    "merlin/CaptureTheFlag-v0": Task(
+        "merlin.tasks.capture_the_flag.environment",
+        "CaptureTheFlag",
+        "SingleCaptureTheFlag",
+        "two against two in a maze: take the opponents' flag home while your own is there; tag who carries yours",
+    ),
 }
 
 

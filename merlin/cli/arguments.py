@@ -10,7 +10,17 @@ from typing import Any, NoReturn
 
 from merlin.errors import quote
 
-PRESETS = ("memory-game", "tmaze", "symbols", "minigrid-memory", "matching", "grid-world", "general", "paper")
+PRESETS = (
+    "memory-game",
+    "tmaze",
+    "symbols",
+    "minigrid-memory",
+    "matching",
+    "capture-the-flag",
+    "grid-world",
+    "general",
+    "paper",
+)
 """Names of `merlin.runs.presets.FAMILIES`, known here without importing anything."""
 
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
-from merlin.cli.arguments import add_command, add_run_dir, seed, whole_number
+from merlin.cli.arguments import add_command, add_run_dir, json_object, seed, whole_number
 from merlin.cli.output import print_table
 
 
@@ -24,6 +24,8 @@ def add_to(commands: Any) -> None:
         help="take the likeliest choices and the means of numbers instead of sampling",
     )
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together (default: the run's)")
+    add("--env-kwargs", metavar="JSON", type=json_object, default={}, help="settings of the task that are not those of "
+        """training, such as '{"opponents": "random"}'""")  # fmt: skip
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
         "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "
         "left it; shuffled, that of another environment (default: own)")  # fmt: skip
@@ -43,7 +45,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from merlin.training.evaluation import evaluate as play
 
     config = load_config(options.run_dir)
-    config = replace(config, device=config.device if options.device is None else options.device)
+    device = config.device if options.device is None else options.device
+    config = replace(config, device=device, env_kwargs=config.env_kwargs | options.env_kwargs)
     config.training.set_torch()
     way = options.memory
     seed = config.seed if options.seed is None else options.seed

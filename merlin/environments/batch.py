@@ -123,8 +123,8 @@ class Environment:
 
         Args:
             staggers: Cut one episode of each environment (truncate it), whichever it is in after a random number of
-                steps, so that environments do not stay at the same point of their episodes. Batches that cannot end
-                the episode of one environment alone are left as they are.
+                steps, so that environments do not stay at the same point of their episodes. A batch that can does so by
+                itself. Batches that cannot end the episode of one environment alone are left as they are.
         """
         seeds: int | list[int] = seed
         options: dict[str, Any] = {}
@@ -132,7 +132,9 @@ class Environment:
         self._cuts = None
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = each
-        if staggers and self._cut_by is not None:
+        if staggers and self._cut_by == "itself":
+            options = {"options": {STAGGER: True}}
+        elif staggers and self._cut_by is not None:
             self._cuts = Cuts([first_cut(one, longest) for one in each], self.device)
             options = {"options": {STAGGER: longest}} if self._cut_by == "view" else {}
         entries, info = self._border.reset(self._ask("reset", self.vector_env.reset, seed=seeds, **options))
@@ -140,9 +142,14 @@ class Environment:
         self._is_last = no = self._no
         return Timestep(observation, ~no, no, no.float(), no, no, None, self._no_success, no)
 
-    def _find_cutter(self) -> Literal["view", "task", "reset"] | None:
-        """What can end the episode of one environment alone: its view, the batch of tensors, a reset of that one."""
+    def _find_cutter(self) -> Literal["view", "task", "reset", "itself"] | None:
+        """What can end the episode of one environment alone: its view, the batch of tensors, a reset of that one.
+
+        "itself" is a batch whose episodes begin at different points of time if it is told to.
+        """
         batch = self.vector_env.unwrapped
+        if getattr(batch, "can_stagger", False):
+            return "itself"
         if self._border.autoreset is AutoresetMode.DISABLED:
             return "reset"
         if self._border.autoreset is not AutoresetMode.SAME_STEP:

@@ -27,6 +27,11 @@ PREFERRED_KEYS = {
     "up": ("up", "w"),
     "forward": ("up", "w"),
     "down": ("down", "s"),
+    "back": ("down", "s"),
+    "stepleft": ("a",),
+    "stepright": ("d",),
+    "tag": ("space",),
+    "stay": ("enter",),
     "pickup": ("p",),
     "drop": ("d",),
     "toggle": ("space",),
@@ -52,24 +57,47 @@ def choose_keys(names: Sequence[str]) -> dict[str, int]:
     return keys
 
 
+def simple_actions(
+    space: spaces.MultiDiscrete, names: Sequence[Sequence[str]] | None
+) -> tuple[list[np.ndarray], list[str]]:
+    """Return the actions of one choice at a time, all others being their first, and what they are called.
+
+    Args:
+        names: Of the choices of each part of the space; the first one of the first names the action of no choice.
+    """
+    lowest = space.start
+    actions, called = [lowest.copy()], ["action 0" if names is None else names[0][0]]
+    for part in np.ndindex(space.shape):
+        for number in range(1, int(space.nvec[part])):
+            action = lowest.copy()
+            action[part] += number
+            actions.append(action)
+            where = " ".join(map(str, part))
+            called.append(f"action {where}: {action[part]}" if names is None else names[part[0]][number])
+    return actions, called
+
+
 class Game:
     """A task that a person plays: its present episode, and what there is to show of it."""
 
     def __init__(self, task: str, env_kwargs: dict[str, Any], seed: int | None, wrappers: Sequence[str] = ()):
         self.task, self.env = task, make_env(find_spec(task), env_kwargs, "rgb_array", wrappers)
-        if not isinstance(self.env.action_space, spaces.Discrete):
+        space = self.env.action_space
+        if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             raise MerlinError(
-                f"A person plays tasks whose action space is Discrete, but {task} has a "
-                f"{type(self.env.action_space).__name__}: choose another."
+                f"A person plays tasks whose action space is Discrete or MultiDiscrete, but {task} has a "
+                f"{type(space).__name__}: choose another."
             )
         self.unwrapped = self.env.unwrapped
         self.spaces = flatten_space(self.env.observation_space)
-        self.first_action = int(self.env.action_space.start)
-        count = int(self.env.action_space.n)
+        count = int(space.n) if isinstance(space, spaces.Discrete) else 1 + int((space.nvec - 1).sum())
         if count > len(OTHER_KEYS):
             raise MerlinError(f"At most {len(OTHER_KEYS)} actions have a key each, but {task} has {count:,}.")
-        numbers = range(self.first_action, self.first_action + count)
-        self.names = action_names(self.unwrapped, self.env.action_space) or [f"action {number}" for number in numbers]
+        if isinstance(space, spaces.MultiDiscrete):
+            self.actions, self.names = simple_actions(space, getattr(self.unwrapped, "action_names", None))
+        else:
+            self.actions = [*range(int(space.start), int(space.start) + count)]
+            self.names = action_names(self.unwrapped, space) or [f"action {number}" for number in self.actions]
         self.keys = choose_keys(self.names)
         self.sees_pictures = any(map(is_picture, self.spaces.values()))
         self.can_draw = self.env.render_mode == "rgb_array"
@@ -93,7 +121,7 @@ class Game:
 
     def act(self, action: int) -> None:
         """Take one step."""
-        observation, reward, terminated, truncated, info = self.env.step(self.first_action + action)
+        observation, reward, terminated, truncated, info = self.env.step(self.actions[action])
         self._see(observation)
         self.action, self.reward, self.steps = action, float(reward), self.steps + 1
         self.total += self.reward

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.spaces import MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int64
@@ -15,14 +16,16 @@ from torch import Tensor
 
 from .window import Window
 
+STAGGER = "merlin.stagger"
+
 
 class TensorVectorEnv(VectorEnv, ABC):
     """A batch of environments whose observations, rewards and flags are torch tensors on one device.
 
     The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
     the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
-    where an episode ended and NaN elsewhere. What `step` returns is never written again. There is no Python loop over
-    environments and no host synchronisation in `step`.
+    where an episode ended, 1/2 after a draw, and NaN elsewhere. What `step` returns is never written again. There is
+    no Python loop over environments and no host synchronisation in `step`.
 
     `scores` holds the exact expected returns of reference policies.
 
@@ -30,7 +33,8 @@ class TensorVectorEnv(VectorEnv, ABC):
     tensors that make up its state in `state_names`. With `autoreset = False` it stays where an episode ended. A task
     that shows words as numbers names them in `words`.
 
-    Where `can_be_cut`, a step also ends (truncates) the episodes of the environments in `cut`, and clears it.
+    Where `can_be_cut`, a step also ends (truncates) the episodes of the environments in `cut`, and clears it. Where
+    `can_stagger`, a reset with the option `STAGGER` begins episodes at different points of their time.
 
     With render_mode="human", every reset and step shows environment 0 in a window.
     """
@@ -43,10 +47,12 @@ class TensorVectorEnv(VectorEnv, ABC):
     }
     can_truncate = False
     can_be_cut = False
+    can_stagger = False
     cut: Bool[Tensor, " B"] | None = None
     autoreset = True
     state_names: tuple[str, ...] = ()
-    action_names: tuple[str, ...]
+    action_names: tuple[str, ...] | tuple[tuple[str, ...], ...]
+    """Of the choices of a Discrete, or of those of each part of a MultiDiscrete."""
     words: tuple[str, ...] = ()
     window: Window | None = None
     scores: dict[str, float]
@@ -87,7 +93,7 @@ class TensorVectorEnv(VectorEnv, ABC):
     def step(
         self, actions: Any
     ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
-        """Return observation, reward, terminated, truncated and info once these actions, [B], were taken.
+        """Return observation, reward, terminated, truncated and info once these actions, [B, ...], were taken.
 
         Raises:
             ValueError: An action is not in the action space; nothing has changed then.
@@ -99,18 +105,19 @@ class TensorVectorEnv(VectorEnv, ABC):
         if not self._is_reset:
             raise ResetNeeded("an environment must be reset before its first step: call reset().")
         actions = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
-        if actions.shape != (self.num_envs,):
-            raise ValueError(
-                f"actions must have shape ({self.num_envs},), but have {tuple(actions.shape)}: give one to each."
-            )
+        shape = (self.num_envs, *(self.single_action_space.shape or ()))
+        if actions.shape != shape:
+            raise ValueError(f"actions must have shape {shape}, but have {tuple(actions.shape)}: give one to each.")
         try:
             outcome = self._step(actions)
         except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
-            count = int(self.single_action_space.n)
-            if actions.min() < 0 or actions.max() >= count:
+            space = self.single_action_space
+            highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1)
+            came = actions.cpu()
+            if (came < 0).any() or (came > highest).any():
                 raise ValueError(
-                    f"an action must be from 0 to {count - 1}, but {int(actions.min())} to {int(actions.max())} came: "
-                    "take those of the action space."
+                    f"an action must be from 0 to {highest.tolist()}, but {came.amin(0).tolist()} to "
+                    f"{came.amax(0).tolist()} came: take those of the action space."
                 ) from error
             raise
         self.cut = None
@@ -163,7 +170,7 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     @abstractmethod
     def _step(
-        self, actions: Int64[Tensor, " B"]
+        self, actions: Int64[Tensor, " B *A"]
     ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
         """Do what `step` says; an impossible action fails in a lookup, before anything is changed."""
 

@@ -5,7 +5,6 @@ sight and the restart of episodes are here.
 """
 
 from abc import abstractmethod
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +13,11 @@ from gymnasium import Space, spaces
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
-from ..base.vector import TensorVectorEnv
 from . import cells
 from .first_person.renderer import FirstPerson
-from .layouts import Layout, StartPool
-from .visibility import Sight, view_offsets
+from .framed import FramedWorld
+from .layouts import Layout
+from .visibility import Sight
 
 ACTION_NAMES = ("left", "right", "forward", "pick up", "drop", "toggle", "done")
 
@@ -60,7 +59,7 @@ class Verdict(NamedTuple):
     """More entries of `info`, [B] each."""
 
 
-class GridWorld(TensorVectorEnv):
+class GridWorld(FramedWorld):
     """A batch of grid worlds.
 
     Observation: `image`, what lies ahead as MiniGrid shows it, (object, colour, state) by column and row of the view,
@@ -109,31 +108,22 @@ class GridWorld(TensorVectorEnv):
         if view not in ("grid", "first_person"):
             raise ValueError(f"view must be 'grid' or 'first_person', but is {view!r}.")
         self.view, self.picture_size = view, picture_size
-        self.height, self.width, self.max_steps, self.view_size = height, width, max_steps, agent_view_size
+        self.max_steps, self.view_size = max_steps, agent_view_size
         self.state_names = ("cells", "position", "direction", "carried", "num_steps", *self.extra_names)
         self.action_names = ACTION_NAMES[: self.num_actions]
-        super().__init__(num_envs, self._space(), spaces.Discrete(self.num_actions), device, render_mode)
-
-        # The grid lies inside a frame of walls as wide as the view reaches, so that no view leaves it. Rows share the
-        # frame between them: what leaves one to the left is in the frame on the right of the row before.
-        self.frame = agent_view_size - 1
-        self.stride = width + self.frame
-        self.area = self.stride * (height + 2 * self.frame) + 2 * self.frame
-        self.offsets = view_offsets(agent_view_size, self.stride).to(torch.int32).to(self.device)
-        self.forward = torch.tensor([1, self.stride, -1, -self.stride], device=self.device)
+        action_space = spaces.Discrete(self.num_actions)
+        super().__init__(num_envs, height, width, agent_view_size, self._space(), action_space, device, render_mode)
         turns = torch.tensor([3, 1, 0, 0, 0, 0, 0], device=self.device)
         self.turned = (torch.arange(4, device=self.device) + turns.unsqueeze(1)).flatten() & 3  # by action, direction
         self.packed = cells.packed().to(self.device)
         outcomes = self._outcomes()
         self.outcomes = cells.Outcomes(*(table[: self.num_actions].flatten().to(self.device) for table in outcomes))
         self.agent_cell = agent_view_size * (agent_view_size - 1) + agent_view_size // 2
-        self.bases = torch.arange(num_envs, device=self.device) * self.area
         self.sight = None if see_through_walls else Sight(agent_view_size, self.device)
         if view == "first_person":
             self.first_person = FirstPerson(self.stride, picture_size, sight_distance, self.device)
         steps = np.arange(max_steps + 1)
         self.rewards = torch.tensor(1 - 0.9 * (steps / max_steps), dtype=torch.float32, device=self.device)
-        self.pool = StartPool(self._draw_starts, max(64, num_envs), torch.Generator(self.device))
         self.syncs = self.device.type == "cpu"  # asking the device how many episodes ended costs nothing
         self._start()
 
@@ -163,21 +153,6 @@ class GridWorld(TensorVectorEnv):
     def solved_or_failed(self, solved: Bool[Tensor, "B"], failed: Bool[Tensor, "B"]) -> Verdict:
         """Return MiniGrid's verdict: both end the episode, and a solution earns 1 − 0.9 · steps / max_steps."""
         return Verdict(torch.where(solved, self.rewards.index_select(0, self.num_steps), 0.0), solved | failed, solved)
-
-    def place(self, x: Int[Tensor, "*L"], y: Int[Tensor, "*L"]) -> Int[Tensor, "*L"]:
-        """Return the position, as states hold it, of a cell of the grid."""
-        return (y + self.frame) * self.stride + x + self.frame
-
-    def coordinates(self, position: Int[Tensor, "*L"]) -> tuple[Int[Tensor, "*L"], Int[Tensor, "*L"]]:
-        """Return x and y of a position: the inverse of `place`."""
-        inside = position - self.frame * (self.stride + 1)
-        return inside % self.stride, inside // self.stride
-
-    @cached_property
-    def grid_positions(self) -> Int[Tensor, "H W"]:
-        """The position of each cell of the grid."""
-        x, y = torch.meshgrid(torch.arange(self.width), torch.arange(self.height), indexing="xy")
-        return self.place(x, y).to(self.device)
 
     def cell_of_agent(self) -> Int[Tensor, "B"]:
         """Return the cell that the agent is in, counted along the rows of the grid: y · width + x."""
@@ -220,23 +195,6 @@ class GridWorld(TensorVectorEnv):
         """Return the state that `count` new episodes begin with, and what is seen there."""
         state = self._starts(self._generate(count, generator))
         return state | {f"seen {name}": x for name, x in self._look(state).items()}
-
-    def _start(self) -> None:
-        self.pool.seed(int(torch.randint(2**62, (), generator=self.generator, device=self.device)))
-        starts = self.pool.take(self.num_envs)
-        for name in self.state_names:
-            setattr(self, name, starts[name].clone())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        drawn_from, progress = self.pool.state()
-        return super().state_dict() | {"layout_generator": drawn_from, "layout_progress": progress}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        missing = {"layout_generator", "layout_progress"} - state.keys()
-        if missing:
-            raise ValueError(f"the state must hold {', '.join(sorted(missing))}, but holds {', '.join(state)}.")
-        super().load_state_dict({name: x for name, x in state.items() if not name.startswith("layout_")})
-        self.pool.load(state["layout_generator"], state["layout_progress"])
 
     def _state(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self.state_names}

@@ -35,6 +35,7 @@ VARIANTS = [
     ("minigrid-memory", "minigrid:MiniGrid-MemoryS17Random-v0", {}),
     ("matching", "merlin/LatentLearning-v0", {}),
     ("matching", "merlin/TransientInstruction-v0", {}),
+    ("capture-the-flag", "merlin/CaptureTheFlag-v0", {"size": 9}),
     ("grid-world", "merlin/Maze-v0", {"size": 9}),
     ("general", "CartPole-v1", {}),
     ("general", "my.tasks:Mine-v0", {}),

@@ -1,6 +1,7 @@
 """One episode in every environment of a batch, and shortest ways by relaxation, a second opinion on planners."""
 
 import torch
+from gymnasium.spaces import MultiDiscrete
 
 
 def play(env, policy, seed=0):
@@ -17,10 +18,26 @@ def play(env, policy, seed=0):
     return returns, success
 
 
+def num_choices(env):
+    """Return how many choices an action has, or each part of one has."""
+    space = env.single_action_space
+    return torch.as_tensor(space.nvec if isinstance(space, MultiDiscrete) else space.n)
+
+
+def uniform_actions(env, action):
+    """Return the same action, or the same number in each of its parts, for all environments."""
+    return torch.full((env.num_envs, *num_choices(env).shape), action)
+
+
 def random_policy(env, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    num_actions = int(env.single_action_space.n)
-    return lambda observation: torch.randint(num_actions, (env.num_envs,), generator=generator)
+    choices = num_choices(env)
+
+    def policy(observation):
+        draws = [torch.randint(int(n), (env.num_envs,), generator=generator) for n in choices.flatten()]
+        return torch.stack(draws, 1).view(env.num_envs, *choices.shape)
+
+    return policy
 
 
 def assert_mean(samples, expected):

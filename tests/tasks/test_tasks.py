@@ -1,5 +1,6 @@
 """What holds for every task, as a batch and as a single environment."""
 
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
 
 from merlin import tasks
-from tests.tasks.play import random_policy
+from tests.tasks.play import num_choices, random_policy, uniform_actions
 
 CASES = [
     ("merlin/MemoryGame-v0", {"pairs": 2}),
@@ -47,6 +48,12 @@ CASES = [
     ("merlin/KeyCorridor-v0", {"num_rows": 2, "room_size": 3, "max_steps": 12}),
     ("merlin/ObstructedMaze-v0", {"agent_view_size": 3, "max_steps": 12}),
     ("merlin/WaterMaze-v0", {"max_steps": 20, "view": "first_person", "picture_size": 16}),
+    ("merlin/CaptureTheFlag-v0", {"size": 7, "max_steps": 12, "opponents": "random", "team_mate": "random"}),
+    ("merlin/CaptureTheFlag-v0", {"size": 11, "max_steps": 14, "opponents": "mixed", "team_mate": "attacker"}),
+    (
+        "merlin/CaptureTheFlag-v0",
+        {"max_steps": 13, "opponents": "attacker", "team_mate": "random", "view": "first_person", "picture_size": 16},
+    ),
     ("merlin/LatentLearning-v0", {"explore_steps": 8, "return_steps": 8, "view": "first_person", "picture_size": 16}),
 ]
 every_case = pytest.mark.parametrize("task_id, kwargs", CASES)
@@ -146,31 +153,37 @@ def test_seed_determines_everything(task_id, kwargs):
 def test_numpy_actions_are_accepted(task_id, kwargs):
     env, twin = make_batch(task_id, kwargs), make_batch(task_id, kwargs)
     env.reset(seed=3), twin.reset(seed=3)
-    actions = np.ones(5, np.int64)
-    assert_equal(env.step(actions), twin.step(torch.from_numpy(actions)))
+    actions = uniform_actions(env, 1)
+    assert_equal(env.step(actions.numpy()), twin.step(actions))
 
 
 @every_case
 def test_impossible_action_is_refused(task_id, kwargs):
     env = make_batch(task_id, kwargs)
     env.reset(seed=0)
-    count = int(env.single_action_space.n)
-    for action in (count, -1):
-        with pytest.raises(ValueError, match=rf"an action must be from 0 to {count - 1}, but .*{action}"):
-            env.step(torch.tensor([0, 0, action, 0, 0]))
-    with pytest.raises(ValueError, match=r"actions must have shape \(5,\), but have \(4,\)"):
-        env.step(torch.zeros(4))
+    count, nothing = num_choices(env), uniform_actions(env, 0)
+    highest, state = re.escape(str((count - 1).tolist())), env.state_dict()
+    for part in range(count.numel()):
+        for action in (int(count.flatten()[part]), -1):
+            actions = nothing.clone()
+            actions[2].view(-1)[part] = action
+            with pytest.raises(ValueError, match=rf"an action must be from 0 to {highest}, but .*{action}"):
+                env.step(actions)
+    assert_equal(env.state_dict(), state)
+    shape, wrong = (re.escape(str(tuple(actions.shape))) for actions in (nothing, nothing[:4]))
+    with pytest.raises(ValueError, match=f"actions must have shape {shape}, but have {wrong}"):
+        env.step(nothing[:4])
 
 
 @every_case
 def test_stepping_needs_a_reset_and_an_open_environment(task_id, kwargs):
     env = make_batch(task_id, kwargs)
     with pytest.raises(ResetNeeded, match="must be reset before its first step"):
-        env.step(torch.zeros(5))
+        env.step(uniform_actions(env, 0))
     env.reset()
     env.close()
     with pytest.raises(ClosedEnvironmentError, match="closed cannot be stepped"):
-        env.step(torch.zeros(5))
+        env.step(uniform_actions(env, 0))
 
 
 @every_case
@@ -203,7 +216,7 @@ def test_rows_are_independent(task_id, kwargs):
     for step in range(40):
         actions = policy(None)
         changed = actions.clone()
-        changed[2] = step % int(env.single_action_space.n)
+        changed[2] = step % num_choices(env)
         outcome, changed_outcome = env.step(actions), twin.step(changed)
         if hasattr(env, "pool") and any(outcome[i][2] != changed_outcome[i][2] for i in (2, 3)):
             break  # grid worlds hand out starts in the order in which episodes end: from here on, others differ
@@ -289,7 +302,7 @@ def test_pictures(task_id, kwargs):
     single = gymnasium.make(task_id, render_mode="rgb_array", **kwargs)
     single.reset(seed=0)
     before = single.render()
-    single.step(0)
+    single.step(uniform_actions(single.unwrapped.batch, 0)[0].numpy())
     after = single.render()
     assert before.dtype == np.uint8 and before.ndim == 3 and before.shape[2] == 3
     assert before.shape == after.shape and (before != after).any()

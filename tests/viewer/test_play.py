@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium.spaces import MultiDiscrete
 
 from merlin import tasks
 from merlin.errors import MerlinError
 from merlin.tasks.classic.tmaze import TMaze
 from merlin.viewer import play as playing
-from merlin.viewer.game import OTHER_KEYS, Game, choose_keys
+from merlin.viewer.game import OTHER_KEYS, Game, choose_keys, simple_actions
 from merlin.viewer.play import play
 from merlin.viewer.terminal import Block, beside, picture_block, pressed_keys
 
@@ -149,6 +150,18 @@ def test_words_are_shown_as_words(capsys):
     assert lines[1].endswith("instruction")
 
 
+def test_of_an_action_of_several_parts_one_is_chosen_at_a_time(capsys):
+    lines = transcript(capsys, b"?wa \x1b[C\n", "merlin/CaptureTheFlag-v0", env_kwargs={"size": 9}, seed=0)
+    keys = "enter stay  ↑/w forward  ↓/s back  a step left  d step right  ← left  → right  space tag"
+    assert lines[2] == keys
+    assert [line.split(",")[0] for line in lines[3:]] == [
+        f"step {number}: {name}" for number, name in enumerate(("forward", "step left", "tag", "right", "stay"), 1)
+    ]
+    actions, names = simple_actions(MultiDiscrete([2, 3], start=[5, 0]), None)
+    assert [action.tolist() for action in actions] == [[5, 0], [6, 0], [5, 1], [5, 2]]
+    assert names == ["action 0", "action 0: 6", "action 1: 1", "action 1: 2"]
+
+
 def test_any_gymnasium_task_with_few_actions_can_be_played(capsys):
     assert transcript(capsys, b"?1", "MiniGrid-MemoryS7-v0", seed=0)[1:] == [
         "MiniGrid-MemoryS7-v0: go to the matching object at the end of the hallway",
@@ -165,7 +178,7 @@ def test_any_gymnasium_task_with_few_actions_can_be_played(capsys):
 @pytest.mark.parametrize(
     "task, kwargs, message",
     [
-        ("Pendulum-v1", {}, "action space is Discrete, but Pendulum-v1 has a Box: choose another"),
+        ("Pendulum-v1", {}, "action space is Discrete or MultiDiscrete, but Pendulum-v1 has a Box: choose another"),
         ("merlin/TMaze-v0", {"lenght": 3}, "cannot be built with {'lenght': 3}: TypeError"),
         ("merlin/TMaise-v0", {}, "There is no task 'merlin/TMaise-v0'.*TMaze"),
     ],

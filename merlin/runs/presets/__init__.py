@@ -20,6 +20,7 @@ from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
 from merlin.runs.presets import (
+    capture_the_flag,
     dreamer,
     general,
     grid_world,
@@ -53,6 +54,7 @@ FAMILIES = {
     "symbols": Family(("merlin/RepeatPrevious", "merlin/Playback", "merlin/VisuomotorMapping"), symbols.table),
     "minigrid-memory": Family(("merlin/Memory-", "MiniGrid-Memory"), minigrid_memory.table),
     "matching": Family(("merlin/LatentLearning", "merlin/TransientInstruction"), matching.table),
+    "capture-the-flag": Family(("merlin/CaptureTheFlag",), capture_the_flag.table),
     "paper": Family((), paper.table),
     "grid-world": Family(("merlin/",), grid_world.table),  # all others of ours
     GENERAL: Family(("",), None),  # all others

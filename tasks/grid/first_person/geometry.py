@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 
-from ..cells import CELLS, can_see_behind
+from ..cells import CELLS, Cell, can_see_behind
 from .textures import FOG, SKY, Paint, paint, paints, sprite_of, tile_of, wall_of
 
 EYE_HEIGHT = 0.5
@@ -114,15 +114,15 @@ def trace(picture_size: int, sight_distance: int) -> Rays:
 
 
 @lru_cache(maxsize=8)
-def tables(picture_size: int, sight_distance: int) -> Tables:
+def tables(picture_size: int, sight_distance: int, cells: tuple[Cell, ...] = CELLS) -> Tables:
     """Return the tables of a picture size and a sight distance, made once."""
     rays = trace(picture_size, sight_distance)
     ahead, aside = np.array([(i, j) for i in range(sight_distance + 1) for j in range(-i, i + 1)]).T
     columns, slope, depths = np.arange(picture_size), slopes(picture_size), np.arange(sight_distance + 1)
-    wall_paints, wall_kind = paints(wall_of)
-    floor_paints, floor_kind = paints(tile_of)
-    sprite_paints, sprite_kind = paints(sprite_of)
-    stands = np.array([sprite_of(cell) is not None for cell in CELLS])
+    wall_paints, wall_kind = paints(wall_of, cells)
+    floor_paints, floor_kind = paints(tile_of, cells)
+    sprite_paints, sprite_kind = paints(sprite_of, cells)
+    stands = np.array([sprite_of(cell) is not None for cell in cells])
 
     across = _across(rays, picture_size)
     stop_weights, post_weights, sprite_weights = (np.zeros((len(ahead), picture_size)) for _ in range(3))
@@ -158,8 +158,8 @@ def tables(picture_size: int, sight_distance: int) -> Tables:
         sprite_weights=sprite_weights[:, fours].astype(np.float32),
         sprites=np.concatenate(_sprites(picture_size, sight_distance, sprite_aside, sprite_paints)[fours]),
         hands=_hands(picture_size, sprite_paints),
-        hides=np.array([not can_see_behind(cell) for cell in CELLS], np.float32),
-        is_open=np.array([can_see_behind(cell) and wall_of(cell) is not None for cell in CELLS], np.float32),
+        hides=np.array([not can_see_behind(cell) for cell in cells], np.float32),
+        is_open=np.array([can_see_behind(cell) and wall_of(cell) is not None for cell in cells], np.float32),
         stands=stands.astype(np.float32),
         wall_kind=wall_kind,
         floor_kind=(floor_kind * floor_cell.size).astype(np.int32),

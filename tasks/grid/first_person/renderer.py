@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int, Int32, Int64, UInt8
 from torch import Tensor
 
-from ..cells import EMPTY, code_of
+from ..cells import CELLS, EMPTY, Cell, code_of
 from .geometry import LARGEST_SIGHT, Tables, sprite_rows, tables
 
 LAYERS = 3  # how many things that stand one behind the other are drawn
@@ -34,17 +34,23 @@ class FirstPerson:
         stride: Columns of the grids. They must be enclosed by walls or what else hides: nothing else ends their rows.
         picture_size: Pixels along each side.
         sight_distance: In cells, from 1 to 24.
+        cells: What each code stands for.
     """
 
     def __init__(
-        self, stride: int, picture_size: int = 64, sight_distance: int = 16, device: str | torch.device = "cpu"
+        self,
+        stride: int,
+        picture_size: int = 64,
+        sight_distance: int = 16,
+        device: str | torch.device = "cpu",
+        cells: tuple[Cell, ...] = CELLS,
     ):
         if picture_size not in range(16, 257, 4):
             raise ValueError(f"picture_size must be a multiple of 4 from 16 to 256, but is {picture_size}.")
         if not 1 <= sight_distance <= LARGEST_SIGHT:
             raise ValueError(f"sight_distance must be from 1 to {LARGEST_SIGHT}, but is {sight_distance}.")
         self.size = picture_size
-        self.tables = Tables(*(table.to(device) for table in tables(picture_size, sight_distance)))
+        self.tables = Tables(*(table.to(device) for table in tables(picture_size, sight_distance, cells)))
         forward = torch.tensor([1, stride, -1, -stride], device=device).unsqueeze(1)
         offsets = self.tables.ahead * forward + self.tables.aside * forward.roll(-1, 0)
         self.offsets = offsets.to(torch.int32)

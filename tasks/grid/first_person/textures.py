@@ -2,7 +2,7 @@
 
 A pattern takes coordinates from 0 to 1 on what it covers, `across` from the left and `height` from the floor (on a
 floor: along the two sides of the cell). It returns how much of the thing's own colour is seen there and how much white
-on top. All but the key look the same mirrored.
+on top. All but keys, flags and players from a side look the same mirrored.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..cells import CELLS, CLOSED, OPEN, Cell
+from ..cells import CLOSED, OPEN, Cell
 
 SKY, FOG, GROUND, LAVA = (88, 146, 214), (190, 204, 216), (96, 90, 84), (255, 96, 10)
 STONE = (150, 138, 122)
@@ -106,6 +106,55 @@ def key(across: Places, height: Places) -> Look:
     return Look(np.where(bow & (ring > 0.24), 0.75, 1.0), 0.15 * bow, bow | shaft | teeth)
 
 
+def stand(across: Places, along: Places) -> Look:
+    off = np.maximum(abs(across - 0.5), abs(along - 0.5))
+    return Look(np.where(off > 0.3, 1.0, 0.4), 0.25 * (off < 0.12))
+
+
+def flag(across: Places, height: Places) -> Look:
+    """A pennant on a pole."""
+    x = across - 0.5
+    pole = (abs(x + 0.26) < 0.06) & (height < 0.97)
+    pennant = (x > -0.22) & (abs(height - 0.72) < 0.24 * (0.45 - x) / 0.67)
+    return Look(np.where(pole, 0.25, 1.0), 0.5 * pole, pole | pennant)
+
+
+def fallen_flag(across: Places, height: Places) -> Look:
+    """The same on the floor."""
+    x = across - 0.5
+    pole = (abs(x) < 0.45) & (height < 0.1)
+    pennant = (x > -0.2) & (height < 0.42 * (0.45 - x) / 0.67)
+    return Look(np.where(pole, 0.25, 1.0), 0.5 * pole, pole | pennant)
+
+
+def player(heading: int, carries: bool) -> Callable[[Places, Places], Look]:
+    """Return the look of a player that heads this many quarters to the right of where the viewer looks.
+
+    From in front it shows two eyes, from behind a dark pack, from a side one eye ahead. One that carries has a pennant
+    in white above its head.
+    """
+
+    def look(across: Places, height: Places) -> Look:
+        x = across - 0.5
+        body = (abs(x) < 0.3 - 0.12 * (height > 0.42)) & (height < 0.48)
+        head = np.hypot(x, height - 0.58) < 0.17
+        eye = {1: 0.1, 3: -0.1}.get(heading)
+        eyes = np.hypot((abs(x) - 0.07) if heading == 2 else x - (eye or 0), height - 0.6) < 0.045
+        eyes = eyes & (heading != 0)
+        pack = (heading == 0) & (abs(x) < 0.16) & (abs(height - 0.28) < 0.14)
+        side = (heading in (1, 3)) & (np.sign(eye or 1) * x < -0.12) & (height < 0.4)
+        pennant = carries & (x > -0.1) & (abs(height - 0.87) < 0.13 * (0.4 - x) / 0.5)
+        pole = carries & (abs(x + 0.12) < 0.035) & (height > 0.5) & (height < 0.99)
+        white = eyes | pennant | pole
+        return Look(np.where(white, 0.0, np.where(pack | side, 0.35, 0.95)), 1.0 * white, body | head | pennant | pole)
+
+    return look
+
+
+PLAYERS = [player(heading, carries) for carries in (False, True) for heading in range(4)]
+"""By the state of their cell."""
+
+
 def beacon(across: Places, height: Places) -> Look:
     """A hovering diamond, which shows from afar where a goal is."""
     off = abs(across - 0.5) / 0.3 + abs(height - 0.55) / 0.45
@@ -161,18 +210,23 @@ def tile_of(cell: Cell) -> Paint:
         return Paint(lava, LAVA)
     if cell.kind == "door" and cell.state != OPEN:
         return Paint(ground, GROUND)
-    pattern = {"floor": carpet, "goal": goal_tile, "door": threshold}.get(cell.kind)
+    pattern = {"floor": carpet, "goal": goal_tile, "door": threshold, "stand": stand}.get(cell.kind)
     return Paint(ground, GROUND) if pattern is None else Paint(pattern, COLOURS[cell.colour])
 
 
 def sprite_of(cell: Cell) -> Paint | None:
     """Return what stands in the middle of a cell, or None."""
-    pattern = {"key": key, "ball": ball, "box": box, "goal": beacon}.get(cell.kind)
+    if cell.kind == "player":
+        return Paint(PLAYERS[cell.state], COLOURS[cell.colour])
+    things = {"key": key, "ball": ball, "box": box, "goal": beacon, "flag": (flag, fallen_flag)[cell.state > 0]}
+    pattern = things.get(cell.kind)
     return None if pattern is None else Paint(pattern, COLOURS[cell.colour])
 
 
-def paints(paint_of: Callable[[Cell], Paint | None]) -> tuple[list[Paint], Int[np.ndarray, "codes"]]:
-    """Return the different paints of all cells, and which of them each has, by code; 0 if it has none."""
-    found = [paint_of(cell) for cell in CELLS]
+def paints(
+    paint_of: Callable[[Cell], Paint | None], cells: tuple[Cell, ...]
+) -> tuple[list[Paint], Int[np.ndarray, "codes"]]:
+    """Return the different paints of these cells, and which of them each has, by code; 0 if it has none."""
+    found = [paint_of(cell) for cell in cells]
     different = list(dict.fromkeys(paint for paint in found if paint is not None))
     return different, np.array([0 if paint is None else different.index(paint) for paint in found])

@@ -1,0 +1,46 @@
+"""Capture the flag: rows are players of games, whose reward is mostly that of events."""
+
+from collections.abc import Mapping
+from typing import Any
+
+ENCODER = {"grid_features": 128, "grid_channels": 16}
+DECODER = {"grid_features": 300, "grid_rarity": 0.5}
+
+
+def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what each agent's settings are where they are not the defaults.
+
+    All players of a batch end together, so that games are staggered. Opponents change while they are learnt from: each
+    window is soon used up, but two passes of four steps learn faster than one. Flags are a few steps apart from what is
+    done with them: a short horizon.
+    """
+    common = {
+        "num_envs": 256,
+        "model.discount_factor": 0.98,
+        "model.gae_lambda": 0.95,
+        "model.normalize_advantages": True,
+        "model.entropy_cost": 0.02,
+        "model.return_cost": 0.5,
+        "model.encoder": ENCODER,
+        "training.unroll_length": 16,
+        "training.passes": 2,
+        "training.minibatches": 4,
+        "training.staggered_episodes": True,
+        "training.max_grad_norm": 0.5,
+    }
+    return {
+        "merlin": common
+        | {
+            "model.latent_size": 64,
+            "model.hidden_size": 64,
+            "model.policy_hidden_size": 64,
+            "model.policy_num_read_keys": 3,
+            "model.policy_read_strength": 10.0,
+            "model.memory_size": 64,
+            "model.expectation_cost": 1.0,
+            "model.decoder": DECODER,
+            "training.policy_learning_rate": 5e-4,
+        },
+        "rl-mem": common | {"model.latent_size": 64, "model.hidden_size": 64, "model.memory_size": 64},
+        "rl-lstm": common | {"model.num_layers": 1, "model.hidden_size": 64},
+    }
