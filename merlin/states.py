@@ -35,11 +35,16 @@ def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
     return None if state is None else state.reset(is_first)  # a memory inside a window
 
 
+def choose_rows(condition: Bool[Tensor, "B"], chosen: Any, other: Any) -> Any:
+    """Return the state with the batch rows of `chosen` where the condition holds, and those of `other` elsewhere."""
+    return map_state(lambda x, y: torch.where(condition.view(-1, *[1] * (x.ndim - 1)), x, y), chosen, other)
+
+
 def detach_state(state: Any) -> Any:
-    """Return the state cut from the graph; a memory inside a window, whose entries have no gradient, is as it is."""
-    if isinstance(state, Tensor):
-        return state.detach()
-    return type(state)(*map(detach_state, state)) if isinstance(state, tuple) else state
+    """Return the state cut from the graph; steps taken from it leave no trace in a window that it is inside of."""
+    if isinstance(state, tuple):
+        return type(state)(*map(detach_state, state))
+    return state.detach() if hasattr(state, "detach") else state
 
 
 def stack_states(states: list[Any]) -> Any:

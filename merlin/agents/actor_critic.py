@@ -1,12 +1,12 @@
-"""The baselines' common part: a policy and a value head on recurrent features, trained by the RL loss alone."""
+"""What agents trained by reinforcement have in common: encoder, policy and value heads, and the baselines' LSTM."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from gymnasium import Space
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from merlin.agents.agent import Agent, AgentState
 from merlin.experience import Losses, StepOutput, Unroll
@@ -35,25 +35,33 @@ class RecurrentState(AgentState, Protocol):
         ...
 
 
-Config = TypeVar("Config", bound="RecurrentConfig")
-State = TypeVar("State", bound=RecurrentState)
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(ActorCriticConfig):
+    """Sizes of the encoder and of the heads."""
+
+    head_size: Annotated[int, WIDTH] = 200
+    """Units of the hidden layer of the policy and of the value head."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentConfig(ActorCriticConfig):
+class RecurrentConfig(HeadConfig):
     """Sizes of a recurrent actor-critic."""
 
     hidden_size: Annotated[int, WIDTH] = 256
     """H, units of each LSTM layer."""
     num_layers: Annotated[int, Range(1, 64)] = 2
     """LSTM layers."""
-    head_size: Annotated[int, WIDTH] = 200
-    """Units of the tanh layer of the policy and of the value head."""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+Config = TypeVar("Config", bound=HeadConfig)
+State = TypeVar("State", bound=AgentState)
+OfLSTM = TypeVar("OfLSTM", bound=RecurrentConfig)
+LSTMsState = TypeVar("LSTMsState", bound=RecurrentState)
 
 
 class ActorCritic(Agent[Config, State], Generic[Config, State]):
-    """Encoder, recurrent core, policy and value on the core's features; every gradient reaches every parameter.
+    """Encoder, a core that is another's, policy and value on the core's features; every gradient reaches all of it.
 
     The activations of a step are a NamedTuple, of which policy and value read the first `num_features` entries.
 
@@ -62,18 +70,19 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
     """
 
     num_features: int
+    head_activation: ClassVar[type[nn.Module]] = nn.Tanh
 
-    def _build(self, spaces: dict[str, Space], core_input_size: int, feature_size: int) -> None:
-        """Make the parts, for a core that reads e and `core_input_size` numbers, and gives e, h and `feature_size`."""
-        config = self.config
-        self.encoder = Encoder(spaces, config.encoder, config.running_scales)
+    def _build_encoder(self, spaces: dict[str, Space]) -> None:
+        """Make what comes before a core."""
+        self.encoder = Encoder(spaces, self.config.encoder, self.config.running_scales)
         self.encoding_size = self.encoder.output_size + self.actions.encoding_size + 1
-        self.lstm = LSTM(self.encoding_size + core_input_size, config.hidden_size, config.num_layers)
-        features = self.encoding_size + self.lstm.output_size + feature_size
-        num_parameters = self.actions.num_parameters
-        self.policy_head = mlp(features, (config.head_size,), num_parameters, 0.1, config.policy_hidden_gain)
-        self.value_head = mlp(features, (config.head_size,), 1)
-        self.return_scale = ReturnScale(config.running_scales)
+        self.return_scale = ReturnScale(self.config.running_scales)
+
+    def _build_heads(self, feature_size: int) -> None:
+        """Make what comes after a core."""
+        sizes, gain, activation = (self.config.head_size,), self.config.policy_hidden_gain, self.head_activation
+        self.policy_head = mlp(feature_size, sizes, self.actions.num_parameters, 0.1, gain, activation)
+        self.value_head = mlp(feature_size, sizes, 1, activation=activation)
 
     def encode(
         self,
@@ -134,9 +143,24 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         unroll = unroll._replace(next_value=self.return_scale.known(unroll.next_value))
         _, returns = advantages_and_returns(unroll, self.config)
         self.encoder.update_scales(unroll.observation, unroll.is_valid)
+        self.take_returns(unroll, returns)
+
+    def take_returns(self, unroll: Unroll, returns: Float[Tensor, "T B"]) -> None:
+        """Let units of rewards and returns take in those of a window."""
         self.return_scale.update(unroll.reward, returns, unroll.is_valid, [(self.value_head[-1], True)])
 
+
+class RecurrentActorCritic(ActorCritic[OfLSTM, LSTMsState], Generic[OfLSTM, LSTMsState]):
+    """An actor-critic whose core is an LSTM."""
+
+    def _build(self, spaces: dict[str, Space], core_input_size: int, feature_size: int) -> None:
+        """Make the parts, for a core that reads e and `core_input_size` numbers, and gives e, h and `feature_size`."""
+        self._build_encoder(spaces)
+        config = self.config
+        self.lstm = LSTM(self.encoding_size + core_input_size, config.hidden_size, config.num_layers)
+        self._build_heads(self.encoding_size + self.lstm.output_size + feature_size)
+
     @torch.no_grad()
-    def features(self, observation: Any, output: StepOutput, state: State) -> dict[str, Float[Tensor, "B _"]]:
+    def features(self, observation: Any, output: StepOutput, state: LSTMsState) -> dict[str, Float[Tensor, "B _"]]:
         """Return the agent's knowledge after a step, by where it is held. See `Agent.features`."""
         return {"encoding": self.encoder(flatten_observation(observation)), "recurrent state": state.lstm.hidden}

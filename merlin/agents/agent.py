@@ -288,7 +288,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return self.perceive(self.encode(observation, state.previous_action, reward), state, extras, generator)
 
     def losses(
-        self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Any = None
+        self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Any = None, **besides: Any
     ) -> tuple[Losses, State]:
         """Return the loss of a window that starts from `state`, and the state after it, cut from the graph.
 
@@ -296,13 +296,14 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             entropy_scale: Multiplies `entropy_cost`; training schedules it.
             acting: The `Acting` that the whole window was acted by, with its graph, if no parameter has changed since:
                 spares taking the steps again.
+            besides: What the agent's `loss` takes besides, of an agent whose loss does.
         """
         actions, previous_actions = self.action_codes(unroll, state)
         if acting is None:
             activations, state = self.scan(unroll, state, actions, previous_actions)
         else:
             activations, state = acting.activations(), acting.state
-        return self.loss(activations, unroll, actions, previous_actions, entropy_scale), state
+        return self.loss(activations, unroll, actions, previous_actions, entropy_scale, **besides), state
 
     def scan(
         self,

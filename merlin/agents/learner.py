@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.errors import MerlinError
-from merlin.experience import Unroll
+from merlin.experience import Losses, Unroll
 from merlin.ranges import Range, Settings, above
 from merlin.states import map_state
 
@@ -124,7 +124,7 @@ class ActorCriticLearner(Learner):
         passes = 0 if self.agent.scales_are_new else self.config.passes
         for _ in range(passes):
             for unroll, state in self._minibatches(window):
-                losses, _ = self.agent.losses(unroll, state, entropy_scale, acting)
+                losses = self.losses(unroll, state, entropy_scale, acting)
                 acting = None  # the parameters are about to change
                 metrics = losses.metrics | {"loss": losses.total.detach()}
                 metrics |= self._descend(losses.total, unroll, tuple(self.groups))
@@ -135,6 +135,10 @@ class ActorCriticLearner(Learner):
                 metrics |= losses.metrics | self._descend(losses.total, unroll, ("policy",))
         self.agent.update_scales(window.unroll)
         return metrics
+
+    def losses(self, unroll: Unroll, state: Any, entropy_scale: float, acting: Any) -> Losses:
+        """Return the loss of a window, or of a part of its environments; unless overridden, the agent's."""
+        return self.agent.losses(unroll, state, entropy_scale, acting)[0]
 
     def state_dict(self) -> dict[str, Any]:
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}

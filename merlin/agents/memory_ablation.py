@@ -9,7 +9,7 @@ from torch import Tensor
 from merlin.agents.agent import Agent
 from merlin.errors import MerlinError
 from merlin.experience import StepOutput
-from merlin.states import map_state, reset_state
+from merlin.states import choose_rows, map_state, reset_state
 
 ABLATIONS = {
     "zeroed": "it is empty at every step",
@@ -79,8 +79,8 @@ class MemoryAblation:
             shown = map_state(lambda x: x.roll(1, 0), own)
         else:
             ended = is_first & ~is_frozen & _holds_something(own)
-            frozen, is_frozen = _choose(ended, own, frozen), is_frozen | ended
-            shown = _choose(is_frozen, frozen, own)
+            frozen, is_frozen = choose_rows(ended, own, frozen), is_frozen | ended
+            shown = choose_rows(is_frozen, frozen, own)
         agent_state = self.agent.with_memory(agent_state, shown)
         output, agent_state = self.agent.step(
             observation, agent_state, is_first, reward, generator=generator, greedy=greedy
@@ -91,12 +91,8 @@ class MemoryAblation:
             assert word is not None and read_weights is not None, "what can be shuffled is written by its reads"
             after, _ = self.memory.write(own, word, read_weights)
         elif self.ablation == "frozen":
-            after = _choose(is_frozen, frozen, after)
+            after = choose_rows(is_frozen, frozen, after)
         return output, MemoryAblationState(self.agent.with_memory(agent_state, after), frozen, is_frozen)
-
-
-def _choose(condition: Bool[Tensor, "B"], chosen: Any, other: Any) -> Any:
-    return map_state(lambda x, y: torch.where(condition.view(-1, *[1] * (x.ndim - 1)), x, y), chosen, other)
 
 
 def _holds_something(memory: Any) -> Bool[Tensor, "B"]:

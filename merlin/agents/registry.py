@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from merlin.agents.agent import Agent
 from merlin.agents.dreamer import Dreamer, DreamerConfig
+from merlin.agents.ftw import FTW, FTWConfig
 from merlin.agents.merlin import Merlin, MerlinConfig
 from merlin.agents.rl_lstm import RLLSTM, RLLSTMConfig
 from merlin.agents.rl_mem import RLMem, RLMemConfig
@@ -27,6 +28,7 @@ AGENTS = {
     "dreamer": AgentEntry(
         Dreamer, DreamerConfig, "world model with a policy learnt in it (DreamerV2, Hafner et al. 2021)"
     ),
+    "ftw": AgentEntry(FTW, FTWConfig, "two timescales that share a memory (For The Win, Jaderberg et al. 2019)"),
     "rl-lstm": AgentEntry(RLLSTM, RLLSTMConfig, "two-layer LSTM trained by reinforcement alone"),
     "rl-mem": AgentEntry(RLMem, RLMemConfig, "the same LSTM with MERLIN's memory, trained by reinforcement alone"),
 }

@@ -8,7 +8,7 @@ from gymnasium import Space
 from jaxtyping import Float
 from torch import Tensor
 
-from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
+from merlin.agents.actor_critic import RecurrentActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
 from merlin.networks.lstm import LSTMState
 
@@ -32,7 +32,7 @@ class RLLSTMActivations(NamedTuple):
     hidden: Float[Tensor, "*batch LH"]
 
 
-class RLLSTM(ActorCritic[RLLSTMConfig, RLLSTMState]):
+class RLLSTM(RecurrentActorCritic[RLLSTMConfig, RLLSTMState]):
     """A two-layer LSTM trained by reinforcement alone: h = lstm(e); policy and value on [e, h].
 
     Difference from the paper: the sizes are config values.

@@ -8,7 +8,7 @@ from gymnasium import Space
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from merlin.agents.actor_critic import ActorCritic, RecurrentConfig
+from merlin.agents.actor_critic import RecurrentActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
 from merlin.experience import StepOutput
 from merlin.memory import Memory, MemoryConfig, Reader, make_memory
@@ -50,7 +50,7 @@ class RLMemExtras(NamedTuple):
     slots: Int[Tensor, "*batch"] | None
 
 
-class RLMem(ActorCritic[RLMemConfig, RLMemState]):
+class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
     """RL-LSTM plus MERLIN's memory, trained end to end by reinforcement alone:
 
         h    = lstm([e, m]);   m, w = read(M, keys(h))

@@ -53,7 +53,7 @@ def add_configuration(add: Callable) -> None:
     """Add what chooses a run's configuration."""
     add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
         "(default: merlin/MemoryGame-v0)")  # fmt: skip
-    add("--agent", metavar="NAME", help="merlin, dreamer, rl-lstm, rl-mem, or module:Class, which imports the "
+    add("--agent", metavar="NAME", help="merlin, dreamer, ftw, rl-lstm, rl-mem, or module:Class, which imports the "
         "module first (default: merlin)")  # fmt: skip
     add("--preset", metavar="NAME", help="what the settings start from: those of a family of tasks, "
         f"{', '.join(PRESETS[:-1])}, or the paper's sizes and costs, {PRESETS[-1]} (default: the family that the task "

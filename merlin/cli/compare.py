@@ -33,7 +33,7 @@ def add_to(commands: Any) -> None:
     summary = "train several agents on several tasks with several seeds, and compare them"
     add = add_command(commands, "compare", summary, compare, epilog=_EXAMPLES, names_modules=True)
     add("what", metavar="TASK|FILE", nargs="+", help="gymnasium ids, or a .toml file that says what is compared")
-    add("--agents", metavar="NAME", nargs="+", help="merlin, dreamer, rl-lstm, rl-mem or module:Class "
+    add("--agents", metavar="NAME", nargs="+", help="merlin, dreamer, ftw, rl-lstm, rl-mem or module:Class "
         "(default: merlin rl-lstm rl-mem)")  # fmt: skip
     add("--seeds", metavar="S", nargs="+", type=seed, help="one run for each (default: 1 2 3)")
     add("--steps", metavar="N", type=whole_number(1), help="environment steps of each run (default: by task)")

@@ -46,7 +46,7 @@ class AgentSpec:
     """An agent of a comparison, as it is configured."""
 
     agent: str
-    """merlin, dreamer, rl-mem, rl-lstm, or `module:Class`."""
+    """merlin, dreamer, ftw, rl-mem, rl-lstm, or `module:Class`."""
     name: str = ""
     """Its label in tables and pictures; the agent unless given."""
     set: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from merlin.memory import content
@@ -13,7 +13,7 @@ from merlin.memory.content import Read
 from merlin.memory.window import MemoryWindow, WindowState
 from merlin.plugins import load_class
 from merlin.ranges import Range, SettingError, Settings
-from merlin.states import map_state
+from merlin.states import choose_rows, map_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,21 @@ class Memory(ABC):
             slot: Where the word went when this was experienced; given where experience is replayed.
         """
 
+    def write_where(
+        self,
+        writes: Bool[Tensor, "B"],
+        state: Any,
+        word: Float[Tensor, "B Z"],
+        read_weights: Float[Tensor, "B K _"],
+        slot: Int[Tensor, "B"] | None = None,
+    ) -> tuple[Any, Int[Tensor, "B"] | None]:
+        """Return what `write` does, the batch rows that do not write being as they were.
+
+        Unless overridden, of a memory whose state is a value inside a window too.
+        """
+        after, slot = self.write(state, word, read_weights, slot)
+        return choose_rows(writes, after, state), slot
+
     def begin_window(self, state: Any, length: int) -> Any:
         """Return the state in a form whose backward pass over `length` steps is cheap; unless overridden, as it is."""
         return state
@@ -129,6 +144,18 @@ class ContentMemory(Memory):
         if isinstance(state, WindowState):
             return state.write(word, read_weights, slot), state.window.slots[:, state.step]
         return content.write_to(state, word, read_weights, self.config.retroactive_discount, slot)
+
+    def write_where(
+        self,
+        writes: Bool[Tensor, "B"],
+        state: content.MemoryState | WindowState,
+        word: Float[Tensor, "B Z"],
+        read_weights: Float[Tensor, "B K _"],
+        slot: Int[Tensor, "B"] | None = None,
+    ) -> tuple[content.MemoryState | WindowState, Int[Tensor, "B"] | None]:
+        if isinstance(state, WindowState):
+            return state.write(word, read_weights, slot, writes), state.window.slots[:, state.step]
+        return super().write_where(writes, state, word, read_weights, slot)
 
     def begin_window(self, state: content.MemoryState, length: int) -> WindowState:
         return MemoryWindow(state, length, self.config.retroactive_discount, self.config.mask_unwritten).begin(state)

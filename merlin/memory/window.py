@@ -24,6 +24,7 @@ Axes: T time, B batch, K read keys, N slots, H of them held, W width of a slot, 
 C chosen.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from torch.nn import functional as F
 
 from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset
 from merlin.precision import as_type, full_precision
+from merlin.states import choose_rows
 
 
 class At(NamedTuple):
@@ -84,6 +86,7 @@ class MemoryWindow:
         self.num_uses = 0  # reads and writes that are still to be gone back through
         self.teaches = False  # whether words have gradients
         self.is_spent = False  # whether a backward pass has begun to take them out
+        self.is_aside = False  # whether what is written is overwritten by who is not aside
         self.gradients: tuple[Tensor, Tensor] | None = None  # of the window's own entries, and of the sums
 
     def begin(self, state: MemoryState) -> "WindowState":
@@ -99,6 +102,12 @@ class MemoryWindow:
             thread=[torch.zeros((), device=present.device, requires_grad=True)],
         )
 
+    def aside(self) -> "MemoryWindow":
+        """Return the window for steps that leave no trace: their words lie where those of later steps will."""
+        aside = copy.copy(self)
+        aside.is_aside = True
+        return aside
+
     def traces(self, step: int) -> Float[Tensor, "B t Z"]:
         """Return the traces of the words written before a step."""
         return self.entries[:, self.held : self.held + step, self.word_size :]
@@ -106,6 +115,7 @@ class MemoryWindow:
     def enter(self, step: int, word: Float[Tensor, "B Z"]) -> None:
         """Add an entry, and its word to the traces of those before it."""
         assert not self.is_spent and self.num_entered == step < self.length, "steps are written one after another"
+        assert not self.is_aside or self.discount is None, "a word aside would stay in the traces of others"
         z, at = self.word_size, self.held + step
         self.entries[:, at, :z] = word
         if self.discount is not None:
@@ -287,6 +297,10 @@ class WindowState:
             emptied=self.emptied | is_first,
         )
 
+    def detach(self) -> "WindowState":
+        """Return the state for steps that leave no trace, where no graph is recorded."""
+        return replace(self, window=self.window.aside())
+
     def read(self, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"], top_k: int | None = None) -> Read:
         """Return what `merlin.memory.read` finds, the weights being those of the entries, without gradients."""
         dtype = self.window.entries.dtype
@@ -295,15 +309,21 @@ class WindowState:
             return Read(*self._apply(_Read, self.readable, self.inverse_norms, *asked, top_k))
 
     def write(
-        self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
+        self,
+        word: Float[Tensor, "B Z"],
+        read_weights: Float[Tensor, "B K E"],
+        slot: Int[Tensor, "B"] | None = None,
+        writes: Bool[Tensor, "B"] | None = None,
     ) -> "WindowState":
         """Return the state of the next step, with the word where `merlin.memory.write` puts it.
 
         Args:
             read_weights: Those of the step's reads that count as usage.
             slot: Write here, as when experience is replayed, rather than where usage says.
+            writes: Batch rows that write, unless all do; the others are as they were. Of no retroactive half.
         """
         window, step, n = self.window, self.step, self.window.held
+        assert writes is None or window.discount is None, "traces grow in all rows alike"
         word = as_type(word, window.entries.dtype)
         with torch.no_grad():
             window.enter(step, word)
@@ -318,9 +338,12 @@ class WindowState:
                 alive[:, :step] &= window.slots[:, :step] != index
             alive[:, step] = True
             window.slots[:, step] = slot
+            present = self.present.scatter(1, index, False)
+            if writes is not None:
+                now, before = (rest, present, alive), (self.rest, self.present, self.alive)
+                rest, present, alive = (choose_rows(writes, *pair) for pair in zip(now, before, strict=True))
         window.teaches |= word.requires_grad
         self._apply(_Write, word)
-        present = self.present.scatter(1, index, False)
         return WindowState(window, step + 1, rest, present, alive, self.emptied, self.thread)
 
     @torch.no_grad()

@@ -78,12 +78,17 @@ def advantages_and_returns(
     advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
     advantages = advantages / unit
     if config.normalize_advantages:
-        valid = unroll.is_valid.to(advantages.dtype)
-        sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
-        rows, first, second = distributed.total(torch.stack(sums))
-        rows = rows.clamp(min=1)
-        advantages = advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
+        advantages = normalized(advantages, unroll.is_valid)
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
+
+
+def normalized(advantages: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    """Return advantages divided by their standard deviation over valid rows, those of all processes."""
+    valid = is_valid.to(advantages.dtype)
+    sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
+    rows, first, second = distributed.total(torch.stack(sums))
+    rows = rows.clamp(min=1)
+    return advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
 
 
 class ActorLoss(NamedTuple):

@@ -6,6 +6,8 @@ value of the final observation after a truncation, the bootstrap value in the la
 episode ended with row t's action, in either way, so that nothing of row t + 1 may reach row t.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -65,3 +67,47 @@ def generalized_advantages(
     which is G[t] − value[t] with the λ-return G. Schulman et al. 2016, arXiv:1506.02438, Eq 16.
     """
     return lambda_returns(reward, discount, next_value, is_end, gae_lambda) - value
+
+
+class VTrace(NamedTuple):
+    """Targets of the value function, and advantages of the policy, both constants where they were made of constants."""
+
+    returns: Float[Tensor, "T B"]
+    advantages: Float[Tensor, "T B"]
+
+
+def vtrace(
+    reward: Float[Tensor, "T B"],
+    discount: Float[Tensor, "T B"],
+    value: Float[Tensor, "T B"],
+    next_value: Float[Tensor, "T B"],
+    is_end: Bool[Tensor, "T B"],
+    ratio: Float[Tensor, "T B"],
+    vtrace_lambda: float = 1.0,
+) -> VTrace:
+    """Return V-trace's targets: returns of a policy, of experience that another made.
+
+        ρ[t] = min(1, ratio[t]);   c[t] = λ · ρ[t]
+        δ[t] = ρ[t] · (reward[t] + discount[t] · next_value[t] − value[t])
+        v[t] = value[t] + δ[t] + discount[t] · c[t] · (v[t+1] − next_value[t])
+        A[t] = ρ[t] · (reward[t] + discount[t] · v[t+1] − value[t])
+
+    with v[t+1] replaced by next_value[t] at the end of an episode or of the window. At ratio 1 or more and λ = 1 v is
+    `n_step_returns`, and A `generalized_advantages` of λ = 1. Espeholt et al. 2018, arXiv:1802.01561, Eq 1.
+
+    Args:
+        ratio: π(a) / π_behaviour(a), of all parts of an action.
+        vtrace_lambda: λ; at 0 targets look one step ahead.
+    """
+    rho = ratio.clamp(max=1.0)
+    goes_on = ~is_end
+    goes_on[-1] = False
+    decay = discount * vtrace_lambda * rho * goes_on
+    base = value + rho * (reward + discount * next_value - value) - decay * next_value
+    returns, following = [], torch.zeros_like(reward[0])
+    for t in range(reward.shape[0] - 1, -1, -1):
+        following = torch.addcmul(base[t], decay[t], following)
+        returns.append(following)
+    targets = torch.stack(returns[::-1])
+    following_targets = torch.where(goes_on, targets.roll(-1, 0), next_value)
+    return VTrace(targets, rho * (reward + discount * following_targets - value))

@@ -39,7 +39,15 @@ ON_POLICY = [name for name in AGENTS if name != "dreamer"]
 def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=SPACES, **settings) -> Agent:
     """Return a small agent, one of `KINDS`, every size another."""
     torch.manual_seed(seed)
-    sizes = {"latent_size": 6, "hidden_size": 7, "policy_hidden_size": 9, "memory_size": 5, "num_read_keys": 2}
+    sizes = {
+        "latent_size": 6,
+        "hidden_size": 7,
+        "policy_hidden_size": 9,
+        "memory_size": 5,
+        "num_read_keys": 2,
+        "word_size": 8,
+    }
+    sizes |= {"tick_steps": 3}  # so that ticks follow something in short windows too
     name, _, family = name.partition("-cat")
     if family:
         sizes |= {"latent": "categorical", "latent_groups": 3, "latent_classes": 2}

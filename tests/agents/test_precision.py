@@ -35,7 +35,7 @@ def types(state) -> dict[str, torch.dtype]:
 def test_the_state_has_the_agents_type_and_keeps_it(name, action_space, dtype):
     agent = make_agent(name, action_space, spaces=EVERY_KIND).to(dtype)
     before = types(agent.initial_state(B))
-    counts = {path for path in before if path.endswith(("usage", "num_written"))}
+    counts = {path for path in before if path.endswith(("usage", "num_written", "num_steps"))}
     assert {before[path] for path in before if path not in counts} == {dtype}
     for output, state in play(agent):
         assert types(state) == before

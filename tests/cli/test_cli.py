@@ -195,7 +195,7 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         ([], "required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--agnet", "merlin"], "--agnet"),
-        (["train", "--agent", "merlyn"], "merlin, dreamer, rl-lstm, rl-mem"),
+        (["train", "--agent", "merlyn"], "merlin, dreamer, ftw, rl-lstm, rl-mem"),
         (["train", "--steps", "many"], "--steps: must be a whole number"),
         (["train", "--steps", "0"], "--steps: must be a whole number"),
         (["train", "--steps", "1.5"], "--steps: must be a whole number"),

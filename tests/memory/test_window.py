@@ -10,6 +10,7 @@ import torch
 
 from merlin import memory as memories
 from merlin.memory.window import MemoryWindow
+from merlin.states import map_state
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
 close_gradients = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-10)
@@ -416,3 +417,79 @@ def test_a_window_is_freed_without_the_garbage_collector():
             assert not any(ref() is not None for ref in kept)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("mask_unwritten", "top_k"), [(True, None), (True, 2), (False, None)])
+def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k):
+    """Two reads and two writes a step, the first of some rows alone, against each row by itself, gradients included."""
+    config = memories.MemoryConfig(memory_size=N, retroactive_discount=None, mask_unwritten=mask_unwritten, top_k=top_k)
+    memory = memories.make_memory(Z, config)
+    played = play(None, 6)
+    writes = torch.rand(T, B, generator=torch.Generator().manual_seed(3)) < 0.4
+    words, keys, strengths = inputs_of(played)
+    first_words = random_keys(T, B, Z, seed=11).requires_grad_()
+    inputs = words, first_words, keys, strengths
+    results = []
+    for form in ("rows", "plain", "window"):
+        state = played.initial
+        rows = [map_state(lambda x, b=b: x[b : b + 1], state) for b in range(B)]
+        state = memory.begin_window(state, 2 * T) if form == "window" else state
+        found = []
+        for t in range(T):
+            if form == "rows":
+                rows = [memories.reset(row, played.is_first[t, b : b + 1]) for b, row in enumerate(rows)]
+                reads = []
+                for b in range(B):
+                    asked = (keys[t, b : b + 1], strengths[t, b : b + 1])
+                    early = memory.read(rows[b], *asked)
+                    if writes[t, b]:
+                        rows[b], _ = memory.write(rows[b], first_words[t, b : b + 1], early.weights.detach())
+                    late = memory.read(rows[b], -asked[0], asked[1])
+                    rows[b], _ = memory.write(rows[b], words[t, b : b + 1], late.weights.detach())
+                    reads.append((early.words, late.words))
+                found += [torch.cat(x) for x in zip(*reads, strict=True)]
+                continue
+            state = state.reset(played.is_first[t]) if form == "window" else memories.reset(state, played.is_first[t])
+            early = memory.read(state, keys[t], strengths[t])
+            state, _ = memory.write_where(writes[t], state, first_words[t], early.weights.detach())
+            late = memory.read(state, -keys[t], strengths[t])
+            state, _ = memory.write(state, words[t], late.weights.detach())
+            found += [early.words, late.words]
+        if form == "rows":
+            state = memories.MemoryState(*(torch.cat(x) for x in zip(*rows, strict=True)))
+        ends = memory.end_window(state) if form == "window" else state
+        results.append((found, list(ends), torch.autograd.grad(weighed(found), inputs)))
+    expected = results[0]
+    assert (expected[2][1] != 0).any(-1)[writes].any() and not expected[2][1][~writes].any()
+    for ours in results[1:]:
+        for x, y in zip([*ours[0], *ours[1]], [*expected[0], *expected[1]], strict=True):
+            close(x, y)
+        for x, y in zip(ours[2], expected[2], strict=True):
+            close_gradients(x, y)
+
+
+def test_words_written_aside_leave_no_trace():
+    """Of a state that was detached: what it writes it reads, and nobody else does, past the last step too."""
+    played = play(None, 7)
+    found = []
+    for looks in (False, True):
+        state, inputs = begin(played.initial, None), inputs_of(played)
+        reads = []
+        for t in range(T):
+            for word in (torch.ones(B, Z), torch.zeros(B, Z)) if looks else ():
+                aside = state.detach()
+                with torch.no_grad():
+                    weights = aside.read(inputs[1][t], inputs[2][t]).weights
+                    aside = aside.write(word.double(), weights)
+                    found_again = aside.read(torch.ones(B, K, Z).double(), torch.full((B, K), 500.0).double()).words
+                    assert not word.any() or torch.allclose(found_again, word.double().unsqueeze(1))
+            words, weights = state.read(inputs[1][t], inputs[2][t])
+            reads.append(words)
+            state = state.write(inputs[0][t], weights.detach(), played.slots[t])
+        found.append((reads, state.memory_state(), torch.autograd.grad(weighed(reads), inputs)))
+    for ours, expected in zip(found[1], found[0], strict=True):
+        for x, y in zip(ours, expected, strict=True):
+            assert torch.equal(x, y)
+    state = begin(play(0.8, 7).initial, 0.8)
+    with pytest.raises(AssertionError, match="aside"):
+        state.detach().write(torch.zeros(B, Z).double(), torch.zeros(B, K, state.window.held).double())

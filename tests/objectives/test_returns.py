@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, policy_loss
-from merlin.objectives.returns import generalized_advantages, lambda_returns, n_step_returns
+from merlin.objectives.returns import generalized_advantages, lambda_returns, n_step_returns, vtrace
 
 T, B = 7, 3
 
@@ -69,6 +69,54 @@ def test_lambda_one_is_n_step_and_zero_is_one_step():
     one_step = w["reward"] + w["discount"] * w["next_value"]
     torch.testing.assert_close(lambda_returns(gae_lambda=0.0, **w), one_step)
     torch.testing.assert_close(generalized_advantages(value=value, gae_lambda=0.0, **w), one_step - value)
+
+
+def follows(w, value):
+    """The window with what follows a row that ends nothing being the next row, worth its value."""
+    following = torch.cat([value[1:], w["next_value"][-1:]])
+    return w | {"next_value": torch.where(w["is_end"], w["next_value"], following)}
+
+
+@pytest.mark.parametrize("vtrace_lambda", [1.0, 0.7, 0.0])
+def test_vtrace_equals_its_sum_of_corrected_td_errors(vtrace_lambda):
+    """Remark 1 of the paper: v = V + Σ γ^… (Π c) δ, cut where an episode ends; ratios on both sides of 1."""
+    value, ratio = randn(T, B, seed=2), randn(T, B, seed=3).exp()
+    w = follows(window(), value)
+    ours = vtrace(value=value, ratio=ratio, vtrace_lambda=vtrace_lambda, **w)
+    assert (ratio > 1).any() and (ratio < 1).any()
+    for b in range(B):
+        targets = []
+        for t in range(T):
+            total, weight = float(value[t, b]), 1.0
+            for s in range(t, T):
+                rho = min(1.0, float(ratio[s, b]))
+                error = w["reward"][s, b] + w["discount"][s, b] * w["next_value"][s, b] - value[s, b]
+                total += weight * rho * float(error)
+                if w["is_end"][s, b]:
+                    break
+                weight *= float(w["discount"][s, b]) * vtrace_lambda * rho
+            targets.append(total)
+            assert ours.returns[t, b] == pytest.approx(total)
+        for t in range(T):
+            goes_on = t + 1 < T and not w["is_end"][t, b]
+            following = targets[t + 1] if goes_on else float(w["next_value"][t, b])
+            advantage = w["reward"][t, b] + w["discount"][t, b] * following - value[t, b]
+            assert ours.advantages[t, b] == pytest.approx(min(1.0, float(ratio[t, b])) * float(advantage))
+
+
+@pytest.mark.parametrize("most", [1.0, 3.0])
+def test_vtrace_of_ones_own_experience_is_n_step_and_gae(most):
+    value = randn(T, B, seed=2)
+    w = follows(window(), value)
+    returns, advantages = vtrace(value=value, ratio=torch.full((T, B), most, dtype=torch.float64), **w)
+    torch.testing.assert_close(returns, n_step_returns(**w))
+    torch.testing.assert_close(advantages, generalized_advantages(value=value, gae_lambda=1.0, **w))
+
+
+def test_vtrace_learns_nothing_from_what_the_policy_would_never_do():
+    value = randn(T, B, seed=2)
+    returns, advantages = vtrace(value=value, ratio=torch.zeros(T, B, dtype=torch.float64), **window())
+    assert torch.equal(returns, value) and not advantages.any()
 
 
 def test_columns_are_independent_and_inputs_stay_as_they_were():

@@ -14,7 +14,7 @@ from merlin.environments.sight import Sight
 from merlin.errors import MerlinError
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.runs import presets
-from merlin.runs.presets import FAMILIES, dreamer, family_of, general, paper, paper_values, preset, recommended
+from merlin.runs.presets import FAMILIES, dreamer, family_of, ftw, general, paper, paper_values, preset, recommended
 from merlin.runs.run import load_config, write_config
 from merlin.runs.settings import list_settings, to_dict
 
@@ -64,7 +64,9 @@ def test_a_table_has_a_block_for_each_agent_and_no_row_that_says_nothing(name):
     of_name = FAMILIES[name].table
     tables = [general.table(sight) for sight in sights] if of_name is None else [of_name(*x) for x in variants]
     of_dreamer = [dreamer.table(family, is_continuous) for family in FAMILIES for is_continuous in (False, True)]
-    tables = [table | {"dreamer": of} for of in of_dreamer for table in tables]
+    of_ftw = [ftw.table(family, task, kwargs) for family, task, kwargs in VARIANTS]
+    ours = [{"dreamer": x, "ftw": y} for x in of_dreamer for y in of_ftw]
+    tables = [table | of for of in ours for table in tables]
     for agent, entry in AGENTS.items():
         assert name == "general" or all(table[agent].keys() == tables[0][agent].keys() for table in tables)
         training = presets.TrainingConfig()

@@ -22,6 +22,7 @@ from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
 from merlin.runs.presets import (
     capture_the_flag,
     dreamer,
+    ftw,
     general,
     grid_world,
     matching,
@@ -160,7 +161,11 @@ def recommended(
         hint = f"did you mean {near[0]!r}?" if near else "choose one of them."
         raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {quote(name)} came: {hint}")
     table_of, is_continuous = FAMILIES[name].table, sight is not None and sight.is_continuous
-    ours = {"dreamer": dreamer.paper() if name == "paper" else dreamer.table(name, is_continuous)}
+    is_paper = name == "paper"
+    ours = {
+        "dreamer": dreamer.paper() if is_paper else dreamer.table(name, is_continuous),
+        "ftw": ftw.paper() if is_paper else ftw.table(name, task, env_kwargs),
+    }
     if table_of is None:
         return _of_agent(agent, general.table(sight or Sight()) | ours)
     try:
