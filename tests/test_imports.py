@@ -37,10 +37,11 @@ LAYERS = [
         "merlin.agents.rl_lstm",
         "merlin.agents.rl_mem",
         "merlin.agents.dreamer",
+        "merlin.agents.ftw",
     ],  # none knows another
     ["merlin.agents"],
     ["merlin.runs"],
-    ["merlin.viewer", "merlin.experiments"],
+    ["merlin.viewer", "merlin.experiments", "merlin.population"],
     ["merlin.analysis"],
     ["merlin.cli"],
     ["merlin.__main__"],
