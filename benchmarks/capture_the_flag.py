@@ -1,6 +1,7 @@
-"""Measures capture the flag: how fast games are, and how bots do against bots.
+"""Measures capture the flag: how fast games are, and how bots do against bots; or draws docs/capture_the_flag.png.
 
     python benchmarks/capture_the_flag.py [--games 512] [--seconds 3] [--rounds 3] [--only speed | bots]
+    python benchmarks/capture_the_flag.py --picture docs/capture_the_flag.png
 
 Speed is of one thread: player steps per second of CPU time, which other processes on the machine change less than the
 clock, under random actions; medians and ranges over rounds. The bots' tables are of games of 200 steps from seed 0.
@@ -13,6 +14,7 @@ import time
 from itertools import cycle
 
 import torch
+from PIL import Image
 
 from merlin.tasks.capture_the_flag.environment import CaptureTheFlag
 from merlin.tasks.capture_the_flag.matches import match
@@ -81,14 +83,47 @@ def show_bots(options: argparse.Namespace) -> None:
         print(f"| {first} v {second} | {' | '.join(cells)} |", flush=True)
 
 
+def draw_picture(path: str, seed: int = 3, num_steps: int = 60) -> None:
+    """Draw the richest moment of some games of bots: from above, and from inside as the four players see it."""
+    games = [CaptureTheFlag(4 * 8, size=13, view=view, picture_size=140) for view in ("grid", "first_person")]
+    for game in games:
+        game.seat_bots(("attacker", "defender", "attacker", "attacker"))
+        observation, _ = game.reset(seed=seed)
+    most, picture = -1, None
+    for _ in range(num_steps):
+        for game in games:
+            observation, *_ = game.step(game.bot_actions(game.state).flatten(0, 1))
+        views = observation["image"].view(-1, 4, *observation["image"].shape[1:])
+        things = observation["status"].view(-1, 4, 5)
+        # flags away from home, and everybody on the map
+        worth = (things[:, 0, :2] > 0).sum(1) * 2 + (things[:, 0, :2] == 1).sum(1) - things[..., 4].sum(1)
+        if worth.max() > most:
+            best = int(worth.argmax())
+            most = int(worth.max())
+            picture = games[0].draw(4 * best), views[best].numpy()
+    above, inside = picture
+    gap, side = 4, inside.shape[1]
+    left = above.shape[1] + 2 * gap
+    sheet = Image.new("RGB", (left + 2 * side + gap, max(above.shape[0], 2 * side + gap)), "white")
+    sheet.paste(Image.fromarray(above), (0, 0))
+    for player, view in enumerate(inside):
+        x, y = (where * (side + gap) for where in (player % 2, player // 2))
+        sheet.paste(Image.fromarray(view), (left + x, y))
+    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=3.0, help="of CPU time, of each measurement of speed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["speed", "bots"])
+    parser.add_argument("--picture", metavar="PATH", help="draw this instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.picture:
+        draw_picture(options.picture)
+        return
     if options.only != "bots":
         show_speed(options)
     if options.only != "speed":

@@ -27,6 +27,7 @@ SETTINGS: dict[str, list[dict]] = {
         {"size": 17, "random_length": True, "agent_view_size": 3},
     ],
     "merlin/DoorKey-v0": [{"size": 5}, {"size": 8}],
+    "merlin/CaptureTheFlag-v0": [{"num_envs": 2, "opponents": name} for name in ("random", "mixed")],
 }
 """Which settings of a task are shown; its defaults alone unless told."""
 
@@ -40,6 +41,7 @@ FORMATS |= {
     "merlin/RewardValuation-v0": (EXACT, EXACT, AVERAGE),
     "merlin/KeyCorridor-v0": (AVERAGE, "≥ " + AVERAGE, AVERAGE),
     "merlin/ObstructedMaze-v0": (AVERAGE, "≥ " + AVERAGE, AVERAGE),
+    "merlin/CaptureTheFlag-v0": (AVERAGE, "≥ " + AVERAGE, "≥ " + AVERAGE),
 }
 """Of the figures of random, memoryless and perfect play; `HEAD` explains them."""
 
@@ -64,7 +66,7 @@ HEAD = """# Tasks
 What random, memoryless and perfect play earn in an episode. Figures of three decimals are exact; those of two are
 averages over 100 to 1,000 episodes from seed 0.
 
-- ≥ is of a player without memory that is not proven the best: the best one earns at least this.
+- ≥ is of a player that is not proven the best of its kind: the best one earns at least this.
 - ≤ is of a player that knows what no agent sees at once, such as the whole grid: no agent earns more.
 
 What "memoryless" means in each task says its module; `merlin.tasks.scores(id, **settings)` gives the figures
@@ -87,7 +89,8 @@ def table() -> str:
             scores = tasks.scores(task_id, **settings)
             figures = [scores[name] for name in ("random", "memoryless", "oracle")]
             written = [form.format(x) for form, x in zip(FORMATS[task_id], figures, strict=True)]
-            shown = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in settings.items()) or "defaults"
+            chosen = {name: value for name, value in settings.items() if name != "num_envs"}
+            shown = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in chosen.items()) or "defaults"
             words = (f"`{task_id}`", task.summary, CUES.get(task_id, "-")) if index == 0 else ("", "", "")
             rows.append(f"| {' | '.join([words[0], shown, *written, *words[1:]])} |")
     return HEAD + "\n".join(rows) + "\n"

@@ -73,7 +73,7 @@ def simple_actions(
             action[part] += number
             actions.append(action)
             where = " ".join(map(str, part))
-            called.append(f"action {where}: {action[part]}" if names is None else names[part[0]][number])
+            called.append(f"action {where}: {action[part]}" if names is None else names[int(part[0])][number])
     return actions, called
 
 

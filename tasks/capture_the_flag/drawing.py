@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 TILE, HEADER = 20, 24  # pixels
 TEAMS = ((226, 62, 58), (64, 122, 255))
 WALL, FLOOR, INK = (84, 86, 92), (26, 27, 31), (236, 236, 240)
-LIT = 0.16  # of the team's colour on what one of its players sees
-OWN_LIT = 0.3  # where it is the player of the row
+LIT = 0.12  # of the team's colour on what one of its players sees
+OWN_LIT = 0.24  # where it is the player of the row
 POLE = (214, 204, 180)
 CORNERS = ((0.92, 0.5), (0.12, 0.9), (0.3, 0.5), (0.12, 0.1))  # of a player that heads right
 
@@ -24,8 +24,9 @@ CORNERS = ((0.92, 0.5), (0.12, 0.9), (0.3, 0.5), (0.12, 0.1))  # of a player tha
 def draw(env: "CaptureTheFlag", index: int) -> UInt8[np.ndarray, "Y X 3"]:
     """Return the game of a row from above, with score and time.
 
-    Stands are frames, flags are pennants, players are arrows, with a pennant while they carry one. What each player
-    sees is lit in its team's colour, and more where it is the player of the row. Who is out is not on the map.
+    Stands are frames. Flags are pennants, on their side where they lie. Players are arrows, with a pennant while they
+    carry one; who is out is not on the map. What each player sees is lit in its team's colour, and more where it is the
+    player of the row.
     """
     game, seat = index // len(env.seats), env.seats[index % len(env.seats)]
     state = env.state._replace(**{name: x[game : game + 1] for name, x in env.state._asdict().items()})
@@ -50,7 +51,7 @@ def draw(env: "CaptureTheFlag", index: int) -> UInt8[np.ndarray, "Y X 3"]:
         x, y = at(state.stand[0, team])
         pen.rectangle((x + 2, y + 2, x + TILE - 2, y + TILE - 2), outline=colour, width=2)
         if not gone[team]:
-            _draw_flag(pen, *at(places[team]), colour)
+            _draw_flag(pen, *at(places[team]), colour, bool(state.flag_timer[0, team]))
     for player, colour in enumerate(TEAMS[player // MATES] for player in range(len(state.out[0]))):
         if state.out[0, player] > 0:
             continue
@@ -79,8 +80,12 @@ def _in_view(env: "CaptureTheFlag", state) -> np.ndarray:
     return lit.scatter_(1, places.long(), is_seen)[:, env.grid_positions].cpu().numpy()
 
 
-def _draw_flag(pen: ImageDraw.ImageDraw, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    """Draw a pennant in the cell at these pixels."""
-    left, top, bottom = x + 0.35 * TILE, y + 0.12 * TILE, y + 0.88 * TILE
-    pen.polygon([(left, top), (x + 0.9 * TILE, y + 0.3 * TILE), (left, y + 0.5 * TILE)], colour)
-    pen.line([(left, top), (left, bottom)], POLE, 2)
+def _draw_flag(pen: ImageDraw.ImageDraw, x: int, y: int, colour: tuple[int, int, int], lies: bool = False) -> None:
+    """Draw a pennant in the cell at these pixels, on a pole that stands or lies."""
+
+    def at(*places: tuple[float, float]) -> list[tuple[float, float]]:
+        places = tuple((j, 1.2 - i) for i, j in places) if lies else places
+        return [(x + i * TILE, y + j * TILE) for i, j in places]
+
+    pen.polygon(at((0.35, 0.12), (0.9, 0.3), (0.35, 0.5)), colour)
+    pen.line(at((0.35, 0.12), (0.35, 0.88)), POLE, 2)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..base.single import SingleEnv
 from ..base.vector import STAGGER
+from ..grid.cells import EMPTY
 from ..grid.first_person.renderer import FirstPerson
 from ..grid.framed import FramedWorld
 from ..grid.visibility import Sight
@@ -220,7 +221,7 @@ class CaptureTheFlag(FramedWorld):
         """Return the state that games on these maps begin with, by name; stands and spawn cells are positions."""
         count = len(is_open)
         codes = torch.full((count, self.area), cells.WALL, device=self.device)
-        codes[:, self.grid_positions.flatten()] = torch.where(is_open, 1, cells.WALL).flatten(1)
+        codes[:, self.grid_positions.flatten()] = torch.where(is_open, EMPTY, cells.WALL).flatten(1)
         codes.scatter_(1, stand, cells.STAND + torch.arange(2, device=self.device).expand(count, -1))
         framed = self.packed[codes]
         can_enter, ahead = (framed >= 0).int(), torch.zeros_like(framed)
@@ -341,7 +342,7 @@ class CaptureTheFlag(FramedWorld):
         if self.view == "first_person":
             grids = grids.index_select(0, self.game)
             grids = look_up(self.seen_as, (grids & 255) + seen_as.unsqueeze(1))
-            carried = torch.where(self.of_rows(self.carries), cells.FLAG + 2, 1)
+            carried = torch.where(self.of_rows(self.carries), cells.FLAG, EMPTY)  # theirs is red to both
             return self.first_person(grids, position, heading, carried) * ~is_out.view(-1, 1, 1, 1)
         places = self.offsets.index_select(0, heading)
         places += (position + self.bases.index_select(0, self.game)).int().unsqueeze(1)

@@ -282,6 +282,13 @@ def test_evaluation_is_one_json_object_and_repeatable(merlin, run_dir):
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json", "--seed", "99")[1] != out
 
 
+def test_a_run_is_evaluated_on_other_settings_of_its_task(merlin, run_dir):
+    own = merlin("evaluate", run_dir, "--episodes", "4", "--json")[1]
+    assert merlin("evaluate", run_dir, "--episodes", "4", "--json", "--env-kwargs", '{"glyph_seed": 9}')[1] == own
+    status, _, err = merlin("evaluate", run_dir, "--episodes", "4", "--env-kwargs", '{"pairs": 1}')
+    assert status == 1 and one_sentence(err) and "pairs must be at least 2, but is 1" in err
+
+
 def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     status, out, _ = merlin("evaluate", run_dir, "--episodes", "5", "--greedy", "--checkpoint", "last")
     assert status == 0

@@ -109,6 +109,18 @@ def test_batches_of_tensors_are_cut_too(task):
         assert environment.vector_env.unwrapped.cut is None and environment._cuts is None
 
 
+def test_a_batch_that_can_staggers_its_episodes_itself():
+    with make_environment("merlin/CaptureTheFlag-v0", 64, env_kwargs={"size": 7, "max_steps": 16}) as environment:
+        for staggers, ends_apart in ((True, [2, 4, 6, 8, 10, 12, 14, 16] * 2), (False, [16] * 16)):
+            environment.reset(SEED, staggers=staggers)
+            ends = []
+            for step in range(1, 17):
+                timestep = environment.step(torch.zeros(64, 3, dtype=torch.int64))
+                assert not timestep.truncated.any() and not timestep.is_cut.any()
+                ends += [step] * (int(timestep.terminated.sum()) // 4)
+            assert ends == sorted(ends_apart)
+
+
 def test_an_episode_that_was_cut_counts_in_no_statistics():
     """Every episode that is counted has its true length, and none is counted before one ran to its end."""
     config = override(

@@ -114,7 +114,7 @@ def stand(across: Places, along: Places) -> Look:
 def flag(across: Places, height: Places) -> Look:
     """A pennant on a pole."""
     x = across - 0.5
-    pole = (abs(x + 0.26) < 0.06) & (height < 0.97)
+    pole = (abs(x + 0.26) < 0.06) & _near(height, 0.485, 0.485)
     pennant = (x > -0.22) & (abs(height - 0.72) < 0.24 * (0.45 - x) / 0.67)
     return Look(np.where(pole, 0.25, 1.0), 0.5 * pole, pole | pennant)
 
@@ -122,8 +122,8 @@ def flag(across: Places, height: Places) -> Look:
 def fallen_flag(across: Places, height: Places) -> Look:
     """The same on the floor."""
     x = across - 0.5
-    pole = (abs(x) < 0.45) & (height < 0.1)
-    pennant = (x > -0.2) & (height < 0.42 * (0.45 - x) / 0.67)
+    pole = (abs(x) < 0.45) & _near(height, 0.05, 0.05)
+    pennant = (x > -0.2) & (height > 0) & (height < 0.42 * (0.45 - x) / 0.67)
     return Look(np.where(pole, 0.25, 1.0), 0.5 * pole, pole | pennant)
 
 
@@ -136,7 +136,7 @@ def player(heading: int, carries: bool) -> Callable[[Places, Places], Look]:
 
     def look(across: Places, height: Places) -> Look:
         x = across - 0.5
-        body = (abs(x) < 0.3 - 0.12 * (height > 0.42)) & (height < 0.48)
+        body = (abs(x) < 0.3 - 0.12 * (height > 0.42)) & _near(height, 0.24, 0.24)
         head = np.hypot(x, height - 0.58) < 0.17
         eye = {1: 0.1, 3: -0.1}.get(heading)
         eyes = np.hypot((abs(x) - 0.07) if heading == 2 else x - (eye or 0), height - 0.6) < 0.045

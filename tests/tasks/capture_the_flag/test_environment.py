@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from merlin.tasks.capture_the_flag import cells
 from merlin.tasks.capture_the_flag.bots import PAIRS, draw
 from merlin.tasks.capture_the_flag.environment import CaptureTheFlag, SingleCaptureTheFlag
 from merlin.tasks.capture_the_flag.maps import FAR, distances, draw_maps
 from merlin.tasks.capture_the_flag.matches import match
 from merlin.tasks.capture_the_flag.rules import EVENTS, flag_states
+from merlin.tasks.grid.first_person.renderer import FirstPerson
 from tests.tasks.capture_the_flag.test_rules import drawn, exchanged, place_of, random_actions
 
 
@@ -28,7 +30,7 @@ def test_a_map_is_its_own_half_turn_and_connected(size, openness):
     off = torch.stack([maps.spawn_x - maps.stand_x.unsqueeze(2), maps.spawn_y - maps.stand_y.unsqueeze(2)], -1)
     assert (off.abs() <= 1).all()
     spawn = maps.spawn_y * size + maps.spawn_x
-    assert all(len({*cells}) == 8 for cells in spawn.flatten(1).tolist())  # nor does a base reach into the other
+    assert all(len({*places}) == 8 for places in spawn.flatten(1).tolist())  # nor does a base reach into the other
     steps = distances(maps.is_open).long()
     walkable = maps.is_open.flatten(1)
     both = walkable.unsqueeze(2) & walkable.unsqueeze(1)
@@ -142,6 +144,20 @@ def test_pictures_from_inside_are_mirror_images_too():
         actions = random_actions(env, generator)
         observation, reflected = env.step(actions)[0], mirror.step(exchanged(actions))[0]
     assert seen >= {0, 2}
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3])
+def test_what_is_seen_from_inside_is_told_apart(distance):
+    draw = FirstPerson(9, cells=cells.CELLS)
+    codes = [1, *range(cells.STAND, len(cells.CELLS))]
+    grids = torch.full((len(codes), 9, 9), 1)
+    grids[:, [0, -1]] = grids[:, :, [0, -1]] = cells.WALL
+    grids[:, 4, 2 + distance] = torch.tensor(codes)
+    zeros = torch.zeros(len(codes), dtype=torch.int64)
+    pictures = draw(cells.packed()[grids].flatten(1), zeros + 4 * 9 + 2, zeros).int()
+    difference = (pictures.unsqueeze(0) - pictures.unsqueeze(1)).abs().amax(-1) > 40
+    count = difference.sum((2, 3)) + 99 * torch.eye(len(codes), dtype=torch.int64)
+    assert count.min() >= (4 if distance < 3 else 1), [codes[i] for i in divmod(int(count.argmin()), len(codes))]
 
 
 def test_bots_are_as_good_as_is_said():

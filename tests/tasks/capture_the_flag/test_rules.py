@@ -389,7 +389,7 @@ def test_pick_up_at_home_lying_and_by_a_mate_on_the_stand():
 def test_nobody_is_locked_out():
     """Three of four spawn cells are taken, and two come back at once."""
     cells = lambda env: [[[place_of(env, x, 3) for x in (2, 3, 4, 5)]] * 2]  # noqa: E731
-    env, place = drawn(OPEN.format("3 . 4 . . ."), spawn=cells, out=[1, 1, 0, 0])
+    env, _ = drawn(OPEN.format("3 . 4 . . ."), spawn=cells, out=[1, 1, 0, 0])
     step(env, "", "", "", "")
     assert env.position[0, :2].tolist() == [place_of(env, 3, 3), place_of(env, 5, 3)]
     env, _ = drawn(OPEN.format("3 2 4 . . ."), spawn=cells, out=[1, 0, 0, 0])
