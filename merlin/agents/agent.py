@@ -126,6 +126,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     """Dataclass of the agent's configuration."""
     memory: Memory | None = None
     """The memory, of an agent that has one; `memory_state` and `with_memory` say where in the state it is."""
+    writes_once: ClassVar[bool] = True
+    """Whether a step writes one word to it, after its reads."""
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: Config) -> None:
         super().__init__()

@@ -44,6 +44,11 @@ class MemoryAblation:
         name = type(agent).__name__
         if agent.memory is None:
             raise MerlinError(f"Only a memory can be {ablation}, and {name} has none: take an agent that has.")
+        if ablation == "shuffled" and not agent.writes_once:
+            raise MerlinError(
+                f"A memory can be shuffled where a step writes one word after its reads, but {name} writes others too: "
+                f"take zeroed or frozen."
+            )
         state = agent.memory_state(agent.initial_state(1))
         if ablation == "shuffled" and agent.memory.last_word(state) is None:
             raise MerlinError(

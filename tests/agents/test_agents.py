@@ -254,7 +254,7 @@ def test_every_parameter_learns(name):
     assert len(owned) == len(set(owned)) == len(learnt(agent))
 
 
-@pytest.mark.parametrize("name", ["merlin", "rl-mem"])
+@pytest.mark.parametrize("name", ["merlin", "ftw", "rl-mem"])
 @pytest.mark.parametrize("setting", [{"top_k": 2}, {"mask_unwritten": False}, {"retroactive_discount": None}])
 def test_memory_switches_keep_acting_equal_to_learning(name, setting):
     agent = make_agent(name, **setting)

@@ -12,6 +12,7 @@ from merlin.agents.ftw import FTWConfig, internal_reward
 from merlin.agents.ftw.auxiliary import PixelControl, SequenceReplay, sequences_of
 from merlin.agents.ftw.two_timescales import gaussian, moments, scale_gradient
 from merlin.agents.learner import LearnerConfig, Window
+from merlin.agents.memory_ablation import MemoryAblation
 from merlin.errors import MerlinError
 from merlin.experience import Unroll
 from merlin.networks.actions import make_action_distribution
@@ -323,6 +324,18 @@ def test_a_state_that_is_looked_at_leaves_the_window_as_it_was():
     acting.next_value(row(unroll, 0), unroll.is_first[0], unroll.previous_reward[0])  # past the last step
     for x, y in zip(tensors(acting.state), tensors(final), strict=True):
         torch.testing.assert_close(x, y)
+
+
+def test_a_zeroed_memory_holds_what_the_slow_core_has_just_written_and_a_shuffled_one_is_refused():
+    agent = make_agent("ftw", tick_steps=TAU)
+    ablation = MemoryAblation(agent, "zeroed")
+    state = ablation.initial_state(B)
+    for t in range(2 * TAU):
+        output, state = ablation.step(random_observation(B), state, torch.full((B,), t == 0))
+        weights = output.read_weights
+        assert not weights[..., 1:].any() and torch.allclose(weights[..., 0], torch.tensor(float(t % TAU == 0)))
+    with pytest.raises(MerlinError, match="FTW writes others too: take zeroed or frozen"):
+        MemoryAblation(agent, "shuffled")
 
 
 @pytest.mark.parametrize(

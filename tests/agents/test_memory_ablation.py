@@ -69,7 +69,7 @@ def test_a_zeroed_memory_is_never_read(name):
     assert all((output.read_weights == 0).all() for output in outputs)
 
 
-@pytest.mark.parametrize("name", ["merlin", "rl-mem"])
+@pytest.mark.parametrize("name", ["merlin", "ftw", "rl-mem"])
 def test_a_frozen_memory_stays_as_the_first_episode_left_it(name):
     agent = make_agent(name)
     frozen, plain = play(MemoryAblation(agent, "frozen"), 3), play(agent, 3)

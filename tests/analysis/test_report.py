@@ -19,7 +19,7 @@ MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})
 PICTURES = {"steps_to_goal.png", "goal_decoding.png", "returns.png", "return_error.png", "reads.png", "saliency.png"}
 
 
-@pytest.mark.parametrize("agent", ["merlin", "rl-mem", "rl-lstm"])
+@pytest.mark.parametrize("agent", ["merlin", "ftw", "rl-mem", "rl-lstm"])
 def test_a_report_of_a_maze_has_all_that_the_agent_can_tell(agent, tmp_path):
     run_dir = make_run(tmp_path / "run", tiny(agent, *MAZE))
     path = analyse(run_dir, episodes=48)

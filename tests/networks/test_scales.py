@@ -11,7 +11,7 @@ from merlin.agents.learner import LearnerConfig, Window
 from merlin.networks.scales import MOST, ReturnScale, RunningMoments
 from tests.agents.helpers import act, make_agent
 
-AGENTS = ("rl-lstm", "rl-mem", "merlin")
+AGENTS = ("rl-lstm", "rl-mem", "merlin", "ftw")
 
 
 def everywhere(*shape: int) -> torch.Tensor:

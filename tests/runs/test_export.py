@@ -25,7 +25,7 @@ def of_nowhere(name: str):
     return replace(merlin.preset(name), task="nowhere/Nothing-v0", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["merlin", "rl-lstm", "rl-mem"])
+@pytest.mark.parametrize("name", ["merlin", "ftw", "rl-lstm", "rl-mem"])
 @pytest.mark.parametrize(
     "action_space, box_actions", [("discrete", "beta"), ("multi", "beta"), ("box", "gaussian"), ("box", "beta")]
 )
@@ -46,9 +46,10 @@ def test_the_program_is_a_greedy_step(name, action_space, box_actions):
         torch.testing.assert_close({key: found[key] for key in named_state(state)}, named_state(state))
 
 
-KINDS = {"merlin": ("card", "picture"), "rl-mem": ("grid", "place", "switches"), "rl-lstm": ("words", "grey")}
+KINDS = {"merlin": ("card", "picture"), "ftw": ("card", "place"), "rl-mem": ("grid", "place", "switches"), "rl-lstm": ("words", "grey")}
 FORMS = [
     ("torch", "merlin", "discrete", None),
+    ("torch", "ftw", "multi", None),
     ("torch", "rl-mem", "multi", 2),
     ("torch", "rl-lstm", "box", 1),
     ("torch", "rl-lstm", "box_of_betas", None),

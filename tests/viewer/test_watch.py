@@ -28,7 +28,7 @@ from merlin.viewer.microscope import write_page
 from merlin.viewer.observations import as_picture, in_words
 
 SMALL = {"latent_size": 8, "hidden_size": 8, "policy_hidden_size": 8}
-AGENTS = ("merlin", "rl-mem", "rl-lstm")
+AGENTS = ("merlin", "ftw", "rl-mem", "rl-lstm")
 
 
 def tiny(agent="merlin", task="merlin/MemoryGame-v0", env_kwargs=None, **sizes):

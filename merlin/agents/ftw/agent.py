@@ -177,6 +177,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
     config_class = FTWConfig
     num_features = 3
     head_activation = nn.ReLU
+    writes_once = False
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: FTWConfig) -> None:
         super().__init__(spaces, action_space, config)

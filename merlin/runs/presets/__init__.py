@@ -164,7 +164,7 @@ def recommended(
     is_paper = name == "paper"
     ours = {
         "dreamer": dreamer.paper() if is_paper else dreamer.table(name, is_continuous),
-        "ftw": ftw.paper() if is_paper else ftw.table(name, task, env_kwargs),
+        "ftw": ftw.paper() if is_paper else ftw.table(name, env_kwargs),
     }
     if table_of is None:
         return _of_agent(agent, general.table(sight or Sight()) | ours)
