@@ -76,8 +76,6 @@ class Duel(TensorVectorEnv):
         return np.zeros((4, 4, 3), np.uint8)
 
 
-
-
 def register():
     """Register the game's id."""
     if ID not in gymnasium.registry:

@@ -46,7 +46,12 @@ def test_the_program_is_a_greedy_step(name, action_space, box_actions):
         torch.testing.assert_close({key: found[key] for key in named_state(state)}, named_state(state))
 
 
-KINDS = {"merlin": ("card", "picture"), "ftw": ("card", "place"), "rl-mem": ("grid", "place", "switches"), "rl-lstm": ("words", "grey")}
+KINDS = {
+    "merlin": ("card", "picture"),
+    "ftw": ("card", "place"),
+    "rl-mem": ("grid", "place", "switches"),
+    "rl-lstm": ("words", "grey"),
+}
 FORMS = [
     ("torch", "merlin", "discrete", None),
     ("torch", "ftw", "multi", None),
