@@ -167,5 +167,6 @@ def _within(owner: type, numbers: dict[str, float]) -> dict[str, float]:
     """Return numbers held to the ranges of settings."""
     limits = ranges(owner)
     return {
-        name: min(max(x, limits[name].low), limits[name].high) if name in limits else x for name, x in numbers.items()
+        name: float(min(max(x, limits[name].low), limits[name].high)) if name in limits else x
+        for name, x in numbers.items()
     }
