@@ -66,18 +66,21 @@ def population(options: argparse.Namespace) -> int:
 
 
 def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
+    from dataclasses import make_dataclass
+
     from merlin.population.population import PopulationConfig
     from merlin.runs.settings import override
 
-    own = [x.removeprefix(_PREFIX) for x in options.set if x.startswith(_PREFIX)]
+    own = [x for x in options.set if x.startswith(_PREFIX)]
     options.set = [x for x in options.set if not x.startswith(_PREFIX)]
     options.task = options.task or _TASK
     options.agent = options.agent or "ftw"
     config = new_config(options)
     try:
         if options.agents is not None:
-            own.append(f"agents={options.agents}")
-        return config, override(PopulationConfig(), own)
+            own.append(f"{_PREFIX}agents={options.agents}")
+        groups = make_dataclass("Groups", [("population", PopulationConfig)])
+        return config, override(groups(PopulationConfig()), own).population
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program

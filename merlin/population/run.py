@@ -226,7 +226,8 @@ class Chronicle:
         if time.monotonic() - self.saved_at >= self.population.training.checkpoint_seconds:
             self.save()
 
-    def _report(self) -> None:
+    def _report(self, is_due: bool = True) -> None:
+        """Report; one that is not due is not in the journal, as a run that goes on reports again when it is."""
         population, ratings = self.population, self.population.ratings
         now, (steps, seconds, games) = self.wall_seconds(), self.reported
         elapsed = max(now - seconds, 1e-9)
@@ -248,7 +249,9 @@ class Chronicle:
             **{f"{name}_seconds": total for name, total in population.seconds.items()},
         }
         self.reporter.report(row)
-        self._write("ratings", {"ratings": [round(x, 2) for x in ratings.tolist()], "games": list(population.games)})
+        if is_due:
+            row = {"ratings": [round(x, 2) for x in ratings.tolist()], "games": list(population.games)}
+            self._write("ratings", row)
         for reporter, metrics in zip(self.reporters, own, strict=True):
             reporter.report(metrics)
         self.reported = (population.env_steps, now, population.games_played)
@@ -258,7 +261,7 @@ class Chronicle:
     def _own_metrics(self, index: int, now: float, elapsed: float) -> dict[str, int | float]:
         """Return the row of an agent's own metrics."""
         member, parts = self.population.members[index], self.episodes[index]
-        columns = [sum(column, []) for column in zip(*parts, strict=True)] if parts else [[], [], []]
+        columns = [[x for part in parts for x in part[column]] for column in range(3)]
         returns, lengths, successes = (torch.tensor(x, dtype=torch.float64) for x in columns)
         metrics = {name: (x / max(self.windows[index], 1)).item() for name, x in self.sums[index].items()}
         metrics |= {
@@ -279,7 +282,7 @@ class Chronicle:
         """Report what was not reported yet, and write a checkpoint, which goes on as if that had not been."""
         saved = self.state_dict()
         if self.rated or self.windows:
-            self._report()
+            self._report(is_due=False)
         self.save(saved)
 
     def save(self, chronicle: Mapping[str, Any] | None = None) -> None:

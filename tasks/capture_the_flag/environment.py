@@ -79,6 +79,7 @@ class CaptureTheFlag(FramedWorld):
     state_names = State._fields
     action_names = (MOVES, TURNS, TAGS)
     event_signs = EVENT_SIGNS
+    bot_teams = PAIRS
 
     def __init__(
         self,

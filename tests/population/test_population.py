@@ -64,19 +64,19 @@ def test_one_agent_that_does_not_evolve_learns_as_the_trainer_has_it(name, minib
     population = make(name, 1, minibatches=minibatches, **PLAIN)
     (agent,), environment, config = parts(name, 1, minibatches=minibatches)
     trainer = Trainer(agent, environment, config, total_steps=10_000, seed=3)
-    for _ in range(6):
+    for _ in range(4):
         population.update()
         trainer.update()
-    assert population.env_steps == trainer.env_steps == 6 * 4 * 16
+    assert population.env_steps == trainer.env_steps == 4 * 4 * 16
     assert same(dict(population.members[0].agent.state_dict()), dict(agent.state_dict()))
     assert same(to_plain(population.members[0].learner.state_dict()), to_plain(trainer.learner.state_dict()))
 
 
 @pytest.mark.parametrize("name", ["rl-lstm", "ftw"])
 def test_a_population_goes_on_from_its_state_bit_for_bit(name):
-    settings = {"evolution_threshold": 1.0, "burn_in_games": 3}  # evolves whenever it may
+    settings = {"evolution_threshold": 1.0, "burn_in_games": 3, "count": 2}  # evolves whenever it may
     whole, first = make(name, **settings), make(name, **settings)
-    for _ in range(5):
+    for _ in range(3):
         whole.update()
         first.update()
     weights = [{key: x.clone() for key, x in member.agent.state_dict().items()} for member in first.members]
@@ -87,7 +87,7 @@ def test_a_population_goes_on_from_its_state_bit_for_bit(name):
         member.agent.load_state_dict(own)
     assert second.load_state_dict(from_plain(state, state))
     copies = 0
-    for _ in range(6):
+    for _ in range(4):
         one, other = whole.update(), second.update()
         assert same(one.losses, other.losses) and same(tuple(one.results), tuple(other.results))
         assert torch.equal(one.seats, other.seats) and one.evolutions == other.evolutions
@@ -97,9 +97,9 @@ def test_a_population_goes_on_from_its_state_bit_for_bit(name):
 
 
 def test_a_copy_is_equal_and_shares_no_storage():
-    population = make("ftw")
-    for _ in range(3):
-        population.update()
+    population = make("ftw", 3)
+    population.update()
+    population.update()
     evolution = population._copy(Copy(2, 0, 0.1))
     member, model = population.members[2], population.members[0]
     assert same(dict(member.agent.state_dict()), dict(model.agent.state_dict()))
@@ -111,7 +111,9 @@ def test_a_copy_is_equal_and_shares_no_storage():
     assert len(places[0]) > 20 and not places[0] & places[1]
     # what evolves is what the agent learns by
     settings = evolution.after
-    assert member.hyperparameters == settings and member.learner.base_rates == {"agent": settings.rates["learning_rate"]}
+    assert member.hyperparameters == settings and member.learner.base_rates == {
+        "agent": settings.rates["learning_rate"]
+    }
     assert member.agent.hyperparameters.entropy_cost == settings.costs["entropy_cost"]
     assert member.agent.hyperparameters.tick_steps == settings.tick_steps
     before = {name: x.clone() for name, x in model.agent.state_dict().items()}
