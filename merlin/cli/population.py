@@ -33,7 +33,8 @@ def add_to(commands: Any) -> None:
     add = add_command(commands, "population", summary, population, names_modules=True, epilog=_EXAMPLES)
     add_configuration(add)
     add("--agents", metavar="P", type=whole_number(1, 1000), help="how many (default: 4)")
-    add("--steps", metavar="N", type=whole_number(1), help="steps of all players together (default: by task)")
+    add("--steps", metavar="N", type=whole_number(1), help="steps of all players together (default: what an agent "
+        "alone is trained for on the task, P times)")  # fmt: skip
     add("--run-dir", metavar="DIR", type=path, help="where the files go "
         "(default: runs/TASK-AGENT-population-seedS-DATE-TIME)")  # fmt: skip
     add("--resume", metavar="DIR", type=path, help="continue the population in this directory exactly where its last "
@@ -66,7 +67,7 @@ def population(options: argparse.Namespace) -> int:
 
 
 def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
-    from dataclasses import make_dataclass
+    from dataclasses import make_dataclass, replace
 
     from merlin.population.population import PopulationConfig
     from merlin.runs.settings import override
@@ -80,7 +81,14 @@ def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
         if options.agents is not None:
             own.append(f"{_PREFIX}agents={options.agents}")
         groups = make_dataclass("Groups", [("population", PopulationConfig)])
-        return config, override(groups(PopulationConfig()), own).population
+        settings = override(groups(PopulationConfig()), own).population
+        # Presets are of one agent: each learns from as much as it would alone, unless told.
+        told = {x.partition("=")[0] for x in options.set} | {x for x in ("num_envs", "steps") if getattr(options, x)}
+        for name in {"num_envs", "steps"} - told:
+            config = replace(config, **{name: getattr(config, name) * settings.agents})
+        if "training.staggered_episodes" not in told:
+            config = replace(config, training=replace(config.training, staggered_episodes=True))
+        return config, settings
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program

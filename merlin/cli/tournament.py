@@ -61,8 +61,8 @@ def tournament(options: argparse.Namespace) -> int:
     width = max(len(x.name) for x in found)
     print(f"{'':<{width}}  rating  95% interval     wins  draws  losses  games")
     for x in found:
+        shares = f"{x.wins:6.1%} {x.draws:6.1%}  {x.losses:6.1%}"
         print(
-            f"{x.name:<{width}}  {x.rating:6.0f}  {x.rating_low:5.0f} to {x.rating_high:5.0f}  {x.wins:6.1%} {x.draws:6.1%}"
-            f"  {x.losses:6.1%}  {x.games:5,}"
+            f"{x.name:<{width}}  {x.rating:6.0f}  {x.rating_low:5.0f} to {x.rating_high:5.0f}  {shares}  {x.games:5,}"
         )
     return 0
