@@ -69,7 +69,7 @@ class Arena:
         return self.timestep.is_first[self.players.rows[:, 0, 0]].nonzero().squeeze(1)
 
     def deal(self, games: Int64[Tensor, "L"], seats: Int64[Tensor, "L N"]) -> None:
-        """Seat agents in games that begin."""
+        """Seat agents in games that begin, or bots, whose index is the number of agents."""
         dealt = self.players.rows.index_select(0, games).flatten()
         self.agent_of = self.agent_of.index_copy(0, dealt, seats.flatten().to(self.agent_of))
         is_dealt = torch.zeros_like(self.is_stale).index_fill(0, dealt, True)
@@ -105,7 +105,7 @@ class Arena:
         results: list[Results] = []
         enough = max(1, round(COHORT * self.players.num_games))
         for _ in range(unroll_length):
-            action: Tensor | None = None
+            action = self._bot_actions()
             for index, collection in collections.items():
                 own = collection.act()
                 if action is None:
@@ -124,6 +124,13 @@ class Arena:
             windows[index] = (window, episodes)
         none = Results(self.players.rows[:0].cpu(), torch.zeros(0, dtype=torch.float64))
         return windows, Results(*(torch.cat(column) for column in zip(none, *results, strict=True)))
+
+    def _bot_actions(self) -> Tensor | None:
+        """Return what bots would do in all rows; None where none plays."""
+        if not bool((self.agent_of == len(self.members)).any()):
+            return None
+        batch: Any = self.environment.vector_env.unwrapped
+        return batch.bot_actions(batch.state).flatten(0, 1)
 
     def _end_games(self, results: list[Results]) -> int:
         """Add the games that have just ended to the results, and return their number."""

@@ -76,7 +76,8 @@ def drawn(
         return number if spread == 1 else number * spread ** _uniform(-1.0, 1.0, generator)
 
     low, high = map(math.log, REWARD_MAGNITUDES)
-    rewards = event_signs and tuple(sign * math.exp(_uniform(low, high, generator)) for sign in event_signs)
+    signs = event_signs or ()
+    rewards = tuple(sign * math.exp(_uniform(low, high, generator)) for sign in signs) or None
     return Hyperparameters(
         {name: spread_out(x) for name, x in settings.rates.items()},
         {name: spread_out(x) for name, x in settings.costs.items()},

@@ -37,6 +37,11 @@ class PopulationConfig(EvolutionConfig):
     """Each agent learns from rewards of its own for the events of a game, which evolve, and not from the task's reward,
     where the task tells of events."""
 
+    bots: str | None = None
+    """A team of the task's bots, such as mixed, that some games are played against; it is rated too."""
+    bot_games: Annotated[float, Range(0, 1)] = 0.25
+    """The part of games in which bots take the seats of one team, if there are any."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.agents == 1 and self.evolves:
@@ -103,7 +108,9 @@ class Population:
         signs = self.players.event_signs if config.internal_rewards else None
         for member in self.members:
             member.adopt(drawn(member.hyperparameters, signs, config.initial_spread, self.generator))
-        self.ratings: Float64[Tensor, "P"] = torch.full((len(agents),), INITIAL_RATING, dtype=torch.float64)
+        self._seat_bots()
+        players = len(agents) + (config.bots is not None)
+        self.ratings: Float64[Tensor, "P"] = torch.full((players,), INITIAL_RATING, dtype=torch.float64)
         self.games = [0] * len(agents)  # since the last copy
         self.games_played, self.env_steps = 0, 0
         self.matchmaker = Matchmaker(len(agents), self.players.num_seats, self.generator)
@@ -147,15 +154,19 @@ class Population:
         self.ratings = updated(self.ratings, results.teams, results.scores, self.config.rating_step)
         self.games_played += len(results.scores)
         for game in results.teams.flatten(1).tolist():
-            for agent in set(game):
+            for agent in set(game) - {len(self.members)}:
                 self.games[agent] += 1
         evolutions: list[Evolution] = []
         if self.config.evolves:
-            ratings = self.ratings
-            # `evolve` gives the copy its model's rating
-            self.ratings = evolve(
-                ratings, self.games, self.config, self.generator, lambda made: evolutions.append(self._copy(made))
+            ratings, count = self.ratings, len(self.members)
+            evolved = evolve(  # which gives a copy its model's rating
+                ratings[:count],
+                self.games,
+                self.config,
+                self.generator,
+                lambda made: evolutions.append(self._copy(made)),
             )
+            self.ratings = torch.cat([evolved, ratings[count:]])
             evolutions = [
                 x._replace(rating_before=float(ratings[x.copy.agent]), rating_after=float(self.ratings[x.copy.agent]))
                 for x in evolutions
@@ -176,9 +187,29 @@ class Population:
         games = self.arena.beginning
         if not len(games):
             return torch.zeros(0, self.players.num_seats, dtype=torch.int64)
-        seats = self.matchmaker.deal(len(games), self.ratings)
+        count = len(self.members)
+        seats = self.matchmaker.deal(len(games), self.ratings[:count])
+        if self.config.bots is not None:
+            draws = torch.rand(2, len(games), generator=self.generator)
+            is_theirs = torch.arange(2) == (draws[1] < 0.5).unsqueeze(1)  # game, team
+            is_theirs &= (draws[0] < self.config.bot_games).unsqueeze(1)
+            seats = seats.masked_fill(is_theirs.repeat_interleave(seats.shape[1] // 2, 1), count)
         self.arena.deal(games, seats)
         return seats
+
+    def _seat_bots(self) -> None:
+        """Have bots ready for every seat, if they are to play."""
+        name, batch = self.config.bots, self.environment.vector_env.unwrapped
+        teams = getattr(batch, "bot_teams", {})
+        if name is None:
+            return
+        if name not in teams:
+            known = ", ".join(teams) or "there are none"
+            raise MerlinError(
+                f"population.bots must be bots of {self.environment.task} ({known}), but is {name!r}: take some of "
+                "these, or none."
+            )
+        batch.seat_bots((*teams[name], *teams[name]))  # pyright: ignore[reportAttributeAccessIssue]
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the agents' weights, as plain containers of tensors and numbers."""

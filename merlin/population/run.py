@@ -228,7 +228,7 @@ class Chronicle:
 
     def _report(self, is_due: bool = True) -> None:
         """Report; one that is not due is not in the journal, as a run that goes on reports again when it is."""
-        population, ratings = self.population, self.population.ratings
+        population, ratings = self.population, self.population.ratings[: len(self.configs)]
         now, (steps, seconds, games) = self.wall_seconds(), self.reported
         elapsed = max(now - seconds, 1e-9)
         own = [self._own_metrics(index, now, elapsed) for index in range(len(self.configs))]
@@ -250,7 +250,8 @@ class Chronicle:
         }
         self.reporter.report(row)
         if is_due:
-            row = {"ratings": [round(x, 2) for x in ratings.tolist()], "games": list(population.games)}
+            rounded = [round(x, 2) for x in population.ratings.tolist()]  # those of bots last
+            row = {"ratings": rounded, "games": list(population.games)}
             self._write("ratings", row)
         for reporter, metrics in zip(self.reporters, own, strict=True):
             reporter.report(metrics)
@@ -403,7 +404,8 @@ def _flat(settings: Hyperparameters) -> dict[str, int | float]:
 def _describe(config: RunConfig, population: Population) -> list[str]:
     """Return what the population is, in sentences."""
     players, count = population.players, len(population.members)
-    rewards = f"{len(players.event_signs)} events" if population.members[0].reward_weights is not None else "the task"
+    events = population.members[0].hyperparameters.rewards
+    rewards = "the task" if events is None else f"{len(events)} events"
     evolves = (
         f"evolve after {population.config.burn_in_games} games at less than "
         f"{population.config.evolution_threshold:.0%} to win"

@@ -20,6 +20,7 @@ class Duel(TensorVectorEnv):
 
     state_names = ("symbol", "points", "num_steps")
     event_signs = (1, 1, -1)
+    bot_teams = {"random": ("random", "random"), "second": ("all-seeing", "all-seeing")}  # noqa: RUF012
     can_stagger = True
     scores = {}  # noqa: RUF012
 
@@ -37,6 +38,18 @@ class Duel(TensorVectorEnv):
     def reset(self, *, seed=None, options=None):
         self.staggers = bool((options or {}).get(STAGGER))
         return super().reset(seed=seed, options=options)
+
+    def seat_bots(self, names):
+        self.bots = names
+
+    @property
+    def state(self):
+        return self.symbol
+
+    def bot_actions(self, state):
+        """Return actions [G, 4]: an all-seeing bot names what is shown, a random one always the same."""
+        seeing = torch.tensor([name == "all-seeing" for name in self.bots])
+        return torch.where(seeing, state.view(-1, 4), 0)
 
     def _start(self):
         self.symbol = torch.randint(3, (self.num_envs,), generator=self.generator)

@@ -216,3 +216,28 @@ def test_one_agent_cannot_evolve():
 def test_agents_that_learn_otherwise_are_refused():
     with pytest.raises(MerlinError, match="Dreamer learns otherwise"):
         make("dreamer")
+
+
+def test_bots_take_a_team_in_some_games_and_are_rated():
+    population = make(count=4, games=40, bots="second", bot_games=0.5, evolves=False)
+    actions = []
+    step = population.environment.step
+    population.environment.step = lambda action: actions.append(action.clone()) or step(action)
+    seats = population.arena.agent_of.view(40, 2, 2)
+    are_bots = seats == 4
+    assert torch.equal(are_bots[..., 0], are_bots[..., 1]) and not are_bots.all(2).all(1).any()  # one team or none
+    assert 10 <= are_bots.any(2).any(1).sum() <= 30 and are_bots.any(2).any(0).all()
+    symbols = population.environment.vector_env.unwrapped.symbol.clone()
+    population.update()
+    mine = are_bots.flatten()
+    assert torch.equal(actions[0][mine], symbols[mine])  # these bots name the symbol
+    for _ in range(8):
+        population.update()
+    assert population.ratings.shape == (5,) and population.ratings.argmax() == 4
+    torch.testing.assert_close(population.ratings.sum(), torch.tensor(5000.0).double())
+    assert population.env_steps < 40 * 4 * 9 * 4  # bots' rows are nobody's steps
+
+
+def test_unknown_bots_are_refused():
+    with pytest.raises(MerlinError, match=r"population.bots must be bots of .*Duel-v0 \(random, second\), but is 'x'"):
+        make(bots="x")

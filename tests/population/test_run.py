@@ -95,12 +95,13 @@ def test_an_agent_of_a_population_is_a_run_directory(trained, capsys):
 
 def test_a_tournament_rates_agents(trained, capsys):
     found = tournament([str(trained)], games=8)
-    assert [x.games for x in found] == [16] * 3
+    assert [x.games for x in found] == [24] * 4  # three agents and the random bot
+    assert next(x for x in found if x.name == "random").rating == 500
     assert all(abs(x.wins + x.draws + x.losses - 1) < 1e-9 for x in found)
     assert all(x.rating_low <= x.rating <= x.rating_high for x in found)
     assert sum(x.wins for x in found) == sum(x.losses for x in found)
     assert main(["tournament", str(trained), "--games", "4", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["standings"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["standings"]) == 4
 
 
 def test_standings_are_the_best_first():
@@ -119,6 +120,7 @@ def test_standings_are_the_best_first():
         (["--set", "population.burn_in=3"], "no setting 'population.burn_in': did you mean 'population.burn_in_games'"),
         (["--env-kwargs", '{"opponents": "random"}'], "games of two teams with as many players each"),
         (["--agent", "dreamer"], "Dreamer learns otherwise"),
+        (["--set", "population.bots=nobody"], "population.bots must be bots of merlin/CaptureTheFlag-v0 (mixed"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, capsys, tmp_path):
