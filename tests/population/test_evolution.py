@@ -52,9 +52,9 @@ def test_the_threshold_is_where_it_is_said_to_be():
 
 
 def test_models_are_drawn_uniformly_from_the_others():
-    chosen = [x.model for seed in range(300) for x in copies_of([0.0, 1000, 1000, 1000], [64, 0, 0, 0], seed=seed)[0]]
-    assert len(chosen) == 300
-    assert all(75 < chosen.count(model) < 125 for model in (1, 2, 3))
+    chosen = [x.model for seed in range(120) for x in copies_of([0.0, 1000, 1000, 1000], [64, 0, 0, 0], seed=seed)[0]]
+    assert len(chosen) == 120
+    assert all(25 < chosen.count(model) < 55 for model in (1, 2, 3))
 
 
 def test_one_agent_alone_copies_nobody():
@@ -65,14 +65,14 @@ def test_one_agent_alone_copies_nobody():
 def test_perturbations_are_as_frequent_and_as_large_as_told(probability, low, high):
     config = EvolutionConfig(perturbation_probability=probability, perturbation_low=low, perturbation_high=high)
     drawing, start = generator(1), replace_rewards(SETTINGS)
-    found = [perturbed(start, config, drawing) for _ in range(400)]
+    found = [perturbed(start, config, drawing) for _ in range(150)]
     factors = torch.tensor([[x / y for x, y in zip(h.rewards, start.rewards, strict=True)] for h in found]).double()
     factors = torch.cat([factors, torch.tensor([[h.rates["learning_rate"] / 1e-3] for h in found]).double()], 1)
     changed = (factors != 1) & ((factors - 1).abs() > 1e-12)
     assert (factors >= low - 1e-9).all() and (factors <= high + 1e-9).all()
     count, deviation = factors.numel(), (probability * (1 - probability) / factors.numel()) ** 0.5
     assert abs(changed.double().mean() - probability) <= 4 * deviation + 1e-3, count
-    assert abs(factors[changed].mean() - (low + high) / 2) < 0.06  # uniform
+    assert abs(factors[changed].mean() - (low + high) / 2) < 0.08  # uniform
     assert all(h.costs["kl_cost"] == 0 for h in found)
     assert {h.tick_steps for h in found} == set(range(5, 21))
     assert start == replace_rewards(SETTINGS)  # a value: nothing of it is changed

@@ -47,9 +47,9 @@ def test_weights_follow_the_definition_and_the_draws_follow_them():
     weights = match_weights(ratings, 0)
     torch.testing.assert_close(weights, expected)
     dealer = matchmaker(5, num_seats=2)
-    drawn = torch.stack([dealer._seats(0, ratings) for _ in range(1500)])
-    counts = torch.tensor([(drawn == j).sum() for j in range(5)]) / 1500
-    torch.testing.assert_close(counts[1:].double(), (expected / expected.sum())[1:], rtol=0, atol=0.05)
+    drawn = torch.stack([dealer._seats(0, ratings) for _ in range(600)])
+    counts = torch.tensor([(drawn == j).sum() for j in range(5)]) / 600
+    torch.testing.assert_close(counts[1:].double(), (expected / expected.sum())[1:], rtol=0, atol=0.07)
 
 
 def test_seats_are_shuffled():
