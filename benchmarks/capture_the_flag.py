@@ -16,8 +16,7 @@ from itertools import cycle
 import torch
 from PIL import Image
 
-from merlin.tasks.capture_the_flag.environment import CaptureTheFlag
-from merlin.tasks.capture_the_flag.matches import match
+from merlin.tasks.capture_the_flag.environment import CaptureTheFlag, match
 from merlin.tasks.capture_the_flag.rules import NUM_PLAYERS
 
 SPEED = {

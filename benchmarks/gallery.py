@@ -17,7 +17,7 @@ SETTINGS = {
     "merlin/RepeatPrevious-v0": {"length": 8},
     "merlin/Playback-v0": {"length": 5},
 }
-SEEN = ("Memory", "GoalMaze", "WaterMaze", "DoorKey", "TransientInstruction", "RewardValuation", "FourRooms", "LavaGap")
+SEEN = ("Memory", "GoalMaze", "WaterMaze", "DoorKey", "TransientInstruction", "RewardValuation", "LavaGap")
 FIRST_PERSON = [f"merlin/{name}-v0" for name in SEEN]
 SIZE, CAPTION, COLUMNS, GAP = 132, 18, 7, 8
 

@@ -1,16 +1,12 @@
 """Pictures of a game from above."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from .rules import MATES, flag_places, is_carried
-
-if TYPE_CHECKING:
-    from .environment import CaptureTheFlag
+from ..grid.framed import FramedWorld
+from .rules import MATES, State, flag_places, is_carried
 
 TILE, HEADER = 20, 24  # pixels
 TEAMS = ((226, 62, 58), (64, 122, 255))
@@ -21,21 +17,21 @@ POLE = (214, 204, 180)
 CORNERS = ((0.92, 0.5), (0.12, 0.9), (0.3, 0.5), (0.12, 0.1))  # of a player that heads right
 
 
-def draw(env: "CaptureTheFlag", index: int) -> UInt8[np.ndarray, "Y X 3"]:
-    """Return the game of a row from above, with score and time.
+def draw(
+    world: FramedWorld, state: State, views: Bool[np.ndarray, "4 Y X"], seat: int, steps_left: int
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Return one game from above, with score and time.
 
     Stands are frames. Flags are pennants, on their side where they lie. Players are arrows, with a pennant while they
     carry one; who is out is not on the map. What each player sees is lit in its team's colour, and more where it is the
-    player of the row.
+    player of this seat.
     """
-    game, seat = index // len(env.seats), env.seats[index % len(env.seats)]
-    state = env.state._replace(**{name: x[game : game + 1] for name, x in env.state._asdict().items()})
-    is_wall = (state.cells[0][env.grid_positions] < 0).cpu().numpy()
+    is_wall = (state.cells[0][world.grid_positions] < 0).cpu().numpy()
     ground = np.where(is_wall[..., None], WALL, FLOOR).astype(float)
-    for player, is_seen in enumerate(_in_view(env, state)):
+    for player, is_seen in enumerate(views):
         share = OWN_LIT if player == seat else LIT
         ground[is_seen] = (1 - share) * ground[is_seen] + share * np.array(TEAMS[player // MATES])
-    side = env.size * TILE
+    side = world.width * TILE
     picture = Image.new("RGB", (side, side + HEADER), (12, 12, 14))
     tiles = ground.round().astype(np.uint8).repeat(TILE, 0).repeat(TILE, 1)
     tiles[::TILE], tiles[:, ::TILE] = tiles[::TILE] * 0.8, tiles[:, ::TILE] * 0.8
@@ -43,12 +39,12 @@ def draw(env: "CaptureTheFlag", index: int) -> UInt8[np.ndarray, "Y X 3"]:
     pen = ImageDraw.Draw(picture)
 
     def at(position: torch.Tensor) -> tuple[int, int]:
-        x, y = env.coordinates(position)
+        x, y = world.coordinates(position)
         return int(x) * TILE, int(y) * TILE + HEADER
 
     places, gone = flag_places(state)[0], is_carried(state.carries)[0]
-    for team, colour in enumerate(TEAMS):
-        x, y = at(state.stand[0, team])
+    for team in state.flag_timer[0].argsort().tolist():  # what was dropped last is on top
+        colour, (x, y) = TEAMS[team], at(state.stand[0, team])
         pen.rectangle((x + 2, y + 2, x + TILE - 2, y + TILE - 2), outline=colour, width=2)
         if not gone[team]:
             _draw_flag(pen, *at(places[team]), colour, bool(state.flag_timer[0, team]))
@@ -67,17 +63,8 @@ def draw(env: "CaptureTheFlag", index: int) -> UInt8[np.ndarray, "Y X 3"]:
     red, blue = state.captures[0].tolist()
     pen.text((6, middle), f"red {red}", TEAMS[0], font, anchor="lm")
     pen.text((side - 6, middle), f"{blue} blue", TEAMS[1], font, anchor="rm")
-    pen.text((side / 2, middle), str(env.max_steps - int(state.num_steps)), INK, font, anchor="mm")
+    pen.text((side / 2, middle), str(steps_left), INK, font, anchor="mm")
     return np.asarray(picture)
-
-
-def _in_view(env: "CaptureTheFlag", state) -> np.ndarray:
-    """Return which cells of the map each player sees, bool [4, Y, X]."""
-    places = env.offsets[state.heading[0]] + state.position[0].unsqueeze(1)
-    is_seen = env.sight(env.map_now(state)[0][places].contiguous()) != 0
-    is_seen &= (state.out[0] == 0).unsqueeze(1)
-    lit = torch.zeros(len(places), env.area, dtype=torch.bool, device=places.device)
-    return lit.scatter_(1, places.long(), is_seen)[:, env.grid_positions].cpu().numpy()
 
 
 def _draw_flag(pen: ImageDraw.ImageDraw, x: int, y: int, colour: tuple[int, int, int], lies: bool = False) -> None:

@@ -1,8 +1,8 @@
 """Capture the flag as a batch of environments, a row for each player that learns, and as a single one."""
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -165,8 +165,6 @@ class CaptureTheFlag(FramedWorld):
         """Mean returns against the opponents, where these are bots: 128 games from seed 0."""
         if self.opponents == "self" or self.weights is not None:
             return {}
-        from .matches import match  # which plays games of this class
-
         settings = {"size": self.size, "openness": self.openness, "max_steps": self.max_steps}
         random, oracle = (match(name, self.opponents, 128, **settings) for name in ("random", "attacker"))
         return {"random": random.mean_return, "memoryless": random.mean_return, "oracle": oracle.mean_return}
@@ -305,13 +303,14 @@ class CaptureTheFlag(FramedWorld):
 
     def map_now(self, state: State) -> Int32[Tensor, "G area"]:
         """Return the cells of the maps with flags and players on them."""
-        wall = self.packed[cells.WALL]
-        team = torch.arange(2, device=self.device)
+        wall, gone = self.packed[cells.WALL], is_carried(state.carries)
+        places = flag_places(state).masked_fill(gone, self.nowhere)
+        flags = cells.FLAG + torch.arange(2, device=self.device) + 2 * (state.flag_timer > 0)
+        # of two in one cell, that which was dropped last is on top, whichever team's it is
+        top = flags.gather(1, (state.flag_timer[:, :1] < state.flag_timer[:, 1:]).long())
+        flags = torch.where(places[:, :1] == places[:, 1:], top, flags)
         grids = state.cells.clone()
-        flags, lies = flag_places(state), state.flag_timer > 0
-        gone = is_carried(state.carries)
-        flag = self.packed[cells.FLAG + team + 2 * lies].masked_fill(gone, int(wall))
-        grids.scatter_(1, flags.masked_fill(gone, self.nowhere), flag)
+        grids.scatter_(1, places, torch.where(gone, wall, self.packed[flags]))
         player = state.heading + 4 * state.carries + cells.PLAYER + cells.NUM_STATES * (self.rules.start_heading // 2)
         grids.scatter_(1, state.position, torch.where(state.out > 0, wall, self.packed[player]))
         return grids
@@ -359,7 +358,14 @@ class CaptureTheFlag(FramedWorld):
 
     def draw(self, index: int) -> np.ndarray:
         """Return the game of a row from above: see `drawing`."""
-        return drawing.draw(self, index)
+        game, seat = index // len(self.seats), self.seats[index % len(self.seats)]
+        state = State(*(x[game : game + 1] for x in self.state))
+        places = self.offsets[state.heading[0]] + state.position[0].unsqueeze(1)
+        is_seen = self.sight(self.map_now(state)[0][places].contiguous()) != 0
+        is_seen &= (state.out[0] == 0).unsqueeze(1)
+        views = torch.zeros(NUM_PLAYERS, self.area, dtype=torch.bool, device=self.device)
+        views = views.scatter_(1, places.long(), is_seen)[:, self.grid_positions]
+        return drawing.draw(self, state, views.cpu().numpy(), seat, self.max_steps - int(state.num_steps))
 
 
 class SingleCaptureTheFlag(SingleEnv):
@@ -376,3 +382,45 @@ class SingleCaptureTheFlag(SingleEnv):
                 "bots, or take gymnasium.make_vec or parallel_env."
             )
         super().__init__(render_mode, opponents=opponents, team_mate=team_mate, **settings)
+
+
+class Match(NamedTuple):
+    """Result of many games, as red sees it; shares of games, and means per game."""
+
+    wins: float
+    draws: float
+    losses: float
+    captures: float
+    captures_against: float
+    pick_ups: float
+    """By both teams."""
+    tags: float
+    """By both teams."""
+
+    @property
+    def mean_return(self) -> float:
+        return self.wins - self.losses
+
+
+@lru_cache
+def match(red: str, blue: str, games: int, seed: int = 0, **settings: Any) -> Match:
+    """Return how many games two pairs of bots play against each other, computed once.
+
+    Args:
+        red: One of `bots.PAIRS`.
+        settings: More arguments of `CaptureTheFlag`.
+    """
+    env = CaptureTheFlag(NUM_PLAYERS * games, **settings)
+    env.autoreset = False
+    env.seat_bots(PAIRS[red] + PAIRS[blue])
+    env.reset(seed=seed)
+    counts = 0
+    for _ in range(env.max_steps):
+        _, reward, _, _, info = env.step(env.bot_actions(env.state).flatten(0, 1))
+        counts = counts + info["events"].double().sum(0)
+    outcome = reward[::NUM_PLAYERS]
+    captures, against = env.captures.double().mean(0).tolist()
+    by_event = dict(zip(EVENTS, (counts / games).tolist(), strict=True))
+    shares = [(outcome == x).double().mean().item() for x in (1, 0, -1)]
+    tags = by_event["I tagged a carrier"] + by_event["I tagged another"]
+    return Match(*shares, captures, against, by_event["I picked up"], tags)

@@ -11,7 +11,7 @@ MODULES = {
     ".".join(["merlin.tasks", *path.relative_to(FOLDER).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in sorted(FOLDER.rglob("*.py"))
 }
-LAYERS = [["base"], ["grid"], ["solvers"], ["paper", "minigrid_tasks", "classic"]]
+LAYERS = [["base"], ["grid"], ["solvers"], ["paper", "minigrid_tasks", "classic", "capture_the_flag"]]
 """Folders: each may import itself and those of the lines before."""
 
 
@@ -74,6 +74,11 @@ def test_there_is_no_circle():
     assert not graph
 
 
+NEEDS = {"merlin.tasks.capture_the_flag.parallel": "pettingzoo"}  # which the extra `multi` installs
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_can_be_imported(name):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     assert Path(importlib.import_module(name).__file__) == MODULES[name]

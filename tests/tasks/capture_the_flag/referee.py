@@ -178,9 +178,10 @@ class Referee:
         other = self.at(cell)
         if other:
             return 6, side(other.team), (other.heading - viewer.heading) % 4 + 4 * other.carries
-        for team, flag in enumerate(self.flags):
-            if flag.state != "carried" and flag.place == cell:
-                return 4 if flag.state == "home" else 5, side(team), 0
+        there = [flag for flag in self.flags if flag.state != "carried" and flag.place == cell]
+        if there:  # that which was dropped last is on top
+            flag = max(there, key=lambda flag: flag.timer)
+            return 4 if flag.state == "home" else 5, side(self.flags.index(flag)), 0
         for team, stand in enumerate(self.stands):
             if stand == cell:
                 return 3, side(team), 0

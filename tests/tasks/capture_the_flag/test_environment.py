@@ -6,9 +6,8 @@ import torch
 
 from merlin.tasks.capture_the_flag import cells
 from merlin.tasks.capture_the_flag.bots import PAIRS, draw
-from merlin.tasks.capture_the_flag.environment import CaptureTheFlag, SingleCaptureTheFlag
+from merlin.tasks.capture_the_flag.environment import CaptureTheFlag, SingleCaptureTheFlag, match
 from merlin.tasks.capture_the_flag.maps import FAR, distances, draw_maps
-from merlin.tasks.capture_the_flag.matches import match
 from merlin.tasks.capture_the_flag.rules import EVENTS, flag_states
 from merlin.tasks.grid.first_person.renderer import FirstPerson
 from tests.tasks.capture_the_flag.test_rules import drawn, exchanged, place_of, random_actions
@@ -42,7 +41,7 @@ def test_openness_opens_walls():
     shares = [
         draw_maps(200, 13, share, torch.Generator().manual_seed(0)).is_open.float().mean() for share in (0.0, 0.1, 0.3)
     ]
-    assert shares == sorted(shares) and shares[2] - shares[0] > 0.1
+    assert shares == sorted(shares) and shares[2] - shares[0] > 0.05
 
 
 def test_distances_are_those_of_a_search_from_each_cell():

@@ -106,7 +106,7 @@ def test_the_referee_agrees_on_bots_steps_and_everything_happens(names):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("bots", ["random", "mixed"])
 def test_the_referee_agrees_on_ten_thousand_steps(size, bots):
-    play_beside_the_referee(seated(PAIRS[bots] * 2, 20, size=size, max_steps=500), bot_policy, seed=2)
+    play_beside_the_referee(seated(PAIRS[bots] * 2, 20, size=size, max_steps=500), bot_policy, 2, views_every=5)
 
 
 def test_a_game_is_its_mirror_image_when_the_teams_exchange_their_actions():
@@ -384,6 +384,24 @@ def test_pick_up_at_home_lying_and_by_a_mate_on_the_stand():
         False,
         False,
     ]
+
+
+def test_of_two_flags_in_one_cell_that_which_was_dropped_last_is_seen_by_all():
+    env, place = drawn(OPEN.format("1 . . . 3 ."), headings=(3, 0, 2, 2), flag_timer=[0, 7])
+    env.flag_position[0, 1] = place["R"]
+    image = env._observe()["image"]
+    assert image[0, 2, 4].tolist() == [5, 2, 0]  # theirs lies over the own one, which is at home
+    for timers, expected in (([9, 7], [5, 1, 0]), ([7, 9], [5, 2, 0])):
+        env.flag_timer = torch.tensor([timers])
+        env.flag_position = torch.tensor([[place["R"]] * 2])
+        assert env._observe()["image"][0, 2, 4].tolist() == expected
+    env, mirror = CaptureTheFlag(4, size=7), CaptureTheFlag(4, size=7)
+    env.reset(seed=0), mirror.reset(seed=0)
+    for timers in ([0, 7], [3, 7], [7, 3]):
+        env.flag_timer, mirror.flag_timer = torch.tensor([timers]), torch.tensor([timers[::-1]])
+        env.flag_position = env.stand[:, [0, 0]]
+        mirror.flag_position = mirror.stand[:, [1, 1]]
+        assert torch.equal(exchanged(env._observe()["image"]), mirror._observe()["image"])
 
 
 def test_nobody_is_locked_out():
