@@ -2,8 +2,9 @@
 
     python benchmarks/ftw_speed.py [--envs 256] [--length 32] [--windows 6]
 
-Both read the same encodings, of the T-maze, and have the same heads; FTW's auxiliary tasks are left out. Times are CPU
-seconds of this process, the least of several windows, as other processes may be busy.
+All read the same encodings, of the T-maze, and have 64 units and heads of the same size; FTW's auxiliary tasks are left
+out. RL-MEM's memory is FTW's in size. Times are CPU seconds of this process, the least of several windows, as other
+processes may be busy.
 """
 
 import argparse
@@ -19,10 +20,15 @@ from merlin.training.trainer import Trainer
 AGENTS = {
     "LSTM": ("rl-lstm", {"num_layers": 1, "head_size": 128}),
     "two LSTM layers": ("rl-lstm", {"num_layers": 2, "head_size": 128}),
+    "RL-MEM of one LSTM layer": (
+        "rl-mem",
+        {"num_layers": 1, "head_size": 128, "latent_size": 16, "memory_size": 32, "num_read_keys": 2}
+        | {"retroactive_discount": None},
+    ),
     "FTW, core=lstm": ("ftw", {"core": "lstm"}),
     "FTW, no memory": ("ftw", {"memory_size": 0}),
     "FTW, no memory, tick_steps 1": ("ftw", {"memory_size": 0, "tick_steps": 1}),
-    "FTW, memory 32 x 16, 2 keys": ("ftw", {}),
+    "FTW, memory 32 x 16, 2 keys": ("ftw", {"memory_size": 32}),
 }
 
 

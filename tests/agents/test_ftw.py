@@ -383,7 +383,7 @@ def test_hyperparameters_are_values_that_losses_follow():
     """No rebuilt configuration: what is set on the agent is what its next step and loss take."""
     agent = ftw()
     unroll, initial, _, _ = act(agent, firsts())
-    loss = lambda: float(agent.losses(unroll, initial)[0].total)  # noqa: E731
+    loss = lambda: float(agent.losses(unroll, initial)[0].total.detach())  # noqa: E731
     before = loss()
     agent.hyperparameters = agent.hyperparameters._replace(entropy_cost=agent.config.entropy_cost + 1)
     entropy = float(agent.losses(unroll, initial)[0].metrics["entropy_nats"])
@@ -468,7 +468,7 @@ def test_pixel_control_is_n_step_q_learning_by_brute_force(kind, action_space):
                 total += weight * max(q(s, b, m, choices) for choices in every)
                 errors.append(0.5 * (total - q(t, b, m, taken[t, b].tolist())) ** 2)
     assert len(errors) > T
-    assert float(loss) == pytest.approx(np.mean(errors), rel=1e-9)
+    assert float(loss.detach()) == pytest.approx(np.mean(errors), rel=1e-9)
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in control.parameters())
 

@@ -64,7 +64,7 @@ def test_merlin_remembers_across_windows():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("agent", ["rl-lstm", "rl-mem"])
-def test_baselines_solve_a_short_t_maze(agent):
+@pytest.mark.parametrize("agent", ["ftw", "rl-lstm", "rl-mem"])
+def test_others_solve_a_short_t_maze(agent):
     config, agent = trained(agent, "merlin/TMaze-v0", {"length": 3}, steps=300_000)
     assert score(config, agent)["success_rate"] > 0.9

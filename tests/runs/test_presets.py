@@ -64,7 +64,7 @@ def test_a_table_has_a_block_for_each_agent_and_no_row_that_says_nothing(name):
     of_name = FAMILIES[name].table
     tables = [general.table(sight) for sight in sights] if of_name is None else [of_name(*x) for x in variants]
     of_dreamer = [dreamer.table(family, is_continuous) for family in FAMILIES for is_continuous in (False, True)]
-    of_ftw = [ftw.table(family, task, kwargs) for family, task, kwargs in VARIANTS]
+    of_ftw = [ftw.table(name, kwargs) for _, kwargs in variants]
     ours = [{"dreamer": x, "ftw": y} for x in of_dreamer for y in of_ftw]
     tables = [table | of for of in ours for table in tables]
     for agent, entry in AGENTS.items():

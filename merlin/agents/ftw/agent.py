@@ -19,6 +19,7 @@ from merlin.agents.learner import Learner, LearnerConfig
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.latents import DiagonalGaussian, GaussianFamily
 from merlin.memory import MemoryConfig, make_memory
+from merlin.networks.initialization import start_balanced
 from merlin.networks.scales import ReturnScale, RunningMoments
 from merlin.networks.spaces import flatten_observation
 from merlin.objectives.policy_gradient import (
@@ -30,7 +31,7 @@ from merlin.objectives.policy_gradient import (
     policy_loss,
 )
 from merlin.objectives.returns import vtrace
-from merlin.ranges import COST, COUNT, WIDTH, Range, SettingError
+from merlin.ranges import COST, COUNT, WIDTH, Range, SettingError, above
 
 COLLAPSED_NATS = 0.1
 """KL below which a posterior is the prior."""
@@ -40,7 +41,7 @@ UNEXPLAINED = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class FTWConfig(MemoryConfig, HeadConfig):
-    """Sizes and costs. Sizes given here are the paper's, costs the middle of what its population began with."""
+    """Sizes and costs. Sizes given here are the paper's, costs of their order."""
 
     core: Literal["two_timescales", "lstm"] = "two_timescales"
     """lstm takes one LSTM without latent or memory, the paper's UNREAL baseline."""
@@ -56,13 +57,14 @@ class FTWConfig(MemoryConfig, HeadConfig):
     """K, read keys of each core."""
     read_strength: Annotated[float | None, Range(1e-3, 500)] = None
     """Sharpness that reads start near; none takes ln N, a perfect match as heavy as all else together."""
-    encoding_scale: Annotated[float, Range(1e-3, 1000)] = 6.0
-    """First weights of what the fast core makes of the encoding, in PyTorch's usual ones, which drown a cue in all else
-    that the core reads: neither its words nor its latent then tell one cue from another."""
+    encoding_gain: Annotated[float | None, above(0, 1000)] = 1.6
+    """Spread of what the encoding adds to the fast core's gates at first, every entry of an observation counting the
+    same. PyTorch's initial weights (none) drown a cue in all else that the core reads: neither its words nor its latent
+    then tell one cue from another."""
     word_scale: Annotated[float, Range(1e-3, 1000)] = 4.0
-    """First weights of what both cores write, likewise."""
+    """First weights of what both cores write, in PyTorch's usual ones."""
     posterior_scale: Annotated[float, Range(1e-3, 1000)] = 4.0
-    """First weights of the posterior's mean, likewise."""
+    """First weights of the posterior's mean, in PyTorch's usual ones."""
     retroactive_discount: Annotated[float | None, Range(0, 1)] = None
     """FTW's memory has no retroactive half: none."""
     head_size: Annotated[int, WIDTH] = 256
@@ -166,7 +168,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
     4. Memory is read by content and written to the least used slot, erased first; slots never written cannot be read
        (`mask_unwritten`). The paper's is a differentiable neural computer, of which it shows these two.
     5. Encodings, words written and the posterior's means start larger, and reads sharper, than PyTorch's initial
-       weights would have them (`encoding_scale`, `word_scale`, `posterior_scale`, `read_strength`).
+       weights would have them (`encoding_gain`, `word_scale`, `posterior_scale`, `read_strength`).
     6. The prior that a step uses is the one just updated, as in the paper's figure.
     7. The environment's reward is what is learnt from; a population may give another in its place
        (`merlin.agents.ftw.internal_reward`), and change `hyperparameters` while an agent learns.
@@ -218,11 +220,15 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
 
     @torch.no_grad()
     def _start_larger(self) -> None:
-        """Multiply first weights, as configured."""
+        """Make first weights as large as configured."""
         core, config = self.core, self.config
-        seen = core.fast.cells[0].weight_ih
-        assert isinstance(seen, Tensor)
-        seen[:, : self.encoding_size] *= config.encoding_scale
+        if config.encoding_gain is not None:
+            balanced = nn.Linear(self.encoding_size, 4 * config.hidden_size)
+            parts = [*self.encoder.parts, (self.actions.encoding_size, 1), (1, 1)]  # e: observation, action, reward
+            start_balanced(balanced, parts, config.encoding_gain)
+            read = core.fast.cells[0].weight_ih
+            assert isinstance(read, Tensor)
+            read[:, : self.encoding_size] = balanced.weight
         if isinstance(core, TwoTimescales):
             core.posterior.weight[: config.latent_size] *= config.posterior_scale
             for writer in (core.slow_writer, core.fast_writer) if self.memory is not None else ():
