@@ -65,6 +65,8 @@ class Round(NamedTuple):
     """What came of a window: of each agent that played, by its index, and of all."""
 
     losses: dict[int, dict[str, Tensor]]
+    diverged: list[int]
+    """Agents whose gradients were not finite, and that learnt nothing of the rest of the window."""
     episodes: dict[int, Episodes]
     results: Results
     evolutions: list[Evolution]
@@ -124,17 +126,22 @@ class Population:
         begin = time.perf_counter()
         windows, results = self.arena.collect(self.training.unroll_length)
         middle = time.perf_counter()
-        left, losses = max(0.0, 1.0 - self.env_steps / self.total_steps), {}
+        left = max(0.0, 1.0 - self.env_steps / self.total_steps)
+        losses: dict[int, dict[str, Tensor]] = {}
+        diverged: list[int] = []
         for index, (window, _) in windows.items():
             member = self.members[index]
             self.inspection.check(window.unroll)
             try:
                 losses[index] = member.update(window, left)
             except FloatingPointError as error:
-                raise MerlinError(
-                    f"Gradients must be finite, but those of agent {index} after {self.env_steps} steps are not, and "
-                    f"{self.inspection.blame(window.unroll)}."
-                ) from error
+                if not self.config.evolves:
+                    raise MerlinError(
+                        f"Gradients must be finite, but those of agent {index} after {self.env_steps} steps are not, "
+                        f"and {self.inspection.blame(window.unroll)}."
+                    ) from error
+                losses[index] = {}  # an agent that cannot learn will lose, and copy another
+                diverged.append(index)
             steps = int(window.unroll.is_valid.sum())
             member.env_steps += steps
             self.env_steps += steps
@@ -142,7 +149,7 @@ class Population:
         self.seconds["learning"] += time.perf_counter() - middle
         evolutions = self._rate(results) if len(results.scores) else []
         episodes = {index: ended for index, (_, ended) in windows.items()}
-        return Round(losses, episodes, results, evolutions, self._deal())
+        return Round(losses, diverged, episodes, results, evolutions, self._deal())
 
     def run(self, report: Callable[[Round], None], should_stop: Callable[[], bool] = lambda: False) -> None:
         """Train until `total_steps`, or until `should_stop` says so, calling `report` after each window."""

@@ -203,6 +203,13 @@ class Chronicle:
             for name, x in losses.items():
                 sums[name] = sums[name] + x if name in sums else x
             self.windows[index] += bool(losses)
+        for index in happened.diverged:
+            rate = self.population.members[index].hyperparameters.rates["learning_rate"]
+            self.reporter.warn_once(
+                f"diverged {index}",
+                f"agent {index} has gradients that are not finite, at a learning rate of {rate:.2g}: it learns nothing "
+                "of such windows, until it copies another agent",
+            )
         for index, ended in happened.episodes.items():
             if len(ended.returns):
                 columns = (ended.returns, ended.lengths, ended.successes)

@@ -241,3 +241,24 @@ def test_bots_take_a_team_in_some_games_and_are_rated():
 def test_unknown_bots_are_refused():
     with pytest.raises(MerlinError, match=r"population.bots must be bots of .*Duel-v0 \(random, second\), but is 'x'"):
         make(bots="x")
+
+
+def test_an_agent_that_cannot_learn_ends_the_training_only_where_nobody_evolves(monkeypatch):
+    def fail(*_):
+        raise FloatingPointError
+
+    population = make(count=2)
+    population.update()  # which the agents' running scales take in
+    weights = [{name: x.clone() for name, x in member.agent.state_dict().items()} for member in population.members]
+    monkeypatch.setattr(population.members[1].learner, "update", fail)
+    happened = population.update()
+    assert happened.diverged == [1] and happened.losses[1] == {} and happened.losses[0]
+    assert [same(dict(m.agent.state_dict()), w) for m, w in zip(population.members, weights, strict=True)] == [
+        False,
+        True,
+    ]
+    population = make(count=2, evolves=False)
+    population.update()
+    monkeypatch.setattr(population.members[1].learner, "update", fail)
+    with pytest.raises(MerlinError, match="those of agent 1 after 96 steps"):
+        population.update()
