@@ -41,7 +41,7 @@ LAYERS = [
     ],  # none knows another
     ["merlin.agents"],
     ["merlin.runs"],
-    ["merlin.viewer", "merlin.experiments"],
+    ["merlin.viewer", "merlin.experiments", "merlin.population"],
     ["merlin.analysis"],
     ["merlin.cli"],
     ["merlin.__main__"],

@@ -75,6 +75,8 @@ class Environment:
     Attributes:
         spaces: Of one environment's observation, flat.
         is_native: Its arrays are tensors on `device`; it has `state_dict` and `load_state_dict`.
+        events: How often each of a game's events happened to each row in the last step, [B, V], of a task that tells
+            as `info["events"]`; None before the first step, and of other tasks.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Environment:
         self._truncation_ends = truncation_ends
         self._cut_by = self._find_cutter()
         self._tells_success = False
+        self.events: Float[Tensor, "B V"] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -129,7 +132,7 @@ class Environment:
         seeds: int | list[int] = seed
         options: dict[str, Any] = {}
         each, longest = spread_seed(seed, self.num_envs), longest_first_episode(self.vector_env)
-        self._cuts = None
+        self._cuts, self.events = None, None
         if isinstance(self.vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             seeds = each
         if staggers and self._cut_by == "itself":
@@ -164,6 +167,7 @@ class Environment:
         answer = self._ask("step", self.vector_env.step, self._actions(action))
         entries, reward, terminated, truncated, info = self._border.step(answer)
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
+        self.events = self._tensor(info["events"], torch.float32) if "events" in info else None
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
         if cuts_now is not None and self._cut_by == "reset":
             truncated = truncated | (cuts_now & ~terminated)

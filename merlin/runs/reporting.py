@@ -151,6 +151,9 @@ def _scores(metrics: Mapping[str, int | float]) -> list[str]:
         mean, std = metrics["episode_return_mean"], metrics.get("episode_return_std", math.nan)
         spread = f" ± {std:.2f}" if math.isfinite(std) else ""
         shown.append(f"return {mean:5.2f}{spread}" if math.isfinite(mean) else "return     -       ")
+    if "rating_best" in metrics:  # of a population
+        shown.append(f"ratings {metrics['rating_worst']:4.0f} to {metrics['rating_best']:4.0f}")
+        shown.append(f"games {metrics['games']:,}  evolutions {metrics['evolutions']}")
     if math.isfinite(success := metrics.get("success_rate", math.nan)):
         shown.append(f"success {success:4.0%}")
     if math.isfinite(kl := metrics.get("kl_nats", math.nan)):

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from merlin.agents.acting import Acting
@@ -62,6 +62,102 @@ class Source(Protocol):
         """Go on from a `state_dict`."""
 
 
+class Collection:
+    """A window being collected, of the rows that one agent acts in: it acts, and takes what came of it, in turn.
+
+    Args:
+        state: Where collection stands.
+        unroll_length: Steps that may be taken; the window may end before.
+        records: Keep the graph of acting, to learn from it.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        state: RolloutState,
+        discount_factor: float,
+        unroll_length: int,
+        generator: torch.Generator,
+        records: bool,
+    ) -> None:
+        self.discount_factor, self.timestep, self._initial_state = discount_factor, state.timestep, state.agent_state
+        self._acting = Acting(agent, state.agent_state, unroll_length, generator, records)
+        self._episode_return, self._episode_length = state.episode_return, state.episode_length
+        self._value_sums = state.value_sums
+        self._rows: list[dict[str, Any]] = []
+        self._ended: list[tuple[Tensor, ...]] = []
+        self._truncated: list[Tensor] = []
+        self._final_values: list[Tensor | None] = []
+
+    @torch.no_grad()
+    def act(self) -> Tensor:
+        """Return the actions on the present timestep."""
+        self._action = self._acting.step(self.timestep.observation, self.timestep.is_first, self.timestep.reward)
+        return self._action
+
+    @torch.no_grad()
+    def take(self, following: Timestep) -> None:
+        """Take in what the actions led to."""
+        timestep = self.timestep
+        is_end = following.terminated | following.truncated
+        self._rows.append(
+            {
+                "observation": timestep.observation,
+                "is_first": timestep.is_first,
+                "previous_reward": timestep.reward.masked_fill(timestep.is_first, 0),
+                "action": self._action,
+                "reward": following.reward,
+                "discount": (~following.terminated).to(following.reward.dtype) * self.discount_factor,
+                "is_end": is_end,
+                "is_valid": ~timestep.is_last,
+            }
+        )
+        self._final_values.append(self._final_value(following))
+        episode_return = self._episode_return + following.reward
+        episode_length = self._episode_length + ~timestep.is_last
+        self._ended.append((is_end & ~following.is_cut, episode_return, episode_length, following.success))
+        self._truncated.append(following.truncated & ~following.terminated)
+        self._episode_return = episode_return.masked_fill(is_end, 0)
+        self._episode_length = episode_length.masked_fill(is_end, 0)
+        self.timestep = following
+
+    @torch.no_grad()
+    def finish(self) -> tuple[Window, Episodes, RolloutState]:
+        """Return the window, the episodes that ended in it, and where collection stands."""
+        acting, timestep, rows = self._acting, self.timestep, self._rows
+        acting.length = len(rows)
+        # One more step, which advances nothing: what it leads to is worth V.
+        bootstrap = acting.next_value(timestep.observation, timestep.is_first, timestep.reward)
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        observations = columns.pop("observation")
+        stacked = {name: torch.stack(column) for name, column in columns.items()} | acting.columns()
+        next_value = torch.cat([stacked["value"][1:], bootstrap.unsqueeze(0)])
+        for t, final_value in enumerate(self._final_values):
+            if final_value is not None:
+                # Where an episode was truncated, its final observation takes the next row's place.
+                replaced = stacked["is_end"][t] & (stacked["discount"][t] > 0)
+                next_value[t] = torch.where(replaced, final_value, next_value[t])
+        observation = {name: torch.stack([x[name] for x in observations]) for name in observations[0]}
+        unroll = Unroll(observation=observation, next_value=next_value, **stacked)
+        truncated = torch.stack(self._truncated)
+        ended_sums, value_sums = sum_window(unroll, self._value_sums, truncated, self.discount_factor)
+        state = RolloutState(timestep, acting.state, self._episode_return, self._episode_length, value_sums)
+        return Window(unroll, self._initial_state, acting), _episodes(self._ended, ended_sums), state
+
+    def _final_value(self, following: Timestep) -> Float[Tensor, "B"] | None:
+        """Return the value of the final observations of truncated episodes, on the state that they end with."""
+        if following.final_observation is None:
+            return None
+        if following.truncated.device.type == "cpu" and not following.truncated.any():
+            return None
+        # Of other rows there is no final observation; whatever stands there, no network sees it.
+        observation = {
+            name: torch.where(following.truncated.view(-1, *[1] * (x.ndim - 1)), x, following.observation[name])
+            for name, x in following.final_observation.items()
+        }
+        return self._acting.next_value(observation, torch.zeros_like(following.truncated), following.reward)
+
+
 class Rollout:
     """Steps a batch of environments with an agent, window by window, the state carried over.
 
@@ -99,49 +195,11 @@ class Rollout:
     @torch.no_grad()
     def collect(self, unroll_length: int, records: bool = False) -> tuple[Window, Episodes]:
         """Return a window of `unroll_length` steps, and the episodes that ended in it. See `Source`."""
-        timestep, initial_state, episode_return, episode_length, value_sums = self.state
-        acting = Acting(self.agent, initial_state, unroll_length, self.generator, records)
-        rows, ended, truncated, final_values = [], [], [], []
+        collection = Collection(self.agent, self.state, self.discount_factor, unroll_length, self.generator, records)
         for self.window_step in range(1, unroll_length + 1):
-            action = acting.step(timestep.observation, timestep.is_first, timestep.reward)
-            following = self.environment.step(action)
-            is_end = following.terminated | following.truncated
-            rows.append(
-                {
-                    "observation": timestep.observation,
-                    "is_first": timestep.is_first,
-                    "previous_reward": timestep.reward.masked_fill(timestep.is_first, 0),
-                    "action": action,
-                    "reward": following.reward,
-                    "discount": (~following.terminated).to(following.reward.dtype) * self.discount_factor,
-                    "is_end": is_end,
-                    "is_valid": ~timestep.is_last,
-                }
-            )
-            final_values.append(self._final_value(following, acting))
-            episode_return = episode_return + following.reward
-            episode_length = episode_length + ~timestep.is_last
-            ended.append((is_end & ~following.is_cut, episode_return, episode_length, following.success))
-            truncated.append(following.truncated & ~following.terminated)
-            episode_return = episode_return.masked_fill(is_end, 0)
-            episode_length = episode_length.masked_fill(is_end, 0)
-            timestep = following
-        # One more step, which advances nothing: what it leads to is worth V.
-        bootstrap = acting.next_value(timestep.observation, timestep.is_first, timestep.reward)
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        observations = columns.pop("observation")
-        stacked = {name: torch.stack(column) for name, column in columns.items()} | acting.columns()
-        next_value = torch.cat([stacked["value"][1:], bootstrap.unsqueeze(0)])
-        for t, final_value in enumerate(final_values):
-            if final_value is not None:
-                # Where an episode was truncated, its final observation takes the next row's place.
-                replaced = stacked["is_end"][t] & (stacked["discount"][t] > 0)
-                next_value[t] = torch.where(replaced, final_value, next_value[t])
-        observation = {name: torch.stack([x[name] for x in observations]) for name in observations[0]}
-        unroll = Unroll(observation=observation, next_value=next_value, **stacked)
-        ended_sums, value_sums = sum_window(unroll, value_sums, torch.stack(truncated), self.discount_factor)
-        self.state = RolloutState(timestep, acting.state, episode_return, episode_length, value_sums)
-        return Window(unroll, initial_state, acting), _episodes(ended, ended_sums)
+            collection.take(self.environment.step(collection.act()))
+        window, episodes, self.state = collection.finish()
+        return window, episodes
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the trainer saves where collection stands."""
@@ -150,23 +208,8 @@ class Rollout:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as before."""
 
-    def _final_value(self, following: Timestep, acting: Acting) -> Float[Tensor, "B"] | None:
-        """Return the value of the final observations of truncated episodes, on the state that they end with."""
-        if following.final_observation is None:
-            return None
-        if following.truncated.device.type == "cpu" and not following.truncated.any():
-            return None
-        # Of other rows there is no final observation; whatever stands there, no network sees it.
-        observation = {
-            name: torch.where(following.truncated.view(-1, *[1] * (x.ndim - 1)), x, following.observation[name])
-            for name, x in following.final_observation.items()
-        }
-        return acting.next_value(observation, torch.zeros_like(following.truncated), following.reward)
 
-
-def _episodes(
-    ended: list[tuple[Bool[Tensor, "B"], Tensor, Tensor, Tensor]], value_sums: Float[Tensor, "T B 4"]
-) -> Episodes:
+def _episodes(ended: list[tuple[Tensor, ...]], value_sums: Float[Tensor, "T B 4"]) -> Episodes:
     is_end, returns, lengths, successes = (torch.stack(column) for column in zip(*ended, strict=True))
     at = row, environment = is_end.nonzero(as_tuple=True)
     begins = row - lengths[at] + 1  # the row of an action that ended an episode is the last of its `length` rows

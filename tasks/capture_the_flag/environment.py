@@ -20,6 +20,7 @@ from . import cells, drawing
 from .bots import BOTS, PAIRS, Bots, draw
 from .maps import SMALLEST_SIZE, distances, draw_maps
 from .rules import (
+    EVENT_SIGNS,
     EVENTS,
     MATES,
     MOVES,
@@ -77,6 +78,8 @@ class CaptureTheFlag(FramedWorld):
     can_stagger = True
     state_names = State._fields
     action_names = (MOVES, TURNS, TAGS)
+    event_signs = EVENT_SIGNS
+    bot_teams = PAIRS
 
     def __init__(
         self,

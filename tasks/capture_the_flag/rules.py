@@ -51,6 +51,8 @@ EVENTS = (
     "they returned",
 )
 """Of each player in a step, as numbers of times: two who tag the same opponent have both tagged it."""
+EVENT_SIGNS = (1,) * 8 + (-1,) * 5
+"""Which of them are welcome."""
 
 
 class State(NamedTuple):

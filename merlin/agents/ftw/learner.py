@@ -1,5 +1,6 @@
 """How FTW learns: as other actor-critics from each window, with rewards predicted of sequences that are replayed."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,11 +36,11 @@ class FTWLearner(ActorCriticLearner):
             drawn = self.replay.sample(self.agent.config.reward_prediction_sequences, self.generator)
         return self.agent.losses(unroll, state, entropy_scale, acting, sequences=drawn)[0]
 
-    def share_dict(self) -> dict[str, Any]:
+    def share_dict(self, directory: Path | None = None) -> dict[str, Any]:
         """Return the sequences that this process keeps."""
         return self.replay.state_dict()
 
-    def load_share_dict(self, share: dict[str, Any]) -> None:
+    def load_share_dict(self, share: dict[str, Any], directory: Path | None = None) -> None:
         """Go on with the sequences that were kept."""
         if share:
             self.replay.load_state_dict(share, self.generator.device)

@@ -1,0 +1,424 @@
+"""The run of a population as a function: from a configuration to trained agents and a directory.
+
+RUN_DIR/population.json       the whole configuration
+        population.jsonl      one object per deal, report of ratings, and evolution; `env_steps` says when
+        metrics.jsonl         one object per report of the population
+        checkpoints/          all agents, optimisers, hyperparameters, ratings, games, random choices: as one, or none
+        agents/00/ ...        each a run directory: what `merlin evaluate`, `watch` and `analyse` take
+"""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from io import TextIOBase
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from merlin.agents import find_agent
+from merlin.errors import MerlinError, describe
+from merlin.population.evolution import Hyperparameters
+from merlin.population.population import Evolution, Population, PopulationConfig, Round, member_seed
+from merlin.runs.agent_spaces import to_config
+from merlin.runs.directory import write_config
+from merlin.runs.lock import alone_in
+from merlin.runs.presets import RunConfig
+from merlin.runs.reporting import Reporter
+from merlin.runs.run import Summary, build_agent, build_environment, interrupts, resolve_device
+from merlin.runs.settings import from_dict, to_dict
+from merlin.training import checkpoint
+from merlin.training.storage import parse_json, read_json, replace_file
+
+CONFIG, JOURNAL, AGENTS = "population.json", "population.jsonl", "agents"
+
+
+def agent_dir(run_dir: Path, index: int) -> Path:
+    """Return the run directory of an agent."""
+    return run_dir / AGENTS / f"{index:02d}"
+
+
+def load_config(run_dir: Path) -> tuple[RunConfig, PopulationConfig]:
+    """Return the configuration of a population's directory.
+
+    Raises:
+        MerlinError: It holds none, or it was changed.
+    """
+    path = Path(run_dir) / CONFIG
+    try:
+        values = read_json(path)
+        run, population = dict(values["run"]), values["population"]
+        classes = {"model": find_agent(run["agent"]).config_class}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MerlinError(
+            f"A population's directory holds a {CONFIG}, but {run_dir} has none that can be read: give one that "
+            "`merlin population` made."
+        ) from error
+    return from_dict(RunConfig, run, classes), from_dict(PopulationConfig, population)
+
+
+def train(
+    config: RunConfig,
+    population: PopulationConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    max_seconds: float = math.inf,
+    stream: TextIOBase | TextIO | None = None,
+) -> Summary:
+    """Train a population as configured and leave a complete directory behind, also when interrupted.
+
+    `config.steps` counts the steps of all players. What the summary has of returns is the best agent's.
+
+    Args:
+        resume: Go on from the last checkpoint of `run_dir`, bit for bit where the task's state can be saved.
+        max_seconds: Stop after this long, but not before the first window is learnt from.
+        stream: Where progress is shown; standard error unless told.
+    """
+    run_dir, begin = Path(run_dir).absolute(), time.monotonic()
+    notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
+    with build_environment(config) as environment, ExitStack() as stack:
+        configs = [
+            replace(config, seed=member_seed(config.seed, index), steps=max(1, config.steps // population.agents))
+            for index in range(population.agents)
+        ]
+        agents = [build_agent(own, environment) for own in configs]
+        trained = Population(
+            agents, environment, config.training, population, total_steps=config.steps, seed=config.seed
+        )
+        _claim(run_dir, resume, notes, stack)
+        before, reported = 0.0, None
+        if resume and checkpoint.steps(run_dir):
+            rest = _load(run_dir, trained, notes.append)
+            before, reported = rest["wall_seconds"], rest["chronicle"]
+        write_population(config, population, run_dir)
+        chronicle = Chronicle(configs, run_dir, trained, before - begin, stream, reported, stack)
+        for sentence in (*_describe(config, trained), *notes):
+            chronicle.note(sentence)
+        with interrupts() as interrupted:
+            first = trained.env_steps
+
+            def should_stop() -> bool:
+                return bool(interrupted) or (trained.env_steps > first and time.monotonic() - begin >= max_seconds)
+
+            environment.stop_waiting_when(lambda: bool(interrupted))
+            trained.run(chronicle.report, should_stop)
+        chronicle.finish()
+    return Summary(trained.env_steps, chronicle.wall_seconds(), chronicle.last_return, bool(interrupted))
+
+
+def write_population(config: RunConfig, population: PopulationConfig, run_dir: Path) -> None:
+    """Write the configuration of a population's directory."""
+    text = json.dumps({"run": to_dict(config), "population": to_dict(population)}, indent=2) + "\n"
+    replace_file(run_dir / CONFIG, lambda file: file.write(text.encode()))
+
+
+class Chronicle:
+    """Follows a population: reports, its journal, checkpoints, the agents' own directories.
+
+    Args:
+        configs: Of each agent.
+        offset: What is added to a monotonic clock to give the run's training time.
+        saved: `state_dict` of the chronicle to go on from.
+        stack: Closes what it opens.
+    """
+
+    def __init__(
+        self,
+        configs: list[RunConfig],
+        run_dir: Path,
+        population: Population,
+        offset: float,
+        stream: TextIOBase | TextIO | None,
+        saved: Mapping[str, Any] | None,
+        stack: ExitStack,
+    ) -> None:
+        self.configs, self.run_dir, self.population, self.offset = configs, run_dir, population, offset
+        config, steps = configs[0], population.total_steps
+        self.report_steps = config.training.report_steps or min(max(1, steps // 100), 50_000)
+        self.last_return, self.num_evolutions = math.nan, 0
+        self.reported = (0, 0.0, 0)  # steps, wall seconds, games
+        self.own_steps = [0] * len(configs)
+        if saved is not None:
+            self.reported, self.num_evolutions = tuple(saved["reported"]), saved["num_evolutions"]
+            self.own_steps = list(saved["own_steps"])
+        env_steps = population.env_steps
+        self.reporter = stack.enter_context(Reporter(run_dir, steps, env_steps, stream, self.reported[0]))
+        silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        self.reporters = []
+        for index, (own, member) in enumerate(zip(configs, population.members, strict=True)):
+            directory = agent_dir(run_dir, index)
+            directory.mkdir(parents=True, exist_ok=True)
+            reporter = Reporter(directory, own.steps, member.env_steps, silent, self.own_steps[index])
+            self.reporters.append(stack.enter_context(reporter))
+        self.journal = stack.enter_context(_open_journal(run_dir / JOURNAL, env_steps))
+        self.saved_at = time.monotonic()
+        self._clear()
+        if saved is not None:
+            self._resume(saved)
+        self.note = self.reporter.note
+        self._write_configs()
+        self.reporter.break_silence(lambda: f"env_steps {population.env_steps:,} of {steps:,}")
+
+    def wall_seconds(self) -> float:
+        """Return the run's training time, that of earlier sessions included."""
+        return time.monotonic() + self.offset
+
+    def _clear(self) -> None:
+        self.sums: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        self.windows: dict[int, int] = defaultdict(int)
+        self.episodes: dict[int, list[tuple[list[float], list[float], list[float]]]] = defaultdict(list)
+        self.draws, self.rated = 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen since the last report, and what the next ones go on from."""
+        return {
+            "reported": list(self.reported),
+            "num_evolutions": self.num_evolutions,
+            "own_steps": self.own_steps,
+            "sums": {str(index): dict(sums) for index, sums in self.sums.items()},
+            "windows": {str(index): count for index, count in self.windows.items()},
+            "episodes": {str(index): [list(x) for x in parts] for index, parts in self.episodes.items()},
+            "draws": self.draws,
+            "rated": self.rated,
+        }
+
+    def _resume(self, saved: Mapping[str, Any]) -> None:
+        for index, sums in saved["sums"].items():
+            self.sums[int(index)] = {name: x.to(self.population.environment.device) for name, x in sums.items()}
+        self.windows.update({int(index): count for index, count in saved["windows"].items()})
+        self.episodes.update({int(index): list(map(tuple, parts)) for index, parts in saved["episodes"].items()})
+        self.draws, self.rated = saved["draws"], saved["rated"]
+
+    def report(self, happened: Round) -> None:
+        """Take in one window; report and save when it is time."""
+        for index, losses in happened.losses.items():
+            sums = self.sums[index]
+            for name, x in losses.items():
+                sums[name] = sums[name] + x if name in sums else x
+            self.windows[index] += bool(losses)
+        for index in happened.diverged:
+            rate = self.population.members[index].hyperparameters.rates["learning_rate"]
+            self.reporter.warn_once(
+                f"diverged {index}",
+                f"agent {index} has gradients that are not finite, at a learning rate of {rate:.2g}: it learns nothing "
+                "of such windows, until it copies another agent",
+            )
+        for index, ended in happened.episodes.items():
+            if len(ended.returns):
+                columns = (ended.returns, ended.lengths, ended.successes)
+                self.episodes[index].append(tuple(x.tolist() for x in columns))  # pyright: ignore[reportArgumentType]
+        self.draws += int((happened.results.scores == 0.5).sum())
+        self.rated += len(happened.results.scores)
+        for evolution in happened.evolutions:
+            self.num_evolutions += 1
+            self._write("evolution", _evolution_row(evolution))
+            made = evolution.copy
+            self.note(
+                f"agent {made.agent} became a copy of agent {made.model}, which it would have beaten with a "
+                f"probability of {made.win_probability:.2f}"
+            )
+        if len(happened.seats):
+            seats = torch.bincount(happened.seats.flatten(), minlength=len(self.configs))
+            self._write("deal", {"games": len(happened.seats), "seats": seats.tolist()})
+        steps = self.population.env_steps
+        if steps >= min((self.reported[0] // self.report_steps + 1) * self.report_steps, self.population.total_steps):
+            self._report()
+        if time.monotonic() - self.saved_at >= self.population.training.checkpoint_seconds:
+            self.save()
+
+    def _report(self, is_due: bool = True) -> None:
+        """Report; one that is not due is not in the journal, as a run that goes on reports again when it is."""
+        population, ratings = self.population, self.population.ratings[: len(self.configs)]
+        now, (steps, seconds, games) = self.wall_seconds(), self.reported
+        elapsed = max(now - seconds, 1e-9)
+        own = [self._own_metrics(index, now, elapsed) for index in range(len(self.configs))]
+        best = int(ratings.argmax())
+        self.last_return = own[best].get("episode_return_mean", math.nan)
+        row = {
+            "env_steps": population.env_steps,
+            "wall_seconds": now,
+            "env_steps_per_second": (population.env_steps - steps) / elapsed,
+            "games": population.games_played,
+            "games_since_report": population.games_played - games,
+            "draw_rate": self.draws / self.rated if self.rated else math.nan,
+            "rating_best": float(ratings.max()),
+            "rating_mean": float(ratings.mean()),
+            "rating_worst": float(ratings.min()),
+            "best_agent": best,
+            "evolutions": self.num_evolutions,
+            **{f"{name}_seconds": total for name, total in population.seconds.items()},
+        }
+        self.reporter.report(row)
+        if is_due:
+            rounded = [round(x, 2) for x in population.ratings.tolist()]  # those of bots last
+            row = {"ratings": rounded, "games": list(population.games)}
+            self._write("ratings", row)
+        for reporter, metrics in zip(self.reporters, own, strict=True):
+            reporter.report(metrics)
+        self.reported = (population.env_steps, now, population.games_played)
+        self.own_steps = [member.env_steps for member in population.members]
+        self._clear()
+
+    def _own_metrics(self, index: int, now: float, elapsed: float) -> dict[str, int | float]:
+        """Return the row of an agent's own metrics."""
+        member, parts = self.population.members[index], self.episodes[index]
+        columns = [[x for part in parts for x in part[column]] for column in range(3)]
+        returns, lengths, successes = (torch.tensor(x, dtype=torch.float64) for x in columns)
+        metrics = {name: (x / max(self.windows[index], 1)).item() for name, x in self.sums[index].items()}
+        metrics |= {
+            "env_steps": member.env_steps,
+            "wall_seconds": now,
+            "env_steps_per_second": (member.env_steps - self.own_steps[index]) / elapsed,
+            "episode_return_mean": returns.mean().item(),
+            "episode_return_std": returns.std(correction=0).item() if len(returns) else math.nan,
+            "episode_length_mean": lengths.mean().item(),
+            "episodes": len(returns),
+            "rating": float(self.population.ratings[index]),
+        }
+        if len(successes) and not successes.isnan().all():
+            metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()
+        return metrics | _flat(member.hyperparameters)
+
+    def finish(self) -> None:
+        """Report what was not reported yet, and write a checkpoint, which goes on as if that had not been."""
+        saved = self.state_dict()
+        if self.rated or self.windows:
+            self._report(is_due=False)
+        self.save(saved)
+
+    def save(self, chronicle: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint of all, then the agents' own."""
+        population = self.population
+        members = nn.ModuleList([member.agent for member in population.members])
+        rest = {
+            "population": population.state_dict(),
+            "wall_seconds": self.wall_seconds(),
+            "chronicle": chronicle or self.state_dict(),
+        }
+        checkpoint.save(self.run_dir, population.env_steps, members, rest)
+        self._write_configs()
+        for index, member in enumerate(population.members):
+            about = {"config": json.dumps(to_dict(self._own_config(index)) | to_config(population.environment))}
+            directory, alone = agent_dir(self.run_dir, index), {"wall_seconds": self.wall_seconds()}
+            checkpoint.save(directory, population.env_steps, member.agent, alone, keep=1, about=about)
+        self.saved_at = time.monotonic()
+
+    def _write_configs(self) -> None:
+        for index in range(len(self.configs)):
+            write_config(
+                self._own_config(index), agent_dir(self.run_dir, index), to_config(self.population.environment)
+            )
+
+    def _own_config(self, index: int) -> RunConfig:
+        """Return the configuration of an agent as it is now: what else plays with it needs it too.
+
+        Internal rewards are settings of the task there, as the agent sees them.
+        """
+        config, member = self.configs[index], self.population.members[index]
+        training = replace(config.training, **member.hyperparameters.rates)
+        env_kwargs, rewards = config.env_kwargs, member.hyperparameters.rewards
+        if rewards is not None:
+            env_kwargs = env_kwargs | {"rewards": list(rewards)}
+        return replace(config, model=member.agent.config, training=training, env_kwargs=env_kwargs)
+
+    def _write(self, kind: str, row: Mapping[str, Any]) -> None:
+        line = json.dumps({"env_steps": self.population.env_steps, "kind": kind, **row})
+        self.journal.write(f"{line}\n")
+        self.journal.flush()
+
+
+def _claim(run_dir: Path, resume: bool, notes: list[str], stack: ExitStack) -> None:
+    """Make the directory, and keep other processes from it."""
+    holds = (run_dir / CONFIG).exists() or bool(checkpoint.steps(run_dir))
+    if resume and not holds:
+        raise MerlinError(f"Only a population can be resumed, but {run_dir} holds none: give one's directory.")
+    if not resume and (holds or (run_dir / "config.json").exists()):
+        raise MerlinError(
+            f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MerlinError(
+            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+        ) from error
+    stack.enter_context(alone_in(run_dir, notes.append))
+    for directory in (run_dir, *(run_dir / AGENTS).glob("*")):
+        checkpoint.tidy(directory)
+
+
+def _load(run_dir: Path, population: Population, note: Callable[[str], object]) -> dict[str, Any]:
+    """Let a population go on from its last intact checkpoint, and return all of that but the weights."""
+    members = nn.ModuleList([member.agent for member in population.members])
+    step, rest = checkpoint.load_latest(run_dir, members, note)
+    try:
+        goes_on = population.load_state_dict(rest["population"])
+        float(rest["wall_seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise MerlinError(
+            f"The checkpoint of {step:,} steps in {run_dir} must hold a population, but holds something else "
+            f"({describe(error)}): resume with the settings that it began with."
+        ) from error
+    if not goes_on:
+        note("the state of the task cannot be gone on from: its games begin anew, with a new seed")
+    checkpoint.set_aside(run_dir, beyond=step)
+    for index in range(len(population.members)):
+        checkpoint.set_aside(agent_dir(run_dir, index), beyond=step)
+    return rest
+
+
+def _open_journal(path: Path, env_steps: int) -> TextIO:
+    """Return the journal for more rows, without those beyond the steps that the run goes on from."""
+    if path.exists():
+        kept = [line for line in path.read_bytes().splitlines(keepends=True) if _is_kept(line, env_steps)]
+        replace_file(path, lambda file: file.write(b"".join(kept)))
+    return open(path, "a", encoding="utf-8")
+
+
+def _is_kept(line: bytes, env_steps: int) -> bool:
+    try:
+        return line.endswith(b"\n") and parse_json(line)["env_steps"] <= env_steps
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _evolution_row(evolution: Evolution) -> dict[str, Any]:
+    made = evolution.copy
+    before, after = _flat(evolution.before), _flat(evolution.after)
+    return {
+        "agent": made.agent,
+        "copied": made.model,
+        "win_probability": made.win_probability,
+        "before": before | {"rating": evolution.rating_before},
+        "after": after | {"rating": evolution.rating_after},
+    }
+
+
+def _flat(settings: Hyperparameters) -> dict[str, int | float]:
+    """Return hyperparameters by name."""
+    rewards = {f"reward_{index:02d}": x for index, x in enumerate(settings.rewards or ())}
+    ticks = {} if settings.tick_steps is None else {"tick_steps": settings.tick_steps}
+    return {**settings.rates, **settings.costs, **ticks, **rewards}
+
+
+def _describe(config: RunConfig, population: Population) -> list[str]:
+    """Return what the population is, in sentences."""
+    players, count = population.players, len(population.members)
+    events = population.members[0].hyperparameters.rewards
+    rewards = "the task" if events is None else f"{len(events)} events"
+    evolves = (
+        f"evolve after {population.config.burn_in_games} games at less than "
+        f"{population.config.evolution_threshold:.0%} to win"
+        if population.config.evolves
+        else "do not evolve"
+    )
+    return [
+        f"{count} agents in {players.num_games} games of {players.num_seats}, rewarded by {rewards}; they {evolves}"
+    ]

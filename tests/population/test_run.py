@@ -1,0 +1,145 @@
+"""A population's directory: resumed, evaluated, and its agents in a tournament."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from merlin.cli import main
+from merlin.errors import MerlinError
+from merlin.population import run
+from merlin.population.population import PopulationConfig
+from merlin.population.tournament import Match, standings, tournament
+from merlin.runs.presets import preset
+from merlin.training import checkpoint
+from merlin.training.weights import read_metadata
+from tests.population import duel
+from tests.population.test_population import SIZES
+
+TASK = f"tests.population.duel:{duel.ID}"
+STEPS = 400
+
+
+def config(**changes):
+    start = preset("rl-lstm", TASK)
+    training = replace(
+        start.training, unroll_length=4, minibatches=1, passes=1, report_steps=150, staggered_episodes=True
+    )
+    model = replace(start.model, **{key: x for key, x in SIZES.items() if hasattr(start.model, key)})
+    return replace(start, num_envs=16, steps=STEPS, model=model, training=training, device="cpu", **changes)
+
+
+SETTINGS = PopulationConfig(agents=3, burn_in_games=4, evolution_threshold=1.0)
+
+
+def train(run_dir, **more):
+    return run.train(config(), SETTINGS, run_dir, stream=io.StringIO(), **more)
+
+
+def rows(path):
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: x for name, x in row.items() if "second" not in name} for row in found]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("population") / "whole"
+    summary = train(run_dir)
+    assert summary.env_steps >= STEPS and not summary.interrupted
+    return run_dir
+
+
+def test_a_population_that_was_stopped_goes_on_bit_for_bit(trained, tmp_path):
+    run_dir = tmp_path / "stopped"
+    assert train(run_dir, max_seconds=1e-9).env_steps == 64  # one window
+    assert train(run_dir, resume=True, max_seconds=0.2).env_steps <= STEPS
+    assert train(run_dir, resume=True).env_steps >= STEPS
+    for name in ("population.jsonl", "metrics.jsonl", "agents/00/metrics.jsonl", "agents/02/metrics.jsonl"):
+        assert rows(run_dir / name) == rows(trained / name), name
+    kinds = [row["kind"] for row in rows(trained / "population.jsonl")]
+    assert {"deal", "ratings", "evolution"} == set(kinds)
+    last = [checkpoint.steps(directory)[-1] for directory in (run_dir, trained)]
+    one, other = (torch.load(path / "trainer.pt", weights_only=True)["population"] for path in last)
+    assert one["ratings"].tolist() == other["ratings"].tolist()
+    assert torch.equal(one["generator"], other["generator"])
+    for path in ("", "agents/01"):
+        weights = []
+        for directory in (run_dir, trained):
+            weights.append(load_file(checkpoint.steps(directory / path)[-1] / "agent.safetensors"))
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+
+
+def test_evolutions_tell_who_copied_whom_and_what_changed(trained):
+    evolution = next(row for row in rows(trained / "population.jsonl") if row["kind"] == "evolution")
+    assert evolution["agent"] != evolution["copied"] and 0 < evolution["win_probability"] < 1
+    assert evolution["before"].keys() == evolution["after"].keys()
+    assert {"learning_rate", "entropy_cost", "reward_00", "reward_02", "rating"} <= evolution["after"].keys()
+
+
+def test_an_agent_of_a_population_is_a_run_directory(trained, capsys):
+    agent = trained / "agents" / "01"
+    saved = json.loads((agent / "config.json").read_text())
+    about = json.loads(read_metadata(checkpoint.steps(agent)[-1] / "agent.safetensors")["config"])
+    assert saved == about
+    rewards = saved["env_kwargs"]["rewards"]
+    assert [x > 0 for x in rewards] == [True, True, False]
+    assert main(["evaluate", str(agent), "--episodes", "8", "--json"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["episodes"] == 8
+    assert found.err == ""  # nothing of settings that it was not trained with
+
+
+def test_a_tournament_rates_agents(trained, capsys):
+    found = tournament([str(trained)], games=8)
+    assert [x.games for x in found] == [24] * 4  # three agents and the random bot
+    assert next(x for x in found if x.name == "random").rating == 500
+    assert all(abs(x.wins + x.draws + x.losses - 1) < 1e-9 for x in found)
+    assert all(x.rating_low <= x.rating <= x.rating_high for x in found)
+    assert sum(x.wins for x in found) == sum(x.losses for x in found)
+    assert main(["tournament", str(trained), "--games", "4", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["standings"]) == 4
+
+
+def test_standings_are_the_best_first():
+    scores = torch.tensor([1.0, 1, 0.5, 1]).double()
+    found = standings(["a", "b", "c"], [Match(0, 1, scores), Match(0, 2, 1 - scores), Match(1, 2, scores / 2)], 0, 1)
+    assert [x.name for x in found] == ["c", "a", "b"]
+    a = next(x for x in found if x.name == "a")
+    assert (a.rating, a.wins, a.draws, a.losses) == (500.0, 0.375, 0.25, 0.375)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--agents", "1"], "agents must be at least 2, but are 1: take more, or set population.evolves=false"),
+        (["merlin/TMaze-v0"], "says the game and the team of each row, but merlin/TMaze-v0 does not"),
+        (["--set", "population.burn_in=3"], "no setting 'population.burn_in': did you mean 'population.burn_in_games'"),
+        (["--env-kwargs", '{"opponents": "random"}'], "games of two teams with as many players each"),
+        (["--agent", "dreamer"], "Dreamer learns otherwise"),
+        (["--set", "population.bots=nobody"], "population.bots must be bots of merlin/CaptureTheFlag-v0 (mixed"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, message, capsys, tmp_path):
+    arguments = ["population", "--num-envs", "8", "--run-dir", str(tmp_path / "new"), *arguments]
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status in (1, 2)
+    found = capsys.readouterr().err
+    assert message in found and "Traceback" not in found
+
+
+def test_bad_directories_are_one_sentence(trained, tmp_path):
+    with pytest.raises(MerlinError, match="holds a run already"):
+        train(trained)
+    with pytest.raises(MerlinError, match="Only a population can be resumed"):
+        train(tmp_path, resume=True)
+    with pytest.raises(MerlinError, match="'nobody' must be a directory or a bot"):
+        tournament([str(trained), "nobody"])
+    with pytest.raises(MerlinError, match="A tournament needs an agent"):
+        tournament(["random"])
