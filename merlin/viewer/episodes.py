@@ -78,6 +78,13 @@ class Episode(NamedTuple):
         return [(path, part, x) for (path, part), x in zip(parts, numbers, strict=True)]
 
     @property
+    def outcome(self) -> str | None:
+        """The success in words; None where it is not known."""
+        if math.isnan(self.success):
+            return None
+        return {1.0: "success", 0.0: "no success"}.get(self.success, f"success {self.success:.2g}")
+
+    @property
     def has_choices(self) -> bool:
         """Whether something is chosen, so that `policy` holds probabilities; else all actions are numbers of Boxes."""
         return any(not isinstance(part, spaces.Box) for _, part in open_action_space(self.action_space))

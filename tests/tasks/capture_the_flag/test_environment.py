@@ -198,4 +198,5 @@ def test_a_single_environment_has_bots():
         SingleCaptureTheFlag(opponents="self")
     env = SingleCaptureTheFlag(render_mode="rgb_array")
     env.reset(seed=0)
-    assert env.render().shape == (13 * 20 + 24, 13 * 20, 3)
+    assert env.render().shape == (HEIGHT, WIDTH, 3)
+    assert env.draw_above().shape == (13 * 20 + 24, 13 * 20, 3)
