@@ -35,7 +35,7 @@ class Predictions(NamedTuple):
 
 
 class PredictionRecorder(Observer):
-    """Observations of one episode of a batch's first environment, and those decoded from the agent's prior and posterior."""
+    """Observations of one episode of a batch's first environment, and those decoded from prior and posterior."""
 
     def __init__(self, agent: Predicts) -> None:
         self.agent = agent

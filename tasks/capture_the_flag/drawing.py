@@ -1,7 +1,7 @@
 """Pictures of a game: from above, as its four players see it, and its events in words.
 
-Teams have their colours in all of them. Stands are frames. Flags are pennants, on their side where they lie. Players are
-arrows, with a pennant while they carry one; who is out is not on the map.
+Teams have their colours in all of them. Stands are frames. Flags are pennants, on their side where they lie. Players
+are arrows, with a pennant while they carry one; who is out is not on the map.
 """
 
 import re
@@ -258,5 +258,5 @@ def _draw_report(pen: ImageDraw.ImageDraw, report: Report, now: int, x: int, y: 
 
 
 @lru_cache
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

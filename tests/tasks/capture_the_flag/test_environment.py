@@ -6,6 +6,7 @@ import torch
 
 from merlin.tasks.capture_the_flag import cells
 from merlin.tasks.capture_the_flag.bots import PAIRS, draw
+from merlin.tasks.capture_the_flag.drawing import HEIGHT, WIDTH
 from merlin.tasks.capture_the_flag.environment import CaptureTheFlag, SingleCaptureTheFlag, match
 from merlin.tasks.capture_the_flag.maps import FAR, distances, draw_maps
 from merlin.tasks.capture_the_flag.rules import EVENTS, flag_states
