@@ -68,7 +68,7 @@ class NativeEnv(Protocol):
 
 @runtime_checkable
 class DrawsOne(Protocol):
-    """A batch that draws one of its environments without the others."""
+    """A batch of tensors that draws one of its environments without the others."""
 
     def draw(self, index: int, /) -> np.ndarray:
         """Return a picture."""
@@ -238,7 +238,7 @@ class Environment:
             return None
         if isinstance(vector_env, SyncVectorEnv):  # whose render would draw all of them
             return self._frame(self._ask("render", vector_env.envs[index].render))
-        if isinstance(vector_env, DrawsOne):
+        if self.is_native and isinstance(vector_env, DrawsOne):
             return self._frame(self._ask("render", vector_env.draw, index))
         frames = self._ask("render", self.vector_env.render)
         return None if frames is None else self._frame(frames[index])

@@ -127,7 +127,9 @@ def rows_per_game(spec: EnvSpec, env_kwargs: dict[str, Any], config: Environment
     try:
         ask = getattr(_load(spec.vector_entry_point), "rows_per_game", None) if _is_batch(spec, config) else None
         return 1 if ask is None else ask(**spec.kwargs | env_kwargs)
-    except Exception as error:
+    except (MerlinError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit() too
         raise _cannot_be_built(spec, env_kwargs, error) from error
 
 
