@@ -83,32 +83,19 @@ def show_bots(options: argparse.Namespace) -> None:
 
 
 def draw_picture(path: str, seed: int = 3, num_steps: int = 60) -> None:
-    """Draw the richest moment of some games of bots: from above, and from inside as the four players see it."""
-    games = [CaptureTheFlag(4 * 8, size=13, view=view, picture_size=140) for view in ("grid", "first_person")]
-    for game in games:
-        game.seat_bots(("attacker", "defender", "attacker", "attacker"))
-        observation, _ = game.reset(seed=seed)
+    """Draw the richest moment of some games of bots."""
+    env = CaptureTheFlag(4 * 8, size=13, view="first_person", picture_size=152, render_mode="rgb_array")
+    env.seat_bots(("attacker", "defender", "attacker", "attacker"))
+    env.reset(seed=seed)
     most, picture = -1, None
     for _ in range(num_steps):
-        for game in games:
-            observation, *_ = game.step(game.bot_actions(game.state).flatten(0, 1))
-        views = observation["image"].view(-1, 4, *observation["image"].shape[1:])
+        observation, *_ = env.step(env.bot_actions(env.state).flatten(0, 1))
         things = observation["status"].view(-1, 4, 5)
         # flags away from home, and everybody on the map
         worth = (things[:, 0, :2] > 0).sum(1) * 2 + (things[:, 0, :2] == 1).sum(1) - things[..., 4].sum(1)
         if worth.max() > most:
-            best = int(worth.argmax())
-            most = int(worth.max())
-            picture = games[0].draw(4 * best), views[best].numpy()
-    above, inside = picture
-    gap, side = 4, inside.shape[1]
-    left = above.shape[1] + 2 * gap
-    sheet = Image.new("RGB", (left + 2 * side + gap, max(above.shape[0], 2 * side + gap)), "white")
-    sheet.paste(Image.fromarray(above), (0, 0))
-    for player, view in enumerate(inside):
-        x, y = (where * (side + gap) for where in (player % 2, player // 2))
-        sheet.paste(Image.fromarray(view), (left + x, y))
-    sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST).save(path, optimize=True)
+            most, picture = int(worth.max()), env.draw(4 * int(worth.argmax()))
+    Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ class Predictions(NamedTuple):
 
 
 class PredictionRecorder(Observer):
-    """Observations of one episode of one environment, and those decoded from the agent's prior and posterior."""
+    """Observations of one episode of a batch's first environment, and those decoded from prior and posterior."""
 
     def __init__(self, agent: Predicts) -> None:
         self.agent = agent
@@ -52,12 +52,12 @@ class PredictionRecorder(Observer):
         self.expected.append(first_row(self.agent.expect(moment.state, moment.timestep.is_first)))
         self.inferred.append(_decode(self.agent, self._infer(moment)))
         if moment.output.slots is not None:
-            self.slots.append(int(moment.output.slots))
+            self.slots.append(int(moment.output.slots[0]))
         self.last_state = moment.next_state
         self.actions.append(moment.next_state.previous_action)
         if len(self.seen).bit_count() == 1:
             self.states[len(self.seen) - 1] = moment.next_state
-        self.is_done = bool(moment.next_timestep.is_end)
+        self.is_done = bool(moment.next_timestep.is_end[0])
 
     def _infer(self, moment: Moment) -> Float[Tensor, "B Z"]:
         """Return the mean of the posterior of a step, taken again."""
@@ -87,14 +87,13 @@ class PredictionRecorder(Observer):
 def expectations(
     agent: Predicts, environment: Environment, *, seed: int, max_steps: int = 500, imagine: int = 8
 ) -> Predictions:
-    """Play one episode in an environment of num_envs=1 and return what was expected, inferred, remembered, imagined.
+    """Play one episode and return what was expected, inferred, remembered, imagined in the batch's first environment.
 
     Args:
         seed: Of the environment, actions and latents.
         max_steps: After which playing stops, though the episode goes on.
         imagine: Steps imagined, from somewhere before the middle of the episode on.
     """
-    assert environment.num_envs == 1
     generator = torch.Generator(environment.device).manual_seed(seed)
     recorder = PredictionRecorder(agent)
     play(agent, environment, recorder, seed=seed, generator=generator, max_steps=max_steps)

@@ -54,6 +54,7 @@ def analyse(
     seed += config.seed + HELD_OUT_SEED
     count = max(4, min(config.num_envs, episodes))  # some to train probes, some to validate, some to test them
     with build_environment(config, count) as environment:
+        count = environment.num_envs
         agent = load_agent(run_dir, environment, config, which)
         note("playing")
         played = gather(agent, environment, episodes=max(episodes, count), seed=seed)

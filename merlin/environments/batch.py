@@ -66,6 +66,15 @@ class NativeEnv(Protocol):
         """Continue exactly where `state_dict` was taken."""
 
 
+@runtime_checkable
+class DrawsOne(Protocol):
+    """A batch of tensors that draws one of its environments without the others."""
+
+    def draw(self, index: int, /) -> np.ndarray:
+        """Return a picture."""
+        ...
+
+
 class Environment:
     """A batch of environments, of numpy arrays or of tensors (`metadata["tensors"]`), in any autoreset mode.
 
@@ -233,6 +242,8 @@ class Environment:
             return None
         if isinstance(vector_env, SyncVectorEnv):  # whose render would draw all of them
             return self._frame(self._ask("render", vector_env.envs[index].render))
+        if self.is_native and isinstance(vector_env, DrawsOne):
+            return self._frame(self._ask("render", vector_env.draw, index))
         frames = self._ask("render", self.vector_env.render)
         return None if frames is None else self._frame(frames[index])
 

@@ -90,12 +90,12 @@ def make_vector_env(
     try:
         wrappers = {name: load_wrapper(name) for name in config.wrappers}
         drawing = {"render_mode": render_mode} if render_mode is not None and render_mode in _render_modes(spec) else {}
-        is_native = spec.vector_entry_point is not None and _metadata(spec.vector_entry_point).get("tensors")
         if wrappers and spec.entry_point is None:
             raise MerlinError(
                 f"Wrappers are put around single environments, but there are only batches of {spec.id}: leave them out."
             )
-        if not wrappers and (is_native or spec.entry_point is None):
+        if _is_batch(spec, config):
+            is_native = _is_native(spec)
             given = {"num_envs": num_envs, "vectorization_mode": "vector_entry_point", **drawing}
             given |= {"device": device} if is_native else {}
             _check_free(env_kwargs, {*given, "vector_kwargs", "wrappers"})
@@ -112,6 +112,21 @@ def make_vector_env(
             batch = Workers(make, num_envs, config.step_seconds)
             batch.spec = spec
             return batch
+    except (MerlinError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit() too
+        raise _cannot_be_built(spec, env_kwargs, error) from error
+
+
+def rows_per_game(spec: EnvSpec, env_kwargs: dict[str, Any], config: EnvironmentConfig) -> int:
+    """Return how many rows of a batch are players of one game, as its class says in `rows_per_game`; else 1.
+
+    Raises:
+        MerlinError: The task does not take `env_kwargs`.
+    """
+    try:
+        ask = getattr(_load(spec.vector_entry_point), "rows_per_game", None) if _is_batch(spec, config) else None
+        return 1 if ask is None else ask(**spec.kwargs | env_kwargs)
     except (MerlinError, KeyboardInterrupt):
         raise
     except BaseException as error:  # sys.exit() too
@@ -174,15 +189,22 @@ def _import_quietly(modules: Any) -> None:
             pass  # not installed: its ids are unknown, which the caller tells
 
 
-def _metadata(entry_point: str | Callable | None) -> dict[str, Any]:
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return getattr(creator, "metadata", {})
+def _is_batch(spec: EnvSpec, config: EnvironmentConfig) -> bool:
+    """Return whether a task is built as a batch of its own, rather than as many single environments."""
+    return not config.wrappers and (spec.entry_point is None or _is_native(spec))
+
+
+def _is_native(spec: EnvSpec) -> bool:
+    return bool(getattr(_load(spec.vector_entry_point), "metadata", {}).get("tensors"))
+
+
+def _load(entry_point: str | Callable | None) -> Any:
+    return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
     """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
-    entry_point = spec.entry_point if spec.entry_point is not None else spec.vector_entry_point
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    creator = _load(spec.entry_point if spec.entry_point is not None else spec.vector_entry_point)
     if isinstance(creator, FunctionType) and not hasattr(creator, "metadata"):
         parameters = inspect.signature(creator).parameters.values()
         takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)

@@ -18,6 +18,7 @@ from torch import Tensor
 from merlin import distributed
 from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
+from merlin.environments.make import find_spec, rows_per_game
 from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
 from merlin.runs.advice import describe_run
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
@@ -62,10 +63,19 @@ def resolve_device(name: str) -> torch.device:
 
 
 def build_environment(config: RunConfig, num_envs: int | None = None, render_mode: str | None = None) -> Environment:
-    """Return the run's environments, or this process's share of them."""
+    """Return the run's environments, or this process's share of them.
+
+    Args:
+        num_envs: So many instead, or the few more that make whole games, of tasks with several players: 1 is one game.
+    """
+    if num_envs is None:
+        num_envs = config.num_envs // distributed.world_size()
+    else:
+        rows = rows_per_game(find_spec(config.task), config.env_kwargs, config.environment)
+        num_envs = -(-num_envs // rows) * rows
     return make_environment(
         config.task,
-        num_envs or config.num_envs // distributed.world_size(),
+        num_envs,
         device=resolve_device(config.device),
         env_kwargs=config.env_kwargs,
         vectorization=config.vectorization,

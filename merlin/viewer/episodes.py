@@ -78,13 +78,20 @@ class Episode(NamedTuple):
         return [(path, part, x) for (path, part), x in zip(parts, numbers, strict=True)]
 
     @property
+    def outcome(self) -> str | None:
+        """The success in words; None where it is not known."""
+        if math.isnan(self.success):
+            return None
+        return {1.0: "success", 0.0: "no success"}.get(self.success, f"success {self.success:.2g}")
+
+    @property
     def has_choices(self) -> bool:
         """Whether something is chosen, so that `policy` holds probabilities; else all actions are numbers of Boxes."""
         return any(not isinstance(part, spaces.Box) for _, part in open_action_space(self.action_space))
 
 
 class EpisodeRecorder(Observer):
-    """One episode of one environment, with its pictures.
+    """One episode of a batch's first environment, with its pictures: of the first player, where these play a game.
 
     Args:
         imagine: Steps ahead that are imagined from each step, by agents that can.
@@ -92,7 +99,6 @@ class EpisodeRecorder(Observer):
     """
 
     def __init__(self, agent: Agent, environment: Environment, imagine: int = 0, seed: int = 0) -> None:
-        assert environment.num_envs == 1
         self.agent, self.environment = agent, environment
         self.ahead = imagine if isinstance(agent, Predicts) else 0
         self.generator = torch.Generator(environment.device).manual_seed(seed)
@@ -118,10 +124,10 @@ class EpisodeRecorder(Observer):
                 observation=first_row(timestep.observation),
                 expected=first_row(agent.expect(moment.state, timestep.is_first)),
                 reconstruction=None if output.latent is None else first_row(agent.reconstruct(output.latent)),
-                value=output.value.item(),
+                value=output.value[0].item(),
                 policy=_policy(agent, output.policy_parameters, output.action),
                 action=first_row(output.action),
-                reward=moment.next_timestep.reward.item(),
+                reward=moment.next_timestep.reward[0].item(),
                 read_weights=None if slot is None else first_row(output.read_weights),
                 policy_read_weights=None if slot is None else first_row(output.policy_read_weights),
                 slot=slot,
@@ -129,8 +135,8 @@ class EpisodeRecorder(Observer):
                 picture=self.picture,
             )
         )
-        self.is_done = bool(moment.next_timestep.is_end)
-        self.success = moment.next_timestep.success.item()
+        self.is_done = bool(moment.next_timestep.is_end[0])
+        self.success = moment.next_timestep.success[0].item()
         if self.ahead:
             self.states.append(moment.next_state)
             while len(self.states) > self.ahead or (self.is_done and self.states):
@@ -143,7 +149,7 @@ class EpisodeRecorder(Observer):
         imagined: list[dict[str, np.ndarray]] = []
         if later:
             actions = torch.stack([x.previous_action for x in later])
-            latents = agent.imagine(state, len(later), self.generator, actions).squeeze(1)
+            latents = agent.imagine(state, len(later), self.generator, actions)[:, 0]
             decoded = agent.reconstruct(latents)
             imagined = [{name: x[i].cpu().numpy() for name, x in decoded.items()} for i in range(len(later))]
         index = len(self.steps) - len(self.states)
@@ -176,7 +182,7 @@ def record_episode(
     max_steps: int | None = None,
     imagine: int = 0,
 ) -> Episode:
-    """Play one episode in an environment of num_envs=1 and return it, cut off after `max_steps`.
+    """Play one episode and return it as the first environment of the batch had it, cut off after `max_steps`.
 
     Args:
         generator: Of actions and latents; on the environment's device.

@@ -13,6 +13,7 @@ WIDTH, MARGIN, GAP = 960, 24, 28
 TOP = 96  # where the upper panels begin
 LOWEST, HIGHEST = 150, 208  # how high they are
 MOST_BARS = 16
+SCENE = 2  # times as wide as high, and more than half as many pixels as the page: a picture that has a row of its own
 
 
 def draw_step(episode: Episode, step: int, heading: str = "") -> Canvas:
@@ -21,23 +22,33 @@ def draw_step(episode: Episode, step: int, heading: str = "") -> Canvas:
     Args:
         heading: Above the title, small: whose episode this is.
     """
-    has_memory = episode.steps[0].slot is not None
-    height = _height_of_panels(episode)
-    canvas = Canvas(WIDTH, TOP + height + MARGIN + (height_of_memory(episode) if has_memory else 0))
+    has_memory, picture = episode.steps[0].slot is not None, episode.steps[step].picture
+    height, inside = _height_of_panels(episode), WIDTH - 2 * MARGIN
+    has_row = picture is not None and needs_row(picture)
+    row = inside * picture.shape[0] / picture.shape[1] + 16 if picture is not None and has_row else 0
+    canvas = Canvas(WIDTH, TOP + height + row + MARGIN + (height_of_memory(episode) if has_memory else 0))
     _draw_title(canvas, episode, step, heading)
     names = ["sees", "will do", "expects"]
     widths = {"task": 1.0, "sees": 1.0, "will do": 1.0, "expects": 1.15}
-    if episode.steps[step].picture is not None:
+    if picture is not None and not has_row:
         names.insert(0, "task")
-    share = (WIDTH - 2 * MARGIN - (len(names) - 1) * GAP) / sum(widths[name] for name in names)
+    share = (inside - (len(names) - 1) * GAP) / sum(widths[name] for name in names)
     x = MARGIN
     for name in names:
         width = share * widths[name]
         PANELS[name](canvas, x, width, height, episode, step)
         x += width + GAP
+    if picture is not None and has_row:
+        canvas.picture(MARGIN, TOP + height + 16, inside, row, picture)
     if has_memory:
-        draw_memory(canvas, MARGIN, TOP + height + 16, WIDTH - 2 * MARGIN, episode, step)
+        draw_memory(canvas, MARGIN, TOP + height + row + 16, inside, episode, step)
     return canvas
+
+
+def needs_row(picture: np.ndarray) -> bool:
+    """Return whether a task's picture shows too much for a panel among others."""
+    rows, columns = picture.shape[:2]
+    return columns >= SCENE * rows and columns > WIDTH / 2
 
 
 def _height_of_panels(episode: Episode) -> Number:
@@ -63,7 +74,7 @@ def _draw_title(canvas: Canvas, episode: Episode, step: int, heading: str) -> No
     canvas.text(x + 7, 47, f"reward {signed(now.reward)}", 19, colour, bold=bool(now.reward))
     total = f"return so far {sum(past.reward for past in episode.steps[: step + 1]):.3g}".replace("-", "−")
     if step == len(episode.steps) - 1 and not np.isnan(episode.success):
-        total += ", success" if episode.success else ", no success"
+        total += f", {episode.outcome}"
     canvas.text(WIDTH - MARGIN, 47, total, 12, GREY, "rm")
 
 

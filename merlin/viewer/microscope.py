@@ -20,12 +20,12 @@ from PIL import Image
 
 from merlin.networks.spaces import kind
 from merlin.viewer.episodes import Episode, Step
-from merlin.viewer.frames import choices
+from merlin.viewer.frames import choices, needs_row
 from merlin.viewer.memory_maps import read_rows
 from merlin.viewer.observations import as_picture, is_picture, label
 
 Array = np.ndarray
-LARGEST = 320  # pixels along a side of a picture; larger ones are reduced
+LARGEST = 320  # pixels along a side of a picture; larger ones are reduced, unless they have a row of their own
 
 
 def write_page(episodes: list[Episode], path: Path, heading: str) -> None:
@@ -54,7 +54,10 @@ class _Pictures:
         key = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes()).digest()
         if key not in self._index:
             image, file = Image.fromarray(pixels), io.BytesIO()
-            image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+            if needs_row(pixels):
+                image = image.quantize(256, dither=Image.Dither.NONE)
+            else:
+                image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
             few = image.getcolors(256)
             (image.quantize(len(few)) if few else image).save(file, "PNG")
             self._index[key] = len(self.stored)
@@ -72,7 +75,8 @@ def _episode(episode: Episode, pictures: _Pictures) -> dict[str, Any]:
     data: dict[str, Any] = {
         "length": len(steps),
         "complete": episode.is_complete,
-        "success": None if np.isnan(episode.success) else bool(episode.success),
+        "outcome": episode.outcome,
+        "has_row": steps[0].picture is not None and needs_row(steps[0].picture),
         "task": [pictures.index(step.picture) for step in steps if step.picture is not None] or None,
         "entries": [_entry(name, space, views, steps, pictures) for name, space in episode.spaces.items()],
         "value": [_number(step.value) for step in steps],

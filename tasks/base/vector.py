@@ -90,6 +90,11 @@ class TensorVectorEnv(VectorEnv, ABC):
         self._show_window()
         return self._observe(), {}
 
+    @classmethod
+    def rows_per_game(cls, **settings: Any) -> int:
+        """Return how many rows of the batch are players of one game, with these arguments of the constructor."""
+        return 1
+
     def step(
         self, actions: Any
     ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:

@@ -102,17 +102,13 @@ class CaptureTheFlag(FramedWorld):
             raise ValueError(f"openness must be from 0 to 1, but is {openness}.")
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
-        for name, value, known in (("opponents", opponents, PAIRS), ("team_mate", team_mate, BOTS)):
-            if value != "self" and value not in known:
-                raise ValueError(f"{name} must be one of self, {', '.join(known)}, but is {value!r}.")
         if rewards is not None and len(rewards) != len(EVENTS):
             raise ValueError(f"rewards must be {len(EVENTS)} numbers, one for each event, but are {len(rewards)}.")
         if view not in ("grid", "first_person"):
             raise ValueError(f"view must be 'grid' or 'first_person', but is {view!r}.")
         self.size, self.openness, self.max_steps = size, openness, max_steps
         self.opponents, self.team_mate, self.view = opponents, team_mate, view
-        pair = (None, None) if opponents == "self" else PAIRS[opponents]
-        names = (None, None if team_mate == "self" else team_mate, *pair)
+        names = seat_names(opponents, team_mate)
         self.seats = [seat for seat, name in enumerate(names) if name is None]
         if num_envs < 1 or num_envs % len(self.seats):
             raise ValueError(
@@ -153,8 +149,13 @@ class CaptureTheFlag(FramedWorld):
         if view == "first_person":
             self.seen_as = cells.relative().to(self.device)
             self.first_person = FirstPerson(self.stride, picture_size, sight_distance, self.device, cells.CELLS)
+        self.reports = [drawing.Report() for _ in range(num_games)]
         self._staggers = False
         self._start()
+
+    @classmethod
+    def rows_per_game(cls, opponents: str = "self", team_mate: str = "self", **settings: Any) -> int:
+        return seat_names(opponents, team_mate).count(None)
 
     @property
     def num_games(self) -> int:
@@ -177,11 +178,16 @@ class CaptureTheFlag(FramedWorld):
         super()._start()
         if self._staggers:
             self.num_steps = self.cohort * self.max_steps // NUM_COHORTS
-        self._plan(torch.arange(self.num_games))
+        self._begin(torch.arange(self.num_games))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         super().load_state_dict(state)
-        self._plan(torch.arange(self.num_games))
+        self._begin(torch.arange(self.num_games))
+
+    def _begin(self, games: Int64[Tensor, "L"]) -> None:
+        self._plan(games)
+        for game in games.tolist():
+            self.reports[game].clear()
 
     def seat_bots(self, names: tuple[str | None, ...]) -> None:
         """Have `bot_actions` return what these `BOTS` do, one for each seat."""
@@ -277,6 +283,8 @@ class CaptureTheFlag(FramedWorld):
         if len(self.seats) < NUM_PLAYERS:
             actions = self.bot_actions(state).index_copy(1, self.seat_index, actions)
         self.state, happened = self.rules.advance(state, actions)
+        if self.render_mode is not None:
+            self._report(happened.cpu())
         events = self.of_rows(happened).float()
         captures = torch.stack([self.captures, self.captures.flip(1)], 1)[:, self.seat_team].flatten(0, 1)
         reward = torch.zeros(self.num_envs, device=self.device) if self.weights is None else events @ self.weights
@@ -299,7 +307,12 @@ class CaptureTheFlag(FramedWorld):
         starts = self.pool.take(len(games))
         for name, x in self.state._asdict().items():
             setattr(self, name, x.index_copy(0, games.to(x.device), starts[name]))
-        self._plan(games)
+        self._begin(games)
+
+    def _report(self, happened: Int64[Tensor, "G 4 13"]) -> None:
+        """Add the events of a step to what pictures tell of the games."""
+        for game in happened.any(2).any(1).nonzero().squeeze(1).tolist():
+            self.reports[game].add(int(self.num_steps[game]), happened[game])
 
     def map_now(self, state: State) -> Int32[Tensor, "G area"]:
         """Return the cells of the maps with flags and players on them."""
@@ -357,15 +370,50 @@ class CaptureTheFlag(FramedWorld):
         return image.view(-1, VIEW_SIZE, VIEW_SIZE, 4).transpose(1, 2)[..., :3]
 
     def draw(self, index: int) -> np.ndarray:
-        """Return the game of a row from above: see `drawing`."""
-        game, seat = index // len(self.seats), self.seats[index % len(self.seats)]
+        """Return the game of a row from above, what its four players see, and its last events: see `drawing`."""
+        return drawing.draw_game(self._scene(index), self.reports[index // len(self.seats)])
+
+    def draw_above(self, index: int) -> np.ndarray:
+        """Return the game of a row from above."""
+        return drawing.draw_above(self._scene(index))
+
+    def _scene(self, index: int) -> drawing.Scene:
+        game = index // len(self.seats)
         state = State(*(x[game : game + 1] for x in self.state))
-        places = self.offsets[state.heading[0]] + state.position[0].unsqueeze(1)
-        is_seen = self.sight(self.map_now(state)[0][places].contiguous()) != 0
-        is_seen &= (state.out[0] == 0).unsqueeze(1)
-        views = torch.zeros(NUM_PLAYERS, self.area, dtype=torch.bool, device=self.device)
-        views = views.scatter_(1, places.long(), is_seen)[:, self.grid_positions]
-        return drawing.draw(self, state, views.cpu().numpy(), seat, self.max_steps - int(state.num_steps))
+        grid, is_out = self.map_now(state), state.out[0] > 0
+        places = (self.offsets[state.heading[0]] + state.position[0].unsqueeze(1)).long()
+        codes = grid[0][places]
+        is_seen = (self.sight(codes) != 0) & ~is_out.unsqueeze(1)
+        views = torch.where(is_seen, codes & 255, 0).view(-1, VIEW_SIZE, VIEW_SIZE)
+        is_lit = torch.zeros(NUM_PLAYERS, self.area, dtype=torch.bool, device=self.device)
+        is_lit = is_lit.scatter_(1, places, is_seen)[:, self.grid_positions]
+        return drawing.Scene(
+            world=self,
+            state=State(*(x.cpu() for x in state)),
+            is_lit=is_lit.cpu().numpy(),
+            views=views.cpu().numpy(),
+            pictures=self._pictures(state, grid).cpu().numpy() if self.view == "first_person" else None,
+            seat=self.seats[index % len(self.seats)],
+            are_bots=[seat not in self.seats for seat in range(NUM_PLAYERS)],
+            steps_left=self.max_steps - int(state.num_steps),
+        )
+
+    def _pictures(self, state: State, grid: Int32[Tensor, "1 area"]) -> UInt8[Tensor, "4 Y X 3"]:
+        """Return what the players of a game see from inside, as if all were blue: so the teams have their colours."""
+        heading, seen_as = state.heading[0], self.seen_as[1]
+        grids = seen_as[heading].gather(1, (grid & 255).long().expand(NUM_PLAYERS, -1))
+        team = self.rules.start_heading // 2
+        carried = torch.where(state.carries[0], cells.FLAG + 1 - team, EMPTY)
+        return self.first_person(grids, state.position[0], heading, carried) * (state.out[0] == 0).view(-1, 1, 1, 1)
+
+
+def seat_names(opponents: str, team_mate: str) -> tuple[str | None, ...]:
+    """Return the bot of each seat, None where a player learns."""
+    for name, value, known in (("opponents", opponents, PAIRS), ("team_mate", team_mate, BOTS)):
+        if value != "self" and value not in known:
+            raise ValueError(f"{name} must be one of self, {', '.join(known)}, but is {value!r}.")
+    pair = (None, None) if opponents == "self" else PAIRS[opponents]
+    return (None, None if team_mate == "self" else team_mate, *pair)
 
 
 class SingleCaptureTheFlag(SingleEnv):
@@ -382,6 +430,10 @@ class SingleCaptureTheFlag(SingleEnv):
                 "bots, or take gymnasium.make_vec or parallel_env."
             )
         super().__init__(render_mode, opponents=opponents, team_mate=team_mate, **settings)
+
+    def draw_above(self) -> np.ndarray:
+        """Return the game from above alone, which fits into a terminal."""
+        return self.batch.draw_above(0)
 
 
 class Match(NamedTuple):

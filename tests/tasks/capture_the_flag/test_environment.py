@@ -6,6 +6,7 @@ import torch
 
 from merlin.tasks.capture_the_flag import cells
 from merlin.tasks.capture_the_flag.bots import PAIRS, draw
+from merlin.tasks.capture_the_flag.drawing import HEIGHT, WIDTH
 from merlin.tasks.capture_the_flag.environment import CaptureTheFlag, SingleCaptureTheFlag, match
 from merlin.tasks.capture_the_flag.maps import FAR, distances, draw_maps
 from merlin.tasks.capture_the_flag.rules import EVENTS, flag_states
@@ -198,4 +199,5 @@ def test_a_single_environment_has_bots():
         SingleCaptureTheFlag(opponents="self")
     env = SingleCaptureTheFlag(render_mode="rgb_array")
     env.reset(seed=0)
-    assert env.render().shape == (13 * 20 + 24, 13 * 20, 3)
+    assert env.render().shape == (HEIGHT, WIDTH, 3)
+    assert env.draw_above().shape == (13 * 20 + 24, 13 * 20, 3)
