@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from merlin.agents.ftw import internal_reward
 from merlin.agents.learner import Window
 from merlin.environments.batch import Environment, Timestep
 from merlin.errors import EnvironmentFailure
@@ -166,7 +167,7 @@ class Arena:
         if member.reward_weights is not None:
             reward = torch.zeros_like(reward)
             if self.events is not None:
-                reward = self.events.index_select(0, rows) @ member.reward_weights
+                reward = internal_reward(self.events.index_select(0, rows), member.reward_weights)
         return share._replace(
             observation=of_rows(timestep.observation),
             final_observation=of_rows(timestep.final_observation),

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from merlin.agents.agent import Agent
+from merlin.agents.ftw import internal_reward
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.population.games import Players, players_of
@@ -89,7 +90,7 @@ def play_match(
                 continue
             reward = timestep.reward.index_select(0, rows)
             if entrant.reward_weights is not None and events is not None:
-                reward = events.index_select(0, rows) @ entrant.reward_weights
+                reward = internal_reward(events.index_select(0, rows), entrant.reward_weights)
             observation = {name: x.index_select(0, rows) for name, x in timestep.observation.items()}
             is_first = timestep.is_first.index_select(0, rows)
             output, states[side] = entrant.agent.step(observation, states[side], is_first, reward, generator=generator)
