@@ -30,7 +30,8 @@ def test_a_report_of_a_maze_has_all_that_the_agent_can_tell(agent, tmp_path):
         pictures = pictures - {"reads.png"}
         assert "the agent has no memory" in text and "memory" not in numbers
     else:
-        assert set(numbers["memory"]) == {"own", "zeroed", "frozen", "shuffled"}
+        ablations = {"zeroed", "frozen"} | ({"shuffled"} if agent != "ftw" else set())  # FTW writes two words a step
+        assert set(numbers["memory"]) == {"own"} | ablations
     assert {x.name for x in path.parent.glob("*.png")} == pictures
     assert all(f"({name})" in text for name in pictures)
     assert ("does not predict" in text) == (agent != "merlin")

@@ -162,20 +162,18 @@ def recommended(
         raise MerlinError(f"A preset is one of {', '.join(FAMILIES)}, but {quote(name)} came: {hint}")
     table_of, is_continuous = FAMILIES[name].table, sight is not None and sight.is_continuous
     is_paper = name == "paper"
-    ours = {
-        "dreamer": dreamer.paper() if is_paper else dreamer.table(name, is_continuous),
-        "ftw": ftw.paper() if is_paper else ftw.table(name, env_kwargs),
-    }
-    if table_of is None:
-        return _of_agent(agent, general.table(sight or Sight()) | ours)
     try:
-        table = table_of(task.rpartition(":")[2], env_kwargs)
+        table = general.table(sight or Sight()) if table_of is None else table_of(task.rpartition(":")[2], env_kwargs)
+        table |= {
+            "dreamer": dreamer.paper() if is_paper else dreamer.table(name, is_continuous),
+            "ftw": ftw.paper() if is_paper else ftw.table(name, env_kwargs),
+        }
     except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers
         raise MerlinError(
             f"Settings of {quote(task)} must be what it takes, but {quote(dict(env_kwargs))} came, of which the preset "
             f"{name!r} makes nothing ({describe(error)}): correct them."
         ) from error
-    return _of_agent(agent, table | ours)
+    return _of_agent(agent, table)
 
 
 def paper_values(agent: str, task: str, env_kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
