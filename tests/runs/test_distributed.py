@@ -131,7 +131,7 @@ def finals(run_dir):
     return last.name, {name: x.tolist() for name, x in load_file(last / "agent.safetensors").items()}
 
 
-@pytest.mark.parametrize("agent", ["merlin", "dreamer"])
+@pytest.mark.parametrize("agent", ["merlin", pytest.param("dreamer", marks=pytest.mark.slow)])
 def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, agent):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     of_agent = ["--agent", agent]

@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from merlin import tasks
 from merlin.tasks.base.vector import TensorVectorEnv
 
@@ -14,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 FIGURE = re.compile(r"-?\d+\.(\d\d\d?) \|")
 
 
+@pytest.mark.slow  # a minute and a half
 def test_the_published_scores_are_the_tasks_own(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     task_scores = importlib.import_module("task_scores")
