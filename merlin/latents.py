@@ -20,13 +20,14 @@ Axes: Z entries of a latent; for one-hots G groups of C classes, Z = G · C.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from merlin.errors import MerlinError
+from merlin.ranges import WIDTH, Range, Settings
 from merlin.states import detach_state
 
 Estimator = Literal["straight_through", "gumbel_softmax", "st_gumbel", "gumbel_rao", "reinmax"]
@@ -247,42 +248,38 @@ class OneHotFamily:
         return gumbel((batch_size, self.size), like, generator)
 
 
-@runtime_checkable
-class LatentSettings(Protocol):
-    """What an agent's configuration says of its latents."""
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig(Settings):
+    """Family and size of an agent's latents."""
 
-    @property
-    def latent(self) -> Literal["gaussian", "categorical"]: ...
-
-    @property
-    def latent_size(self) -> int: ...
-
-    @property
-    def latent_groups(self) -> int: ...
-
-    @property
-    def latent_classes(self) -> int: ...
-
-    @property
-    def latent_uniform_mix(self) -> float: ...
-
-    @property
-    def latent_estimator(self) -> Estimator: ...
-
-    @property
-    def latent_temperature(self) -> float: ...
+    latent: Literal["gaussian", "categorical"] = "gaussian"
+    """A Gaussian of `latent_size` entries, or one-hots of `latent_groups` variables of `latent_classes` each."""
+    latent_size: Annotated[int, WIDTH] = 200
+    """Z, entries of a Gaussian latent."""
+    latent_groups: Annotated[int, WIDTH] = 32
+    """G, variables of a categorical one. Where much is to be said many small ones learn sooner than few large ones;
+    where little is, an independent prior imagines few of them more consistently."""
+    latent_classes: Annotated[int, Range(2, 65_536)] = 4
+    """C, classes of each."""
+    latent_uniform_mix: Annotated[float, Range(0, 0.99)] = 0.01
+    """Part of the uniform distribution in categorical ones, so that no class is ruled out (Hafner et al. 2023;
+    DreamerV2 has none)."""
+    latent_estimator: Estimator = "straight_through"
+    """How gradients pass through a categorical sample (`merlin.latents`)."""
+    latent_temperature: Annotated[float, Range(1e-3, 1000)] = 1.0
+    """Of estimators that relax; of reinmax at least 1."""
 
 
-def make_family(settings: LatentSettings) -> LatentFamily:
+def make_family(config: LatentConfig) -> LatentFamily:
     """Return the family of latents that is configured."""
-    if settings.latent == "gaussian":
-        return GaussianFamily(settings.latent_size)
+    if config.latent == "gaussian":
+        return GaussianFamily(config.latent_size)
     return OneHotFamily(
-        settings.latent_groups,
-        settings.latent_classes,
-        settings.latent_uniform_mix,
-        settings.latent_estimator,
-        settings.latent_temperature,
+        config.latent_groups,
+        config.latent_classes,
+        config.latent_uniform_mix,
+        config.latent_estimator,
+        config.latent_temperature,
     )
 
 

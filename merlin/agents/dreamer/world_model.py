@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, elu
 
 from merlin.experience import Unroll
-from merlin.latents import Estimator, make_family, split_kl_nats
+from merlin.latents import LatentConfig, make_family, split_kl_nats
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
 from merlin.networks.encoders import Encoder, EncoderConfig
@@ -31,25 +31,17 @@ from merlin.ranges import COST, WIDTH, Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldModelConfig(ReconstructionConfig):
+class WorldModelConfig(LatentConfig, ReconstructionConfig):
     """Sizes and costs of the world model. What is given here is the paper's for Atari."""
 
     latent: Literal["categorical", "gaussian"] = "categorical"
     """Family of the latents."""
-    latent_groups: Annotated[int, WIDTH] = 32
-    """G, variables of a categorical latent. The prior's groups are independent: what several say it cannot imagine
-    consistently, so that few large ones pay where there is little to say."""
-    latent_classes: Annotated[int, Range(2, 65_536)] = 32
-    """C, classes of each."""
     latent_size: Annotated[int, WIDTH] = 32
     """Entries of a Gaussian latent."""
+    latent_classes: Annotated[int, Range(2, 65_536)] = 32
+    """C, classes of each categorical variable."""
     latent_uniform_mix: Annotated[float, Range(0, 0.99)] = 0.0
-    """Part of the uniform distribution in categorical latents. The paper has none; 0.01 (Hafner et al. 2023) keeps KLs
-    finite."""
-    latent_estimator: Estimator = "straight_through"
-    """How gradients pass through a categorical sample (`merlin.latents`)."""
-    latent_temperature: Annotated[float, Range(1e-3, 1000)] = 1.0
-    """Of estimators that relax."""
+    """Part of the uniform distribution in categorical latents. 0.01 keeps KLs finite."""
     deterministic_size: Annotated[int, WIDTH] = 600
     """D, units of the recurrent state."""
     hidden_size: Annotated[int, WIDTH] = 600

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from merlin.experience import Unroll
-from merlin.latents import Estimator, kl_nats, make_family, split_kl_nats
+from merlin.latents import LatentConfig, kl_nats, make_family, split_kl_nats
 from merlin.memory import MemoryConfig, Reader, make_memory
 from merlin.networks.actions import ActionDistribution
 from merlin.networks.decoders import Decoder, DecoderConfig
@@ -36,24 +36,9 @@ PRIOR_KL_COST = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorConfig(MemoryConfig, ReconstructionConfig):
+class PredictorConfig(MemoryConfig, LatentConfig, ReconstructionConfig):
     """Sizes, costs and switches of the predictor. The sizes given here are the paper's."""
 
-    latent: Literal["gaussian", "categorical"] = "gaussian"
-    """Family of the state variable: a Gaussian of `latent_size` entries, as in the paper, or one-hots of
-    `latent_groups` variables of `latent_classes` each."""
-    latent_size: Annotated[int, WIDTH] = 200
-    """Z, entries of a Gaussian state variable."""
-    latent_groups: Annotated[int, WIDTH] = 32
-    """G, variables of a categorical one. Many small ones learn sooner than few large ones."""
-    latent_classes: Annotated[int, Range(2, 65_536)] = 4
-    """C, classes of each."""
-    latent_uniform_mix: Annotated[float, Range(0, 0.99)] = 0.01
-    """Part of the uniform distribution in categorical ones, so that no class is ruled out."""
-    latent_estimator: Estimator = "straight_through"
-    """How gradients pass through a categorical sample (`merlin.latents`)."""
-    latent_temperature: Annotated[float, Range(1e-3, 1000)] = 1.0
-    """Of estimators that relax; of reinmax at least 1."""
     hidden_size: Annotated[int, WIDTH] = 256
     """H, units of each LSTM layer of the predictor."""
     num_layers: Annotated[int, Range(1, 64)] = 2
