@@ -32,7 +32,9 @@ from merlin.precision import as_type
 from merlin.ranges import COST, WIDTH, Range, above
 
 PRIOR_KL_COST = 0.05
-"""Weight by which a categorical prior is taught unless configured."""
+"""Weight by which a categorical prior is taught unless configured, where observations are worth at least 3 nats; less
+in proportion where they are worth less. A prior taught harder than its observations are is sure before they are decoded,
+and a posterior whose logits start from it learns no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ class PredictorConfig(MemoryConfig, LatentConfig, ReconstructionConfig):
     prior_kl_cost: Annotated[float | None, COST] = None
     """Weight of the KL divergence where it teaches the prior, the posterior being a constant: `kl_cost` then is what
     the posterior pays alone. None leaves the two one for a Gaussian, and takes 0.05 for a categorical latent, whose
-    prior learns too late at the weights that leave its posterior free."""
+    prior learns too late at the weights that leave its posterior free; less where observations are worth less than 3
+    nats."""
     expectation_cost: Annotated[float, COST] = 0.0
     """Weight of the reconstruction of an observation from the prior's mean, before it is seen. The paper has none: the
     KL alone teaches its prior, which at a small weight takes more steps than a small run has."""
@@ -263,7 +266,7 @@ class Predictor(nn.Module):
         total = reconstruction + config.return_cost * return_loss
         prior_kl_cost = config.prior_kl_cost
         if prior_kl_cost is None and config.latent == "categorical":
-            prior_kl_cost = PRIOR_KL_COST
+            prior_kl_cost = PRIOR_KL_COST * (self.observation_nats / 3).clamp(max=1)
         if prior_kl_cost is None:
             total = total + kl_cost * (kl - config.free_nats).clamp(min=0)
         else:
