@@ -33,8 +33,8 @@ from merlin.ranges import COST, WIDTH, Range, above
 
 PRIOR_KL_COST = 0.05
 """Weight by which a categorical prior is taught unless configured, where observations are worth at least 3 nats; less
-in proportion where they are worth less. A prior taught harder than its observations is sure before they are decoded, and
-a posterior whose logits start from it learns no other."""
+in proportion where they are worth less. A prior taught harder than its observations is sure before they are decoded,
+and a posterior whose logits start from it learns no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
