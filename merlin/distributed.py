@@ -56,9 +56,14 @@ def mean(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "*shape"]:
     return total(x.sum(0)) / total(torch.tensor(float(len(x)), device=x.device))
 
 
+def total_count(count: int) -> int:
+    """Return the sum of a number that the host knows over all processes."""
+    return count if world_size() == 1 else int(total(torch.tensor(count)))
+
+
 def any_of(flag: bool) -> bool:
     """Return whether the flag is set in any process."""
-    return flag if world_size() == 1 else bool(total(torch.tensor(int(flag))))
+    return total_count(int(flag)) > 0
 
 
 def gather(x: Any) -> list[Any] | None:

@@ -156,7 +156,7 @@ class ActorCriticLearner(Learner):
         distributed.average_gradients(parameter for group in groups for parameter in group)
         limit = self.config.max_grad_norm or math.inf
         norms = [torch.nn.utils.clip_grad_norm_(group, limit) for group in groups]
-        if not all(norm.isfinite() for norm in norms):
+        if not torch.stack(norms).isfinite().all():
             raise FloatingPointError("gradients must be finite")
         for name in names:
             self.optimizers[name].step()

@@ -100,8 +100,8 @@ class Border:
         """
         key = next((key for key in FINAL_KEYS if info.get(key) is not None), None)
         if key is None:
-            if not bool(truncated.any()):
-                return None
+            if (self.is_native and truncated.device.type != "cpu") or not bool(truncated.any()):
+                return None  # elsewhere the host would have to wait
             raise EnvironmentFailure(
                 "A batch that resets in the same step must hand on what ended its truncated episodes as "
                 f"info['final_obs'], but {self.task} gave {what_came(info)}: add it, or declare the autoreset_mode "
@@ -109,7 +109,7 @@ class Border:
             )
         final, mask = info[key], info.get(f"_{key}")
         if self.is_native:
-            if mask is not None and truncated.device.type == "cpu":  # elsewhere the host would have to wait
+            if mask is not None and truncated.device.type == "cpu":
                 self._check_given(key, truncated.numpy(), self.row(f"_{key}", mask).numpy())
             return flatten_observation(final)
         ended = truncated.cpu().numpy()

@@ -138,7 +138,7 @@ class Monitor:
 
     def _ended(self) -> Episodes:
         """Return the episodes of this process that ended since the last report."""
-        return Episodes(*(torch.cat([x.cpu() for x in column]) for column in zip(*self.episodes, strict=True)))
+        return Episodes(*(torch.cat(column) for column in zip(*self.episodes, strict=True)))
 
     def _metrics(self, ended: Episodes) -> dict[str, int | float] | None:
         """Return what all processes saw since the last report, in the first of them."""

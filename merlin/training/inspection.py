@@ -39,15 +39,19 @@ class Inspection:
                 low, high = (torch.as_tensor(np.ascontiguousarray(x), device=environment.device) for x in bounds)
                 self._bounds[name] = low, high
 
-    def check(self, unroll: Unroll) -> None:
-        """Take in a window.
+    def check(self, unroll: Unroll) -> int:
+        """Take in a window, and return how many of its rows count.
 
         Raises:
             EnvironmentFailure: It holds a number that is not finite, or a category that its space does not have.
         """
         # Those observations that truncated episodes end with are in no row; only their value is.
         wrong_value = ~unroll.next_value.isfinite().all() & unroll.value.isfinite().all()
-        flags = {"reward": ~unroll.reward.isfinite().all(), "next_value": wrong_value}
+        flags = {
+            "rows": unroll.is_valid.sum(),
+            "reward": ~unroll.reward.isfinite().all(),
+            "next_value": wrong_value,
+        }
         mask = unroll.observation.get(ACTION_MASK)
         if mask is not None:
             flags["mask"] = ~(self._actions.is_possible(mask) | ~unroll.is_valid).all()
@@ -85,6 +89,7 @@ class Inspection:
                 f"Observations must be finite, but one with which {self.task} truncated an episode in environment "
                 f"{_environment(~unroll.next_value.isfinite())} held a number that is not: correct the environment."
             )
+        return found["rows"]
 
     def blame(self, unroll: Unroll) -> str:
         """Return a clause about the largest number of a window whose gradients are not finite, and what to do."""

@@ -60,8 +60,9 @@ class Replay:
         if self._state is None:
             self._state = map_state(lambda x: _room(self.capacity, x.shape[1:], x.dtype, device), state)
             self._dtypes = {name: x.dtype for name, x in columns.items()}
+        self._make_room(columns)
         for name, x in columns.items():
-            held = self._fitting(name, x)
+            held = self._columns[name]
             held[at] = x.transpose(0, 1).to(held.dtype)
         map_state(lambda held, x: held.index_copy_(0, at, x.detach()), self._state, state)
         self.added += count
@@ -155,8 +156,9 @@ class Replay:
             is_live = part["numbers"] >= self.added - len(self)
             at = part["numbers"][is_live] % self.capacity
             is_known[at] = True
+            self._make_room({name: x.transpose(0, 1).to(device) for name, x in part["columns"].items()})
             for name, x in part["columns"].items():
-                held = self._fitting(name, x.transpose(0, 1).to(device))
+                held = self._columns[name]
                 held[at] = x[is_live].to(device, held.dtype)
             for held, x in zip(_leaves(self._state), part["state"], strict=True):
                 held[at] = x[is_live].to(device)
@@ -194,20 +196,27 @@ class Replay:
             "state": [x[at].cpu() for x in _leaves(self._state)],
         }
 
-    def _fitting(self, name: str, x: Tensor) -> Tensor:
-        """Return the tensor that a column is kept in, made wider where what comes does not fit."""
-        held = self._columns.get(name)
-        kept = x.dtype
-        if x.dtype == torch.int64:
-            lowest, highest = (int(x.min()), int(x.max())) if x.numel() else (0, 0)
+    def _make_room(self, columns: dict[str, Tensor]) -> None:
+        """Have each column a tensor that it is kept in, made wider where what comes does not fit."""
+        for name, kept in _smallest_types(columns).items():
+            held, x = self._columns.get(name), columns[name]
+            if held is None:
+                self._columns[name] = _room(self.capacity, (x.shape[0], *x.shape[2:]), kept, x.device)
+            elif (wider := torch.promote_types(kept, held.dtype)) != held.dtype:
+                self._columns[name] = held.to(wider)
+
+
+def _smallest_types(columns: dict[str, Tensor]) -> dict[str, torch.dtype]:
+    """Return the type that each column can be kept in: of integers the smallest that holds them."""
+    types = {name: x.dtype for name, x in columns.items()}
+    integers = {name: x for name, x in columns.items() if x.dtype == torch.int64 and x.numel()}
+    if integers:
+        spans = torch.stack([torch.stack(x.aminmax()) for x in integers.values()]).tolist()  # one wait for a device
+        for name, (lowest, highest) in zip(integers, spans, strict=True):
             of = (torch.uint8, torch.int16, torch.int32)
-            kept = next((t for t in of if torch.iinfo(t).min <= lowest and highest <= torch.iinfo(t).max), x.dtype)
-        if held is None:
-            held = _room(self.capacity, (x.shape[0], *x.shape[2:]), kept, x.device)
-        elif kept != held.dtype and torch.promote_types(kept, held.dtype) != held.dtype:
-            held = held.to(torch.promote_types(kept, held.dtype))
-        self._columns[name] = held
-        return held
+            fits = (x for x in of if torch.iinfo(x).min <= lowest and highest <= torch.iinfo(x).max)
+            types[name] = next(fits, torch.int64)
+    return types
 
 
 def _room(count: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from merlin.training.value_errors import initial_sums, sum_window
 
 
 class Episodes(NamedTuple):
-    """The episodes that ended in a window, but for those cut to stagger them: one entry each.
+    """The episodes that ended in a window, but for those cut to stagger them: one entry each, on the CPU.
 
     Success is NaN where the task does not define it.
 
@@ -210,7 +210,11 @@ class Rollout:
 
 
 def _episodes(ended: list[tuple[Tensor, ...]], value_sums: Float[Tensor, "T B 4"]) -> Episodes:
-    is_end, returns, lengths, successes = (torch.stack(column) for column in zip(*ended, strict=True))
-    at = row, environment = is_end.nonzero(as_tuple=True)
-    begins = row - lengths[at] + 1  # the row of an action that ended an episode is the last of its `length` rows
-    return Episodes(returns[at], lengths[at].to(returns.dtype), successes[at], value_sums[at], environment, begins)
+    columns = [torch.stack(column).double() for column in zip(*ended, strict=True)]
+    # All at once, so that the host waits for an accelerator once.
+    table = torch.cat([torch.stack(columns, -1), value_sums.double()], -1).cpu()
+    row, environment = table[..., 0].nonzero(as_tuple=True)
+    chosen = table[row, environment]
+    begins = row - chosen[:, 2].long() + 1  # the row of an action that ended an episode is the last of its rows
+    returns, lengths, successes = chosen[:, 1:4].to(ended[0][1].dtype).unbind(-1)
+    return Episodes(returns, lengths, successes, chosen[:, 4:].to(value_sums.dtype), environment, begins)

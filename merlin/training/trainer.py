@@ -98,7 +98,7 @@ class Trainer:
         begin = time.perf_counter()
         window, episodes = self.source.collect(self.config.unroll_length, self.learner.records)
         middle = time.perf_counter()
-        self.inspection.check(window.unroll)
+        steps = self.inspection.check(window.unroll)
         left = max(0.0, 1.0 - self.env_steps / self.total_steps)
         try:
             metrics = self.learner.update(window, left)
@@ -109,7 +109,7 @@ class Trainer:
             ) from error
         if metrics:  # of a window that was learnt from
             metrics |= _reward_range(window.unroll)
-        self.env_steps += int(distributed.total(window.unroll.is_valid.sum()))
+        self.env_steps += distributed.total_count(steps)
         self.seconds["rollout"] += middle - begin
         self.seconds["learning"] += time.perf_counter() - middle
         return metrics, episodes

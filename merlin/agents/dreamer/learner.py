@@ -133,7 +133,7 @@ class DreamerLearner(Learner):
         distributed.average_gradients(parameter for group in self.groups.values() for parameter in group)
         limit = self.config.max_grad_norm or math.inf
         norms = {name: torch.nn.utils.clip_grad_norm_(group, limit) for name, group in self.groups.items()}
-        if not all(norm.isfinite() for norm in norms.values()):
+        if not torch.stack([*norms.values()]).isfinite().all():
             raise FloatingPointError("gradients must be finite")
         for optimizer in self.optimizers.values():
             optimizer.step()
