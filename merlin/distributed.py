@@ -1,8 +1,9 @@
-"""The processes that train one agent together, as torchrun starts them: sums over all of them.
+"""The processes that train together, as torchrun starts them: sums over all of them.
 
-With one process, which is the usual case, every function here returns what it was given. Each process has a share of
-the environments and a copy of the agent; what is taken over the batch (the loss, the scale of advantages, the
-entropy of observations) is taken over all shares, so that learning is that of one process with all environments.
+With one process, which is the usual case, every function here returns what it was given. Where they train one agent,
+each process has a share of the environments and a copy of the agent; what is taken over the batch (the loss, the scale
+of advantages, the entropy of observations) is taken over all shares, so that learning is that of one process with all
+environments. Where they train a population, each has agents of its own: see `merlin.population.population`.
 """
 
 import gc
@@ -19,20 +20,38 @@ from torch import Tensor, nn
 
 from merlin.errors import MerlinError
 
+_is_alone = False
+
 
 def world_size() -> int:
     """Return how many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _is_alone else 1
 
 
 def rank() -> int:
     """Return which of them this is, from 0: the one that reports and saves."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _is_alone else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Take this process for the only one, as where each process trains agents of its own."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def is_launched() -> bool:
     """Return whether torchrun, or what sets the same variables, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ
+
+
+def speaks() -> bool:
+    """Return whether this process is the one that speaks, also before they have joined."""
+    return not is_launched() or os.environ["RANK"] == "0"
 
 
 def local_rank() -> int:
@@ -72,6 +91,15 @@ def gather(x: Any) -> list[Any] | None:
         return [x]
     everything = [None] * world_size() if rank() == 0 else None
     dist.gather_object(x, everything)
+    return everything
+
+
+def share(x: Any) -> list[Any]:
+    """Return what all processes hold, in order, in each of them."""
+    if world_size() == 1:
+        return [x]
+    everything = [None] * world_size()
+    dist.all_gather_object(everything, x)
     return everything
 
 

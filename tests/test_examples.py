@@ -1,6 +1,10 @@
 """The examples run, and are short."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +26,7 @@ def load(name: str):
     return module
 
 
-LINES = {"estimators": 320, "codebook": 120, "discrete_sac": 151}
+LINES = {"estimators": 320, "pbt_with_ray": 80, "codebook": 120, "discrete_sac": 151}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -143,3 +147,17 @@ def compared(what: str) -> list[str]:
     if what == "agent":
         return ["--agents", "agent_of_your_own:GRUAgent", "rl-lstm"]
     return [*OWN["memory"][1:], "--agents", "merlin", "rl-mem"]
+
+
+def test_pbt_with_ray(tmp_path):
+    """Ray starts workers and warns of much: in a process of its own."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is an extra")
+    arguments = [sys.executable, "examples/pbt_with_ray.py", "2", "3", "1024", str(tmp_path / "pbt")]
+    ran = subprocess.run(
+        arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    best = Path(ran.stdout.rpartition("merlin evaluate ")[2].strip())
+    rows = [json.loads(line) for line in (best / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["env_steps"] == 3 * 1024 and (best / "config.json").exists()

@@ -91,7 +91,8 @@ def add_run_dir(add: Callable, device: str = "that of the run") -> None:
     add("run_dir", metavar="RUN_DIR", type=path, help="the directory of a run")
     add_device(add, f"where the agent runs; auto takes a GPU where there is one (default: {device})")
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights: last, or best, by episodes in "
-        "training and held-out ones at its end or, if there are any, by evaluations (default: best)")  # fmt: skip
+        "training and held-out ones at its end or, if there are any, by evaluations, which alone choose in self-play "
+        "(default: best)")  # fmt: skip
     add_import_from(add)
 
 

@@ -24,8 +24,9 @@ def add_to(commands: Any) -> None:
         help="take the likeliest choices and the means of numbers instead of sampling",
     )
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together (default: the run's)")
-    add("--env-kwargs", metavar="JSON", type=json_object, default={}, help="settings of the task that are not those of "
-        """training, such as '{"opponents": "random"}'""")  # fmt: skip
+    add("--env-kwargs", metavar="JSON", type=json_object, help="settings of the task that are not those of "
+        """training, such as '{"opponents": "random"}' (default: none; after self-play, those by which the task """
+        "judges an agent)")  # fmt: skip
     add("--memory", choices=("own", "zeroed", "frozen", "shuffled"), default="own", help="show the agent another "
         "memory than its own, to see what it uses it for: zeroed, empty at every step; frozen, as an earlier episode "
         "left it; shuffled, that of another environment (default: own)")  # fmt: skip
@@ -37,16 +38,17 @@ def add_to(commands: Any) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate, and print the scores."""
     from dataclasses import replace
+    from functools import partial
 
     from merlin.agents.memory_ablation import MemoryAblation
     from merlin.cli.progress import Progress
-    from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
+    from merlin.runs.run import build_environment, build_judged, existing_checkpoint, load_agent, load_config
     from merlin.training.evaluation import HELD_OUT_SEED
     from merlin.training.evaluation import evaluate as play
 
     config = load_config(options.run_dir)
     device = config.device if options.device is None else options.device
-    config = replace(config, device=device, env_kwargs=config.env_kwargs | options.env_kwargs)
+    config = replace(config, device=device, env_kwargs=config.env_kwargs | (options.env_kwargs or {}))
     config.training.set_torch()
     way = options.memory
     seed = config.seed if options.seed is None else options.seed
@@ -55,10 +57,12 @@ def evaluate(options: argparse.Namespace) -> int:
         options.fail(
             "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
         )
+    note = partial(print, file=sys.stderr)
+    build = partial(build_judged, note=note) if options.env_kwargs is None else build_environment
     # What an environment prints is no part of a JSON object.
     with (
         redirect_stdout(sys.stderr if options.json else sys.stdout),
-        build_environment(config, num_envs) as environment,
+        build(config, num_envs) as environment,
     ):
         agent = load_agent(options.run_dir, environment, config, options.checkpoint)
         result = play(

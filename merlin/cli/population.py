@@ -33,6 +33,10 @@ def add_to(commands: Any) -> None:
     add = add_command(commands, "population", summary, population, names_modules=True, epilog=_EXAMPLES)
     add_configuration(add)
     add("--agents", metavar="P", type=whole_number(1, 1000), help="how many (default: 4)")
+    add("--past-selves", metavar="N", type=whole_number(0, 1000), help="how many agents as they were play along, rated "
+        "but learning no more; once there are N, the oldest makes room (default: 0)")  # fmt: skip
+    add("--past-every", metavar="GAMES", type=whole_number(1), help="after how many games of the population another "
+        "agent is kept as it is, each in turn (default: 500)")  # fmt: skip
     add("--steps", metavar="N", type=whole_number(1), help="steps of all players together (default: what an agent "
         "alone is trained for on the task, P times)")  # fmt: skip
     add("--run-dir", metavar="DIR", type=path, help="where the files go "
@@ -45,24 +49,32 @@ def add_to(commands: Any) -> None:
 
 def population(options: argparse.Namespace) -> int:
     """Train a population, or go on, and say how it ended."""
+    from merlin import distributed
     from merlin.population import run
     from merlin.runs.run import resolve_device
 
     config, settings = _resumed(options) if options.resume else _new(options)
     run_dir: Path = options.resume or options.run_dir or _default_run_dir(config)
     files = run_dir.absolute()
-    print(
-        f"training {settings.agents} agents, {config.agent}, on {config.task} until {config.steps:,} steps, "
-        f"{config.num_envs} players on {resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
-        flush=True,
-    )
+    if distributed.speaks():
+        print(
+            f"training {settings.agents} agents, {config.agent}, on {config.task} until {config.steps:,} steps, "
+            f"{config.num_envs} players on {resolve_device(config.device)}, seed {config.seed}; run directory "
+            f"{run_dir}",
+            flush=True,
+        )
     summary = run.train(config, settings, files, resume=options.resume is not None, max_seconds=options.max_seconds)
-    done = summary.env_steps >= config.steps
-    how = "interrupted" if summary.interrupted else "done" if done else "out of time"
-    print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s")
-    name = shlex.quote(str(run_dir))
-    rows = [("tournament", f"merlin tournament {name}"), ("watch", f"merlin watch {name}/agents/00")]
-    print_table(rows if done else [("resume", f"merlin population --resume {name}"), *rows])
+    if distributed.speaks():
+        done = summary.env_steps >= config.steps
+        how = "interrupted" if summary.interrupted else "done" if done else "out of time"
+        print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s")
+        name = shlex.quote(str(run_dir))
+        rows = [
+            ("picture", f"{run_dir}/{run.PICTURE}"),
+            ("tournament", f"merlin tournament {name}"),
+            ("watch", f"merlin watch {name}/agents/00"),
+        ]
+        print_table(rows if done else [("resume", f"merlin population --resume {name}"), *rows])
     return 130 if summary.interrupted else 0
 
 
@@ -78,8 +90,8 @@ def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
     options.agent = options.agent or "ftw"
     config = new_config(options)
     try:
-        if options.agents is not None:
-            own.append(f"{_PREFIX}agents={options.agents}")
+        given = {name: getattr(options, name) for name in ("agents", "past_selves", "past_every")}
+        own += [f"{_PREFIX}{name}={value}" for name, value in given.items() if value is not None]
         groups = make_dataclass("Groups", [("population", PopulationConfig)])
         settings = override(groups(PopulationConfig()), own).population
         # Presets are of one agent: each learns from as much as it would alone, unless told.
@@ -99,7 +111,8 @@ def _resumed(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]
 
     from merlin.population.run import load_config
 
-    fixed = ("task", "agent", "agents", "preset", "seed", "num_envs", "env_kwargs", "wrap", "vectorization", "run_dir")
+    fixed = ("task", "agent", "agents", "past_selves", "past_every", "preset", "seed", "num_envs", "env_kwargs", "wrap",
+             "vectorization", "run_dir")  # fmt: skip
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given or options.set:
         options.fail(

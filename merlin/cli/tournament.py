@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
-from merlin.cli.arguments import add_command, add_device, add_import_from, json_object, seed, whole_number
+from merlin.cli.arguments import add_command, add_device, add_import_from, json_object, path, seed, whole_number
+from merlin.cli.output import print_table
 from merlin.cli.progress import SECONDS
 
 _EXAMPLES = """\
@@ -29,6 +32,8 @@ def add_to(commands: Any) -> None:
     add("--checkpoint", choices=("best", "last"), default="best", help="which weights (default: best)")
     add("--env-kwargs", metavar="JSON", type=json_object, help="settings of the task other than those trained on")
     add_device(add, "where agents run; auto takes a GPU where there is one (default: that of the first run)")
+    add("--out", metavar="DIR", type=path, help="where standings.csv, points.csv and points.png go (default: "
+        "tournament/ in the first RUN_DIR)")  # fmt: skip
     add("--json", action="store_true", help="print one JSON object and nothing else")
     add_import_from(add)
 
@@ -55,14 +60,19 @@ def tournament(options: argparse.Namespace) -> int:
             env_kwargs=options.env_kwargs,
             tell=tell,
         )
+        out = options.out or next(Path(name) for name in options.entrants if Path(name).is_dir()) / "tournament"
+        played.write(found, out, f"Points of {options.games} games")
     if options.json:
-        print(json.dumps({"standings": [x._asdict() for x in found], "games_per_pair": options.games}))
+        points = [[None if math.isnan(x) else x for x in row] for row in found.points.tolist()]
+        standings = [x._asdict() for x in found.standings]
+        print(json.dumps({"standings": standings, "points": points, "games_per_pair": options.games}))
         return 0
-    width = max(len(x.name) for x in found)
+    width = max(len(x.name) for x in found.standings)
     print(f"{'':<{width}}  rating  95% interval     wins  draws  losses  games")
-    for x in found:
+    for x in found.standings:
         shares = f"{x.wins:6.1%} {x.draws:6.1%}  {x.losses:6.1%}"
         print(
             f"{x.name:<{width}}  {x.rating:6.0f}  {x.rating_low:5.0f} to {x.rating_high:5.0f}  {shares}  {x.games:5,}"
         )
+    print_table([("pairs", f"{out / 'points.png'}, {out / 'points.csv'}"), ("table", f"{out / 'standings.csv'}")])
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import shlex
 import time
 from pathlib import Path
@@ -68,8 +67,7 @@ def train(options: argparse.Namespace) -> int:
 
     run_dir = options.resume or options.run_dir or _default_run_dir(config)
     files = run_dir.absolute()  # whatever an environment makes the working directory
-    leads = not distributed.is_launched() or os.environ["RANK"] == "0"  # of several processes one speaks
-    if leads:
+    if distributed.speaks():
         print(
             f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
             f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
@@ -83,7 +81,7 @@ def train(options: argparse.Namespace) -> int:
         max_seconds=options.max_seconds,
         film=_film,
     )
-    if leads:
+    if distributed.speaks():
         _conclude(summary, config, run_dir, files, options.import_from)
     return 130 if summary.interrupted else 0
 

@@ -130,6 +130,20 @@ class Environment:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
         return getattr(self.vector_env.unwrapped, "scores", {})
 
+    @property
+    def is_self_play(self) -> bool:
+        """Whether both teams of games are among the rows, as `game` and `team` of the batch say.
+
+        One wins what the other loses, so that returns say nothing of the agent that plays both.
+        """
+        game, team = (getattr(self.vector_env.unwrapped, name, None) for name in ("game", "team"))
+        return game is not None and team is not None and len(torch.as_tensor(team).unique()) > 1
+
+    @property
+    def judged_by(self) -> dict[str, Any]:
+        """The settings of the task with which an agent that trains in self-play is judged; none if it does not."""
+        return dict(getattr(self.vector_env.unwrapped, "judged_by", {})) if self.is_self_play else {}
+
     def reset(self, seed: int, *, staggers: bool = False) -> Timestep:
         """Begin an episode everywhere, each environment with a seed of its own, drawn from `seed`.
 

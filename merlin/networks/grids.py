@@ -45,7 +45,7 @@ class GridEncoder(EntryEncoder):
         one_hots = self.categories.encode(cells.reshape(-1, *self.shape[:2], cells.shape[-1]))
         grids = self.embedding(one_hots.to(self.embedding.weight.dtype)).movedim(-1, 1)
         features = self.convolutions(grids).movedim(1, -1).flatten(1)
-        return torch.tanh(self.linear(features)).reshape(*cells.shape[:-2], -1)
+        return torch.tanh(self.linear(features)).reshape(*cells.shape[:-2], self.output_size)
 
 
 class GridDecoder(EntryDecoder):

@@ -104,7 +104,7 @@ class ImageEncoder(EntryEncoder):
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
         pixels = self.pixels(value)
         features = F.relu(self.blocks(pixels.reshape(-1, *pixels.shape[-3:]).movedim(-1, 1)))
-        return torch.tanh(self.linear(features.movedim(1, -1).flatten(1))).reshape(*pixels.shape[:-3], -1)
+        return torch.tanh(self.linear(features.movedim(1, -1).flatten(1))).reshape(*pixels.shape[:-3], self.output_size)
 
 
 class ImageDecoder(EntryDecoder):

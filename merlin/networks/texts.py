@@ -19,6 +19,8 @@ class TextEncoder(EntryEncoder):
         self.output_size = features
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch E"]:
+        if not value.numel():  # which a GRU refuses
+            return self.embedding.weight.new_zeros(*value.shape[:-1], self.output_size)
         texts, inverse = distinct_rows(value.reshape(-1, value.shape[-1]).long())
         lengths = lengths_of(texts)
         if texts.device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU's host would have to wait

@@ -1,13 +1,18 @@
 """The arena: all agents of a population play with and against one another in the games of one batch.
 
 A row of the batch is a player of a game, and acts by the agent that was dealt its seat. Each agent acts in all of its
-rows at once and learns from all of them. The seats of a game are dealt anew when it has ended and a window ends: a
-window ends after its steps, or earlier where a cohort of games ends, so that games that end together are all dealt
-anew. A game that ends inside a window is followed by one with the same players.
+rows at once and learns from all of them. Past selves of agents, and bots, may be among those who act.
+
+The seats of a game are dealt anew when it has ended and a window ends: a window ends after its steps, or earlier where
+a cohort of games ends, so that games that end together are all dealt anew. A game that ends inside a window is followed
+by one with the same players.
 
 Where an agent becomes another's copy while it plays, its rows are masked until their games end (`is_stale`): they count
 neither in losses nor in ratings, and the copy begins in them with an empty state. So no state of the old agent meets
 weights of the new one.
+
+Of several processes each acts for some of the agents. Actions are exchanged at every step, and all processes play all
+games: the same ones, from the same seed.
 
 Axes: B rows, G games, M members of a team, E games that ended, V events.
 """
@@ -19,12 +24,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from merlin import distributed
 from merlin.agents.ftw import internal_reward
 from merlin.agents.learner import Window
 from merlin.environments.batch import Environment, Timestep
 from merlin.errors import EnvironmentFailure
 from merlin.population.games import Players
 from merlin.population.member import Member
+from merlin.population.participant import Participant
 from merlin.states import map_state
 from merlin.training.plain import from_plain, to_plain
 from merlin.training.rollout import Collection, Episodes
@@ -46,13 +53,18 @@ class Arena:
     """Games, and who plays in them.
 
     Args:
+        participants: Who may be dealt a seat, by index; the next index is that of bots.
         staggers: See `Environment.reset`.
     """
 
     def __init__(
-        self, environment: Environment, players: Players, members: Sequence[Member], seed: int, staggers: bool
+        self, environment: Environment, players: Players, participants: Sequence[Participant], seed: int, staggers: bool
     ) -> None:
-        self.environment, self.players, self.members, self.staggers = environment, players, members, staggers
+        self.environment, self.players, self.participants = environment, players, participants
+        self.staggers = staggers
+        actions, device = participants[0].agent.actions, environment.device
+        parameters = torch.zeros(1, actions.num_parameters, device=device)
+        self._action_form = actions.sample(parameters, torch.Generator(device))
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -70,20 +82,21 @@ class Arena:
         return self.timestep.is_first[self.players.rows[:, 0, 0]].nonzero().squeeze(1)
 
     def deal(self, games: Int64[Tensor, "L"], seats: Int64[Tensor, "L N"]) -> None:
-        """Seat agents in games that begin, or bots, whose index is the number of agents."""
+        """Seat participants in games that begin, or bots, whose index is the number of participants."""
         dealt = self.players.rows.index_select(0, games).flatten()
         self.agent_of = self.agent_of.index_copy(0, dealt, seats.flatten().to(self.agent_of))
         is_dealt = torch.zeros_like(self.is_stale).index_fill(0, dealt, True)
-        for index, member in enumerate(self.members):
+        for index, participant in enumerate(self.participants):
             rows = (self.agent_of == index).nonzero().squeeze(1)
-            member.take_rows(rows, is_dealt, self._share(self.timestep, member, rows))
+            participant.take_rows(rows, is_dealt, self._share(self.timestep, participant, rows))
 
-    def replace(self, member: Member) -> None:
-        """Mask the running games of a member that has become another's copy."""
-        rows = member.rows
-        self.is_stale = self.is_stale.index_copy(0, rows, ~self.timestep.is_first.index_select(0, rows))
-        member.forget()
-        member.look(self._share(self.timestep, member, rows))
+    def replace(self, participant: Participant) -> None:
+        """Mask the running games of a participant that has become a copy of another."""
+        rows = participant.rows
+        if len(rows):
+            self.is_stale = self.is_stale.index_copy(0, rows, ~self.timestep.is_first.index_select(0, rows))
+            participant.forget()
+            participant.look(self._share(self.timestep, participant, rows))
 
     def collect(self, unroll_length: int) -> tuple[dict[int, tuple[Window, Episodes]], Results]:
         """Return a window and the episodes of each agent that plays, and the games that ended.
@@ -91,47 +104,43 @@ class Arena:
         Args:
             unroll_length: The most steps of a window.
         """
-        playing = {index: member for index, member in enumerate(self.members) if len(member.rows)}
+        acting = {i: who for i, who in enumerate(self.participants) if len(who.rows) and who.is_here}
         collections = {
             index: Collection(
-                member.agent,
-                member.state,
-                member.agent.config.discount_factor,
-                unroll_length,
-                member.generator,
-                member.learner.records,
+                who.agent, who.state, who.agent.config.discount_factor, unroll_length, who.generator, who.records
             )
-            for index, member in playing.items()
+            for index, who in acting.items()
         }
         results: list[Results] = []
         enough = max(1, round(COHORT * self.players.num_games))
         for _ in range(unroll_length):
-            action = self._bot_actions()
-            for index, collection in collections.items():
-                own = collection.act()
-                if action is None:
-                    action = own.new_zeros(len(self.agent_of), *own.shape[1:])
-                action.index_copy_(0, playing[index].rows, own)
-            assert action is not None, "somebody plays in each row"
+            action = self._act({index: collection.act() for index, collection in collections.items()})
             self.timestep, self.events = self.environment.step(action), self.environment.events
             num_ended = self._end_games(results)
             for index, collection in collections.items():
-                collection.take(self._share(self.timestep, playing[index], playing[index].rows))
+                collection.take(self._share(self.timestep, acting[index], acting[index].rows))
             if num_ended >= enough:
                 break
         windows = {}
         for index, collection in collections.items():
-            window, episodes, playing[index].state = collection.finish()
-            windows[index] = (window, episodes)
+            window, episodes, acting[index].state = collection.finish()
+            if isinstance(acting[index], Member):
+                windows[index] = (window, episodes)
         none = Results(self.players.rows[:0].cpu(), torch.zeros(0, dtype=torch.float64))
         return windows, Results(*(torch.cat(column) for column in zip(none, *results, strict=True)))
 
-    def _bot_actions(self) -> Tensor | None:
-        """Return what bots would do in all rows; None where none plays."""
-        if not bool((self.agent_of == len(self.members)).any()):
-            return None
-        batch: Any = self.environment.vector_env.unwrapped
-        return batch.bot_actions(batch.state).flatten(0, 1)
+    def _act(self, actions: dict[int, Tensor]) -> Tensor:
+        """Return the actions in all rows, of those of participants in theirs: of all processes, and of bots."""
+        action = self._action_form.new_zeros(len(self.agent_of), *self._action_form.shape[1:])
+        for index, own in actions.items():
+            action.index_copy_(0, self.participants[index].rows, own)
+        action = distributed.total(action)
+        are_bots = self.agent_of == len(self.participants)
+        if bool(are_bots.any()):
+            batch: Any = self.environment.vector_env.unwrapped
+            bots = batch.bot_actions(batch.state).flatten(0, 1).to(action)
+            action = torch.where(are_bots.view(-1, *[1] * (action.ndim - 1)), bots, action)
+        return action
 
     def _end_games(self, results: list[Results]) -> int:
         """Add the games that have just ended to the results, and return their number."""
@@ -155,7 +164,7 @@ class Arena:
         self.is_stale = self.is_stale & ~is_end
         return int(ended[:, 0].sum())
 
-    def _share(self, timestep: Timestep, member: Member, rows: Int64[Tensor, "R"]) -> Timestep:
+    def _share(self, timestep: Timestep, who: Participant, rows: Int64[Tensor, "R"]) -> Timestep:
         """Return what an agent is told of its rows: its own reward of their events, and no rows that are masked."""
 
         def of_rows(entries: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
@@ -164,10 +173,10 @@ class Arena:
         flat = timestep._replace(observation=None, final_observation=None)
         share: Timestep = map_state(lambda x: x.index_select(0, rows), flat)
         reward = share.reward
-        if member.reward_weights is not None:
+        if who.reward_weights is not None:
             reward = torch.zeros_like(reward)
             if self.events is not None:
-                reward = internal_reward(self.events.index_select(0, rows), member.reward_weights)
+                reward = internal_reward(self.events.index_select(0, rows), who.reward_weights)
         return share._replace(
             observation=of_rows(timestep.observation),
             final_observation=of_rows(timestep.final_observation),
@@ -197,6 +206,6 @@ class Arena:
         self.agent_of, self.is_stale, self.returns = (
             state[name].to(device) for name in ("agent_of", "is_stale", "returns")
         )
-        for member in self.members:
-            if len(member.rows):
-                member.look(self._share(self.timestep, member, member.rows))
+        for participant in self.participants:
+            if len(participant.rows):
+                participant.look(self._share(self.timestep, participant, participant.rows))

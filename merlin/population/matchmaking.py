@@ -29,9 +29,12 @@ EQUALITY = 1 / 6
 
 def match_weights(ratings: Float64[Tensor, "P"], first: int) -> Float64[Tensor, "P"]:
     """Return how readily each agent is matched with the first one, who is not matched with itself."""
-    chance = win_probability(ratings[first].expand_as(ratings), ratings)
-    weights = torch.exp(-0.5 * ((chance - 0.5) / EQUALITY).square())
-    return weights.index_fill(0, torch.tensor([first]), 0.0)
+    return equality(ratings[first].expand_as(ratings), ratings).index_fill(0, torch.tensor([first]), 0.0)
+
+
+def equality(rating: Float64[Tensor, "*batch"], other: Float64[Tensor, "*batch"]) -> Float64[Tensor, "*batch"]:
+    """Return how equal ratings are, 1 where they are the same."""
+    return torch.exp(-0.5 * ((win_probability(rating, other) - 0.5) / EQUALITY).square())
 
 
 class Matchmaker:

@@ -1,7 +1,9 @@
 """The run of a population as a function: from a configuration to trained agents and a directory.
 
 RUN_DIR/population.json       the whole configuration
-        population.jsonl      one object per deal, report of ratings, and evolution; `env_steps` says when
+        population.jsonl      one object at the start, per deal, report of ratings, evolution and past self that is
+                              kept; `env_steps` says when
+        population.png        ratings, lineage and hyperparameters over time; drawn whenever training stops
         metrics.jsonl         one object per report of the population
         checkpoints/          all agents, optimisers, hyperparameters, ratings, games, random choices: as one, or none
         agents/00/ ...        each a run directory: what `merlin evaluate`, `watch` and `analyse` take
@@ -22,6 +24,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
+from merlin import distributed
 from merlin.agents import find_agent
 from merlin.errors import MerlinError, describe
 from merlin.population.evolution import Hyperparameters
@@ -36,7 +39,7 @@ from merlin.runs.settings import from_dict, to_dict
 from merlin.training import checkpoint
 from merlin.training.storage import parse_json, read_json, replace_file
 
-CONFIG, JOURNAL, AGENTS = "population.json", "population.jsonl", "agents"
+CONFIG, JOURNAL, PICTURE, AGENTS = "population.json", "population.jsonl", "population.png", "agents"
 
 
 def agent_dir(run_dir: Path, index: int) -> Path:
@@ -76,14 +79,31 @@ def train(
 
     `config.steps` counts the steps of all players. What the summary has of returns is the best agent's.
 
+    Started by torchrun, each process trains some of the agents; the first of them reports and writes, and what it
+    returns counts. They may be of another number when the population goes on.
+
     Args:
         resume: Go on from the last checkpoint of `run_dir`, bit for bit where the task's state can be saved.
         max_seconds: Stop after this long, but not before the first window is learnt from.
         stream: Where progress is shown; standard error unless told.
     """
-    run_dir, begin = Path(run_dir).absolute(), time.monotonic()
+    with distributed.joined(resolve_device(config.device)):
+        return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream)
+
+
+def _train(
+    config: RunConfig,
+    population: PopulationConfig,
+    run_dir: Path,
+    resume: bool,
+    max_seconds: float,
+    stream: TextIOBase | TextIO | None,
+) -> Summary:
+    begin, leads = time.monotonic(), distributed.rank() == 0
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
-    with build_environment(config) as environment, ExitStack() as stack:
+    with distributed.alone():  # all processes play all games
+        games = build_environment(config)
+    with games as environment, ExitStack() as stack:
         configs = [
             replace(config, seed=member_seed(config.seed, index), steps=max(1, config.steps // population.agents))
             for index in range(population.agents)
@@ -92,15 +112,27 @@ def train(
         trained = Population(
             agents, environment, config.training, population, total_steps=config.steps, seed=config.seed
         )
-        _claim(run_dir, resume, notes, stack)
-        before, reported = 0.0, None
+        if leads:
+            _claim(run_dir, resume, notes, stack)
+        distributed.any_of(False)  # nobody reads before that
+        before, reported, chronicle = 0.0, None, None
         if resume and checkpoint.steps(run_dir):
             rest = _load(run_dir, trained, notes.append)
             before, reported = rest["wall_seconds"], rest["chronicle"]
-        write_population(config, population, run_dir)
-        chronicle = Chronicle(configs, run_dir, trained, before - begin, stream, reported, stack)
-        for sentence in (*_describe(config, trained), *notes):
-            chronicle.note(sentence)
+        if leads:
+            write_population(config, population, run_dir)
+            chronicle = Chronicle(configs, run_dir, trained, before - begin, stream, reported, stack)
+            for sentence in (*_describe(config, trained), *notes):
+                chronicle.note(sentence)
+
+        def report(happened: Round) -> None:
+            if chronicle is not None:
+                chronicle.report(happened)
+            if distributed.any_of(chronicle is not None and chronicle.is_to_save):
+                state = trained.state_dict()  # of all processes
+                if chronicle is not None:
+                    chronicle.save(state)
+
         with interrupts() as interrupted:
             first = trained.env_steps
 
@@ -108,9 +140,12 @@ def train(
                 return bool(interrupted) or (trained.env_steps > first and time.monotonic() - begin >= max_seconds)
 
             environment.stop_waiting_when(lambda: bool(interrupted))
-            trained.run(chronicle.report, should_stop)
-        chronicle.finish()
-    return Summary(trained.env_steps, chronicle.wall_seconds(), chronicle.last_return, bool(interrupted))
+            trained.run(report, should_stop)
+        state, was_interrupted = trained.state_dict(), distributed.any_of(bool(interrupted))
+        if chronicle is not None:
+            chronicle.finish(state)
+    seconds, last_return = (0.0, math.nan) if chronicle is None else (chronicle.wall_seconds(), chronicle.last_return)
+    return Summary(trained.env_steps, seconds, last_return, was_interrupted)
 
 
 def write_population(config: RunConfig, population: PopulationConfig, run_dir: Path) -> None:
@@ -158,6 +193,8 @@ class Chronicle:
             reporter = Reporter(directory, own.steps, member.env_steps, silent, self.own_steps[index])
             self.reporters.append(stack.enter_context(reporter))
         self.journal = stack.enter_context(_open_journal(run_dir / JOURNAL, env_steps))
+        if not self.journal.tell():
+            self._write("start", {"hyperparameters": [_flat(member.hyperparameters) for member in population.members]})
         self.saved_at = time.monotonic()
         self._clear()
         if saved is not None:
@@ -216,6 +253,10 @@ class Chronicle:
                 self.episodes[index].append(tuple(x.tolist() for x in columns))  # pyright: ignore[reportArgumentType]
         self.draws += int((happened.results.scores == 0.5).sum())
         self.rated += len(happened.results.scores)
+        if happened.frozen is not None:
+            place, index = self.population.past[happened.frozen], len(self.configs) + happened.frozen
+            row = {"place": happened.frozen, "agent": place.of, "rating": float(self.population.ratings[index])}
+            self._write("past", row)
         for evolution in happened.evolutions:
             self.num_evolutions += 1
             self._write("evolution", _evolution_row(evolution))
@@ -225,13 +266,16 @@ class Chronicle:
                 f"probability of {made.win_probability:.2f}"
             )
         if len(happened.seats):
-            seats = torch.bincount(happened.seats.flatten(), minlength=len(self.configs))
+            seats = torch.bincount(happened.seats.flatten(), minlength=len(self.population.participants))
             self._write("deal", {"games": len(happened.seats), "seats": seats.tolist()})
         steps = self.population.env_steps
         if steps >= min((self.reported[0] // self.report_steps + 1) * self.report_steps, self.population.total_steps):
             self._report()
-        if time.monotonic() - self.saved_at >= self.population.training.checkpoint_seconds:
-            self.save()
+
+    @property
+    def is_to_save(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self.saved_at >= self.population.training.checkpoint_seconds
 
     def _report(self, is_due: bool = True) -> None:
         """Report; one that is not due is not in the journal, as a run that goes on reports again when it is."""
@@ -257,14 +301,24 @@ class Chronicle:
         }
         self.reporter.report(row)
         if is_due:
-            rounded = [round(x, 2) for x in population.ratings.tolist()]  # those of bots last
-            row = {"ratings": rounded, "games": list(population.games)}
-            self._write("ratings", row)
+            self._write("ratings", self._ratings())
         for reporter, metrics in zip(self.reporters, own, strict=True):
             reporter.report(metrics)
         self.reported = (population.env_steps, now, population.games_played)
         self.own_steps = [member.env_steps for member in population.members]
         self._clear()
+
+    def _ratings(self) -> dict[str, Any]:
+        """Return all ratings; among those of agents, that of bots is the last."""
+        population, rounded = self.population, [round(x, 2) for x in self.population.ratings.tolist()]
+        count, end = len(self.configs), len(population.participants)
+        past = [
+            {"agent": who.of, "env_steps": who.env_steps, "rating": rating}
+            for who, rating in zip(population.past, rounded[count:end], strict=True)
+            if who.of is not None
+        ]
+        row = {"ratings": rounded[:count] + rounded[end:], "games": list(population.games)}
+        return row | ({"past": past} if past else {})
 
     def _own_metrics(self, index: int, now: float, elapsed: float) -> dict[str, int | float]:
         """Return the row of an agent's own metrics."""
@@ -286,23 +340,32 @@ class Chronicle:
             metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()
         return metrics | _flat(member.hyperparameters)
 
-    def finish(self) -> None:
+    def finish(self, state: Mapping[str, Any]) -> None:
         """Report what was not reported yet, and write a checkpoint, which goes on as if that had not been."""
         saved = self.state_dict()
         if self.rated or self.windows:
             self._report(is_due=False)
-        self.save(saved)
+        self.save(state, saved)
+        from merlin.population.figures import plot_population  # matplotlib takes a second to import
 
-    def save(self, chronicle: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint of all, then the agents' own."""
+        try:
+            plot_population(self.run_dir / JOURNAL, self.run_dir / PICTURE)
+        except OSError as error:  # all is finished and saved, but the disk is full
+            self.note(f"{self.run_dir / PICTURE} could not be drawn: {error.strerror}")
+
+    def save(self, state: Mapping[str, Any], chronicle: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint of all, then the agents' own.
+
+        Args:
+            state: The population's `state_dict`.
+        """
         population = self.population
-        members = nn.ModuleList([member.agent for member in population.members])
         rest = {
-            "population": population.state_dict(),
+            "population": state,
             "wall_seconds": self.wall_seconds(),
             "chronicle": chronicle or self.state_dict(),
         }
-        checkpoint.save(self.run_dir, population.env_steps, members, rest)
+        checkpoint.save(self.run_dir, population.env_steps, _weights(population), rest)
         self._write_configs()
         for index, member in enumerate(population.members):
             about = {"config": json.dumps(to_dict(self._own_config(index)) | to_config(population.environment))}
@@ -356,8 +419,7 @@ def _claim(run_dir: Path, resume: bool, notes: list[str], stack: ExitStack) -> N
 
 def _load(run_dir: Path, population: Population, note: Callable[[str], object]) -> dict[str, Any]:
     """Let a population go on from its last intact checkpoint, and return all of that but the weights."""
-    members = nn.ModuleList([member.agent for member in population.members])
-    step, rest = checkpoint.load_latest(run_dir, members, note)
+    step, rest = checkpoint.load_latest(run_dir, _weights(population), note)
     try:
         goes_on = population.load_state_dict(rest["population"])
         float(rest["wall_seconds"])
@@ -368,10 +430,18 @@ def _load(run_dir: Path, population: Population, note: Callable[[str], object]) 
         ) from error
     if not goes_on:
         note("the state of the task cannot be gone on from: its games begin anew, with a new seed")
+    distributed.any_of(False)  # all have read
+    if distributed.rank() > 0:
+        return rest
     checkpoint.set_aside(run_dir, beyond=step)
     for index in range(len(population.members)):
         checkpoint.set_aside(agent_dir(run_dir, index), beyond=step)
     return rest
+
+
+def _weights(population: Population) -> nn.Module:
+    """Return the networks of agents and of past selves."""
+    return nn.ModuleList([participant.agent for participant in population.participants])
 
 
 def _open_journal(path: Path, env_steps: int) -> TextIO:

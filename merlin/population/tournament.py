@@ -5,12 +5,15 @@ Each map is played twice, with sides exchanged. The random bot has a rating of 5
 Axes: G games, R rows of a team, M members of a team.
 """
 
+import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -60,6 +63,13 @@ class Match(NamedTuple):
     first: int
     second: int
     scores: Float64[Tensor, "G"]
+
+
+class Tournament(NamedTuple):
+    """How all did, best first, and the points of each (row) against each other (column), in the same order."""
+
+    standings: list[Standing]
+    points: Float64[np.ndarray, "P P"]
 
 
 @torch.no_grad()
@@ -143,6 +153,40 @@ def standings(names: Sequence[str], matches: Sequence[Match], anchor: int, seed:
     return sorted(found, key=lambda x: -x.rating)
 
 
+def pairwise_points(matches: Sequence[Match], num_entrants: int) -> Float64[np.ndarray, "P P"]:
+    """Return the mean points of each entrant (row) against each other (column), NaN of itself."""
+    points = np.full((num_entrants, num_entrants), np.nan)
+    for match in matches:
+        points[match.first, match.second] = share = match.scores.mean().item()
+        points[match.second, match.first] = 1 - share
+    return points
+
+
+def write(found: Tournament, out: Path, title: str) -> None:
+    """Write `standings.csv`, `points.csv`, of each (row) against each other (column), and `points.png` of the same.
+
+    Raises:
+        MerlinError: The directory cannot be written.
+    """
+    from merlin.population.figures import plot_points  # matplotlib takes a second to import
+
+    names = [x.name for x in found.standings]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / "standings.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(Standing._fields)
+            table.writerows(found.standings)
+        with open(out / "points.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["", *names])
+            for name, row in zip(names, found.points, strict=True):
+                table.writerow([name, *("" if math.isnan(x) else x for x in row)])
+        plot_points(names, found.points, out / "points.png", title)
+    except OSError as error:
+        raise MerlinError(f"The directory {out} must be writable, but {error}: choose another --out.") from error
+
+
 def run_dirs_of(path: Path) -> list[Path]:
     """Return the run directories that a directory stands for: its own, or those of a population's agents."""
     return sorted((path / AGENTS).glob("*")) if (path / CONFIG).exists() else [path]
@@ -157,7 +201,7 @@ def tournament(
     checkpoint: str = "best",
     env_kwargs: Mapping[str, Any] | None = None,
     tell: Callable[[int, int], object] = lambda done, of: None,
-) -> list[Standing]:
+) -> Tournament:
     """Return how agents and bots do against one another.
 
     Args:
@@ -170,6 +214,11 @@ def tournament(
     Raises:
         MerlinError: There is no agent, they play different games, or a name is neither a directory nor a bot's.
     """
+    if games < 2 or games % 2:
+        raise MerlinError(
+            f"Each map is played twice, with sides exchanged, so the games of a pair must be even, but are {games}: "
+            f"take {games + 1}."
+        )
     run_dirs = [directory for name in names if Path(name).is_dir() for directory in run_dirs_of(Path(name))]
     if not run_dirs:
         raise MerlinError(
@@ -188,7 +237,7 @@ def tournament(
     config = replace(first, env_kwargs=settings, device=device or first.device)
     config.training.set_torch()
     players = players_per_game(config)
-    with build_environment(config, players * max(1, games // 2)) as environment:
+    with build_environment(config, players * games // 2) as environment:
         bot_teams: Mapping[str, tuple[str, ...]] = getattr(environment.vector_env.unwrapped, "bot_teams", {})
         bots = [name for name in names if not Path(name).is_dir()]
         for name in bots:
@@ -211,7 +260,10 @@ def tournament(
             )
         entrant_names = [entrant.name for entrant in entrants]
         anchor = entrant_names.index(RANDOM) if RANDOM in entrant_names else 0
-        return standings(entrant_names, play_all(environment, entrants, seed, tell), anchor, seed)
+        matches = play_all(environment, entrants, seed, tell)
+        found = standings(entrant_names, matches, anchor, seed)
+        order = [entrant_names.index(x.name) for x in found]
+        return Tournament(found, pairwise_points(matches, len(entrants))[np.ix_(order, order)])
 
 
 def players_per_game(config: RunConfig) -> int:
@@ -225,4 +277,16 @@ def _game(config: RunConfig) -> dict[str, Any]:
     return {name: x for name, x in config.env_kwargs.items() if name not in OF_PLAYERS}
 
 
-__all__ = ["ANCHOR_RATING", "Entrant", "Match", "Standing", "play_all", "play_match", "standings", "tournament"]
+__all__ = [
+    "ANCHOR_RATING",
+    "Entrant",
+    "Match",
+    "Standing",
+    "Tournament",
+    "pairwise_points",
+    "play_all",
+    "play_match",
+    "standings",
+    "tournament",
+    "write",
+]

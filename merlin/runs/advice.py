@@ -39,7 +39,19 @@ def describe_run(config: RunConfig, environment: Environment) -> list[str]:
     """Return sentences about what a run took things for: entries, actions, preset and units."""
     scales = "running scales: vectors, rewards, returns" if config.model.running_scales else "units as they come"
     entries = "; ".join(describe_entries(environment.spaces))
-    return [entries, f"{describe_actions(environment.action_space)}; {describe_preset(config)}; {scales}"]
+    sentences = [entries, f"{describe_actions(environment.action_space)}; {describe_preset(config)}; {scales}"]
+    if environment.is_self_play:
+        sentences.append(describe_self_play(config, environment))
+    return sentences
+
+
+def describe_self_play(config: RunConfig, environment: Environment) -> str:
+    """Return how the best weights are chosen of an agent that plays against itself."""
+    against = ", ".join(f"{name}={value}" for name, value in environment.judged_by.items())
+    if not against or config.training.evaluation_steps is None:
+        hint = f", unless training.evaluation_steps chooses by games with {against}" if against else ""
+        return f"self-play, in which returns say nothing of the agent: its last weights count as the best{hint}"
+    return f"self-play, in which returns say nothing of the agent: its best weights are chosen by games with {against}"
 
 
 def describe_preset(config: RunConfig) -> str:

@@ -48,9 +48,9 @@ def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfi
     except (OSError, ValueError) as error:
         values = saved_config(run_dir)
         if values is None and isinstance(error, FileNotFoundError):
-            raise MerlinError(
-                f"A run directory holds a config.json, but {run_dir} has none: give one that train made."
-            ) from error
+            agents = sorted(run_dir.glob("agents/*/config.json"))  # of a population
+            which = f"that of one of its agents, such as {agents[0].parent}" if agents else "one that train made"
+            raise MerlinError(f"A run directory holds a config.json, but {run_dir} has none: give {which}.") from error
         if values is None:
             raise MerlinError(
                 f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
@@ -95,12 +95,16 @@ def _differences(now: Mapping[str, Any], then: Mapping[str, Any], prefix: str) -
             yield prefix + name, now[name], then[name]
 
 
-def tell_changes(config: RunConfig, run_dir: Path, note: Callable[[str], object]) -> None:
-    """Tell in a sentence which settings are not those that the last checkpoint was saved with, if there are any."""
+def tell_changes(config: RunConfig, run_dir: Path, note: Callable[[str], object], but: str = "") -> None:
+    """Tell in a sentence which settings are not those that the last checkpoint was saved with, if there are any.
+
+    Args:
+        but: One that is not told of, as it is meant to be another.
+    """
     changed = [
         f"{path} {then!r} rather than {now!r}"
         for path, now, then in changes(config, saved_config(run_dir) or {})
-        if path not in ("device", "preset")
+        if path not in ("device", "preset", but)
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

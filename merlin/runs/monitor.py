@@ -57,7 +57,7 @@ class Monitor:
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
-        self.is_here = is_here
+        self.is_here, self.is_self_play = is_here, trainer.environment.is_self_play
         self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
         self.last_return, self.comparing = math.nan, ""
         note = (lambda _: None) if reporter is None else reporter.note
@@ -172,7 +172,9 @@ class Monitor:
     def _report(self) -> None:
         ended = self._ended()
         metrics, found = self._metrics(ended), None
-        if self.config.training.evaluation_steps is None:
+        if self.config.training.evaluation_steps is None and self.is_self_play:
+            self.evaluated_at = self.trainer.env_steps  # the last weights are the best that is known
+        elif self.config.training.evaluation_steps is None:
             found, self.evaluated_at = self._scored_candidate(ended), self.trainer.env_steps
         elif metrics is not None and self.trainer.env_steps >= min(
             _next(self.config.training.evaluation_steps, self.evaluated_at), self.config.steps
@@ -181,8 +183,11 @@ class Monitor:
             metrics |= {f"evaluation_{name}": value for name, value in evaluation.items()}
             self.evaluated_at = self.trainer.env_steps
             score, episodes = evaluation["episode_return_mean"], evaluation["episodes"]
+            if self.is_self_play:
+                score = evaluation.get("success_rate", score)  # points, whatever events are worth
             best = Best(self.evaluated_at, score, "evaluation", episodes, self.evaluated_at)
-            found = best, self.trainer.agent.state_dict()
+            if not self.is_self_play or self.trainer.environment.judged_by:
+                found = best, self.trainer.agent.state_dict()
         if metrics is not None and self.reporter is not None and self.tracker is not None:
             if not self.is_here():
                 self.saved_at = -math.inf  # all processes save together
@@ -242,7 +247,7 @@ class Monitor:
         """
         assert self.reporter is not None, "the process that leads chooses"
         agent, note, end = self.trainer.agent, self.reporter.note, self.trainer.env_steps
-        if self.config.training.evaluation_steps is not None or not self.is_here():
+        if self.config.training.evaluation_steps is not None or self.is_self_play or not self.is_here():
             return
         before = checkpoint.read_best(self.run_dir, note)
         if before is not None and (before.chosen_by, before.chosen_at) == ("comparison", end):

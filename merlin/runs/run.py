@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from io import TextIOBase
 from pathlib import Path
@@ -85,6 +86,25 @@ def build_environment(config: RunConfig, num_envs: int | None = None, render_mod
     )
 
 
+def build_judged(config: RunConfig, num_envs: int, note: Callable[[str], object] = lambda _: None) -> Environment:
+    """Return environments in which an agent is judged: those of training, or in self-play games against bots.
+
+    In self-play what one row wins another loses, so that returns say nothing. A task says by `judged_by` with which
+    settings they do.
+
+    Args:
+        note: Is told of these.
+    """
+    environment = build_environment(config, num_envs)
+    settings = environment.judged_by
+    if not settings:
+        return environment
+    environment.close()
+    named = ", ".join(f"{name}={value}" for name, value in settings.items())
+    note(f"games against itself would say nothing of the agent, so it plays with {named}")
+    return build_environment(replace(config, env_kwargs=config.env_kwargs | settings), num_envs)
+
+
 def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
     return build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space)).to(environment.device)
@@ -123,12 +143,13 @@ def load_agent(
     """Return the run's agent with the weights of its best or last checkpoint.
 
     Args:
-        note: Is told of damage for which other weights are taken, and of settings that the run was not trained with.
+        note: Is told of damage for which other weights are taken, and of settings that the run was not trained with,
+            but for those of the task.
 
     Raises:
         MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
-    tell_changes(config, run_dir, note)
+    tell_changes(config, run_dir, note, but="env_kwargs")
     check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
     load_weights(run_dir, agent, which, note)
@@ -162,7 +183,7 @@ def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) 
 def evaluate_held_out(agent: Agent, config: RunConfig) -> dict[str, Any]:
     """Return what the agent earns in episodes that choose the run's best weights, as many as its evaluations take."""
     episodes = config.training.evaluation_episodes
-    with build_environment(config, min(config.num_envs, episodes)) as environment:
+    with build_judged(config, min(config.num_envs, episodes)) as environment:
         return evaluate(agent, environment, episodes=episodes, seed=config.seed + CHOOSING_SEED)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from merlin.errors import MerlinError
@@ -17,16 +18,20 @@ class _Named(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
-def to_plain(tree: Any) -> Any:
-    """Return the tree with NamedTuples as dicts and tensors detached and compact: what `weights_only=True` loads."""
-    if isinstance(tree, Tensor):
-        return tree.detach().clone()  # a view would be stored with all of its storage
+def to_plain(tree: Any, device: str | None = None) -> Any:
+    """Return the tree with NamedTuples as dicts and tensors detached and compact: what `weights_only=True` loads.
+
+    Args:
+        device: Where its tensors are to be; none leaves them where they are.
+    """
+    if isinstance(tree, Tensor):  # a copy, for a view would be stored with all of its storage
+        return tree.detach().to(device or tree.device, copy=True, memory_format=torch.contiguous_format)
     if isinstance(tree, _Named):
-        return {name: to_plain(value) for name, value in tree._asdict().items()}
+        return {name: to_plain(value, device) for name, value in tree._asdict().items()}
     if isinstance(tree, Mapping):
-        return {name: to_plain(value) for name, value in tree.items()}
+        return {name: to_plain(value, device) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(to_plain(value) for value in tree)
+        return type(tree)(to_plain(value, device) for value in tree)
     if isinstance(tree, float):
         return float(tree)  # NumPy's float64 is a float that weights_only refuses
     assert tree is None or type(tree) in (bool, int, str, bytes), f"a checkpoint cannot hold a {type(tree).__name__}"

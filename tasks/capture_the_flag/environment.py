@@ -80,6 +80,8 @@ class CaptureTheFlag(FramedWorld):
     action_names = (MOVES, TURNS, TAGS)
     event_signs = EVENT_SIGNS
     bot_teams = PAIRS
+    judged_by = {"opponents": "mixed"}  # noqa: RUF012
+    """The settings with which an agent is judged that trained in self-play."""
 
     def __init__(
         self,

@@ -220,3 +220,12 @@ def test_a_category_that_does_not_exist_is_never_anothers(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # where nobody can be told, as on a GPU
     encoding = encoder_of(MultiDiscrete([5, 3]))({"x": torch.tensor([[5, 0], [-1, 2], [4, 3], [2, -9]])})
     assert encoding.argmax(1).tolist() == [5, 7, 4, 2] and encoding.sum(1).tolist() == [1.0] * 4
+
+
+def test_no_rows_have_no_encodings(space, values_of):
+    """As of a window that is too short for what is learnt from it."""
+    encoder = encoder_of(space)
+    encoding = encoder({"x": values_of(space, 1)[:0].expand(3, *values_of(space, 1)[:0].shape)})
+    assert encoding.shape == (3, 0, encoder.output_size)
+    if encoding.requires_grad:
+        encoding.sum().backward()

@@ -25,9 +25,17 @@ class Duel(TensorVectorEnv):
     scores = {}  # noqa: RUF012
 
     def __init__(
-        self, num_envs=8, length=LENGTH, rewards=None, tells=True, team_of=(0, 0, 1, 1), device="cpu", render_mode=None
+        self,
+        num_envs=8,
+        length=LENGTH,
+        rewards=None,
+        tells=True,
+        team_of=(0, 0, 1, 1),
+        symbols=3,
+        device="cpu",
+        render_mode=None,
     ):
-        space = spaces.Dict({"symbol": spaces.Discrete(3), "time": spaces.Box(0, 1, (1,), np.float32)})
+        space = spaces.Dict({"symbol": spaces.Discrete(symbols), "time": spaces.Box(0, 1, (1,), np.float32)})
         super().__init__(num_envs, space, spaces.Discrete(3), device, render_mode)
         count = num_envs // 4
         self.length, self.weights, self.tells = length, rewards, tells

@@ -1,5 +1,6 @@
 """Evolution: who copies, what is copied, how much changes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,10 +73,39 @@ def test_perturbations_are_as_frequent_and_as_large_as_told(probability, low, hi
     assert (factors >= low - 1e-9).all() and (factors <= high + 1e-9).all()
     count, deviation = factors.numel(), (probability * (1 - probability) / factors.numel()) ** 0.5
     assert abs(changed.double().mean() - probability) <= 4 * deviation + 1e-3, count
-    assert abs(factors[changed].mean() - (low + high) / 2) < 0.08  # uniform
+    low, high = math.log(low), math.log(high)
+    middle, deviation = (low + high) / 2, (high - low) / 12**0.5  # of a uniform logarithm
+    assert abs(factors[changed].log().mean() - middle) < 4 * deviation / changed.sum() ** 0.5
     assert all(h.costs["kl_cost"] == 0 for h in found)
     assert {h.tick_steps for h in found} == set(range(5, 21))
     assert start == replace_rewards(SETTINGS)  # a value: nothing of it is changed
+
+
+def test_perturbation_alone_moves_numbers_neither_up_nor_down():
+    """The logarithms of factors are uniform on an interval around 0: a factor and its inverse are equally likely."""
+    config, drawing = EvolutionConfig(perturbation_probability=1.0), generator(2)
+    start = SETTINGS._replace(rewards=(1.0, -1.0) * 20)
+    found = [perturbed(start, config, drawing) for _ in range(100)]
+    logs = torch.tensor([h.rewards for h in found]).double().abs().log() / math.log(2)  # of 0.5 to 2
+    count = logs.numel()
+    assert abs(logs.mean()) < 4 * 3**-0.5 / count**0.5
+    ranks = (logs.flatten().sort().values + 1) / 2  # uniform from 0 to 1: Kolmogorov and Smirnov's distance
+    distance = (ranks - (torch.arange(count) + 0.5) / count).abs().max()
+    assert distance < 1.95 / count**0.5  # of 1 in 1,000
+    many = start
+    for _ in range(200):  # of a lineage
+        many = perturbed(many, config, drawing)
+    walked = torch.tensor(many.rewards).double().abs().log() / math.log(2)
+    assert abs(walked.mean()) < 4 * (200 / 3 / 40) ** 0.5 < 6
+    drift = torch.linspace(0.5, 2, 100_001).double().log().mean() / math.log(2)
+    assert 200 * drift > 40  # what uniform factors would have done
+
+
+def test_initial_draws_are_symmetric_around_the_settings():
+    found = [drawn(SETTINGS, None, 3.0, generator(seed)) for seed in range(300)]
+    logs = torch.tensor([[h.rates["learning_rate"] / 1e-3, h.costs["entropy_cost"] / 0.02] for h in found]).log()
+    logs = logs.double() / math.log(3)
+    assert (logs.abs() <= 1 + 1e-6).all() and abs(logs.mean()) < 4 * 3**-0.5 / 600**0.5
 
 
 def replace_rewards(settings):

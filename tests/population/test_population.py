@@ -260,5 +260,5 @@ def test_an_agent_that_cannot_learn_ends_the_training_only_where_nobody_evolves(
     population = make(count=2, evolves=False)
     population.update()
     monkeypatch.setattr(population.members[1].learner, "update", fail)
-    with pytest.raises(MerlinError, match="those of agent 1 after 96 steps"):
+    with pytest.raises(MerlinError, match="those of agent 1 after 64 steps"):
         population.update()

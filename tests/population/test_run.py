@@ -1,16 +1,20 @@
 """A population's directory: resumed, evaluated, and its agents in a tournament."""
 
+import csv
 import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from merlin.cli import main
 from merlin.errors import MerlinError
 from merlin.population import run
+from merlin.population.figures import _num_agents, _numbers, plot_population
 from merlin.population.population import PopulationConfig
 from merlin.population.tournament import Match, standings, tournament
 from merlin.runs.presets import preset
@@ -60,7 +64,8 @@ def test_a_population_that_was_stopped_goes_on_bit_for_bit(trained, tmp_path):
     for name in ("population.jsonl", "metrics.jsonl", "agents/00/metrics.jsonl", "agents/02/metrics.jsonl"):
         assert rows(run_dir / name) == rows(trained / name), name
     kinds = [row["kind"] for row in rows(trained / "population.jsonl")]
-    assert {"deal", "ratings", "evolution"} == set(kinds)
+    assert {"start", "deal", "ratings", "evolution"} == set(kinds)
+    assert kinds.count("start") == 1
     last = [checkpoint.steps(directory)[-1] for directory in (run_dir, trained)]
     one, other = (torch.load(path / "trainer.pt", weights_only=True)["population"] for path in last)
     assert one["ratings"].tolist() == other["ratings"].tolist()
@@ -94,14 +99,48 @@ def test_an_agent_of_a_population_is_a_run_directory(trained, capsys):
 
 
 def test_a_tournament_rates_agents(trained, capsys):
-    found = tournament([str(trained)], games=8)
+    found, points = tournament([str(trained)], games=8)
+    for row, x in zip(points, found, strict=True):
+        assert abs(row[~np.isnan(row)].mean() - x.wins - x.draws / 2) < 1e-9  # each pair plays as many games
+    assert np.isnan(points.diagonal()).all()
+    np.testing.assert_allclose(np.nan_to_num(points) + np.nan_to_num(points.T), 1 - np.eye(4))
     assert [x.games for x in found] == [24] * 4  # three agents and the random bot
     assert next(x for x in found if x.name == "random").rating == 500
     assert all(abs(x.wins + x.draws + x.losses - 1) < 1e-9 for x in found)
     assert all(x.rating_low <= x.rating <= x.rating_high for x in found)
     assert sum(x.wins for x in found) == sum(x.losses for x in found)
     assert main(["tournament", str(trained), "--games", "4", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["standings"]) == 4
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["standings"]) == 4
+    out = trained / "tournament"
+    table = list(csv.DictReader((out / "standings.csv").read_text().splitlines()))
+    assert [row["name"] for row in table] == [x["name"] for x in printed["standings"]]
+    head, *lines = csv.reader((out / "points.csv").read_text().splitlines())
+    assert head[1:] == [line[0] for line in lines] == [row["name"] for row in table]
+    told = [[float(x) if x else None for x in line[1:]] for line in lines]
+    assert told == printed["points"]
+    assert is_drawn(out / "points.png")
+
+
+def is_drawn(path):
+    """Return whether a picture has more to see than a few colours."""
+    picture = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    return len(picture) > 100_000 and len(np.unique(picture, axis=0)) > 50
+
+
+def test_a_population_ends_with_a_picture_of_its_time(trained, tmp_path):
+    assert is_drawn(trained / "population.png")
+    journal = rows(trained / "population.jsonl")
+    count, numbers = _num_agents(journal), _numbers(journal, 3)
+    assert count == 3
+    assert {"learning_rate", "entropy_cost", "reward_00"} <= numbers.keys()
+    for index in range(3):  # what is drawn last is what the agents have
+        saved = json.loads((trained / "agents" / f"{index:02d}" / "config.json").read_text())
+        assert numbers["learning_rate"][index][1][-1] == saved["training"]["learning_rate"]
+        assert numbers["reward_02"][index][1][-1] == -saved["env_kwargs"]["rewards"][2]
+        assert numbers["learning_rate"][index][0][0] == 0
+    with pytest.raises(MerlinError, match="must hold the journal of a population"):
+        plot_population(tmp_path / "none.jsonl", tmp_path / "none.png")
 
 
 def test_standings_are_the_best_first():
@@ -120,6 +159,13 @@ def test_standings_are_the_best_first():
         (["--set", "population.burn_in=3"], "no setting 'population.burn_in': did you mean 'population.burn_in_games'"),
         (["--env-kwargs", '{"opponents": "random"}'], "games of two teams with as many players each"),
         (["--agent", "dreamer"], "Dreamer learns otherwise"),
+        (["--num-envs", "6"], "num_envs must be a multiple of 4, the players of a game that learn, but is 6"),
+        (["--past-selves", "-1"], "--past-selves: must be a whole number from 0 to 1000, got '-1'"),
+        (
+            ["--past-selves", "2", "--set", "population.bots=mixed", "population.bot_games=0.9"],
+            "bot_games + past_games must be at most 1, but is 1.15: lower one of them",
+        ),
+        (["--resume", "nowhere", "--past-every", "3"], "but --past-every, --num-envs, --run-dir came"),
         (["--set", "population.bots=nobody"], "population.bots must be bots of merlin/CaptureTheFlag-v0 (mixed"),
     ],
 )
@@ -143,3 +189,18 @@ def test_bad_directories_are_one_sentence(trained, tmp_path):
         tournament([str(trained), "nobody"])
     with pytest.raises(MerlinError, match="A tournament needs an agent"):
         tournament(["random"])
+    with pytest.raises(MerlinError, match="the games of a pair must be even, but are 7: take 8"):
+        tournament([str(trained)], games=7)
+
+
+def test_agents_of_other_spaces_or_games_do_not_play_one_another(trained, tmp_path):
+    """As those of a window of steps, or of pictures, which the networks of the others cannot read."""
+    settings = [{}, {"symbols": 4}]
+    for index, env_kwargs in enumerate(settings):
+        own = replace(config(), env_kwargs=env_kwargs, steps=64)
+        run.train(own, replace(SETTINGS, agents=2), tmp_path / f"{index}", stream=io.StringIO())
+    with pytest.raises(MerlinError, match="Agents of a tournament play the same game, but"):
+        tournament([str(tmp_path / "0"), str(tmp_path / "1")], games=4)
+    with pytest.raises(MerlinError, match="symbol") as caught:
+        tournament([str(tmp_path / "0")], games=4, env_kwargs={"symbols": 4})
+    assert str(caught.value).count(". ") == 0
