@@ -82,6 +82,8 @@ def train(
         stream: Where progress is shown; standard error unless told.
     """
     run_dir, begin = Path(run_dir).absolute(), time.monotonic()
+    if config.curriculum.values:
+        raise MerlinError("A population trains on one task, but a curriculum of several came: leave out curriculum.")
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
     with build_environment(config) as environment, ExitStack() as stack:
         configs = [
