@@ -94,5 +94,5 @@ def test_a_curriculum_that_says_too_little_is_refused(settings, sentence):
 def test_a_stage_that_cannot_be_built_or_has_other_spaces_is_refused_before_training(tmp_path):
     with pytest.raises(MerlinError, match="size must be odd and at least 5, but is 4"):
         train(in_mazes(values=(5, 4)), tmp_path / "even", stream=io.StringIO())
-    with pytest.raises(MerlinError, match="must have the spaces of the task.*are others with agent_view_size 7: take"):
+    with pytest.raises(MerlinError, match=r"must have the spaces of the task.*are others with agent_view_size 7: take"):
         train(in_mazes(argument="agent_view_size", values=(5, 7)), tmp_path / "view", stream=io.StringIO())

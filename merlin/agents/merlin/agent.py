@@ -102,8 +102,8 @@ class MerlinExtras(NamedTuple):
 
 
 class Policy(nn.Module):
-    """The parts of the policy: an LSTM, what its reads are asked with, the head of the action's distribution, and, where
-    it has them, an encoder and a value head of its own.
+    """The parts of the policy: an LSTM, what its reads are asked with, the head of the action's distribution, and an
+    encoder and a value head of its own, where it has them.
 
     Args:
         spaces: The entries of an observation.
@@ -202,6 +202,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        prior's and a correction, memory holds the one-hots, and `prior_kl_cost` weighs what teaches the prior apart
        from what the posterior pays.
     7. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
+    8. The policy may have an encoder and a value function of its own, and see latents and words read only faintly
+       (`policy_encoder`, `policy_value_cost`, `policy_latent_scale`, `policy_read_scale`); e~ encodes what e does:
+
+           h~, c~ = policy_lstm([latent_scale · sg(z), read_scale · m~, e~])
+           log π  = log softmax(policy_head(f));   V = policy_value_head(f)
+           f      = [latent_scale · sg(z), h~, read_scale · m~, e~]
+
+       and the loss has policy_value_cost · ½ (R − V)² besides. The policy's gradients, V's among them, reach e~, and
+       nothing of the predictor, whose own V and R^ go on shaping the latent. The paper's policy sees what the
+       predictor made of an observation, and nothing else.
     """
 
     config_class = MerlinConfig
