@@ -1,6 +1,7 @@
 """The pictures of `merlin analyse`."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import gymnasium
@@ -13,7 +14,7 @@ from merlin.viewer.canvas import GREY, INK, Canvas
 from merlin.viewer.observations import draw_entry, height_of, is_picture, label
 
 Array = np.ndarray
-COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58")
+COLOURS = ("#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#1fa3a3")
 MAX_COLUMNS = 12
 
 
@@ -31,7 +32,7 @@ def plot_lines(
     figure = Figure(figsize=(6.4, 3.6), dpi=120, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    colours = iter(COLOURS)
+    colours = cycle(COLOURS)
     for name, (at, values) in lines.items():
         if name == reference:
             axes.plot(at, values, color="#8a8a8a", linestyle="--", label=name)

@@ -87,6 +87,8 @@ def train(
         max_seconds: Stop after this long, but not before the first window is learnt from.
         stream: Where progress is shown; standard error unless told.
     """
+    if config.curriculum.values:
+        raise MerlinError("A population trains on one task, but a curriculum of several came: leave out curriculum.")
     with distributed.joined(resolve_device(config.device)):
         return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream)
 

@@ -18,6 +18,7 @@ from merlin.runs import choice
 from merlin.runs.advice import Advice
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.choice import Candidate
+from merlin.runs.curriculum import Curriculum
 from merlin.runs.directory import write_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -41,6 +42,8 @@ class Monitor:
         evaluate: Plays held-out episodes with the agent as it is, and returns what `merlin.training.evaluation` does.
         film: Films an episode of the run and returns the file, for Weights & Biases at the end; none leaves it out.
         is_here: Whether the run directory is still the one that this process writes to.
+        curriculum: Where the run stands in it; none is one without stages.
+        enter: Lets the trainer go on in the environments of the curriculum's stage.
     """
 
     def __init__(
@@ -54,10 +57,13 @@ class Monitor:
         evaluate: Callable[[], dict[str, Any]],
         film: Callable[[Path], Path] | None = None,
         is_here: Callable[[], bool] = lambda: True,
+        curriculum: Curriculum | None = None,
+        enter: Callable[[], object] = lambda: None,
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
         self.is_here, self.is_self_play = is_here, trainer.environment.is_self_play
+        self.curriculum, self.enter = curriculum or Curriculum(config.curriculum), enter
         self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
         self.last_return, self.comparing = math.nan, ""
         note = (lambda _: None) if reporter is None else reporter.note
@@ -110,6 +116,7 @@ class Monitor:
             "row": self.row,
             "candidate": self.candidate.state_dict(),
             "advice": self.advice.state_dict(),
+            "curriculum": self.curriculum.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,6 +130,7 @@ class Monitor:
         self.evaluated_at, self.row = state["evaluated_at"], state["row"]
         self.candidate.load_state_dict(state["candidate"])
         self.advice.load_state_dict(state.get("advice"))
+        self.curriculum.load_state_dict(state.get("curriculum", self.curriculum.state_dict()))
 
     def report(self, losses: dict[str, Tensor], episodes: Episodes) -> None:
         """Take in one window; report and save when it is time."""
@@ -164,6 +172,8 @@ class Monitor:
             metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()  # who does not tell has not succeeded
         for name, total in self.trainer.seconds.items():
             metrics[f"{name}_seconds"] = total - spent[name]
+        if self.config.curriculum.values:
+            metrics["curriculum_stage"] = self.curriculum.stage
         if len(returns):
             self.last_return = metrics["episode_return_mean"]
         # an entry of the observation may be called as one of these
@@ -172,10 +182,11 @@ class Monitor:
     def _report(self) -> None:
         ended = self._ended()
         metrics, found = self._metrics(ended), None
-        if self.config.training.evaluation_steps is None and self.is_self_play:
-            self.evaluated_at = self.trainer.env_steps  # the last weights are the best that is known
-        elif self.config.training.evaluation_steps is None:
-            found, self.evaluated_at = self._scored_candidate(ended), self.trainer.env_steps
+        if self.config.training.evaluation_steps is None:
+            # In self-play the last weights are the best that is known, and returns of easier tasks say nothing of weights.
+            if not self.is_self_play and self.curriculum.is_over:
+                found = self._scored_candidate(ended)
+            self.evaluated_at = self.trainer.env_steps
         elif metrics is not None and self.trainer.env_steps >= min(
             _next(self.config.training.evaluation_steps, self.evaluated_at), self.config.steps
         ):
@@ -200,6 +211,10 @@ class Monitor:
             longest = int(self.trainer.rollout.state.episode_length.max())
             for key, sentence in self.advice.take(metrics, self.trainer.agent, longest).items():
                 self.reporter.warn_once(key, sentence)
+        is_done = metrics is not None and self.curriculum.is_done(metrics)
+        if not self.curriculum.is_over and distributed.any_of(is_done):
+            self.curriculum.move_on(self.trainer.env_steps)
+            self.enter()
         self._clear()
 
     def _tell(self, metrics: dict[str, int | float]) -> None:

@@ -151,6 +151,8 @@ def _scores(metrics: Mapping[str, int | float]) -> list[str]:
         mean, std = metrics["episode_return_mean"], metrics.get("episode_return_std", math.nan)
         spread = f" ± {std:.2f}" if math.isfinite(std) else ""
         shown.append(f"return {mean:5.2f}{spread}" if math.isfinite(mean) else "return     -       ")
+    if "curriculum_stage" in metrics:
+        shown.append(f"stage {metrics['curriculum_stage']}")
     if "rating_best" in metrics:  # of a population
         shown.append(f"ratings {metrics['rating_worst']:4.0f} to {metrics['rating_best']:4.0f}")
         shown.append(f"games {metrics['games']:,}  evolutions {metrics['evolutions']}")

@@ -24,6 +24,7 @@ from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_m
 from merlin.runs.advice import describe_run
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
 from merlin.runs.choice import compare
+from merlin.runs.curriculum import Curriculum
 from merlin.runs.directory import changes, check_unchanged, claimed, tell_changes
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
@@ -249,19 +250,33 @@ def _train(
             f"processes, but is {config.num_envs}: take another."
         )
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
-    with build_environment(config) as environment, ExitStack() as stack:
+    curriculum = Curriculum(config.curriculum)
+    if config.curriculum.values:
+        _check_stages(config)
+    with ExitStack() as stack:
+        environment = stack.enter_context(build_environment(_staged(config, curriculum)))
         agent = build_agent(config, environment)
         if config.started_from is not None and not (resume and checkpoint.steps(run_dir)):
             _load_start(agent, config, notes.append)
         trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
         before, reporter, tracker, monitors, is_here = 0.0, None, None, None, lambda: True
+        interrupted: list[int] = []
+
+        def enter() -> None:
+            following = stack.enter_context(build_environment(_staged(config, curriculum)))
+            following.stop_waiting_when(lambda: bool(interrupted))
+            trainer.enter(following)
+            if reporter is not None:
+                stage = ", ".join(f"{name} {value}" for name, value in curriculum.env_kwargs.items())
+                reporter.note(f"stage {curriculum.stage}: {stage or 'the task as it is'}")
+
         if leads:
             is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
         if resume:
             check_unchanged(config, run_dir)
             check_spaces(run_dir, config.task, environment)
         if resume and checkpoint.steps(run_dir):
-            rest = _load_training(run_dir, trainer, config, notes.append)
+            rest = _load_training(run_dir, trainer, config, notes.append, curriculum, enter)
             before, monitors = rest["wall_seconds"], rest.get("monitors")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
@@ -275,7 +290,10 @@ def _train(
                 reporter.note(sentence)
             tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
         evaluation = partial(evaluate_held_out, agent, config)
-        monitor = Monitor(config, run_dir, trainer, reporter, tracker, before - begin, evaluation, film, is_here)
+        offset = before - begin
+        monitor = Monitor(
+            config, run_dir, trainer, reporter, tracker, offset, evaluation, film, is_here, curriculum, enter
+        )
         if monitors is not None:
             monitor.load_state_dict(monitors[distributed.rank()])
         code = 1
@@ -314,9 +332,45 @@ def _train(
     return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted)
 
 
-def _load_training(run_dir: Path, trainer: Trainer, config: RunConfig, note: Callable[[str], object]) -> dict[str, Any]:
-    """Let a trainer go on from the run's last intact checkpoint, and return all of it but the weights."""
+def _staged(config: RunConfig, curriculum: Curriculum) -> RunConfig:
+    """Return the configuration with the task of a curriculum's stage."""
+    return replace(config, env_kwargs=config.env_kwargs | curriculum.env_kwargs)
+
+
+def _check_stages(config: RunConfig) -> None:
+    """Refuse a curriculum with a stage whose environment cannot be built, or has other spaces than the task's."""
+    curriculum = Curriculum(config.curriculum)
+    with build_environment(config, 1) as environment:
+        expected = to_config(environment)
+    while not curriculum.is_over:
+        with build_environment(_staged(config, curriculum), 1) as environment:
+            if to_config(environment) != expected:
+                ((name, value),) = curriculum.env_kwargs.items()
+                raise MerlinError(
+                    f"Stages of a curriculum must have the spaces of the task, but those of {config.task} are others "
+                    f"with {name} {value}: take an argument that changes no space."
+                )
+        curriculum.move_on(0)
+
+
+def _load_training(
+    run_dir: Path,
+    trainer: Trainer,
+    config: RunConfig,
+    note: Callable[[str], object],
+    curriculum: Curriculum,
+    enter: Callable[[], object],
+) -> dict[str, Any]:
+    """Let a trainer go on from the run's last intact checkpoint, and return all of it but the weights.
+
+    Args:
+        enter: Lets it go on in the environments of the curriculum's stage.
+    """
     step, rest = checkpoint.load_latest(run_dir, trainer.agent, note)
+    stands = rest["monitors"][0].get("curriculum") if rest.get("monitors") else None  # all processes' are the same
+    if stands is not None and stands["stage"]:
+        curriculum.load_state_dict(stands)
+        enter()
     try:
         goes_on, _ = trainer.load_state_dict(rest["trainer"], run_dir / checkpoint.REPLAY), float(rest["wall_seconds"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -123,6 +123,17 @@ class Trainer:
         while self.env_steps < self.total_steps and not distributed.any_of(should_stop()):
             report(*self.update())
 
+    def enter(self, environment: Environment) -> None:
+        """Go on in other environments, as many and with the same spaces, where episodes begin; close the former."""
+        self.environment.close()
+        self.environment = self.rollout.environment = environment
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begin an episode everywhere, with a new seed."""
+        device = self.generator.device
+        self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
+
     def state_dict(self, directory: Path | None = None) -> dict[str, Any]:
         """Return everything but the agent's weights, as plain containers of tensors and numbers.
 
@@ -182,8 +193,7 @@ class Trainer:
             known = to_plain(self.rollout.state) | share["rollout"]  # what was not kept yet begins empty
             self.rollout.state = from_plain(known, self.rollout.state)
         else:  # other episodes than those that the run began with
-            device = self.generator.device
-            self.rollout.restart(int(torch.randint(2**31, (), generator=self.generator, device=device)))
+            self._restart()
         return goes_on
 
 

@@ -30,8 +30,18 @@ ACTION_SPACES = {
     ),
 }
 DISCOUNT = 0.9
-KINDS = [*AGENTS, "merlin-categorical"]
-"""All agents, MERLIN with both families of latents."""
+VARIANTS = {
+    "merlin-categorical": {"latent": "categorical", "latent_groups": 3, "latent_classes": 2},
+    "merlin-policy-encoder": {
+        "policy_encoder": True,
+        "policy_value_cost": 0.7,
+        "policy_latent_scale": 0.3,
+        "policy_read_scale": 0.6,
+    },
+}
+"""Settings of agents that differ in what they are made of."""
+KINDS = [*AGENTS, *VARIANTS]
+"""All agents, MERLIN with both families of latents, and with a policy that sees and judges for itself."""
 ON_POLICY = [name for name in AGENTS if name != "dreamer"]
 """Agents whose policy learns from what it did. Dreamer's learns from what its model imagines."""
 
@@ -48,9 +58,8 @@ def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=
         "word_size": 8,
     }
     sizes |= {"tick_steps": 3}  # so that ticks follow something in short windows too
-    name, _, family = name.partition("-cat")
-    if family:
-        sizes |= {"latent": "categorical", "latent_groups": 3, "latent_classes": 2}
+    sizes |= VARIANTS.get(name, {})
+    name = "merlin" if name in VARIANTS else name
     config = preset(name).model
     known = {key: value for key, value in {**sizes, **settings}.items() if hasattr(config, key)}
     agent = AGENTS[name].agent_class(spaces, ACTION_SPACES[action_space], replace(config, **known))

@@ -14,10 +14,12 @@ from merlin.agents.merlin.predictor import explained
 from merlin.runs.presets import preset
 from merlin.states import map_state
 from tests import reference
-from tests.agents.helpers import SPACES, act, make_agent, random_observation, row, tensors
+from tests.agents.helpers import EVERY_KIND, SPACES, act, make_agent, random_observation, row, tensors
+from tests.agents.test_border import observations
 
 T, B = 12, 3
 either = pytest.mark.parametrize("name", ["merlin", "merlin-categorical"])
+every_merlin = pytest.mark.parametrize("name", ["merlin", "merlin-categorical", "merlin-policy-encoder"])
 
 
 def no_resets() -> torch.Tensor:
@@ -101,7 +103,7 @@ def test_latent_of_a_step_is_in_no_read_of_that_step_and_in_those_of_the_next(na
     torch.testing.assert_close(reads[1][:, :6], 100 * reads[0][:, :6])  # one slot, read whole: its word, not its trace
 
 
-@either
+@every_merlin
 def test_policy_loss_reaches_the_policy_alone(name):
     agent = with_costs(make_agent(name), entropy_cost=0.3)
     unroll, initial, _, _ = act(agent, no_resets())
@@ -109,7 +111,7 @@ def test_policy_loss_reaches_the_policy_alone(name):
         assert moved(gradient) == name.startswith("policy."), name
 
 
-@either
+@every_merlin
 @pytest.mark.parametrize(
     "settings", [{}, {"top_k": 2}, {"mask_unwritten": False}, {"retroactive_discount": None}, {"memory_size": 20}]
 )
@@ -154,6 +156,47 @@ def test_policy_gradient_reaches_the_latent_only_when_let(name):
     agent = with_costs(make_agent(name), policy_gradient_to_latent=True)
     unroll, initial, _, _ = act(agent, no_resets())
     assert moved(gradients(agent, agent.losses(unroll, initial)[0].total)["predictor.posterior_input.weight"])
+
+
+def test_a_policy_that_makes_nothing_of_its_own_encoding_is_the_papers():
+    """Its weights from latents and words are the paper's, divided by the scales at which these enter; others are 0."""
+    paper = make_agent("merlin")
+    agent = make_agent("merlin", policy_encoder=True, policy_latent_scale=0.5, policy_read_scale=0.25)
+    latent, words, hidden = 6, paper.policy.reader.num_read_keys * paper.memory.slot_size, 9
+    ours, its = agent.state_dict(), paper.state_dict()
+    for name, widths in {
+        "policy.lstm.cells.0.weight_ih": [(latent, 0.5), (words, 0.25)],
+        "policy.head.0.weight": [(latent, 0.5), (hidden, 1), (words, 0.25)],
+    }.items():
+        parts = [x / scale for x, (_, scale) in zip(its[name].split([x for x, _ in widths], 1), widths, strict=True)]
+        its[name] = torch.cat([*parts, torch.zeros(len(ours[name]), agent.policy.encoding_size)], 1)
+    agent.load_state_dict(its)
+    (expected, _, state, _), (found, _, other, _) = act(paper, no_resets()), act(agent, no_resets())
+    torch.testing.assert_close((found.log_prob, found.value), (expected.log_prob, expected.value))
+    for x, y in zip(tensors(other), tensors(state), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_policy_and_its_own_value_teach_its_own_encoder_and_nothing_of_the_predictor():
+    agent = make_agent("merlin-policy-encoder", spaces=EVERY_KIND)
+    seen = {name: torch.from_numpy(x) for name, x in observations(0).items()}
+    code = agent.encode(seen, torch.zeros(3, 4), torch.zeros(3))
+    activations = agent.perceive(code, agent.initial_state(3)).activations
+    for output in agent.heads(activations, seen):
+        for name, gradient in gradients(agent, output.square().sum()).items():
+            assert not (moved(gradient) and name.startswith("predictor.")), name
+            assert moved(gradient) or not name.startswith("policy.encoder."), name
+
+
+def test_in_imagination_the_policy_sees_what_is_decoded():
+    agent = make_agent("merlin-policy-encoder", spaces=EVERY_KIND)
+    state = map_state(lambda x: x + 1 if x.is_floating_point() else x, agent.initial_state(B))
+    with torch.no_grad():
+        activations = agent.perceive(None, state).activations
+        seen = agent.policy.encoder(agent.reconstruct(activations.latent))
+        reward = agent.predictor.reward_decoder(activations.latent)
+        expected = torch.cat([seen, state.previous_action, reward], -1)
+    torch.testing.assert_close(activations.policy_encoding, expected)
 
 
 @either

@@ -37,11 +37,12 @@ OF_FTW = [
     {"memory_size": 0},
     {"core": "lstm"},
 ]
+OF_MERLIN = [{"policy_gradient_to_latent": True}, {"policy_num_read_keys": 2}, {"policy_encoder": True}]
 SWITCHES = {
     "ftw": [{}, *OF_FTW],
     "rl-lstm": [{}, *LAYERS],
     "rl-mem": [{}, *LAYERS, *MEMORY],
-    "merlin": [{}, *LAYERS, *MEMORY, {"policy_gradient_to_latent": True}, {"policy_num_read_keys": 2}],
+    "merlin": [{}, *LAYERS, *MEMORY, *OF_MERLIN],
 }
 AT_LEAST = {"ftw": 7, "rl-lstm": 7, "rl-mem": 12, "merlin": 28}  # gradients that are not zero
 MIDDLE = [(0.15, T), (0.0, T), (0.15, 2)]  # how often episodes start, and the steps before the window

@@ -215,6 +215,10 @@ def test_a_file_says_what_is_compared(tmp_path):
     assert len(runs) == 6 * 3 * 5 and {run.task.env_kwargs["agent_view_size"] for run in runs} == {3}
     runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
     assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
+    runs = plan(read_comparison(ROOT / "examples" / "policy_encoder.toml"), tmp_path)
+    models = [run.config().model for run in runs]
+    assert len(models) == 6 and [x.policy_encoder for x in models].count(False) == 1
+    assert sorted({x.policy_read_scale for x in models}) == [0.1, 0.3, 1.0]
 
 
 @pytest.mark.parametrize(

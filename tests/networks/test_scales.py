@@ -99,7 +99,7 @@ def learn(name: str, place_unit: float = 1.0, reward_unit: float = 1.0, **settin
     return agent
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [*AGENTS, "merlin-policy-encoder"])
 @pytest.mark.parametrize(
     ("place_unit", "reward_unit", "normalizes"), [(64.0, 1000.0, False), (0.01, 0.001, False), (64.0, 1e-6, True)]
 )
@@ -138,7 +138,7 @@ def test_a_first_window_is_for_the_scales_alone(name: str):
     assert not all(torch.equal(x, before[key]) for key, x in agent.named_parameters())
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [*AGENTS, "merlin-policy-encoder"])
 def test_acting_and_learning_agree_in_the_units_of_the_window(name: str):
     agent = learn(name, place_unit=30.0, reward_unit=100.0)
     unroll, state, _, _ = act(agent, torch.rand(8, 6) < 0.2, None, 3, 30.0, 100.0)

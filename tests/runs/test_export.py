@@ -14,7 +14,7 @@ from merlin import cli
 from merlin.errors import MerlinError
 from merlin.runs import export as exports
 from merlin.runs.export import StepProgram, export, largest_difference, named_state
-from tests.agents.helpers import EVERY_KIND, make_agent, tensors
+from tests.agents.helpers import EVERY_KIND, VARIANTS, make_agent, tensors
 from tests.agents.test_border import observations
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
@@ -22,10 +22,10 @@ needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxruntime and onnx
 
 
 def of_nowhere(name: str):
-    return replace(merlin.preset(name), task="nowhere/Nothing-v0", device="cpu")
+    return replace(merlin.preset("merlin" if name in VARIANTS else name), task="nowhere/Nothing-v0", device="cpu")
 
 
-@pytest.mark.parametrize("name", ["merlin", "ftw", "rl-lstm", "rl-mem"])
+@pytest.mark.parametrize("name", ["merlin", "merlin-policy-encoder", "ftw", "rl-lstm", "rl-mem"])
 @pytest.mark.parametrize(
     "action_space, box_actions", [("discrete", "beta"), ("multi", "beta"), ("box", "gaussian"), ("box", "beta")]
 )
@@ -48,12 +48,14 @@ def test_the_program_is_a_greedy_step(name, action_space, box_actions):
 
 KINDS = {
     "merlin": ("card", "picture"),
+    "merlin-policy-encoder": ("card", "grid"),
     "ftw": ("card", "place"),
     "rl-mem": ("grid", "place", "switches"),
     "rl-lstm": ("words", "grey"),
 }
 FORMS = [
     ("torch", "merlin", "discrete", None),
+    ("torch", "merlin-policy-encoder", "multi", None),
     ("torch", "ftw", "multi", None),
     ("torch", "rl-mem", "multi", 2),
     ("torch", "rl-lstm", "box", 1),

@@ -14,19 +14,22 @@ from merlin.agents.merlin.initialization import start_associative
 from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory, Reader
+from merlin.networks.actions import ActionDistribution
+from merlin.networks.encoders import Encoder
 from merlin.networks.heads import mlp
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.networks.spaces import flatten_observation, kind
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import (
     ActorCriticConfig,
+    ActorLoss,
     actor_critic_metrics,
     actor_loss,
     advantages_and_returns,
     masked_mean,
     policy_kl_nats,
 )
-from merlin.ranges import WIDTH, Range, above
+from merlin.ranges import COST, WIDTH, Range, above
 from merlin.states import reset_state
 
 COLLAPSED_NATS = 0.1
@@ -49,6 +52,16 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
+    policy_encoder: bool = False
+    """Give the policy an encoder of its own, of the observation, the previous action and reward, which the policy
+    gradient shapes. The paper's policy sees the latent alone."""
+    policy_value_cost: Annotated[float, COST] = 0.0
+    """Weight of the return loss of a value function of the policy's own, which sees all that the policy does and
+    teaches it; 0 makes none, and V is the predictor's, as in the paper."""
+    policy_latent_scale: Annotated[float, above(0, 100)] = 1.0
+    """Latents enter the policy multiplied by this."""
+    policy_read_scale: Annotated[float, above(0, 100)] = 1.0
+    """What the policy reads enters it multiplied by this."""
 
 
 class MerlinState(NamedTuple):
@@ -77,6 +90,7 @@ class MerlinActivations(NamedTuple):
     latent: Float[Tensor, "*batch Z"]
     policy_hidden: Float[Tensor, "*batch H"]
     policy_words: Float[Tensor, "*batch KW"]
+    policy_encoding: Float[Tensor, "*batch S"] | None = None
 
 
 class MerlinExtras(NamedTuple):
@@ -88,27 +102,68 @@ class MerlinExtras(NamedTuple):
 
 
 class Policy(nn.Module):
-    """The parts of the policy: an LSTM, what its reads are asked with, and the head of the action's distribution.
+    """The parts of the policy: an LSTM, what its reads are asked with, the head of the action's distribution, and an
+    encoder and a value head of its own, where it has them.
 
     Args:
+        spaces: The entries of an observation.
         latent_size: Z.
         word_size: W, width of what a read returns.
-        num_parameters: A, of the action's distribution.
     """
 
-    def __init__(self, config: MerlinConfig, latent_size: int, word_size: int, num_parameters: int) -> None:
+    def __init__(
+        self,
+        config: MerlinConfig,
+        spaces: dict[str, Space],
+        actions: ActionDistribution,
+        latent_size: int,
+        word_size: int,
+    ) -> None:
         super().__init__()
+        self.latent_scale, self.read_scale = config.policy_latent_scale, config.policy_read_scale
         hidden_size, num_keys = config.policy_hidden_size, config.policy_num_read_keys
         strength = config.policy_read_strength
         if strength is None:
             strength = math.log(max(config.memory_size, 2))
-        words_size = num_keys * word_size
-        head_input_size = latent_size + hidden_size + words_size
-        self.lstm = LSTM(latent_size + words_size, hidden_size, 1)
+        encoder = Encoder(spaces, config.encoder, config.running_scales) if config.policy_encoder else None
+        self.encoding_size = 0 if encoder is None else encoder.output_size + actions.encoding_size + 1
+        input_size = latent_size + num_keys * word_size + self.encoding_size
+        gain = config.policy_hidden_gain
+        self.lstm = LSTM(input_size, hidden_size, 1)
         self.reader = Reader(hidden_size, word_size, num_keys, strength)
-        self.head = mlp(head_input_size, (200,), num_parameters, 0.1, config.policy_hidden_gain)
+        self.head = mlp(input_size + hidden_size, (200,), actions.num_parameters, 0.1, gain)
+        self.encoder = encoder
+        self.value_head = mlp(input_size + hidden_size, (200,), 1, 1.0, gain) if config.policy_value_cost else None
         if config.policy_associative_start:
             start_associative(self.lstm, self.reader, latent_size)
+
+    def encode(
+        self,
+        observation: dict[str, Tensor],
+        previous_action: Float[Tensor, "*batch E"],
+        previous_reward: Float[Tensor, "*batch"],
+    ) -> Float[Tensor, "*batch S"] | None:
+        """Return the policy's own encoding, if it has one; the reward in units that networks see."""
+        if self.encoder is None:
+            return None
+        return torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
+
+    def inputs(
+        self, latent: Float[Tensor, "*batch Z"], words: Float[Tensor, "*batch KW"], encoding: Tensor | None
+    ) -> list[Tensor]:
+        """Return what enters LSTM and heads, part by part: latent and words read at their scales, and the encoding."""
+        scaled = [latent * self.latent_scale, words * self.read_scale]
+        return scaled if encoding is None else [*scaled, encoding]
+
+
+class PolicyLoss(NamedTuple):
+    """The policy's loss in each row, what it is made from, and V if the policy has its own."""
+
+    loss: Float[Tensor, "T B"]
+    actor: ActorLoss
+    parameters: Float[Tensor, "T B A"]
+    returns: Float[Tensor, "T B"]
+    value: Float[Tensor, "T B"] | None
 
 
 class Merlin(Agent[MerlinConfig, MerlinState]):
@@ -147,6 +202,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        prior's and a correction, memory holds the one-hots, and `prior_kl_cost` weighs what teaches the prior apart
        from what the posterior pays.
     7. What the prior expects may be decoded as well (`expectation_cost`, 0 unless set).
+    8. The policy may have an encoder and a value function of its own, and see latents and words read only faintly
+       (`policy_encoder`, `policy_value_cost`, `policy_latent_scale`, `policy_read_scale`); e~ encodes what e does:
+
+           h~, c~ = policy_lstm([latent_scale · sg(z), read_scale · m~, e~])
+           log π  = log softmax(policy_head(f));   V = policy_value_head(f)
+           f      = [latent_scale · sg(z), h~, read_scale · m~, e~]
+
+       and the loss has policy_value_cost · ½ (R − V)² besides. The policy's gradients, V's among them, reach e~, and
+       nothing of the predictor, whose own V and R^ go on shaping the latent. The paper's policy sees what the
+       predictor made of an observation, and nothing else.
     """
 
     config_class = MerlinConfig
@@ -156,7 +221,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         super().__init__(spaces, action_space, config)
         self.predictor = Predictor(spaces, self.actions, config)
         self.memory = self.predictor.memory
-        self.policy = Policy(config, self.predictor.latents.size, self.memory.slot_size, self.actions.num_parameters)
+        self.policy = Policy(config, spaces, self.actions, self.predictor.latents.size, self.memory.slot_size)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the policy's parameters, and all others, which the policy gradient never reaches."""
@@ -184,8 +249,10 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         previous_action: Float[Tensor, "*batch E"],
         previous_reward: Float[Tensor, "*batch"],
     ) -> Float[Tensor, "*batch C"]:
-        """Return e, as the posterior's first layer sees it."""
-        return self.predictor.encode(observation, previous_action, previous_reward)
+        """Return e, as the posterior's first layer sees it, and behind it the policy's own encoding, if it has one."""
+        code = self.predictor.encode(observation, previous_action, previous_reward)
+        encoding = self.policy.encode(observation, previous_action, self.predictor.return_scale.reward(previous_reward))
+        return code if encoding is None else torch.cat([code, encoding], -1)
 
     def perceive(
         self,
@@ -197,7 +264,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """Return prior, posterior and latent, and what the policy recalls. See `Agent.perceive`.
 
         Args:
-            code: None where nothing is seen, as in imagination: the latent is a sample of the prior then.
+            code: None where nothing is seen, as in imagination: the latent is a sample of the prior then, and the
+                policy's own encoding is of what is decoded from it.
         """
         slots = None if extras is None else extras.slots
         if extras is None:
@@ -205,9 +273,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             noise = self.predictor.latents.draw_noise(len(like), like, generator)
         else:
             noise = extras.noise
+        encoding = None
+        if code is not None and self.policy.encoder is not None:
+            code, encoding = code.split([code.shape[-1] - self.policy.encoding_size, self.policy.encoding_size], -1)
         inference = self.predictor.perceive(code, noise, state.predictor)
-        state, weights = self.recall(inference.latent, state)
-        activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words)
+        if code is None:
+            latent = inference.latent
+            reward = self.predictor.reward_decoder(latent).squeeze(-1)
+            encoding = self.policy.encode(self.reconstruct(latent), state.previous_action, reward)
+        state, weights = self.recall(inference.latent, state, encoding)
+        activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words, encoding)
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
 
     def likeliest_extras(self, state: MerlinState) -> MerlinExtras:
@@ -215,9 +290,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         noise = torch.zeros_like(state.policy_read_words[:, :1]).expand(-1, self.predictor.latents.size)
         return MerlinExtras(noise, noise, None)
 
-    def recall(self, latent: Float[Tensor, "B Z"], state: MerlinState) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
-        """Return the state after the policy's LSTM and read, which sees the memory before this step's write."""
-        lstm = self.policy.lstm.step(torch.cat([self.seen(latent), state.policy_read_words], -1), state.policy)
+    def recall(
+        self, latent: Float[Tensor, "B Z"], state: MerlinState, encoding: Float[Tensor, "B S"] | None = None
+    ) -> tuple[MerlinState, Float[Tensor, "B K _"]]:
+        """Return the state after the policy's LSTM and read, which sees the memory before this step's write.
+
+        Args:
+            encoding: The policy's own, if it has one.
+        """
+        inputs = self.policy.inputs(self.seen(latent), state.policy_read_words, encoding)
+        lstm = self.policy.lstm.step(torch.cat(inputs, -1), state.policy)
         words, weights = self.memory.read(state.predictor.memory, *self.policy.reader(lstm.hidden))
         return state._replace(policy=lstm, policy_read_words=words.flatten(1)), weights
 
@@ -228,16 +310,24 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         predictor, weights, slots = self.predictor.advance(latent, action, state.predictor, extras.slots)
         return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights)
 
+    def policy_features(self, activations: MerlinActivations) -> Float[Tensor, "*batch F"]:
+        """Return what the policy's heads read: [sg(z), h~, m~], and its own encoding, if it has one."""
+        latent, words = self.seen(activations.latent), activations.policy_words
+        latent, *rest = self.policy.inputs(latent, words, activations.policy_encoding)
+        return torch.cat([latent, activations.policy_hidden, *rest], -1)
+
     def policy_parameters(self, activations: MerlinActivations) -> Float[Tensor, "*batch A"]:
-        """Return log π, not normalised, of [sg(z), h~, m~]."""
-        latent = self.seen(activations.latent)
-        return self.policy.head(torch.cat([latent, activations.policy_hidden, activations.policy_words], -1))
+        """Return log π, not normalised."""
+        return self.policy.head(self.policy_features(activations))
 
     def value(
         self, activations: MerlinActivations, policy_parameters: Float[Tensor, "*batch A"]
     ) -> Float[Tensor, "*batch"]:
-        """Return V, of [z, sg(log π)]."""
-        return self.predictor.value(activations.latent, policy_parameters)
+        """Return V: the predictor's, of [z, sg(log π)], unless the policy has its own."""
+        if self.policy.value_head is None:
+            return self.predictor.value(activations.latent, policy_parameters)
+        value = self.policy.value_head(self.policy_features(activations)).squeeze(-1)
+        return self.predictor.return_scale.value(value)
 
     def seen(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch Z"]:
         """Return the latent as the policy sees it: a constant, unless the policy gradient may shape it."""
@@ -252,16 +342,29 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         entropy_scale: float,
     ) -> Losses:
         """Return the loss of a window. See `Agent.loss`."""
-        parameters = self.actions.restrict(self.policy_parameters(activations), unroll.observation)
-        advantages, returns = advantages_and_returns(unroll, self.config, self.predictor.return_scale.unit)
-        actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
+        policy = self.policy_loss(activations, unroll, entropy_scale)
         inferences = Inference(activations.prior, activations.posterior, activations.latent)
         predictor, value, metrics = self.predictor.loss(
-            inferences, unroll, parameters, actions, previous_actions, returns
+            inferences, unroll, policy.parameters, actions, previous_actions, policy.returns
         )
-        metrics |= actor_critic_metrics(unroll, actor, value, returns)
-        total = masked_mean(actor.loss, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
+        if policy.value is not None:
+            metrics["latent_return_loss"] = 0.5 * masked_mean((policy.returns - value).square(), unroll.is_valid)
+            value = policy.value
+        metrics |= actor_critic_metrics(unroll, policy.actor, value, policy.returns)
+        total = masked_mean(policy.loss, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
         return Losses(total, {name: x.detach() for name, x in metrics.items()})
+
+    def policy_loss(self, activations: MerlinActivations, unroll: Unroll, entropy_scale: float) -> PolicyLoss:
+        """Return the policy's loss, in which its own V has a part where it has one."""
+        unit = self.predictor.return_scale.unit
+        parameters = self.actions.restrict(self.policy_parameters(activations), unroll.observation)
+        advantages, returns = advantages_and_returns(unroll, self.config, unit)
+        actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
+        if self.policy.value_head is None:
+            return PolicyLoss(actor.loss, actor, parameters, returns, None)
+        value = self.value(activations, parameters)
+        loss = actor.loss + self.config.policy_value_cost * 0.5 * ((returns - value) / unit).square()
+        return PolicyLoss(loss, actor, parameters, returns, value)
 
     def policy_losses(self, unroll: Unroll, state: MerlinState, entropy_scale: float = 1.0) -> Losses:
         """Return the loss of the policy alone, of a window that starts from `state`, on what it acted with.
@@ -269,23 +372,23 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         It reaches no other parameter, so that the policy may learn from a window more often (`policy_passes`).
         """
         extras: MerlinExtras = unroll.extras
+        reward = self.predictor.return_scale.reward(unroll.previous_reward)
+        encodings = self.policy.encode(unroll.observation, self.action_codes(unroll, state)[1], reward)
         stepping = in_window(self)
         state = self.begin_window(state, len(unroll.is_first))
         rows = []
         for t, (latent, is_first) in enumerate(zip(extras.latent, unroll.is_first, strict=True)):
-            state, weights = stepping.recall(latent, reset_state(state, is_first))
+            encoding = None if encodings is None else encodings[t]
+            state, weights = stepping.recall(latent, reset_state(state, is_first), encoding)
             slot = None if extras.slots is None else extras.slots[t]
             rows.append((state.policy_hidden, state.policy_read_words))
             memory, _ = self.memory.write(self.memory_state(state), latent, weights.detach(), slot)
             state = self.with_memory(state, memory)
         hidden, words = map(torch.stack, zip(*rows, strict=True))
-        parameters = self.policy_parameters(
-            MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words)
-        )
-        advantages, _ = advantages_and_returns(unroll, self.config, self.predictor.return_scale.unit)
-        actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
-        policy_kl = policy_kl_nats(unroll, actor.log_prob.detach())
-        return Losses(masked_mean(actor.loss, unroll.is_valid), {"policy_kl_nats": policy_kl})
+        activations = MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words, encodings)
+        policy = self.policy_loss(activations, unroll, entropy_scale)
+        policy_kl = policy_kl_nats(unroll, policy.actor.log_prob.detach())
+        return Losses(masked_mean(policy.loss, unroll.is_valid), {"policy_kl_nats": policy_kl})
 
     @property
     def scales_are_new(self) -> bool:
@@ -294,7 +397,10 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def update_scales(self, unroll: Unroll) -> None:
         """Take in a window. See `Agent.update_scales`."""
         unroll = unroll._replace(next_value=self.predictor.return_scale.known(unroll.next_value))
-        self.predictor.update_scales(unroll, advantages_and_returns(unroll, self.config)[1])
+        own_value = [] if self.policy.value_head is None else [(self.policy.value_head[-1], True)]
+        self.predictor.update_scales(unroll, advantages_and_returns(unroll, self.config)[1], own_value)
+        if self.policy.encoder is not None:
+            self.policy.encoder.update_scales(unroll.observation, unroll.is_valid)
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
@@ -342,13 +448,16 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def features(self, observation: Any, output: StepOutput, state: MerlinState) -> dict[str, Float[Tensor, "B _"]]:
         """Return the agent's knowledge after a step, by where it is held. See `Agent.features`."""
         assert output.latent is not None
+        seen = flatten_observation(observation)
+        own = {} if self.policy.encoder is None else {"policy's encoding": self.policy.encoder(seen)}
         return {
-            "encoding": self.predictor.encoder(flatten_observation(observation)),
+            "encoding": self.predictor.encoder(seen),
             "latent": output.latent,
             "recurrent state": state.predictor.lstm.hidden,
             "reads": state.predictor.read_words,
             "policy's recurrent state": state.policy_hidden,
             "policy's reads": state.policy_read_words,
+            **own,
         }
 
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:

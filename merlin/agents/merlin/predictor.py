@@ -1,6 +1,6 @@
 """MERLIN's memory-based predictor: half of the agent, and a module for agents of one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
@@ -279,11 +279,17 @@ class Predictor(nn.Module):
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
         return total, value, metrics
 
-    def update_scales(self, unroll: Unroll, returns: Float[Tensor, "T B"]) -> None:
-        """Let running scales take in a window that was learnt from."""
+    def update_scales(
+        self, unroll: Unroll, returns: Float[Tensor, "T B"], other_heads: Sequence[tuple[nn.Module, bool]] = ()
+    ) -> None:
+        """Let running scales take in a window that was learnt from.
+
+        Args:
+            other_heads: More last layers in units of returns, as `ReturnScale.update` takes them.
+        """
         self.encoder.update_scales(unroll.observation, unroll.is_valid)
         self.decoder.update_scales(unroll.observation, unroll.is_valid)
-        heads = [(self.value_head[-1], True), (self.advantage_head[-1], False)]
+        heads = [(self.value_head[-1], True), (self.advantage_head[-1], False), *other_heads]
         self.return_scale.update(unroll.reward, returns, unroll.is_valid, heads)
 
     def _reconstruction(

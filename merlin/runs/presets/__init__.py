@@ -19,6 +19,7 @@ from merlin.environments.sight import Sight, look
 from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.ranges import COUNT, SEED, Range, SettingError, Settings
+from merlin.runs.curriculum import CurriculumConfig
 from merlin.runs.presets import (
     capture_the_flag,
     dreamer,
@@ -88,6 +89,8 @@ class RunConfig(Settings):
     """How environments that are not tensors are stepped: sync in this process, async in one process each."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     """How environments are taken."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """Easier tasks that training begins with."""
     started_from: str | None = None
     """Directory of the run whose weights it starts with; none draws them from the seed."""
     started_from_checkpoint: Literal["best", "last"] = "best"
