@@ -183,7 +183,7 @@ class Monitor:
         ended = self._ended()
         metrics, found = self._metrics(ended), None
         if self.config.training.evaluation_steps is None:
-            # In self-play the last weights are the best that is known, and returns of easier tasks say nothing of weights.
+            # In self-play the last weights are the best known, and returns of easier tasks say nothing of weights.
             if not self.is_self_play and self.curriculum.is_over:
                 found = self._scored_candidate(ended)
             self.evaluated_at = self.trainer.env_steps
