@@ -7,7 +7,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import torch
-from jaxtyping import install_import_hook
+
+from tests.shapes import check_every_shape
 
 torch.set_num_threads(1)
-_hook = install_import_hook(["merlin"], "beartype.beartype")
+check_every_shape()
