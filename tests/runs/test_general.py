@@ -19,6 +19,7 @@ from merlin.runs.presets import general
 from merlin.runs.settings import override
 from merlin.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = ["num_envs=4", "model.hidden_size=8", "training.unroll_length=8", "training.minibatches=1"]
 
 

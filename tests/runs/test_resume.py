@@ -33,14 +33,8 @@ WINDOW = 8 * 4
 ALWAYS = 1e-9
 """Seconds between checkpoints that make one after each window."""
 
-
 DRAW = Monitor.draw
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Which take longer than these runs."""
-    monkeypatch.setattr(Monitor, "draw", lambda self: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def tiny(agent="rl-lstm", task="merlin/MemoryGame-v0", windows=24, **training) -> RunConfig:
