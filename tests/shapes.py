@@ -6,6 +6,7 @@ every call they took half of the time of small agents.
 
 import functools
 import inspect
+import re
 import threading
 import types
 
@@ -31,15 +32,17 @@ def kind(x):
 def checks_once_a_kind(jaxtyped, function=None, *, typechecker=None):
     """Return what `jaxtyped` does, but for functions: those skip the checks that they made before.
 
-    Checks are compiled at the first call. An annotation with a value in braces, as in "{self.size}", is always checked.
+    Checks are compiled at the first call. A size in braces, as in "{self.size}", is part of the kind.
     """
     if function is None:
         return functools.partial(checks_once_a_kind, jaxtyped, typechecker=typechecker)
     annotations = getattr(function, "__annotations__", {})
-    if not inspect.isfunction(function) or any("{" in str(x) for x in annotations.values()):
+    values = re.findall(r"\{(.*?)\}", " ".join(map(str, annotations.values())))
+    if not inspect.isfunction(function) or not all(re.fullmatch(r"self\.\w+", value) for value in values):
         return jaxtyped(function, typechecker=typechecker)
     if not annotations:
         return function
+    sizes = [value.removeprefix("self.") for value in values]
     kinds, local, compiled = {}, threading.local(), []
 
     def call_or_return(*args, **kwargs):
@@ -58,6 +61,8 @@ def checks_once_a_kind(jaxtyped, function=None, *, typechecker=None):
         if torch.compiler.is_compiling():  # sizes may be symbols
             return checked()(*args, **kwargs)
         given = (*map(kind, args), *map(kind, kwargs.items())) if kwargs else tuple(map(kind, args))
+        if sizes:
+            given += tuple([getattr(args[0], name) for name in sizes])
         results = kinds.get(given)
         if results is None:
             result = checked()(*args, **kwargs)

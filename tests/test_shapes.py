@@ -34,7 +34,7 @@ def test_each_kind_of_arguments_and_of_results_is_checked():
     assert len(calls) == 5 and cut(x, rows) is x
 
 
-def test_a_value_in_an_annotation_is_always_looked_at():
+def test_a_size_in_an_annotation_is_looked_at():
     class Layer:
         @checked
         def widen(self, x: Float[Tensor, "B A"]) -> Float[Tensor, "B {self.size}"]:
