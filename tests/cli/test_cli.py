@@ -418,13 +418,13 @@ def test_play_reads_keys_from_a_pipe():
 
 def test_an_interrupted_run_can_be_resumed(merlin, tmp_path):
     """By Ctrl-C; `runs.test_resume` and `environments.test_workers` send SIGTERM."""
-    process = command("train", "--run-dir", tmp_path / "run", "--set", "training.report_steps=1", *SMALL[3:])
-    try:
-        assert "env_steps" in next(line for line in process.stderr if "env_steps" in line)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    with command("train", "--run-dir", tmp_path / "run", "--set", "training.report_steps=1", *SMALL[3:]) as process:
+        try:
+            assert "env_steps" in next(line for line in process.stderr if "env_steps" in line)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "Traceback" not in err
     assert "interrupted after " in out and f"merlin train --resume {tmp_path / 'run'}" in out
     done = int(checkpoint.steps(tmp_path / "run")[-1].name.removeprefix("step-"))

@@ -57,7 +57,8 @@ def ends(processes, seconds=120):
         return [(code, output, errors) for errors, output, code in results]
     finally:
         for process in processes:
-            process.kill()
+            with process:  # which closes its pipes: what a test leaves open fails a later one
+                process.kill()
 
 
 def to_double(tree):
