@@ -50,7 +50,7 @@ def together(arguments, number=2):
     ]
 
 
-def ends(processes, seconds=120):
+def ends(processes, seconds=200):
     """Return the exit status, output and errors of each process; none is left behind."""
     try:
         results = [(*process.communicate(timeout=seconds)[::-1], process.returncode) for process in processes]
@@ -146,7 +146,7 @@ for port, arguments in json.loads(sys.argv[1]):
 
 
 def command(run_dir, *more):
-    values = ("report_steps=1024", "checkpoint_seconds=1", "final_entropy_fraction=1")
+    values = ("report_steps=2048", "checkpoint_seconds=1", "final_entropy_fraction=1")
     settings = [word for value in values for word in ("--set", f"training.{value}")]
     return ["train", "merlin/TMaze-v0", "--num-envs", "64", "--run-dir", str(run_dir), *settings, *more]
 
@@ -162,16 +162,16 @@ def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, 
     of_agent = ["--agent", agent]
     if agent == "dreamer":  # whose processes have a replay each, here one that wraps
         of_agent += ["--set", "model.replay_rows=2048", "model.replay_ratio=1", "model.replay_windows=8"]
-    steps, resume = 8192 if agent == "dreamer" else 4096, ["train", "--resume", str(halves), "--steps"]
-    runs = [command(run_dir, "--steps", str(n), *of_agent) for run_dir, n in ((whole, steps), (halves, steps // 2))]
-    runs = [(free_port(), run) for run in (*runs, [*resume, str(steps)])]
+    resume = ["train", "--resume", str(halves), "--steps"]
+    runs = [command(run_dir, "--steps", str(n), *of_agent) for run_dir, n in ((whole, 8192), (halves, 4096))]
+    runs = [(free_port(), run) for run in (*runs, [*resume, "8192"])]
     processes = together(["-c", ONE_AFTER_ANOTHER, json.dumps(runs)])
     (code, output, errors), (other_code, *others) = ends(processes)
     assert (code, other_code) == (0, 0), errors + others[1]
     assert others == ["", ""], "only the first process speaks"
     assert output.count("done after") == 3 and "env_steps" in errors
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert [row["env_steps"] for row in rows] == [*range(1024, steps + 1, 1024)], "the steps of both count"
+    assert [row["env_steps"] for row in rows] == [2048, 4096, 6144, 8192], "the steps of both count"
     assert all(row["episodes"] > 0 for row in rows)
 
     assert finals(halves) == finals(whole)
@@ -197,7 +197,7 @@ def test_when_a_process_dies_the_other_ends_and_the_run_can_be_resumed(tmp_path)
     assert killed == -signal.SIGKILL and code == 1
     assert "that process 0 waited for ended or did not answer" in errors.splitlines()[-1]
     steps = int(checkpoint.steps(run_dir)[-1].name.removeprefix("step-"))
-    resumed = together(["-m", "merlin", "train", "--resume", str(run_dir), "--steps", str(steps + 1024)])
+    resumed = together(["-m", "merlin", "train", "--resume", str(run_dir), "--steps", str(steps + 2048)])
     for code, _, errors in ends(resumed):
         assert code == 0, errors
 
