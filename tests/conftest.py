@@ -6,8 +6,16 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
+import pytest
 import torch
-from jaxtyping import install_import_hook
+
+from tests.shapes import check_every_shape
 
 torch.set_num_threads(1)
-_hook = install_import_hook(["merlin"], "beartype.beartype")
+check_every_shape()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs draw no learning curve, which takes longer than the runs of most tests."""
+    monkeypatch.setattr("merlin.runs.monitor.Monitor.draw", lambda self: None)

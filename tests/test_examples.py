@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from merlin.cli import main
+from tests.experiments.in_process import call_runs_in_process
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -124,7 +125,7 @@ def test_agent_and_memory_of_your_own_are_trained_resumed_evaluated_watched_and_
     what, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT / "examples")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the processes that compare starts
+    call_runs_in_process(monkeypatch)
     run_dir, few, here = str(tmp_path / "run"), ["--episodes", "8"], ["--import-from", "."]
     size = ["--num-envs", "8"]
     assert main(["train", *OWN[what], *size, "--steps", "2000", "--run-dir", run_dir]) == 0

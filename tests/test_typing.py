@@ -39,6 +39,7 @@ def of_users(tmp_path_factory):
     return complaints(directory, *files)
 
 
+@pytest.mark.slow  # `.ci/run` runs the type checker as well
 def test_the_package_has_no_errors():
     assert complaints(ROOT) == []
 

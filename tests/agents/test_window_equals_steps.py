@@ -49,12 +49,12 @@ MIDDLE = [(0.15, T), (0.0, T), (0.15, 2)]  # how often episodes start, and the s
 
 
 def cases(of_switches, of_default=MIDDLE):
-    """Return names, switches and middles, `of_switches` for those that are not the default's."""
+    """Return names, switches and middles: all of the default's, and for each switch another of `of_switches`."""
     return [
         pytest.param(name, switches, *begin, id=f"{name} {switches or 'default'} {begin[0]} after {begin[1]}")
         for name, switched in SWITCHES.items()
-        for switches in switched
-        for begin in (of_switches if switches else of_default)
+        for number, switches in enumerate(switched)
+        for begin in ([of_switches[number % len(of_switches)]] if switches else of_default)
     ]
 
 

@@ -1,11 +1,14 @@
 """`merlin analyse` on small runs, and what its parts must be equal to."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
+from merlin.analysis import metrics, sections
 from merlin.analysis.predictions import expectations
+from merlin.analysis.probes import DECAYS, guess_class
 from merlin.analysis.recording import gather
 from merlin.analysis.report import analyse
 from merlin.analysis.saliency import saliency
@@ -16,13 +19,23 @@ from merlin.states import map_state
 from tests.viewer.test_watch import make_run, tiny
 
 MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})
+PROBES = partial(guess_class, decays=DECAYS[:2], iterations=20)
+
+
+@pytest.fixture(autouse=True)
+def in_short(monkeypatch):
+    """Probes that choose between few weight decays, and few steps at which saliency is asked for."""
+    monkeypatch.setattr(metrics, "guess_class", PROBES)
+    monkeypatch.setattr(sections, "saliency", partial(saliency, steps=6))
+
+
 PICTURES = {"steps_to_goal.png", "goal_decoding.png", "returns.png", "return_error.png", "reads.png", "saliency.png"}
 
 
 @pytest.mark.parametrize("agent", ["merlin", "ftw", "rl-mem", "rl-lstm"])
 def test_a_report_of_a_maze_has_all_that_the_agent_can_tell(agent, tmp_path):
     run_dir = make_run(tmp_path / "run", tiny(agent, *MAZE))
-    path = analyse(run_dir, episodes=48)
+    path = analyse(run_dir, episodes=24)
     text, numbers = path.read_text(), json.loads((path.parent / "analysis.json").read_text())
     assert path == run_dir / "analysis" / "analysis.md" and text.startswith(f"# {agent} on merlin/GoalMaze-v0\n")
     pictures = PICTURES | {"expected.png", "remembered.png", "imagined.png"} if agent == "merlin" else PICTURES

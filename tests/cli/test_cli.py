@@ -416,15 +416,15 @@ def test_play_reads_keys_from_a_pipe():
     assert "find the pairs" in lines[1] and re.fullmatch(r"step 1: flip 4, reward 0; card \d; position 4", lines[3])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_can_be_resumed(number, merlin, tmp_path):
-    process = command("train", "--run-dir", tmp_path / "run", "--set", "training.report_steps=1", *SMALL[3:])
-    try:
-        assert "env_steps" in next(line for line in process.stderr if "env_steps" in line)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+def test_an_interrupted_run_can_be_resumed(merlin, tmp_path):
+    """By Ctrl-C; `runs.test_resume` and `environments.test_workers` send SIGTERM."""
+    with command("train", "--run-dir", tmp_path / "run", "--set", "training.report_steps=1", *SMALL[3:]) as process:
+        try:
+            assert "env_steps" in next(line for line in process.stderr if "env_steps" in line)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "Traceback" not in err
     assert "interrupted after " in out and f"merlin train --resume {tmp_path / 'run'}" in out
     done = int(checkpoint.steps(tmp_path / "run")[-1].name.removeprefix("step-"))

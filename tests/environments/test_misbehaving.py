@@ -19,6 +19,7 @@ from merlin.runs.presets import preset
 from merlin.runs.run import train
 from tests.environments.misbehaving import MISDEEDS, SUBPROCESS_SECONDS
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 IN_PROCESS = [(name, "sync") for name, kind in MISDEEDS.items() if kind.in_process]
 IN_WORKERS = [(name, "async") for name in MISDEEDS]
 ALWAYS = {"sys.exit()", "start a program", "print"}  # of those that can also be seen here; of others each tenth

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import tests.environments.examples  # noqa: F401 (registers test/...-v0)
+from merlin.cli import main
 from merlin.environments.batch import make_environment
 from merlin.errors import MerlinError
 
@@ -112,21 +116,25 @@ def test_workers_leave_ctrl_c_to_the_trainer_and_end_with_it_despite_its_handler
     assert capfd.readouterr().err == ""
 
 
-def start(run_dir, vectorization, misdeed="sleep"):
-    """Train in a process of its own until the first checkpoint, and a while, in which the environments fall asleep."""
+@contextmanager
+def training(run_dir, misdeed):
+    """Train in a process of its own; give it and its workers once they fell asleep. It does not outlive the block."""
     command = [sys.executable, "-m", "merlin", "train", "tests.environments.misbehaving:test/Misbehaving-v0"]
     command += ["--env-kwargs", json.dumps({"misdeed": misdeed}), "--agent", "rl-lstm", "--num-envs", "2"]
-    command += ["--vectorization", vectorization, "--steps", "10000", "--wandb", "disabled", "--run-dir", str(run_dir)]
+    command += ["--vectorization", "async", "--steps", "10000", "--wandb", "disabled", "--run-dir", str(run_dir)]
     command += ["--set", "training.unroll_length=2", "training.minibatches=1", "training.checkpoint_seconds=0.001"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, env=environment, **streams)
-    until = time.monotonic() + 90
-    while not any(run_dir.glob("checkpoints/step-*")):
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
-        time.sleep(0.1)
-    time.sleep(1)
-    return process, children(process.pid)
+    with subprocess.Popen(command, env=environment, **streams) as process:
+        try:
+            until = time.monotonic() + 90
+            while not any(run_dir.glob("checkpoints/step-*")):
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.1)
+            time.sleep(1)
+            yield process, children(process.pid)
+        finally:
+            process.kill()
 
 
 def children(pid):
@@ -149,34 +157,58 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks f
 @needs_proc
 @pytest.mark.parametrize("misdeed", ["sleep", "sleep through SIGTERM"])
 def test_one_signal_ends_a_run_whose_environments_hang(tmp_path, misdeed):
-    process, workers = start(tmp_path / "run", "async", misdeed)
-    assert len(workers) == 2
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    with training(tmp_path / "run", misdeed) as (process, workers):
+        assert len(workers) == 2
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "interrupted after 4 steps" in output and "Traceback" not in errors
     assert are_gone(workers, 1)
 
 
-@needs_proc
-def test_two_signals_end_a_run_that_hangs_in_this_process(tmp_path):
-    process, _ = start(tmp_path / "run", "sync")
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
-    assert "interrupted after 4 steps" in output
+class InterruptedTwice(gymnasium.Env):
+    """Its third step asks for an end, as Ctrl-C does, hangs, and is told so once more."""
+
+    observation_space, action_space = spaces.Discrete(2), spaces.Discrete(2)
+    num_steps = num_signals = 0
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        self.num_steps += 1
+        while self.num_steps > 2:
+            InterruptedTwice.num_signals += 1
+            os.kill(os.getpid(), signal.SIGINT)
+            assert InterruptedTwice.num_signals < 2, "the second ends it"
+        return 0, 0.0, False, False, {}
+
+
+gymnasium.register("test/InterruptedTwice-v0", InterruptedTwice)
+
+
+def test_two_signals_end_a_run_that_hangs_in_this_process(tmp_path, capsys):
+    """One process, in which a signal has come when `os.kill` returns: nothing here depends on when it comes."""
+    settings = ["--set", "training.unroll_length=2", "training.minibatches=1", "training.checkpoint_seconds=0.001"]
+    arguments = "train test/InterruptedTwice-v0 --agent rl-lstm --preset grid-world --num-envs 2 --vectorization sync"
+    arguments = [*arguments.split(), "--steps", "10000", "--wandb", "disabled"]
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+    try:
+        status = main([*arguments, "--run-dir", str(tmp_path / "run"), *settings])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    output, errors = capsys.readouterr()
+    assert status == 130 and "interrupted after 4 steps" in output and "Traceback" not in errors
+    assert InterruptedTwice.num_signals == 2
 
 
 @needs_proc
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker that hangs does not see its trainer end")
 def test_workers_end_with_a_trainer_that_is_killed(tmp_path):
-    process, workers = start(tmp_path / "run", "async", "sleep through SIGTERM")
-    assert len(workers) == 2
-    process.kill()
-    process.communicate(timeout=60)
+    with training(tmp_path / "run", "sleep through SIGTERM") as (process, workers):
+        assert len(workers) == 2
+        process.kill()
+        process.communicate(timeout=60)
     assert are_gone(workers, 5)
 
 

@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,11 +18,21 @@ from merlin.experiments.results import bootstrap_interval, interquartile_mean, t
 from merlin.experiments.spec import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
 from merlin.runs.presets import DEFAULT_TASK
 from merlin.runs.run import write_config
+from tests.experiments.in_process import call_runs_in_process
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def in_process(monkeypatch, no_pictures):
+    """Runs that are no processes of their own and draw nothing."""
+    call_runs_in_process(monkeypatch)
+
+
 SMALL = ["--steps", "512", "--episodes", "8", "--wandb", "disabled", "--set", "model.hidden_size=8"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "merlin", "rl-lstm", "--seeds", "3", *SMALL, "num_envs=32"]
     assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
@@ -65,11 +74,12 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
         assert f"holds a run {wrong}" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("in_process")
 def test_runs_go_on_where_they_get_more_time(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "--seeds", "3", "--wandb", "disabled"]
     arguments += ["--episodes", "4", "--steps", "100000000", "--memory", "zeroed", "--set", "num_envs=8"]
     found = []
-    for seconds in ("3", "5"):
+    for seconds in ("0.5", "1"):
         assert cli.main([*arguments, "--max-seconds", seconds, "--out", str(tmp_path)]) == 0
         assert "1 runs, 0 of them done" in capsys.readouterr().err
         (run_dir,) = tmp_path.glob("*_seed3")
@@ -78,10 +88,11 @@ def test_runs_go_on_where_they_get_more_time(tmp_path, capsys):
         assert result["max_seconds"] == float(seconds) and "zeroed" in result
         assert float(seconds) <= found[-1]["wall_seconds"] < float(seconds) + 20
     assert found[1]["env_steps"] > found[0]["env_steps"] > 0
-    assert cli.main([*arguments, "--max-seconds", "4", "--out", str(tmp_path)]) == 1
-    assert "holds a run with max_seconds 5.0, but 4.0 came" in capsys.readouterr().err
+    assert cli.main([*arguments, "--max-seconds", "0.7", "--out", str(tmp_path)]) == 1
+    assert "holds a run with max_seconds 1.0, but 0.7 came" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_is_damaged_or_outdated_is_found_and_costs_the_others_nothing(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL, "--jobs", "1"]
     arguments += ["--max-seconds", "600", "--out", str(tmp_path)]
@@ -101,6 +112,7 @@ def test_what_is_damaged_or_outdated_is_found_and_costs_the_others_nothing(tmp_p
         assert (json.loads(path.read_text()) == before[name]) == ("rl-lstm" in name)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "rl-mem", "rl-lstm", "--seeds", "3", *SMALL]
     arguments += ["--out", str(tmp_path)]
@@ -126,6 +138,7 @@ def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["episode_return_mean"] == float(row[way])
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
     arguments = ["compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "3", *SMALL, "--out", str(tmp_path)]
     entries = {"tasks": [{"task": DEFAULT_TASK, "steps": 512}], "agents": [{"agent": "rl-lstm", "set": SMALL[-1:]}]}
@@ -146,6 +159,7 @@ def test_two_comparisons_do_not_write_to_one_directory(tmp_path, capsys):
     assert "is at work in" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monkeypatch):
     path = tmp_path / "failing.py"
     path.write_text(
@@ -159,7 +173,6 @@ def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monke
         "        raise RuntimeError('the bridge is out')\n"
         "gymnasium.register('Failing-v0', Failing)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.syspath_prepend(str(tmp_path))
     tasks = ["failing:Failing-v0", DEFAULT_TASK]
     arguments = ["compare", *tasks, "--agents", "rl-lstm", "--seeds", "1", "--jobs", "1", *SMALL]

@@ -99,9 +99,16 @@ def learn(name: str, place_unit: float = 1.0, reward_unit: float = 1.0, **settin
     return agent
 
 
-@pytest.mark.parametrize("name", [*AGENTS, "merlin-policy-encoder"])
+UNITS = [(64.0, 1000.0, False), (0.01, 0.001, False), (64.0, 1e-6, True)]
+
+
 @pytest.mark.parametrize(
-    ("place_unit", "reward_unit", "normalizes"), [(64.0, 1000.0, False), (0.01, 0.001, False), (64.0, 1e-6, True)]
+    ("name", "place_unit", "reward_unit", "normalizes"),
+    [
+        (name, *units)
+        for number, name in enumerate([*AGENTS, "merlin-policy-encoder"])
+        for units in (UNITS[0], UNITS[1 + number % 2])
+    ],
 )
 def test_learning_is_the_same_in_any_units(name: str, place_unit: float, reward_unit: float, normalizes: bool):
     agent = learn(name, normalize_advantages=normalizes)

@@ -12,7 +12,6 @@ from gymnasium import spaces
 from merlin import override, preset
 from merlin.networks.action_spaces import describe_actions
 from merlin.runs.advice import Advice, describe_run
-from merlin.runs.monitor import Monitor
 from merlin.runs.run import build_agent, build_environment, train
 from merlin.training.plain import to_plain
 from tests.environments import unlearnable
@@ -23,9 +22,7 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(Monitor, "draw", lambda self: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def tiny(agent="rl-lstm", steps=8_000, settings=(), **env_kwargs):

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from merlin.errors import EnvironmentFailure
 from merlin.runs import choice, run
 from merlin.runs.choice import compare
-from merlin.runs.monitor import Monitor
 from merlin.runs.run import build_agent, build_environment, train
 from merlin.training import checkpoint
 from merlin.training.checkpoint import Best
@@ -48,11 +47,10 @@ ALWAYS, NEVER = 20.0, -20.0
 
 
 @pytest.fixture(autouse=True)
-def soon_and_whole(monkeypatch):
+def soon_and_whole(monkeypatch, no_pictures):
     """Scores of few episodes, comparisons to their end, and no pictures."""
     monkeypatch.setattr(choice, "EPISODES", 16)
     monkeypatch.setattr(choice, "COMPARISON_FRACTION", math.inf)
-    monkeypatch.setattr(Monitor, "draw", lambda self: None)
 
 
 def pull(agent, logit):
@@ -124,14 +122,14 @@ def test_where_time_is_short_each_has_a_share_of_it():
 
         def played(seconds=math.inf, **more):
             clock = itertools.count().__next__
-            return compare(agent, environment, weights, episodes=400, seed=3, seconds=seconds, clock=clock, **more)
+            return compare(agent, environment, weights, episodes=100, seed=3, seconds=seconds, clock=clock, **more)
 
         whole = played()
-        assert whole.shape == (3, 400) and not whole.isnan().any()
+        assert whole.shape == (3, 100) and not whole.isnan().any()
         for seconds in (3, 20, 30, 200):
             cut = played(seconds)
             number = cut.shape[1]
-            assert number < 400 and torch.where(cut.isnan(), whole[:, :number], cut).equal(whole[:, :number])
+            assert number < 100 and torch.where(cut.isnan(), whole[:, :number], cut).equal(whole[:, :number])
         in_first_round = played(27)
         assert in_first_round.shape == (3, 4) and in_first_round.isnan().any(1).all()
         assert (~in_first_round.isnan()).any(1).all(), "all of them end some"

@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from merlin import distributed
 from merlin.agents.learner import Window, columns_of
+from merlin.cli import main
 from merlin.runs.run import build_agent, build_environment
 from merlin.states import map_state
 from merlin.training import checkpoint
@@ -25,12 +27,15 @@ from tests.training.test_trainer import tiny
 ROOT = Path(__file__).parents[2]
 
 
-def together(arguments, number=2):
-    """Start as many processes of a command as torchrun would, and return them."""
+def free_port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+        return str(free.getsockname()[1])
+
+
+def together(arguments, number=2):
+    """Start as many processes of a command as torchrun would, and return them."""
+    shared = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "WORLD_SIZE": str(number)}
     shared |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return [
         subprocess.Popen(
@@ -45,14 +50,15 @@ def together(arguments, number=2):
     ]
 
 
-def ends(processes, seconds=120):
+def ends(processes, seconds=200):
     """Return the exit status, output and errors of each process; none is left behind."""
     try:
         results = [(*process.communicate(timeout=seconds)[::-1], process.returncode) for process in processes]
         return [(code, output, errors) for errors, output, code in results]
     finally:
         for process in processes:
-            process.kill()
+            with process:  # which closes its pipes: what a test leaves open fails a later one
+                process.kill()
 
 
 def to_double(tree):
@@ -77,19 +83,20 @@ def learn_from(path, first, last):
         return agent.state_dict()
 
 
-LEARN_A_SHARE = """
+LEARN_SHARES = """
 import sys, torch
 from tests.runs.test_distributed import learn_from
 from merlin import distributed
 with distributed.joined(torch.device("cpu")):
     per = 8 // distributed.world_size()
-    weights = learn_from(sys.argv[1], per * distributed.rank(), per * (distributed.rank() + 1))
-    torch.save(weights, f"{sys.argv[1]}.{distributed.rank()}")
+    for path in sys.argv[1:]:
+        weights = learn_from(path, per * distributed.rank(), per * (distributed.rank() + 1))
+        torch.save(weights, f"{path}.{distributed.rank()}")
 """
 
 
-@pytest.mark.parametrize(("name", "task"), [*((name, None) for name in ON_POLICY), ("merlin", "merlin/Empty-v0")])
-def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name, task):
+def window_to_learn_from(path, name, task):
+    """Store a window of an agent's in which shares do not weigh the same; return the configuration."""
     config = tiny(name, passes=2, policy_passes=3 if name == "merlin" else 1)
     config = replace(config, model=replace(config.model, normalize_advantages=True), task=task or config.task)
     if name == "ftw":  # whose processes keep sequences of their own to predict rewards of
@@ -105,25 +112,43 @@ def test_processes_learn_what_one_with_all_environments_learns(tmp_path, name, t
     unroll, state = in_double(window.unroll), to_double(window.state)
     unroll.is_valid[1:, 1] = False  # so that the processes' shares do not weigh the same
     unroll.is_valid[2, 6] = False
-    path = tmp_path / "window"
     torch.save((unroll, state, config), path)
+    return config
 
-    expected = learn_from(path, 0, 8)
-    for code, output, errors in ends(together(["-c", LEARN_A_SHARE, str(path)])):
+
+def test_processes_learn_what_one_with_all_environments_learns(tmp_path):
+    """Of all agents in the same two processes, which take seconds to start."""
+    cases = [*((name, None) for name in ON_POLICY), ("merlin", "merlin/Empty-v0")]
+    paths = [tmp_path / str(number) for number in range(len(cases))]
+    configs = [window_to_learn_from(path, *case) for path, case in zip(paths, cases, strict=True)]
+    for code, output, errors in ends(together(["-c", LEARN_SHARES, *map(str, paths)])):
         assert code == 0, output + errors
-    for rank in range(2):
-        learnt = torch.load(f"{path}.{rank}")
-        for parameter, x in expected.items():
-            torch.testing.assert_close(learnt[parameter], x, rtol=1e-7, atol=1e-9, msg=f"{rank} {parameter}")
-    with build_environment(config) as environment:
-        before = build_agent(config, environment).double().state_dict()
-    assert any((before[parameter] - x).abs().max() > 1e-3 for parameter, x in expected.items())
+    for path, case, config in zip(paths, cases, configs, strict=True):
+        expected = learn_from(path, 0, 8)
+        for rank in range(2):
+            learnt = torch.load(f"{path}.{rank}")
+            for parameter, x in expected.items():
+                torch.testing.assert_close(learnt[parameter], x, rtol=1e-7, atol=1e-9, msg=f"{case} {rank} {parameter}")
+        with build_environment(config) as environment:
+            before = build_agent(config, environment).double().state_dict()
+        assert any((before[parameter] - x).abs().max() > 1e-3 for parameter, x in expected.items()), case
+
+
+ONE_AFTER_ANOTHER = """
+import json, os, sys
+from merlin.cli import main
+from merlin.runs.monitor import Monitor
+Monitor.draw = lambda self: None  # a learning curve, which takes longer than a run
+for port, arguments in json.loads(sys.argv[1]):
+    os.environ["MASTER_PORT"] = port  # one of its own: whoever is done first would meet the other's last group
+    assert main(arguments) == 0
+"""
 
 
 def command(run_dir, *more):
     values = ("report_steps=2048", "checkpoint_seconds=1", "final_entropy_fraction=1")
     settings = [word for value in values for word in ("--set", f"training.{value}")]
-    return ["-m", "merlin", "train", "merlin/TMaze-v0", "--num-envs", "64", "--run-dir", str(run_dir), *settings, *more]
+    return ["train", "merlin/TMaze-v0", "--num-envs", "64", "--run-dir", str(run_dir), *settings, *more]
 
 
 def finals(run_dir):
@@ -132,24 +157,23 @@ def finals(run_dir):
 
 
 @pytest.mark.parametrize("agent", ["merlin", pytest.param("dreamer", marks=pytest.mark.slow)])
-def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, agent):
+def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, capsys, agent):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     of_agent = ["--agent", agent]
     if agent == "dreamer":  # whose processes have a replay each, here one that wraps
         of_agent += ["--set", "model.replay_rows=2048", "model.replay_ratio=1", "model.replay_windows=8"]
-    for run_dir, steps in ((whole, 8192), (halves, 4096)):
-        processes = together(command(run_dir, "--steps", str(steps), *of_agent))
-        (code, output, errors), (other_code, *others) = ends(processes)
-        assert (code, other_code) == (0, 0), errors + others[1]
-        assert others == ["", ""], "only the first process speaks"
-        assert "done after" in output and "env_steps" in errors
+    resume = ["train", "--resume", str(halves), "--steps"]
+    runs = [command(run_dir, "--steps", str(n), *of_agent) for run_dir, n in ((whole, 8192), (halves, 4096))]
+    runs = [(free_port(), run) for run in (*runs, [*resume, "8192"])]
+    processes = together(["-c", ONE_AFTER_ANOTHER, json.dumps(runs)])
+    (code, output, errors), (other_code, *others) = ends(processes)
+    assert (code, other_code) == (0, 0), errors + others[1]
+    assert others == ["", ""], "only the first process speaks"
+    assert output.count("done after") == 3 and "env_steps" in errors
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [row["env_steps"] for row in rows] == [2048, 4096, 6144, 8192], "the steps of both count"
     assert all(row["episodes"] > 0 for row in rows)
 
-    resume = ["-m", "merlin", "train", "--resume", str(halves), "--steps", "8192"]
-    for code, _, errors in ends(together(resume)):
-        assert code == 0, errors
     assert finals(halves) == finals(whole)
     rest = torch.load(checkpoint.steps(whole)[-1] / "trainer.pt", weights_only=True)
     first, second = (share["generator"] for share in rest["trainer"]["shares"])
@@ -158,14 +182,13 @@ def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, 
         files = {path.name.split("-")[2] for path in (whole / "replay").iterdir()}
         assert files == {"0.pt", "1.pt"}
 
-    one = subprocess.run([sys.executable, *resume, "--steps", "9000"], cwd=ROOT, capture_output=True, text=True)
-    assert one.returncode == 1
-    assert "as many processes as it began with, which were 2, but there are 1" in one.stderr
+    assert main([*resume, "9000"]) == 1
+    assert "as many processes as it began with, which were 2, but there are 1" in capsys.readouterr().err
 
 
 def test_when_a_process_dies_the_other_ends_and_the_run_can_be_resumed(tmp_path):
     run_dir = tmp_path / "run"
-    processes = together(command(run_dir, "--steps", "100000000"))
+    processes = together(["-m", "merlin", *command(run_dir, "--steps", "100000000")])
     begin = time.monotonic()
     while not checkpoint.steps(run_dir) and time.monotonic() - begin < 60:
         time.sleep(0.1)
@@ -182,7 +205,7 @@ def test_when_a_process_dies_the_other_ends_and_the_run_can_be_resumed(tmp_path)
 def test_an_interrupt_of_one_process_stops_all_with_a_checkpoint(tmp_path):
     run_dir = tmp_path / "run"
     never = ("--set", "training.checkpoint_seconds=1000")
-    processes = together(command(run_dir, "--steps", "100000000", *never))
+    processes = together(["-m", "merlin", *command(run_dir, "--steps", "100000000", *never)])
     begin = time.monotonic()
     while not (run_dir / "metrics.jsonl").exists() and time.monotonic() - begin < 60:
         time.sleep(0.1)
@@ -194,8 +217,7 @@ def test_an_interrupt_of_one_process_stops_all_with_a_checkpoint(tmp_path):
     assert checkpoint.steps(run_dir)
 
 
-def test_environments_that_cannot_be_shared_out_are_told(tmp_path):
-    processes = together([*command(tmp_path / "run"), "--num-envs", "63"])
-    for code, _, errors in ends(processes):
-        assert code == 1
-        assert "num_envs must be a multiple of the 2 processes, but is 63" in errors
+def test_environments_that_cannot_be_shared_out_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert main([*command(tmp_path / "run"), "--num-envs", "63"]) == 1
+    assert "num_envs must be a multiple of the 2 processes, but is 63" in capsys.readouterr().err

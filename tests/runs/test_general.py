@@ -19,6 +19,7 @@ from merlin.runs.presets import general
 from merlin.runs.settings import override
 from merlin.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 SMALL = ["num_envs=4", "model.hidden_size=8", "training.unroll_length=8", "training.minibatches=1"]
 
 
@@ -44,6 +45,13 @@ gymnasium.register("test/Units-v0", Units)
 gymnasium.register("test/MemoryGameOfOthers-v0", Units)
 
 
+@pytest.fixture
+def steps_take_as_long(monkeypatch):
+    """Looks at tasks find steps that take the same time, whatever else the machine does."""
+    monkeypatch.setattr(sight, "_SEEN", {})
+    monkeypatch.setattr(sight, "_step_seconds", lambda environment: 1e-4)
+
+
 def learn(agent: str, updates: int = 8, **env_kwargs):
     """Return the agent's parameters after some updates, and the returns of the episodes until then."""
     config = override(merlin.preset(agent, "test/Units-v0", env_kwargs), SMALL)
@@ -55,6 +63,7 @@ def learn(agent: str, updates: int = 8, **env_kwargs):
     return {name: x.detach().clone() for name, x in built.named_parameters()}, returns
 
 
+@pytest.mark.usefixtures("steps_take_as_long")
 @pytest.mark.parametrize("pushes", [False, True])
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_is_the_same_in_any_units(agent, pushes):
@@ -110,6 +119,7 @@ def test_a_slow_task_is_found_to_be_slow_within_a_moment(monkeypatch):
     assert merlin.preset("merlin", "test/Slow-v0").training.passes == 6
 
 
+@pytest.mark.usefixtures("steps_take_as_long")
 def test_runs_of_a_comparison_and_later_ones_learn_as_often_however_long_a_step_takes_then(tmp_path, monkeypatch):
     """Two seeds, then a third when the machine is busy: what was settled by the first run holds."""
     comparison = make_comparison({"tasks": ["test/Units-v0"], "agents": ["rl-lstm"], "seeds": [1, 2]})
@@ -142,6 +152,7 @@ def test_steps_that_cost_more_are_learnt_from_more_often():
     assert all(native < fast < slow for native, fast, slow in zip(*passes, strict=True))
 
 
+@pytest.mark.usefixtures("steps_take_as_long")
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_name_says_nothing_and_the_reason_is_kept(agent):
     """A task under another name gets the same settings, and whoever reads the configuration sees why."""

@@ -33,14 +33,8 @@ WINDOW = 8 * 4
 ALWAYS = 1e-9
 """Seconds between checkpoints that make one after each window."""
 
-
 DRAW = Monitor.draw
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Which take longer than these runs."""
-    monkeypatch.setattr(Monitor, "draw", lambda self: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def tiny(agent="rl-lstm", task="merlin/MemoryGame-v0", windows=24, **training) -> RunConfig:
@@ -553,15 +547,16 @@ def test_a_signal_between_reports_loses_nothing(tmp_path):
     run_dir = tmp_path / "run"
     write_config(config, run_dir)
     command = [sys.executable, "-m", "merlin", "train", "--resume", str(run_dir), "--wandb", "disabled"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        while not (run_dir / "metrics.jsonl").exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(1.0)
-        process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **streams) as process:
+        try:
+            while not (run_dir / "metrics.jsonl").exists() and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(1.0)
+            process.send_signal(signal.SIGTERM)
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "interrupted after" in out, errors
     (row,) = rows(run_dir)
     assert row["env_steps"] == checkpoint.last_step(run_dir) and row["episodes"] > 0

@@ -42,6 +42,17 @@ def test_every_task_says_when_its_cue_shows_or_has_none(monkeypatch):
         assert always == (task_id in ("merlin/MemoryGame-v0", "merlin/VisuomotorMapping-v0")), task_id
 
 
+def test_published_scores_are_of_every_task_and_in_order():
+    """As published, in two or three decimals; that they are the tasks' own, the slow tests show."""
+    lines = (ROOT / "docs/tasks.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1:6] for line in lines if re.match(r"\|.*\d\.\d", line)]
+    assert {task.strip(" `") for task, *_ in rows} - {""} == {*tasks.TASKS}
+    for task, settings, *cells in rows:
+        random, memoryless, oracle = (float(re.search(r"-?\d+\.\d+", cell)[0]) for cell in cells)
+        assert random <= memoryless <= oracle and random < oracle, (task, settings)
+
+
+@pytest.mark.slow  # two fifths of a minute
 def test_every_task_has_ordered_scores():
     against_bots = {"merlin/CaptureTheFlag-v0": {"num_envs": 2, "opponents": "random", "size": 7, "max_steps": 100}}
     for task_id in tasks.TASKS:

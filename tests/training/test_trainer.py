@@ -19,11 +19,15 @@ from merlin.training.plain import to_plain
 from merlin.training.trainer import Trainer
 from tests.environments import examples as environments  # noqa: F401 (they register themselves)
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def tiny(agent: str = "merlin", steps: int = 8 * 4 * 6, **training) -> RunConfig:
     config = preset(agent)
     sizes = {"latent_size": 4, "hidden_size": 8, "policy_hidden_size": 8, "head_size": 8, "prefill_steps": 64}
-    sizes |= {"replay_windows": 2, "replay_rows": 96}
+    if agent == "dreamer":
+        sizes |= {"replay_windows": 2, "replay_rows": 96, "imagination_length": 4}
+        sizes |= {"deterministic_size": 8, "latent_groups": 3, "latent_classes": 4}
     model = replace(config.model, **{name: size for name, size in sizes.items() if hasattr(config.model, name)})
     training = replace(config.training, unroll_length=4, **training)
     return replace(config, num_envs=8, steps=steps, model=model, training=training, device="cpu")

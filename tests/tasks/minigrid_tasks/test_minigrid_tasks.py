@@ -151,9 +151,8 @@ def compare(pair, view_size, see_through, num_steps, seed=0, num_envs=8, most_st
 @pytest.mark.parametrize("view_size, see_through", [(3, True), (7, False)])
 def test_steps_are_minigrids(pair, view_size, see_through):
     """More of the same: benchmarks/parity.py."""
-    for seed in range(2):
-        compared, mismatches, _ = compare(pair, view_size, see_through, 60, seed, num_envs=2, most_steps=50)
-        assert compared >= 60 and mismatches == 0
+    compared, mismatches, _ = compare(pair, view_size, see_through, 60, view_size, num_envs=2, most_steps=50)
+    assert compared >= 60 and mismatches == 0
 
 
 def counts_of(layouts):
