@@ -419,8 +419,20 @@ def test_a_window_is_freed_without_the_garbage_collector():
         gc.enable()
 
 
+def write_some(memory, state, writes, word, read_weights, way):
+    """Return the state in which some rows have written, by their condition or by their numbers."""
+    if way == "condition":
+        return memory.put_rows(state, memory.write(state, word, read_weights)[0], writes)
+    rows = writes.nonzero().squeeze(1)
+    if not len(rows):
+        return state
+    part, _ = memory.write(memory.rows_of(state, rows), word[rows], read_weights[rows])
+    return memory.put_rows(state, part, rows)
+
+
+@pytest.mark.parametrize("way", ["condition", "numbers"])
 @pytest.mark.parametrize(("mask_unwritten", "top_k"), [(True, None), (True, 2), (False, None)])
-def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k):
+def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k, way):
     """Two reads and two writes a step, the first of some rows alone, against each row by itself, gradients included."""
     config = memories.MemoryConfig(memory_size=N, retroactive_discount=None, mask_unwritten=mask_unwritten, top_k=top_k)
     memory = memories.make_memory(Z, config)
@@ -451,7 +463,7 @@ def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k):
                 continue
             state = state.reset(played.is_first[t]) if form == "window" else memories.reset(state, played.is_first[t])
             early = memory.read(state, keys[t], strengths[t])
-            state, _ = memory.write_where(writes[t], state, first_words[t], early.weights.detach())
+            state = write_some(memory, state, writes[t], first_words[t], early.weights.detach(), way)
             late = memory.read(state, -keys[t], strengths[t])
             state, _ = memory.write(state, words[t], late.weights.detach())
             found += [early.words, late.words]
