@@ -36,9 +36,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset
+from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, written
 from merlin.precision import as_type, full_precision
 from merlin.states import put_rows, rows_of
 
@@ -56,6 +55,9 @@ class At(NamedTuple):
     emptied: Bool[Tensor, "B"] | None
     rows: Int[Tensor, "B"] | None
 
+
+OF_ROWS = ("usage", "write_weights", "num_written")
+"""What the state of some rows of a window has for itself, without a retroactive half."""
 
 Places = tuple[slice | Tensor, int | Tensor]
 """Where words lie among a window's own entries: rows of the batch, and the entry of each, or one of all."""
@@ -95,8 +97,9 @@ class MemoryWindow:
             age = torch.arange(length, device=memory.device, dtype=memory.dtype)
             age = (age.unsqueeze(0) - age.unsqueeze(1) - 1).clamp(min=0)
             self.decay = (1 - g) * g**age  # of the entry written at s for the word of t > s
-        self.slots = state.num_written.new_zeros(batch_size, length)
-        self.positions = torch.arange(self.held, device=memory.device)
+        # Of each entry, the slot that it is in while it is in any.
+        self.slots = state.num_written.new_zeros(batch_size, self.held + length)
+        self.slots[:, : self.held] = torch.arange(self.held, device=memory.device)
         self.num_entered = 0  # steps whose words are in the entries now
         self.num_uses = 0  # reads and writes that are still to be gone back through
         self.teaches = False  # whether words have gradients
@@ -106,15 +109,15 @@ class MemoryWindow:
 
     def begin(self, state: MemoryState) -> "WindowState":
         """Return the state at the window's first step."""
-        present = torch.ones_like(state.usage, dtype=torch.bool)
+        alive = torch.zeros_like(self.slots, dtype=torch.bool)
+        alive[:, : self.held] = written(state)[:, : self.held] if self.mask_unwritten else True
         return WindowState(
             window=self,
             step=0,
             rest=state._replace(memory=state.memory.new_empty(*state.usage.shape, 0)),
-            present=present,
-            alive=present.new_zeros(len(present), self.length),
-            emptied=present.new_zeros(len(present)),
-            thread=[torch.zeros((), device=present.device, requires_grad=True)],
+            alive=alive,
+            emptied=None if self.mask_unwritten else alive.new_zeros(len(alive)),
+            thread=[torch.zeros((), device=alive.device, requires_grad=True)],
         )
 
     def aside(self) -> "MemoryWindow":
@@ -290,9 +293,8 @@ class WindowState:
 
     Attributes:
         rest: Of the slots, all but their contents.
-        present: Slots that were not written over since the window began, or the episode.
-        alive: Words of the window that are still in a slot of this episode.
-        emptied: Rows of the batch that have seen an episode start.
+        alive: Entries that are still in a slot of this episode, and can be read.
+        emptied: Rows of the batch that have seen an episode start, where slots never written can be read.
         thread: The last node of the graph that a read or a write of the window made.
         counts: Words that each row has of the window, where that is not `step` in all.
         rows: Of the window, where this is the memory of some of its rows alone.
@@ -301,9 +303,8 @@ class WindowState:
     window: MemoryWindow
     step: int
     rest: MemoryState
-    present: Bool[Tensor, "B N"]
-    alive: Bool[Tensor, "B T"]
-    emptied: Bool[Tensor, "B"]
+    alive: Bool[Tensor, "B E"]
+    emptied: Bool[Tensor, "B"] | None
     thread: list[Float[Tensor, ""]]
     counts: Int[Tensor, "B"] | None = None
     rows: Int[Tensor, "B"] | None = None
@@ -311,15 +312,12 @@ class WindowState:
     @property
     def at(self) -> At:
         """The step, as the window knows it."""
-        return At(self.step, None if self.window.mask_unwritten else self.emptied, self.rows)
+        return At(self.step, self.emptied, self.rows)
 
-    @cached_property
+    @property
     def readable(self) -> Bool[Tensor, "B 1 E"]:
         """Entries that can be read."""
-        slots = self.present[:, : self.window.held]
-        if self.window.mask_unwritten:
-            slots = slots & (self.window.positions < self.rest.num_written.unsqueeze(1))
-        return torch.cat([slots, self.alive[:, : self.step]], -1).unsqueeze(1)
+        return self.alive[:, : self.window.held + self.step].unsqueeze(1)
 
     @cached_property
     def inverse_norms(self) -> Float[Tensor, "B 1 E"]:
@@ -328,14 +326,11 @@ class WindowState:
 
     def reset(self, is_first: Bool[Tensor, "B"]) -> "WindowState":
         """Return the state with the batch rows that start an episode emptied."""
-        first = is_first.unsqueeze(1)
-        return replace(
-            self,
-            rest=reset(self.rest, is_first),
-            present=self.present | first,
-            alive=self.alive & ~first,
-            emptied=self.emptied | is_first,
-        )
+        alive, emptied = self.alive.masked_fill(is_first.unsqueeze(1), False), self.emptied
+        if emptied is not None:
+            alive[:, : self.window.held] |= is_first.unsqueeze(1)
+            emptied = emptied | is_first
+        return replace(self, rest=reset(self.rest, is_first), alive=alive, emptied=emptied)
 
     def detach(self) -> "WindowState":
         """Return the state for steps that leave no trace, where no graph is recorded."""
@@ -352,23 +347,22 @@ class WindowState:
         """Return the memory of some batch rows, of a window without a retroactive half."""
         assert self.window.discount is None, "traces grow in all rows alike"
         assert self.rows is None
-        rest, present, alive, emptied = (rows_of(x, rows) for x in (self.rest, self.present, self.alive, self.emptied))
-        counts = None if self.counts is None else rows_of(self.counts, rows)
-        return WindowState(self.window, self.step, rest, present, alive, emptied, self.thread, counts, rows)
+        alive, emptied, counts = (rows_of(x, rows) for x in (self.alive, self.emptied, self.counts))
+        rest = self.rest._replace(**{name: rows_of(getattr(self.rest, name), rows) for name in OF_ROWS})
+        return WindowState(self.window, self.step, rest, alive, emptied, self.thread, counts, rows)
 
     def put_rows(self, part: "WindowState", rows: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> "WindowState":
         """Return the state in which some batch rows have what was written to `part`, and the others have not."""
-        before, after = ((x.rest, x.present, x.alive) for x in (self, part))
-        rest, present, alive = (put_rows(x, y, rows) for x, y in zip(before, after, strict=True))
+        now = {name: put_rows(getattr(self.rest, name), getattr(part.rest, name), rows) for name in OF_ROWS}
         counts = part.counts  # where all wrote, and some are kept, the others' words are entries that nobody reads
         if part.rows is not None:
             counts = put_rows(self._counted(), part._counted(), rows)
-        thread = self.thread
-        return WindowState(self.window, part.step, rest, present, alive, self.emptied, thread, counts, self.rows)
+        rest, alive = self.rest._replace(**now), put_rows(self.alive, part.alive, rows)
+        return WindowState(self.window, part.step, rest, alive, self.emptied, self.thread, counts, self.rows)
 
     def _counted(self) -> Int[Tensor, "B"]:
         """Return how many words each row has of the window."""
-        return self.rest.num_written.new_full((len(self.present),), self.step) if self.counts is None else self.counts
+        return torch.full_like(self.rest.num_written, self.step) if self.counts is None else self.counts
 
     def write(
         self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
@@ -395,43 +389,38 @@ class WindowState:
         with torch.no_grad():
             window.enter(step, word, places)
             window.num_entered = after
-            weights = read_weights.sum(1, keepdim=True)
-            of_slots = F.pad(weights[..., :n], (0, window.memory_size - n))
-            slots = window.slots[:, :step] if self.rows is None else window.slots[:, :step].index_select(0, self.rows)
-            if step > 0:
-                of_slots = of_slots.scatter_add(2, slots.unsqueeze(1), weights[..., n:])
+            slots = window._seen(self.at, window.slots)
+            of_slots = torch.zeros_like(self.rest.usage, dtype=read_weights.dtype)
+            of_slots = of_slots.scatter_add_(1, slots, read_weights.sum(1)).unsqueeze(1)
             rest, slot = allocate(self.rest, of_slots, window.discount, slot)
-            index = slot.unsqueeze(1)
             alive = self.alive.clone()
-            if step > 0:
-                alive[:, :step] &= slots != index
+            alive[:, : n + step] &= slots != slot.unsqueeze(1)
+            window.slots[:, n:][places] = slot
             if counts is None:
-                alive[:, step] = True
+                alive[:, n + step] = True
             else:
-                alive.scatter_(1, counts.unsqueeze(1), True)
+                alive.scatter_(1, n + counts.unsqueeze(1), True)
                 counts = counts + 1
-            window.slots[places] = slot
-            present = self.present.scatter(1, index, False)
         window.teaches |= word.requires_grad
         self._apply(_Write, places, word)
         thread, emptied = self.thread, self.emptied
-        return WindowState(window, after, rest, present, alive, emptied, thread, counts, self.rows), slot
+        return WindowState(window, after, rest, alive, emptied, thread, counts, self.rows), slot
 
     @torch.no_grad()
     def memory_state(self) -> MemoryState:
         """Return the memory after the words written so far, as a value of its own."""
         window, n, step = self.window, self.window.held, self.step
         assert window.num_entered == step, "of a window the state at its end is a memory"
-        memory = window.entries.new_zeros(len(window.entries), window.memory_size, window.entries.shape[2])
-        held = memory[:, :n].copy_(window.entries[:, :n])
+        entries = window.entries[:, : n + step].clone()
         if window.discount is not None:
-            held[..., window.word_size :].addcmul_(window.take.unsqueeze(-1), window.sums[step].unsqueeze(1))
-        held.masked_fill_(self.emptied[:, None, None], 0)
-        if step > 0:  # a slot is one entry at most; what is none goes beyond the last
-            slots = window.slots[:, :step].masked_fill(~self.alive[:, :step], window.memory_size)
-            index = slots.unsqueeze(-1).expand(-1, -1, memory.shape[2])
-            memory = F.pad(memory, (0, 0, 0, 1)).scatter_(1, index, window.entries[:, n : n + step])[:, :-1]
-        return self.rest._replace(memory=memory)
+            entries[:, :n, window.word_size :].addcmul_(window.take.unsqueeze(-1), window.sums[step].unsqueeze(1))
+        if self.emptied is not None:
+            entries[:, :n].masked_fill_(self.emptied[:, None, None], 0)
+        # What is in no slot any more goes into one beyond the last.
+        slots = window.slots[:, : n + step].masked_fill(~self.alive[:, : n + step], window.memory_size)
+        memory = entries.new_zeros(len(entries), window.memory_size + 1, entries.shape[2])
+        memory.scatter_(1, slots.unsqueeze(-1).expand_as(entries), entries)
+        return self.rest._replace(memory=memory[:, :-1].contiguous())
 
     def _apply(self, function: Any, *arguments: Any) -> list[Tensor]:
         """Return what a read or a write of the window gives, and let the next one hang on it."""

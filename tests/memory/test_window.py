@@ -66,7 +66,7 @@ def expand(state, weights):
     for b in range(B):
         for slot in range(N):
             (holders,) = torch.nonzero(readable[b], as_tuple=True)
-            owner = [e for e in holders.tolist() if (e if e < held else window.slots[b, e - held].item()) == slot]
+            owner = [e for e in holders.tolist() if window.slots[b, e].item() == slot]
             assert len(owner) <= 1, "a slot is one entry"
             if owner:
                 entries[b, :, owner[0]] = weights[b, :, slot]
@@ -169,7 +169,7 @@ def test_slots_are_chosen_as_when_written_plainly(discount):
         weights = played.reads[t].masked_fill(~memories.written(plain).unsqueeze(1), 0)
         state = state.write(played.words[t], expand(state, weights))
         plain = memories.write(plain, played.words[t], weights, discount)
-        assert torch.equal(state.window.slots[:, t], plain.write_weights.argmax(-1))
+        assert torch.equal(state.window.slots[:, state.window.held + t], plain.write_weights.argmax(-1))
         close(state.memory_state(), plain)
 
 
@@ -185,11 +185,8 @@ def test_a_window_leaves_the_memory_that_it_began_with_alone():
 
 def of_slots(state, weights):
     """Return weights of entries as weights of slots."""
-    held = state.window.held
-    found = torch.zeros(B, K, N, dtype=weights.dtype)
-    found[..., :held] = weights[..., :held]
-    slots = state.window.slots[:, None, : state.step].expand(-1, K, -1)
-    return found.scatter_add(2, slots, weights[..., held:])
+    slots = state.window.slots[:, None, : state.window.held + state.step].expand(-1, K, -1)
+    return torch.zeros(B, K, N, dtype=weights.dtype).scatter_add(2, slots, weights)
 
 
 def step_through(played, words, keys, strengths, discount, mask_unwritten, top_k, plain, look=None, recurrent=True):
