@@ -353,6 +353,7 @@ class WindowState:
 
     def put_rows(self, part: "WindowState", rows: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> "WindowState":
         """Return the state in which some batch rows have what was written to `part`, and the others have not."""
+        assert self.window.discount is None, "traces grow in all rows alike"
         now = {name: put_rows(getattr(self.rest, name), getattr(part.rest, name), rows) for name in OF_ROWS}
         counts = part.counts  # where all wrote, and some are kept, the others' words are entries that nobody reads
         if part.rows is not None:
@@ -505,9 +506,7 @@ class _Write(torch.autograd.Function):
     """The writing of a word, whose gradient is complete when all later reads have been gone back through."""
 
     @staticmethod
-    def forward(
-        ctx: Any, thread: Tensor, window: MemoryWindow, at: At, places: Places, word: Tensor
-    ) -> tuple[Tensor]:
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, places: Places, word: Tensor) -> tuple[Tensor]:
         ctx.window, ctx.step, ctx.places, ctx.use = window, at.step, places, window.count_use()
         ctx.set_materialize_grads(False)
         return (thread.clone(),)

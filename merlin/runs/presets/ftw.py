@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from merlin.runs.presets import capture_the_flag
+
 ENCODER = {"image_features": 128, "image_channels": 16, "grid_features": 64, "grid_channels": 16, "text_features": 16}
 
 
@@ -41,6 +43,18 @@ def table(name: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
             "model.entropy_cost": 0.04,
             "training.learning_rate": 3e-3 if length <= 20 else 1e-3,  # in larger steps it unlearns long corridors
         }
+    if name == "capture-the-flag":
+        return (
+            values
+            | capture_the_flag.COMMON
+            | {
+                "model.kl_cost": 2e-3,  # events are worth little: the returns' variance is 0.005
+                "model.prior_kl_cost": 2e-3,
+                "training.learning_rate": 1e-3,
+                "training.final_learning_rate_fraction": 1.0,
+                "training.final_entropy_fraction": 1.0,
+            }
+        )
     if name == "general":
         return values | {
             "num_envs": 32,
