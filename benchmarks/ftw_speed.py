@@ -51,7 +51,10 @@ def main() -> None:
     torch.set_num_threads(1)
     wanted = tuple(AGENTS) if arguments.only is None else ("LSTM", *arguments.only)
     agents = {name: x for name, x in AGENTS.items() if name.startswith(wanted)}
-    trainers = {name: trainer_of(*x, arguments.envs, arguments.length) for name, x in agents.items()}
+    trainers = {
+        name: trainer_of(agent, settings, arguments.envs, arguments.length)
+        for name, (agent, settings) in agents.items()
+    }
     seconds = dict.fromkeys(trainers, float("inf"))
     for window in range(arguments.windows):  # in turn, so that other processes slow all of them down alike
         for name, trainer in trainers.items():

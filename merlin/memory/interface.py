@@ -158,7 +158,7 @@ class ContentMemory(Memory):
         part: content.MemoryState | WindowState,
         rows: Int[Tensor, "b"] | Bool[Tensor, "B"],
     ) -> content.MemoryState | WindowState:
-        if isinstance(state, WindowState):
+        if isinstance(state, WindowState) and isinstance(part, WindowState):
             return state.put_rows(part, rows)
         return super().put_rows(state, part, rows)
 

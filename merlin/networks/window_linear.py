@@ -23,7 +23,7 @@ def in_window(module: nn.Module) -> Any:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
     if type(module) is nn.Linear:  # what is derived from it may be anything
         return WindowLinear(module.weight, module.bias)
-    if type(module) in (nn.LSTMCell, SharedLSTMCell):
+    if type(module) is nn.LSTMCell or type(module) is SharedLSTMCell:
         return WindowLSTMCell(module)
     if not module._modules:
         return module
