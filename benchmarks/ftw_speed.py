@@ -32,33 +32,39 @@ AGENTS = {
 }
 
 
-def seconds_per_row(agent: str, settings: dict, num_envs: int, length: int, windows: int) -> float:
-    """Return CPU seconds for each row, of the quickest window."""
+def trainer_of(agent: str, settings: dict, num_envs: int, length: int) -> Trainer:
+    """Return what trains an agent on the T-maze."""
     config = preset(agent, "merlin/TMaze-v0")
     settings = {"hidden_size": 64} | settings | ({"reward_prediction_cost": 0.0} if agent == "ftw" else {})
     model, training = replace(config.model, **settings), replace(config.training, unroll_length=length)
     config = replace(config, model=model, training=training, num_envs=num_envs, device="cpu")
     environment = build_environment(config)
-    trainer = Trainer(build_agent(config, environment), environment, training, total_steps=10**9, seed=1)
-    found = []
-    for _ in range(windows):
-        begin = time.process_time()
-        trainer.update()
-        found.append(time.process_time() - begin)
-    return min(found[1:]) / (num_envs * length)
+    return Trainer(build_agent(config, environment), environment, training, total_steps=10**9, seed=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("envs", 256), ("length", 32), ("windows", 6)):
+    for name, default in (("envs", 256), ("length", 32), ("windows", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", nargs="*", help="agents, by the beginnings of their names, besides the LSTM")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base = None
-    for name, (agent, settings) in AGENTS.items():
-        seconds = seconds_per_row(agent, settings, arguments.envs, arguments.length, arguments.windows)
-        base = base or seconds
-        print(f"{name:30} {1e6 * seconds:7.1f} us a row  {seconds / base:5.2f} x the LSTM's", flush=True)
+    wanted = tuple(AGENTS) if arguments.only is None else ("LSTM", *arguments.only)
+    agents = {name: x for name, x in AGENTS.items() if name.startswith(wanted)}
+    trainers = {
+        name: trainer_of(agent, settings, arguments.envs, arguments.length)
+        for name, (agent, settings) in agents.items()
+    }
+    seconds = dict.fromkeys(trainers, float("inf"))
+    for window in range(arguments.windows):  # in turn, so that other processes slow all of them down alike
+        for name, trainer in trainers.items():
+            begin = time.process_time()
+            trainer.update()
+            if window > 0:
+                seconds[name] = min(seconds[name], time.process_time() - begin)
+    for name, least in seconds.items():
+        microseconds = 1e6 * least / (arguments.envs * arguments.length)
+        print(f"{name:30} {microseconds:7.1f} us a row  {least / seconds['LSTM']:5.2f} x the LSTM's", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -38,6 +38,22 @@ def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
 def choose_rows(condition: Bool[Tensor, "B"], chosen: Any, other: Any) -> Any:
     """Return the state with the batch rows of `chosen` where the condition holds, and those of `other` elsewhere."""
     return map_state(lambda x, y: torch.where(condition.view(-1, *[1] * (x.ndim - 1)), x, y), chosen, other)
+
+
+def rows_of(state: Any, rows: Int[Tensor, "b"]) -> Any:
+    """Return some batch rows of the state."""
+    return map_state(lambda x: x.index_select(0, rows), state)
+
+
+def put_rows(state: Any, part: Any, rows: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> Any:
+    """Return the state with some of its batch rows replaced.
+
+    Args:
+        part: A state of these rows alone; of all rows, where they are told by a condition.
+    """
+    if rows.dtype == torch.bool:
+        return choose_rows(rows, part, state)
+    return map_state(lambda x, y: x.index_copy(0, rows, y), state, part)
 
 
 def detach_state(state: Any) -> Any:

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from merlin import states
 from merlin.memory import content
 from merlin.memory.content import Read
 from merlin.memory.window import MemoryWindow, WindowState
 from merlin.plugins import load_class
 from merlin.ranges import Range, SettingError, Settings
-from merlin.states import choose_rows, map_state
+from merlin.states import map_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +84,21 @@ class Memory(ABC):
             slot: Where the word went when this was experienced; given where experience is replayed.
         """
 
-    def write_where(
-        self,
-        writes: Bool[Tensor, "B"],
-        state: Any,
-        word: Float[Tensor, "B Z"],
-        read_weights: Float[Tensor, "B K _"],
-        slot: Int[Tensor, "B"] | None = None,
-    ) -> tuple[Any, Int[Tensor, "B"] | None]:
-        """Return what `write` does, the batch rows that do not write being as they were.
+    def rows_of(self, state: Any, rows: Int[Tensor, "b"]) -> Any:
+        """Return the state of some batch rows, to be read and written like that of all.
 
         Unless overridden, of a memory whose state is a value inside a window too.
         """
-        after, slot = self.write(state, word, read_weights, slot)
-        return choose_rows(writes, after, state), slot
+        return states.rows_of(state, rows)
+
+    def put_rows(self, state: Any, part: Any, rows: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> Any:
+        """Return the state with some of its batch rows replaced, the others being as they were.
+
+        Args:
+            part: What became of the state of these rows, which nobody else has written to since; of all rows, where
+                they are told by a condition.
+        """
+        return states.put_rows(state, part, rows)
 
     def begin_window(self, state: Any, length: int) -> Any:
         """Return the state in a form whose backward pass over `length` steps is cheap; unless overridden, as it is."""
@@ -142,20 +144,23 @@ class ContentMemory(Memory):
         slot: Int[Tensor, "B"] | None = None,
     ) -> tuple[content.MemoryState | WindowState, Int[Tensor, "B"]]:
         if isinstance(state, WindowState):
-            return state.write(word, read_weights, slot), state.window.slots[:, state.step]
+            return state.write_to(word, read_weights, slot)
         return content.write_to(state, word, read_weights, self.config.retroactive_discount, slot)
 
-    def write_where(
+    def rows_of(
+        self, state: content.MemoryState | WindowState, rows: Int[Tensor, "b"]
+    ) -> content.MemoryState | WindowState:
+        return state.rows_of(rows) if isinstance(state, WindowState) else super().rows_of(state, rows)
+
+    def put_rows(
         self,
-        writes: Bool[Tensor, "B"],
         state: content.MemoryState | WindowState,
-        word: Float[Tensor, "B Z"],
-        read_weights: Float[Tensor, "B K _"],
-        slot: Int[Tensor, "B"] | None = None,
-    ) -> tuple[content.MemoryState | WindowState, Int[Tensor, "B"] | None]:
-        if isinstance(state, WindowState):
-            return state.write(word, read_weights, slot, writes), state.window.slots[:, state.step]
-        return super().write_where(writes, state, word, read_weights, slot)
+        part: content.MemoryState | WindowState,
+        rows: Int[Tensor, "b"] | Bool[Tensor, "B"],
+    ) -> content.MemoryState | WindowState:
+        if isinstance(state, WindowState) and isinstance(part, WindowState):
+            return state.put_rows(part, rows)
+        return super().put_rows(state, part, rows)
 
     def begin_window(self, state: content.MemoryState, length: int) -> WindowState:
         return MemoryWindow(state, length, self.config.retroactive_discount, self.config.mask_unwritten).begin(state)

@@ -20,6 +20,9 @@ Going back, `dots` and `mix` are each other's adjoint. The entries are shared by
 the steps from the last to the first and take each write out again. All reads and writes hang on one thread through the
 graph, so that automatic differentiation keeps that order; it is asserted as well.
 
+Without the retroactive half, rows may have words of different numbers: `WindowState.rows_of` is the memory of some
+rows, which copies their entries to read them, and appends to what each of them has.
+
 Axes: T time, B batch, K read keys, N slots, H of them held, W width of a slot, Z width of a word, E = H + t entries,
 C chosen.
 """
@@ -30,21 +33,34 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset
+from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, written
 from merlin.precision import as_type, full_precision
-from merlin.states import choose_rows
+from merlin.states import put_rows, rows_of
 
 
 class At(NamedTuple):
-    """A step of a window, and the rows of the batch whose first slots can be read as empty by then, if any can."""
+    """A step of a window, by what can be read then.
+
+    Attributes:
+        step: Words of the window, in the row that has most.
+        emptied: Rows of the batch whose first slots can be read as empty by then, if any can.
+        rows: Of the batch, where some of them are read alone; all else here and in what is read is of these.
+    """
 
     step: int
     emptied: Bool[Tensor, "B"] | None
+    rows: Int[Tensor, "B"] | None
+
+
+OF_ROWS = ("usage", "write_weights", "num_written")
+"""What the state of some rows of a window has for itself, without a retroactive half."""
+
+Places = tuple[slice | Tensor, int | Tensor]
+"""Where words lie among a window's own entries: rows of the batch, and the entry of each, or one of all."""
 
 
 class MemoryWindow:
@@ -68,9 +84,10 @@ class MemoryWindow:
         if mask_unwritten:
             self.held = int(state.num_written.max().clamp(1, self.memory_size))
         held = memory[:, : self.held]
-        self.entries = memory.new_empty(batch_size, self.held + length, slot_size)
+        self.entries = memory.new_zeros(batch_size, self.held + length, slot_size)
         self.entries[:, : self.held] = held
-        self.square_norms = held.square().sum(-1)
+        self.square_norms = memory.new_zeros(self.entries.shape[:2])  # of words of the window where there is no trace
+        self.square_norms[:, : self.held] = held.square().sum(-1)
         if retroactive_discount is not None:
             g = retroactive_discount
             trace, last = (x[:, : self.held] for x in (state.retroactive_weights, state.write_weights))
@@ -80,26 +97,27 @@ class MemoryWindow:
             age = torch.arange(length, device=memory.device, dtype=memory.dtype)
             age = (age.unsqueeze(0) - age.unsqueeze(1) - 1).clamp(min=0)
             self.decay = (1 - g) * g**age  # of the entry written at s for the word of t > s
-        self.slots = state.num_written.new_zeros(batch_size, length)
-        self.positions = torch.arange(self.held, device=memory.device)
-        self.num_entered = 0  # steps whose words are in the traces now
+        # Of each entry, the slot that it is in while it is in any.
+        self.slots = state.num_written.new_zeros(batch_size, self.held + length)
+        self.slots[:, : self.held] = torch.arange(self.held, device=memory.device)
+        self.num_entered = 0  # steps whose words are in the entries now
         self.num_uses = 0  # reads and writes that are still to be gone back through
         self.teaches = False  # whether words have gradients
         self.is_spent = False  # whether a backward pass has begun to take them out
         self.is_aside = False  # whether what is written is overwritten by who is not aside
-        self.gradients: tuple[Tensor, Tensor] | None = None  # of the window's own entries, and of the sums
+        self.gradients: tuple[Tensor, Tensor, Tensor] | None = None  # of its own entries, the sums, and square norms
 
     def begin(self, state: MemoryState) -> "WindowState":
         """Return the state at the window's first step."""
-        present = torch.ones_like(state.usage, dtype=torch.bool)
+        alive = torch.zeros_like(self.slots, dtype=torch.bool)
+        alive[:, : self.held] = written(state)[:, : self.held] if self.mask_unwritten else True
         return WindowState(
             window=self,
             step=0,
             rest=state._replace(memory=state.memory.new_empty(*state.usage.shape, 0)),
-            present=present,
-            alive=present.new_zeros(len(present), self.length),
-            emptied=present.new_zeros(len(present)),
-            thread=[torch.zeros((), device=present.device, requires_grad=True)],
+            alive=alive,
+            emptied=None if self.mask_unwritten else alive.new_zeros(len(alive)),
+            thread=[torch.zeros((), device=alive.device, requires_grad=True)],
         )
 
     def aside(self) -> "MemoryWindow":
@@ -112,18 +130,20 @@ class MemoryWindow:
         """Return the traces of the words written before a step."""
         return self.entries[:, self.held : self.held + step, self.word_size :]
 
-    def enter(self, step: int, word: Float[Tensor, "B Z"]) -> None:
+    def enter(self, step: int, word: Float[Tensor, "B Z"], places: Places) -> None:
         """Add an entry, and its word to the traces of those before it."""
         assert not self.is_spent and self.num_entered == step < self.length, "steps are written one after another"
         assert not self.is_aside or self.discount is None, "a word aside would stay in the traces of others"
-        z, at = self.word_size, self.held + step
-        self.entries[:, at, :z] = word
-        if self.discount is not None:
-            self.entries[:, at, z:] = 0
+        z = self.word_size
+        own = self.entries[:, self.held :]
+        own[*places, :z] = word
+        if self.discount is None:
+            self.square_norms[:, self.held :][places] = word.square().sum(-1)
+        else:
+            own[*places, z:] = 0
             if step > 0:
                 self.traces(step).addcmul_(self.decay[:step, step, None], word.unsqueeze(1))
             torch.add(self.sums[step], word, alpha=self.discount**step, out=self.sums[step + 1])
-        self.num_entered += 1
 
     def count_use(self) -> int:
         """Return the number of a read or a write, which are gone back through in the opposite order."""
@@ -148,7 +168,7 @@ class MemoryWindow:
         if chosen is not None:
             return (self._rows(at, chosen) @ keys.unsqueeze(-1)).squeeze(-1)
         n, step = self.held, at.step
-        scores = torch.bmm(keys, self.entries[:, : n + step].mT)
+        scores = torch.bmm(keys, self._seen(at, self.entries).mT)
         if self.discount is not None and step > 0:
             share = torch.bmm(keys[..., self.word_size :], self.sums[step].unsqueeze(-1))
             scores[..., :n].addcmul_(share, self.take.unsqueeze(1))
@@ -165,7 +185,7 @@ class MemoryWindow:
         n, step = self.held, at.step
         if at.emptied is not None:
             weights = torch.cat([_without(at.emptied, weights[..., :n]), weights[..., n:]], -1)
-        words = torch.bmm(weights, self.entries[:, : n + step])
+        words = torch.bmm(weights, self._seen(at, self.entries))
         if self.discount is not None and step > 0:
             share = torch.bmm(weights[..., :n], self.take.unsqueeze(-1))
             words[..., self.word_size :].addcmul_(share, self.sums[step].unsqueeze(1))
@@ -174,15 +194,13 @@ class MemoryWindow:
     def inverse_norms(self, at: At) -> Float[Tensor, "B E"]:
         """Return one over the length of each entry, 0 for those of an earlier episode that can be read as empty."""
         n, step = self.held, at.step
-        squares = self.square_norms
+        squares = self._seen(at, self.square_norms)
         if self.discount is not None and step > 0:
             sums = self.sums[step]
             across = torch.bmm(self.entries[:, :n, self.word_size :], sums.unsqueeze(-1)).squeeze(-1)
             across = torch.addcmul(2 * across, self.take, sums.square().sum(-1, keepdim=True))
-            squares = torch.addcmul(squares, self.take, across).clamp_(min=0)
-        if step > 0:
             inside = torch.linalg.vector_norm(self.entries[:, n : n + step], dim=-1).square()
-            squares = torch.cat([squares, inside], -1)
+            squares = torch.cat([torch.addcmul(squares[:, :n], self.take, across).clamp_(min=0), inside], -1)
         inverse_norms = squares.add(EPSILON).rsqrt_()
         if at.emptied is not None:
             inverse_norms[:, :n].masked_fill_(at.emptied.unsqueeze(1), 0)
@@ -192,7 +210,8 @@ class MemoryWindow:
         """Return what the chosen entries hold."""
         step = at.step
         batch_size, size, slot_size = self.entries.shape
-        first = size * torch.arange(batch_size, device=chosen.device).view(-1, 1, 1)
+        rows = torch.arange(batch_size, device=chosen.device) if at.rows is None else at.rows
+        first = size * rows.view(-1, 1, 1)
         rows = self.entries.view(-1, slot_size).index_select(0, (chosen + first).flatten()).view(*chosen.shape, -1)
         is_own = chosen >= self.held
         if self.discount is not None and step > 0:
@@ -203,11 +222,16 @@ class MemoryWindow:
             rows.masked_fill_((at.emptied.view(-1, 1, 1) & ~is_own).unsqueeze(-1), 0)
         return rows
 
+    def _seen(self, at: At, x: Shaped[Tensor, "B E *_"]) -> Shaped[Tensor, "b e *_"]:
+        """Return what `x` has of the entries that can be read."""
+        seen = x[:, : self.held + at.step]
+        return seen if at.rows is None else seen.index_select(0, at.rows)
+
     def teach(self, at: At, weights: Float[Tensor, "B K E"], vectors: Float[Tensor, "B K W"]) -> None:
         """Add Σₖ weights[k, e] · vectors[k] to the gradient of each entry e, as far as the window's words made it."""
-        grad_entries, grad_sums = self._begin_gradients()
+        grad_entries, grad_sums, _ = self._begin_gradients()
         n, step = self.held, at.step
-        grad_entries[:, :step] += torch.bmm(weights[..., n:].mT, vectors)
+        _add(grad_entries[:, :step], at.rows, weights[..., n:].mT, vectors)
         if self.discount is not None:
             held = _without(at.emptied, weights[..., :n])
             share = torch.bmm(held, self.take.unsqueeze(-1))
@@ -215,33 +239,48 @@ class MemoryWindow:
 
     def teach_norms(self, at: At, grad_squares: Float[Tensor, "B E"]) -> None:
         """Add the gradient of the entries' square norms to that of the entries."""
-        grad_entries, grad_sums = self._begin_gradients()
+        grad_entries, grad_sums, grad_norms = self._begin_gradients()
         n, step = self.held, at.step
+        if self.discount is None:  # words stay as they are: what becomes of it waits until it is asked for
+            if at.rows is None:
+                grad_norms[:, :step] += grad_squares[:, n:]
+            else:
+                grad_norms[:, :step].index_add_(0, at.rows, grad_squares[:, n:])
+            return
         grad_squares = 2 * grad_squares.unsqueeze(-1)
         grad_entries[:, :step] += grad_squares[:, n:] * self.entries[:, n : n + step]
-        if self.discount is not None:
-            along = (grad_squares[:, :n] * self.take.unsqueeze(-1)).mT
-            traces = torch.bmm(along, self.entries[:, :n, self.word_size :]).squeeze(1)
-            grad_sums += traces + (along.squeeze(1) * self.take).sum(-1, keepdim=True) * self.sums[step]
+        along = (grad_squares[:, :n] * self.take.unsqueeze(-1)).mT
+        traces = torch.bmm(along, self.entries[:, :n, self.word_size :]).squeeze(1)
+        grad_sums += traces + (along.squeeze(1) * self.take).sum(-1, keepdim=True) * self.sums[step]
 
-    def word_gradient(self, step: int) -> Float[Tensor, "B Z"] | None:
+    def word_gradient(self, step: int, places: Places) -> Float[Tensor, "B Z"] | None:
         """Return the gradient of the word of a step, all later reads having been gone back through."""
         if self.gradients is None:
             return None
-        (grad_entries, grad_sums), z = self.gradients, self.word_size
-        gradient = grad_entries[:, step, :z]
-        if self.discount is not None:
-            gradient = gradient + self.discount**step * grad_sums
-            if step > 0:
-                traced = torch.einsum("t,btz->bz", self.decay[:step, step], grad_entries[:, :step, z:])
-                gradient = gradient + traced
+        (grad_entries, grad_sums, grad_norms), z = self.gradients, self.word_size
+        if self.discount is None:
+            own = self.entries[:, self.held :]
+            return torch.addcmul(grad_entries[places], own[places], grad_norms[places].unsqueeze(-1), value=2)
+        gradient = grad_entries[:, step, :z] + self.discount**step * grad_sums
+        if step > 0:
+            traced = torch.einsum("t,btz->bz", self.decay[:step, step], grad_entries[:, :step, z:])
+            gradient = gradient + traced
         return gradient
 
-    def _begin_gradients(self) -> tuple[Float[Tensor, "B T W"], Float[Tensor, "B Z"]]:
+    def _begin_gradients(self) -> tuple[Float[Tensor, "B T W"], Float[Tensor, "B Z"], Float[Tensor, "B T"]]:
         if self.gradients is None:
             own = self.entries[:, self.held :]
-            self.gradients = torch.zeros_like(own), own.new_zeros(len(own), self.word_size)
+            sums = own.new_zeros(len(own), self.word_size)
+            self.gradients = torch.zeros_like(own), sums, own.new_zeros(own.shape[:2])
         return self.gradients
+
+
+def _add(total: Tensor, rows: Tensor | None, x: Tensor, y: Tensor) -> None:
+    """Add products to a total, or to some of its batch rows."""
+    if rows is None:
+        total.baddbmm_(x, y)
+    else:
+        total.index_add_(0, rows, torch.bmm(x, y))
 
 
 def _without(emptied: Bool[Tensor, "B"] | None, x: Float[Tensor, "B K H"]) -> Float[Tensor, "B K H"]:
@@ -254,32 +293,31 @@ class WindowState:
 
     Attributes:
         rest: Of the slots, all but their contents.
-        present: Slots that were not written over since the window began, or the episode.
-        alive: Words of the window that are still in a slot of this episode.
-        emptied: Rows of the batch that have seen an episode start.
+        alive: Entries that are still in a slot of this episode, and can be read.
+        emptied: Rows of the batch that have seen an episode start, where slots never written can be read.
         thread: The last node of the graph that a read or a write of the window made.
+        counts: Words that each row has of the window, where that is not `step` in all.
+        rows: Of the window, where this is the memory of some of its rows alone.
     """
 
     window: MemoryWindow
     step: int
     rest: MemoryState
-    present: Bool[Tensor, "B N"]
-    alive: Bool[Tensor, "B T"]
-    emptied: Bool[Tensor, "B"]
+    alive: Bool[Tensor, "B E"]
+    emptied: Bool[Tensor, "B"] | None
     thread: list[Float[Tensor, ""]]
+    counts: Int[Tensor, "B"] | None = None
+    rows: Int[Tensor, "B"] | None = None
 
     @property
     def at(self) -> At:
         """The step, as the window knows it."""
-        return At(self.step, None if self.window.mask_unwritten else self.emptied)
+        return At(self.step, self.emptied, self.rows)
 
-    @cached_property
+    @property
     def readable(self) -> Bool[Tensor, "B 1 E"]:
         """Entries that can be read."""
-        slots = self.present[:, : self.window.held]
-        if self.window.mask_unwritten:
-            slots = slots & (self.window.positions < self.rest.num_written.unsqueeze(1))
-        return torch.cat([slots, self.alive[:, : self.step]], -1).unsqueeze(1)
+        return self.alive[:, : self.window.held + self.step].unsqueeze(1)
 
     @cached_property
     def inverse_norms(self) -> Float[Tensor, "B 1 E"]:
@@ -288,14 +326,11 @@ class WindowState:
 
     def reset(self, is_first: Bool[Tensor, "B"]) -> "WindowState":
         """Return the state with the batch rows that start an episode emptied."""
-        first = is_first.unsqueeze(1)
-        return replace(
-            self,
-            rest=reset(self.rest, is_first),
-            present=self.present | first,
-            alive=self.alive & ~first,
-            emptied=self.emptied | is_first,
-        )
+        alive, emptied = self.alive.masked_fill(is_first.unsqueeze(1), False), self.emptied
+        if emptied is not None:
+            alive[:, : self.window.held] |= is_first.unsqueeze(1)
+            emptied = emptied | is_first
+        return replace(self, rest=reset(self.rest, is_first), alive=alive, emptied=emptied)
 
     def detach(self) -> "WindowState":
         """Return the state for steps that leave no trace, where no graph is recorded."""
@@ -308,59 +343,85 @@ class WindowState:
             asked = as_type(keys, dtype), as_type(strengths, dtype)
             return Read(*self._apply(_Read, self.readable, self.inverse_norms, *asked, top_k))
 
+    def rows_of(self, rows: Int[Tensor, "b"]) -> "WindowState":
+        """Return the memory of some batch rows, of a window without a retroactive half."""
+        assert self.window.discount is None, "traces grow in all rows alike"
+        assert self.rows is None
+        alive, emptied, counts = (rows_of(x, rows) for x in (self.alive, self.emptied, self.counts))
+        rest = self.rest._replace(**{name: rows_of(getattr(self.rest, name), rows) for name in OF_ROWS})
+        return WindowState(self.window, self.step, rest, alive, emptied, self.thread, counts, rows)
+
+    def put_rows(self, part: "WindowState", rows: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> "WindowState":
+        """Return the state in which some batch rows have what was written to `part`, and the others have not."""
+        assert self.window.discount is None, "traces grow in all rows alike"
+        now = {name: put_rows(getattr(self.rest, name), getattr(part.rest, name), rows) for name in OF_ROWS}
+        counts = part.counts  # where all wrote, and some are kept, the others' words are entries that nobody reads
+        if part.rows is not None:
+            counts = put_rows(self._counted(), part._counted(), rows)
+        rest, alive = self.rest._replace(**now), put_rows(self.alive, part.alive, rows)
+        return WindowState(self.window, part.step, rest, alive, self.emptied, self.thread, counts, self.rows)
+
+    def _counted(self) -> Int[Tensor, "B"]:
+        """Return how many words each row has of the window."""
+        return torch.full_like(self.rest.num_written, self.step) if self.counts is None else self.counts
+
     def write(
-        self,
-        word: Float[Tensor, "B Z"],
-        read_weights: Float[Tensor, "B K E"],
-        slot: Int[Tensor, "B"] | None = None,
-        writes: Bool[Tensor, "B"] | None = None,
+        self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
     ) -> "WindowState":
         """Return the state of the next step, with the word where `merlin.memory.write` puts it.
 
         Args:
             read_weights: Those of the step's reads that count as usage.
             slot: Write here, as when experience is replayed, rather than where usage says.
-            writes: Batch rows that write, unless all do; the others are as they were. Of no retroactive half.
         """
+        return self.write_to(word, read_weights, slot)[0]
+
+    def write_to(
+        self, word: Float[Tensor, "B Z"], read_weights: Float[Tensor, "B K E"], slot: Int[Tensor, "B"] | None = None
+    ) -> tuple["WindowState", Int[Tensor, "B"]]:
+        """Return the state after `write`, and the slot written: the one given, or the one that usage says."""
         window, step, n = self.window, self.step, self.window.held
-        assert writes is None or window.discount is None, "traces grow in all rows alike"
         word = as_type(word, window.entries.dtype)
+        counts, places, after = None, (slice(None), step), step + 1
+        if self.rows is not None or self.counts is not None:  # rows have words of different numbers
+            counts = self._counted()
+            rows = torch.arange(len(counts), device=counts.device) if self.rows is None else self.rows
+            places, after = (rows, counts), max(step, int(counts.max()) + 1)
         with torch.no_grad():
-            window.enter(step, word)
-            weights = read_weights.sum(1, keepdim=True)
-            of_slots = F.pad(weights[..., :n], (0, window.memory_size - n))
-            if step > 0:
-                of_slots = of_slots.scatter_add(2, window.slots[:, :step].unsqueeze(1), weights[..., n:])
+            window.enter(step, word, places)
+            window.num_entered = after
+            slots = window._seen(self.at, window.slots)
+            of_slots = torch.zeros_like(self.rest.usage, dtype=read_weights.dtype)
+            of_slots = of_slots.scatter_add_(1, slots, read_weights.sum(1)).unsqueeze(1)
             rest, slot = allocate(self.rest, of_slots, window.discount, slot)
-            index = slot.unsqueeze(1)
             alive = self.alive.clone()
-            if step > 0:
-                alive[:, :step] &= window.slots[:, :step] != index
-            alive[:, step] = True
-            window.slots[:, step] = slot
-            present = self.present.scatter(1, index, False)
-            if writes is not None:
-                now, before = (rest, present, alive), (self.rest, self.present, self.alive)
-                rest, present, alive = (choose_rows(writes, *pair) for pair in zip(now, before, strict=True))
+            alive[:, : n + step] &= slots != slot.unsqueeze(1)
+            window.slots[:, n:][places] = slot
+            if counts is None:
+                alive[:, n + step] = True
+            else:
+                alive.scatter_(1, n + counts.unsqueeze(1), True)
+                counts = counts + 1
         window.teaches |= word.requires_grad
-        self._apply(_Write, word)
-        return WindowState(window, step + 1, rest, present, alive, self.emptied, self.thread)
+        self._apply(_Write, places, word)
+        thread, emptied = self.thread, self.emptied
+        return WindowState(window, after, rest, alive, emptied, thread, counts, self.rows), slot
 
     @torch.no_grad()
     def memory_state(self) -> MemoryState:
         """Return the memory after the words written so far, as a value of its own."""
         window, n, step = self.window, self.window.held, self.step
         assert window.num_entered == step, "of a window the state at its end is a memory"
-        memory = window.entries.new_zeros(len(window.entries), window.memory_size, window.entries.shape[2])
-        held = memory[:, :n].copy_(window.entries[:, :n])
+        entries = window.entries[:, : n + step].clone()
         if window.discount is not None:
-            held[..., window.word_size :].addcmul_(window.take.unsqueeze(-1), window.sums[step].unsqueeze(1))
-        held.masked_fill_(self.emptied[:, None, None], 0)
-        for s, slot in enumerate(window.slots[:, :step].unbind(1)):
-            index = slot.view(-1, 1, 1).expand(-1, 1, memory.shape[2])
-            row = torch.where(self.alive[:, s, None, None], window.entries[:, n + s, None], memory.gather(1, index))
-            memory.scatter_(1, index, row)
-        return self.rest._replace(memory=memory)
+            entries[:, :n, window.word_size :].addcmul_(window.take.unsqueeze(-1), window.sums[step].unsqueeze(1))
+        if self.emptied is not None:
+            entries[:, :n].masked_fill_(self.emptied[:, None, None], 0)
+        # What is in no slot any more goes into one beyond the last.
+        slots = window.slots[:, : n + step].masked_fill(~self.alive[:, : n + step], window.memory_size)
+        memory = entries.new_zeros(len(entries), window.memory_size + 1, entries.shape[2])
+        memory.scatter_(1, slots.unsqueeze(-1).expand_as(entries), entries)
+        return self.rest._replace(memory=memory[:, :-1].contiguous())
 
     def _apply(self, function: Any, *arguments: Any) -> list[Tensor]:
         """Return what a read or a write of the window gives, and let the next one hang on it."""
@@ -426,8 +487,8 @@ class _Read(torch.autograd.Function):
         grad_dots = grad_similarity * inverse_norms
         if window.teaches and at.step > 0:
             size = window.held + at.step
-            window.teach(at, _whole(weights, chosen, size), grad_words)
-            window.teach(at, _whole(grad_dots, chosen, size), keys)
+            across = torch.cat([_whole(weights, chosen, size), _whole(grad_dots, chosen, size)], 1)
+            window.teach(at, across, torch.cat([grad_words, keys], 1))
             by_norms = -0.5 * grad_dots * inverse_norms * similarity  # of the square norms
             window.teach_norms(at, _whole(by_norms, chosen, size).sum(1))
         grad_keys = window.mix(at, grad_dots, chosen)
@@ -445,8 +506,8 @@ class _Write(torch.autograd.Function):
     """The writing of a word, whose gradient is complete when all later reads have been gone back through."""
 
     @staticmethod
-    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, word: Tensor) -> tuple[Tensor]:
-        ctx.window, ctx.step, ctx.use = window, at.step, window.count_use()
+    def forward(ctx: Any, thread: Tensor, window: MemoryWindow, at: At, places: Places, word: Tensor) -> tuple[Tensor]:
+        ctx.window, ctx.step, ctx.places, ctx.use = window, at.step, places, window.count_use()
         ctx.set_materialize_grads(False)
         return (thread.clone(),)
 
@@ -454,4 +515,5 @@ class _Write(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *_: Any) -> tuple:
         ctx.window.go_back_to(ctx.step, ctx.use)
-        return None, None, None, ctx.window.word_gradient(ctx.step) if ctx.needs_input_grad[3] else None
+        gradient = ctx.window.word_gradient(ctx.step, ctx.places) if ctx.needs_input_grad[4] else None
+        return None, None, None, None, gradient

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from merlin.precision import as_type
 
@@ -16,13 +17,34 @@ class LSTMState(NamedTuple):
     cell: Float[Tensor, "B LH"]
 
 
-class LSTM(nn.Module):
-    """L stacked LSTM layers of equal size. Hochreiter and Schmidhuber 1997, with forget biases started at 1."""
+class SharedLSTMCell(nn.LSTMCell):
+    """An LSTM cell to whose gates something else adds its share, before they are squashed."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int) -> None:
+    def forward(
+        self,
+        x: Float[Tensor, "B I"],
+        state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]],
+        share: Float[Tensor, "B 4*H"],
+    ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+        hidden, cell = state
+        gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(hidden, self.weight_hh, self.bias_hh) + share
+        i, f, g, o = gates.chunk(4, -1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        return o.sigmoid() * cell.tanh(), cell
+
+
+class LSTM(nn.Module):
+    """L stacked LSTM layers of equal size. Hochreiter and Schmidhuber 1997, with forget biases started at 1.
+
+    Args:
+        has_share: Whether steps are given a share of the gates, of an LSTM of one layer.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, has_share: bool = False) -> None:
         super().__init__()
         self.hidden_size = hidden_size
-        cells = [nn.LSTMCell(input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)]
+        kind = SharedLSTMCell if has_share else nn.LSTMCell
+        cells = [kind(input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)]
         for cell in cells:
             nn.init.constant_(cell.bias_ih[hidden_size : 2 * hidden_size], 1.0)
         self.cells = nn.ModuleList(cells)
@@ -38,11 +60,15 @@ class LSTM(nn.Module):
         zeros = parameter.new_zeros(batch_size, self.output_size)
         return LSTMState(zeros, zeros)
 
-    def step(self, x: Float[Tensor, "B I"], state: LSTMState) -> LSTMState:
-        """Return the state after one step, of the type of the one before; its `hidden` is the output."""
+    def step(self, x: Float[Tensor, "B I"], state: LSTMState, *share: Float[Tensor, "B G"]) -> LSTMState:
+        """Return the state after one step, of the type of the one before; its `hidden` is the output.
+
+        Args:
+            share: What is added to the gates, of an LSTM that has it.
+        """
         dtype = state.hidden.dtype
         if len(self.cells) == 1:
-            hidden, cell = self.cells[0](x, state)
+            hidden, cell = self.cells[0](x, state, *share)
             return LSTMState(as_type(hidden, dtype), as_type(cell, dtype))
         hiddens, cells = [], []
         chunks = zip(*(x.chunk(len(self.cells), -1) for x in state), strict=True)

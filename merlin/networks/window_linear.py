@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin.networks.lstm import SharedLSTMCell
 from merlin.precision import as_type, full_precision
 
 
@@ -22,7 +23,7 @@ def in_window(module: nn.Module) -> Any:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
     if type(module) is nn.Linear:  # what is derived from it may be anything
         return WindowLinear(module.weight, module.bias)
-    if type(module) is nn.LSTMCell:
+    if type(module) is nn.LSTMCell or type(module) is SharedLSTMCell:
         return WindowLSTMCell(module)
     if not module._modules:
         return module
@@ -146,7 +147,7 @@ class _Collect(torch.autograd.Function):
 class WindowLSTMCell(nn.Module):
     """An LSTM cell as one operation: a product of [input, hidden], and the gates.
 
-    i, f, g, o = [x, h] · weightᵀ + bias;   c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
+    i, f, g, o = [x, h] · weightᵀ + bias (+ share);   c' = σ(f) · c + σ(i) · tanh(g);   h' = σ(o) · tanh(c')
     """
 
     def __init__(self, cell: nn.LSTMCell) -> None:
@@ -160,7 +161,10 @@ class WindowLSTMCell(nn.Module):
         self._bias: Tensor | None = None
 
     def forward(
-        self, x: Float[Tensor, "B I"], state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]
+        self,
+        x: Float[Tensor, "B I"],
+        state: tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]],
+        share: Float[Tensor, "B G"] | None = None,
     ) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
         bias = self._bias
         if bias is None:
@@ -168,17 +172,21 @@ class WindowLSTMCell(nn.Module):
             if torch.is_grad_enabled():
                 bias = self._bias = _Collect.apply(self.uses, *self._learning)
         with full_precision(x):
-            return _LSTMStep.apply(bias, self._weight, self.uses, as_type(x, self._weight.dtype), *state)
+            dtype = self._weight.dtype
+            share = None if share is None else as_type(share, dtype)
+            return _LSTMStep.apply(bias, self._weight, self.uses, as_type(x, dtype), *state, share)
 
 
 class _LSTMStep(torch.autograd.Function):
     """A step of an LSTM cell, whose gates come in the order input, forget, candidate, output."""
 
     @staticmethod
-    def forward(ctx, bias, weight, uses, x, hidden, cell):
+    def forward(ctx, bias, weight, uses, x, hidden, cell, share):
         size = cell.shape[-1]
         entry = torch.cat([x, hidden], -1)
         gates = torch.addmm(bias, entry, weight.T)
+        if share is not None:
+            gates += share
         active = torch.sigmoid(gates)
         torch.tanh(gates[:, 2 * size : 3 * size], out=active[:, 2 * size : 3 * size])
         i, f, g, o = parts = active.chunk(4, -1)
@@ -210,4 +218,5 @@ class _LSTMStep(torch.autograd.Function):
                 grad_x, grad_before = (grad_gates @ weight).split_with_sizes(sizes, -1)
             else:
                 grad_x, grad_before = None, grad_gates @ weight[:, sizes[0] :]
-        return None, None, None, grad_x, grad_before, grad_cell * f
+        grad_share = grad_gates if ctx.needs_input_grad[6] else None
+        return None, None, None, grad_x, grad_before, grad_cell * f, grad_share

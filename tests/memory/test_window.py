@@ -66,7 +66,7 @@ def expand(state, weights):
     for b in range(B):
         for slot in range(N):
             (holders,) = torch.nonzero(readable[b], as_tuple=True)
-            owner = [e for e in holders.tolist() if (e if e < held else window.slots[b, e - held].item()) == slot]
+            owner = [e for e in holders.tolist() if window.slots[b, e].item() == slot]
             assert len(owner) <= 1, "a slot is one entry"
             if owner:
                 entries[b, :, owner[0]] = weights[b, :, slot]
@@ -169,7 +169,7 @@ def test_slots_are_chosen_as_when_written_plainly(discount):
         weights = played.reads[t].masked_fill(~memories.written(plain).unsqueeze(1), 0)
         state = state.write(played.words[t], expand(state, weights))
         plain = memories.write(plain, played.words[t], weights, discount)
-        assert torch.equal(state.window.slots[:, t], plain.write_weights.argmax(-1))
+        assert torch.equal(state.window.slots[:, state.window.held + t], plain.write_weights.argmax(-1))
         close(state.memory_state(), plain)
 
 
@@ -185,11 +185,8 @@ def test_a_window_leaves_the_memory_that_it_began_with_alone():
 
 def of_slots(state, weights):
     """Return weights of entries as weights of slots."""
-    held = state.window.held
-    found = torch.zeros(B, K, N, dtype=weights.dtype)
-    found[..., :held] = weights[..., :held]
-    slots = state.window.slots[:, None, : state.step].expand(-1, K, -1)
-    return found.scatter_add(2, slots, weights[..., held:])
+    slots = state.window.slots[:, None, : state.window.held + state.step].expand(-1, K, -1)
+    return torch.zeros(B, K, N, dtype=weights.dtype).scatter_add(2, slots, weights)
 
 
 def step_through(played, words, keys, strengths, discount, mask_unwritten, top_k, plain, look=None, recurrent=True):
@@ -419,8 +416,20 @@ def test_a_window_is_freed_without_the_garbage_collector():
         gc.enable()
 
 
+def write_some(memory, state, writes, word, read_weights, way):
+    """Return the state in which some rows have written, by their condition or by their numbers."""
+    if way == "condition":
+        return memory.put_rows(state, memory.write(state, word, read_weights)[0], writes)
+    rows = writes.nonzero().squeeze(1)
+    if not len(rows):
+        return state
+    part, _ = memory.write(memory.rows_of(state, rows), word[rows], read_weights[rows])
+    return memory.put_rows(state, part, rows)
+
+
+@pytest.mark.parametrize("way", ["condition", "numbers"])
 @pytest.mark.parametrize(("mask_unwritten", "top_k"), [(True, None), (True, 2), (False, None)])
-def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k):
+def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k, way):
     """Two reads and two writes a step, the first of some rows alone, against each row by itself, gradients included."""
     config = memories.MemoryConfig(memory_size=N, retroactive_discount=None, mask_unwritten=mask_unwritten, top_k=top_k)
     memory = memories.make_memory(Z, config)
@@ -451,7 +460,7 @@ def test_rows_that_do_not_write_are_as_they_were(mask_unwritten, top_k):
                 continue
             state = state.reset(played.is_first[t]) if form == "window" else memories.reset(state, played.is_first[t])
             early = memory.read(state, keys[t], strengths[t])
-            state, _ = memory.write_where(writes[t], state, first_words[t], early.weights.detach())
+            state = write_some(memory, state, writes[t], first_words[t], early.weights.detach(), way)
             late = memory.read(state, -keys[t], strengths[t])
             state, _ = memory.write(state, words[t], late.weights.detach())
             found += [early.words, late.words]

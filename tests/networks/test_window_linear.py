@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from merlin.networks.heads import mlp
-from merlin.networks.lstm import LSTM, LSTMState
+from merlin.networks.lstm import LSTM, LSTMState, SharedLSTMCell
 from merlin.networks.window_linear import WindowLinear, WindowLSTMCell, _LSTMStep, _Uses, in_window
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
@@ -172,9 +172,28 @@ def test_the_fused_gates_are_in_the_order_of_the_docstring():
     nothing = torch.zeros(B, INPUT + HIDDEN, dtype=torch.float64)
     weight, bias = randn(4 * HIDDEN, INPUT + HIDDEN), torch.cat([i, f, g, o])
     uses = _Uses(torch.float32, sums_bias=True)
-    hidden, cell = _LSTMStep.apply(bias, weight, uses, *nothing.split([INPUT, HIDDEN], -1), c)
+    hidden, cell = _LSTMStep.apply(bias, weight, uses, *nothing.split([INPUT, HIDDEN], -1), c, None)
     close(cell, torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
     close(hidden, torch.sigmoid(o) * torch.tanh(cell))
+
+
+def test_a_share_of_the_gates_is_what_an_input_of_its_own_would_add():
+    """Plainly against PyTorch's cell, and in a window against the plain one, the share's gradient included."""
+    cell, whole = SharedLSTMCell(INPUT, HIDDEN).double(), nn.LSTMCell(2 * INPUT, HIDDEN).double()
+    weight = randn(4 * HIDDEN, INPUT, seed=5)
+    with torch.no_grad():
+        whole.weight_ih.copy_(torch.cat([cell.weight_ih, weight], -1))
+        for name in ("weight_hh", "bias_ih", "bias_hh"):
+            getattr(whole, name).copy_(getattr(cell, name))
+    x, other, hidden, c = randn(B, INPUT), randn(B, INPUT, seed=3), *randn(2, B, HIDDEN, seed=2)
+    close(cell(x, (hidden, c), other @ weight.T), whole(torch.cat([x, other], -1), (hidden, c)))
+
+    def run(cell, x, share, hidden, c):
+        for _ in range(3):  # the same share at every step, as one that is held
+            hidden, c = cell(x, (hidden, c), share)
+        return torch.cat([hidden, c], -1)
+
+    assert both(cell, run, x, other @ weight.T, hidden, c)
 
 
 def test_lstms_of_several_layers():

@@ -253,7 +253,12 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
 
     def begin_window(self, state: FTWState, length: int) -> FTWState:
         """Return the state with room for two words a step, and for the one of a step that is only looked at."""
-        return super().begin_window(state, 2 * length + 1)
+        state = super().begin_window(state, 2 * length + 1)
+        return state._replace(core=self.core.begin_window(state.core, self.hyperparameters.slow_gradient_scale))
+
+    def end_window(self, state: FTWState) -> FTWState:
+        """Return the state without what is held inside a window alone."""
+        return super().end_window(state._replace(core=state.core._replace(share=None)))
 
     def perceive(
         self,
@@ -270,7 +275,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
             code, state.core, extras.noise, settings.tick_steps, settings.slow_gradient_scale, extras.slow_slots
         )
         latent = step.state.latent if self.latents.size else None
-        activations = FTWActivations(code, step.state.fast.hidden, latent, step.prior, step.posterior, step.ticks)
+        activations = FTWActivations(code, step.state.fast.hidden, latent, step.state.prior, step.posterior, step.ticks)
         extras = extras._replace(slow_slots=step.slow_slots)
         return Perceived(activations, state._replace(core=step.state), extras, step.read_weights)
 

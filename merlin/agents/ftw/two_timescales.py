@@ -12,6 +12,7 @@ from merlin.latents import DiagonalGaussian
 from merlin.memory import Memory, Reader
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.precision import as_type
+from merlin.states import put_rows, rows_of
 
 INITIAL_STD = 0.1
 """Of a latent whose network puts out 0, and of what the prior is drawn to."""
@@ -22,8 +23,10 @@ class CoreState(NamedTuple):
     """State of both cores.
 
     Attributes:
-        slow_cell: c_p.
-        slow: [h_p, slow words, the prior's moments], held between ticks.
+        slow: [c_p, h_p, slow words], held between ticks.
+        prior: Its moments, held between ticks.
+        share: Of the slow core in the fast one's gates, held between ticks inside a window; None outside of it, where
+            weights may change from step to step.
         fast: h_q, c_q.
         fast_words: What the fast core read last.
         latent: z.
@@ -31,8 +34,9 @@ class CoreState(NamedTuple):
         num_steps: Rows of the episode seen.
     """
 
-    slow_cell: Float[Tensor, "B H"]
     slow: Float[Tensor, "B S"]
+    prior: Float[Tensor, "B Y"]
+    share: Float[Tensor, "B G"] | None
     fast: LSTMState
     fast_words: Float[Tensor, "B KW"]
     latent: Float[Tensor, "B Z"]
@@ -42,21 +46,20 @@ class CoreState(NamedTuple):
     @property
     def slow_hidden(self) -> Float[Tensor, "B H"]:
         """h_p."""
-        return self.slow[:, : self.slow_cell.shape[1]]
+        return self.slow[:, self.fast.hidden.shape[1] :][:, : self.fast.hidden.shape[1]]
 
 
 class CoreStep(NamedTuple):
     """What a step of both cores leads to, up to the fast core's write.
 
     Attributes:
-        prior, posterior: Means and standard deviations, side by side.
+        posterior: Means and standard deviations, side by side.
         ticks: Batch rows whose slow core took a step.
         read_weights: Of the fast core's read; None without a memory.
         slow_slots: Where the slow core wrote, in rows that tick.
     """
 
     state: CoreState
-    prior: Float[Tensor, "B Y"]
     posterior: Float[Tensor, "B Y"]
     ticks: Bool[Tensor, "B"]
     read_weights: Float[Tensor, "B K _"] | None
@@ -104,6 +107,9 @@ class TwoTimescales(nn.Module):
 
     Jaderberg et al. 2019, arXiv:1807.01281, Figure S10.
 
+    What the slow core computes, it computes for the rows that tick alone, where asking which does not have to wait for
+    a device. What s adds to the fast core's gates changes at ticks alone, and is held between them inside a window.
+
     Args:
         encoding_size: Width of e.
         hidden_size: H, of each core.
@@ -126,9 +132,10 @@ class TwoTimescales(nn.Module):
         self.memory, self.latent_size = memory, latent_size
         self.words_size = 0 if memory is None else num_read_keys * memory.slot_size
         context_size = hidden_size + self.words_size
-        self.slow_size = context_size + 2 * latent_size
         self.slow = LSTM(context_size, hidden_size, 1)
-        self.fast = LSTM(encoding_size + self.slow_size + latent_size + self.words_size, hidden_size, 1)
+        self.fast = LSTM(encoding_size + latent_size + self.words_size, hidden_size, 1, has_share=True)
+        self.slow_to_fast = nn.Linear(context_size + 2 * latent_size, 4 * hidden_size, bias=False)
+        nn.init.uniform_(self.slow_to_fast.weight, -(hidden_size**-0.5), hidden_size**-0.5)  # as other gates' weights
         self.prior = nn.Linear(context_size, 2 * latent_size)
         self.posterior = nn.Linear(context_size, 2 * latent_size)
         if memory is not None:
@@ -142,14 +149,26 @@ class TwoTimescales(nn.Module):
         fast = self.fast.initial_state(batch_size)
         zeros, like = fast.hidden.new_zeros, fast.hidden
         return CoreState(
-            slow_cell=zeros(batch_size, like.shape[1]),
-            slow=zeros(batch_size, self.slow_size),
+            slow=zeros(batch_size, 2 * like.shape[1] + self.words_size),
+            prior=zeros(batch_size, 2 * self.latent_size),
+            share=None,
             fast=fast,
             fast_words=zeros(batch_size, self.words_size),
             latent=zeros(batch_size, self.latent_size),
             memory=None if self.memory is None else self.memory.empty(batch_size, like),
             num_steps=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
         )
+
+    def begin_window(self, state: CoreState, gradient_scale: float) -> CoreState:
+        """Return the state with the slow core's share in the fast one's gates, to be held between ticks."""
+        return state._replace(share=self._share(state.slow, state.prior, gradient_scale))
+
+    def _share(
+        self, slow: Float[Tensor, "B S"], prior: Float[Tensor, "B Y"], gradient_scale: float
+    ) -> Float[Tensor, "B G"]:
+        """Return what the slow core adds to the fast one's gates."""
+        s = torch.cat([slow[:, self.slow.hidden_size :], prior], -1)
+        return as_type(self.slow_to_fast(scale_gradient(s, gradient_scale)), slow.dtype)
 
     def step(
         self,
@@ -169,13 +188,18 @@ class TwoTimescales(nn.Module):
             slow_slots: Where the slow core writes, where a step is taken again.
         """
         ticks = state.num_steps % tick_steps == 0
-        # Who need not wait for a device asks whether there is anything to do.
-        if ticks.device.type != "cpu" or torch.compiler.is_compiling() or ticks.any():
-            state, slow_slots = self._tick(ticks, state, slow_slots)
+        # Who need not wait for a device asks who ticks.
+        rows = ticks
+        if ticks.device.type == "cpu" and not torch.compiler.is_compiling() and not ticks.all():
+            rows = ticks.nonzero().squeeze(1)
+        if len(rows):
+            state, slow_slots = self._tick(rows, state, gradient_scale, slow_slots)
         elif self.memory is not None and slow_slots is None:
             slow_slots = torch.zeros_like(state.num_steps)
-        slow = scale_gradient(state.slow, gradient_scale)
-        fast = self.fast.step(torch.cat([encoding, slow, state.latent, state.fast_words], -1), state.fast)
+        share = state.share
+        if share is None:
+            share = self._share(state.slow, state.prior, gradient_scale)
+        fast = self.fast.step(torch.cat([encoding, state.latent, state.fast_words], -1), state.fast, share)
         words, weights = state.fast_words, None
         if self.memory is not None:
             read, weights = self.memory.read(state.memory, *self.fast_reader(fast.hidden))
@@ -184,28 +208,38 @@ class TwoTimescales(nn.Module):
         posterior = as_type(posterior, noise.dtype)  # also where autocast chose another
         mean, std = posterior.chunk(2, -1)
         latent = torch.addcmul(mean, std, noise)
-        prior = state.slow[:, -2 * self.latent_size :]
         state = state._replace(fast=fast, fast_words=words, latent=latent, num_steps=state.num_steps + 1)
-        return CoreStep(state, prior, posterior, ticks, weights, slow_slots)
+        return CoreStep(state, posterior, ticks, weights, slow_slots)
 
     def _tick(
-        self, ticks: Bool[Tensor, "B"], state: CoreState, slots: Int[Tensor, "B"] | None
+        self,
+        rows: Int[Tensor, "b"] | Bool[Tensor, "B"],
+        state: CoreState,
+        gradient_scale: float,
+        slots: Int[Tensor, "B"] | None,
     ) -> tuple[CoreState, Int[Tensor, "B"] | None]:
         """Return the state after the slow core's step in rows that tick, and where it wrote."""
-        size, memory = state.slow_cell.shape[1], state.memory
-        words = state.slow[:, size : size + self.words_size]
-        before = LSTMState(state.slow_hidden, state.slow_cell)
-        lstm = self.slow.step(torch.cat([state.fast.hidden, words], -1), before)
-        context = lstm.hidden
+        is_part, size = rows.dtype != torch.bool, self.slow.hidden_size
+        slow, fast = (rows_of(x, rows) if is_part else x for x in (state.slow, state.fast.hidden))
+        cell, hidden, words = slow.split([size, size, self.words_size], -1)
+        lstm = self.slow.step(torch.cat([fast, words], -1), LSTMState(hidden, cell))
+        context, memory = lstm.hidden, state.memory
         if self.memory is not None:
-            read, weights = self.memory.read(memory, *self.slow_reader(lstm.hidden))
+            part = self.memory.rows_of(memory, rows) if is_part else memory
+            read, weights = self.memory.read(part, *self.slow_reader(lstm.hidden))
             context = torch.cat([context, read.flatten(1)], -1)
-            memory, slots = self.memory.write_where(ticks, memory, self.slow_writer(context), weights.detach(), slots)
+            told = rows_of(slots, rows) if is_part else slots
+            part, slot = self.memory.write(part, self.slow_writer(context), weights.detach(), told)
+            memory = self.memory.put_rows(memory, part, rows)
+            slots = torch.zeros_like(state.num_steps)
+            if slot is not None:
+                slots = put_rows(slots, slot, rows)
         prior = as_type(moments(self.prior(context)), context.dtype)
-        is_new = ticks.unsqueeze(-1)
-        slow = torch.where(is_new, torch.cat([context, prior], -1), state.slow)
-        cell = torch.where(is_new, lstm.cell, state.slow_cell)
-        return state._replace(slow_cell=cell, slow=slow, memory=memory), slots
+        slow = torch.cat([lstm.cell, context], -1)
+        share = None if state.share is None else self._share(slow, prior, gradient_scale)
+        after = state._replace(slow=slow, prior=prior, share=share)
+        held = {name: put_rows(getattr(state, name), getattr(after, name), rows) for name in ("slow", "prior", "share")}
+        return state._replace(**held, memory=memory), slots
 
     def write(
         self, state: CoreState, read_weights: Float[Tensor, "B K _"] | None, slot: Int[Tensor, "B"] | None = None
@@ -236,12 +270,16 @@ class SingleCore(nn.Module):
         fast = self.fast.initial_state(batch_size)
         nothing = fast.hidden[:, :0]
         num_steps = torch.zeros(batch_size, dtype=torch.int64, device=nothing.device)
-        return CoreState(nothing, nothing, fast, nothing, nothing, None, num_steps)
+        return CoreState(nothing, nothing, None, fast, nothing, nothing, None, num_steps)
+
+    def begin_window(self, state: CoreState, gradient_scale: float) -> CoreState:
+        """Return the state as it is."""
+        return state
 
     def step(self, encoding: Float[Tensor, "B E"], state: CoreState, noise: Float[Tensor, "B Z"], *_: Any) -> CoreStep:
         """Return the LSTM's step. See `TwoTimescales.step`."""
         state = state._replace(fast=self.fast.step(encoding, state.fast), num_steps=state.num_steps + 1)
-        return CoreStep(state, noise, noise, torch.zeros_like(state.num_steps, dtype=torch.bool), None, None)
+        return CoreStep(state, noise, torch.zeros_like(state.num_steps, dtype=torch.bool), None, None)
 
     def write(self, state: CoreState, *_: Any) -> tuple[CoreState, None]:
         """Return the state as it is."""
