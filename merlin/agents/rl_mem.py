@@ -92,10 +92,11 @@ class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
     ) -> Perceived:
         """Return h and what it reads. See `Agent.perceive`."""
         lstm = self.lstm.step(torch.cat([code, state.read_words], -1), state.lstm)
-        words, weights = self.memory.read(state.memory, *self.reader(lstm.hidden))
+        keys, strengths = self.reader(lstm.hidden)
+        words, weights = self.memory.read(state.memory, keys, strengths)
         words = words.flatten(1)
         activations = RLMemActivations(code, lstm.hidden, words, self.projection(code))
-        return Perceived(activations, state._replace(lstm=lstm, read_words=words), extras, weights)
+        return Perceived(activations, state._replace(lstm=lstm, read_words=words), extras, weights, strengths)
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
         """Write, and remember the action. See `Agent.advance`."""

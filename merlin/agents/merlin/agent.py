@@ -226,7 +226,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         latent, extras = perceived.activations.latent, perceived.extras
         state: MerlinState = perceived.state
         predictor, weights, slots = self.predictor.advance(latent, action, state.predictor, extras.slots)
-        return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights)
+        strengths = self.predictor.read_strengths(predictor) if self.config.value_transport else None
+        return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights, strengths)
 
     def policy_parameters(self, activations: MerlinActivations) -> Float[Tensor, "*batch A"]:
         """Return log π, not normalised, of [sg(z), h~, m~]."""
@@ -259,7 +260,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         predictor, value, metrics = self.predictor.loss(
             inferences, unroll, parameters, actions, previous_actions, returns
         )
-        metrics |= actor_critic_metrics(unroll, actor, value, returns)
+        metrics |= actor_critic_metrics(unroll, actor, value, returns, self.config)
         total = masked_mean(actor.loss, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
         return Losses(total, {name: x.detach() for name, x in metrics.items()})
 
