@@ -41,7 +41,7 @@ class ActorCriticConfig(Settings):
     """Standardise vectors by their running mean and spread, see rewards in units of their size, and learn V in units of
     the returns' spread (PopArt), so that costs and rates mean the same in whatever units an environment is."""
     value_transport: Annotated[float, COST] = 0.0
-    """α of temporal value transport: this part of the value ahead of a sharp read is a reward of the step whose word was
+    """α of temporal value transport: this part of the value ahead of a sharp read is a reward of the step whose word is
     read, if both are in one window (Hung et al. 2019, arXiv:1810.06721). The paper's is 0.9; 0 leaves it out."""
     transport_read_strength: Annotated[float, Range(0, 1000)] = 2.0
     """Strength that a read must exceed for value to be transported; the paper's."""

@@ -1,6 +1,6 @@
 """Rooms for the three phases of a task about credit: act, be distracted by apples, and then see what it was good for.
 
-The tasks of Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value", arXiv:1810.06721,
+As in Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value", arXiv:1810.06721, but
 on a grid: three square rooms in a row that no way joins. At the end of a phase the agent is put into the next room.
 
     # # # # # # # # # # D # #
@@ -75,9 +75,7 @@ class ThreePhases(ScoredWorld):
         self.second_phase, self.third_phase = explore_steps, explore_steps + distractor_steps
         arguments = {"room_size": room_size, **steps, "apples": apples, "apple_reward": apple_reward, **settings}
         max_steps = self.third_phase + reward_steps
-        super().__init__(
-            num_envs, room_size + 2, 3 * room_size + 4, arguments, max_steps=max_steps, **world
-        )
+        super().__init__(num_envs, room_size + 2, 3 * room_size + 4, arguments, max_steps=max_steps, **world)
         del self.settings["max_steps"]  # it follows from the others
         middle, starts = room_size // 2 + 1, (0, room_size + 1, 2 * room_size + 2)
         self.starts = self.place(torch.tensor([x + middle for x in starts]), torch.tensor([middle] * 3)).to(self.device)

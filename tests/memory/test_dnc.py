@@ -92,7 +92,8 @@ def gates(write=1.0, allocation=1.0, free=0.0, modes=(0.0, 1.0, 0.0), word=None,
     return ask._replace(
         erase=torch.ones_like(zeros), word=zeros if word is None else word, write_gate=one * write,
         allocation_gate=one * allocation, free_gates=torch.full((1, K), free, dtype=torch.float64),
-        read_modes=torch.tensor(modes, dtype=torch.float64).expand(1, K, 3), read_strengths=100 * torch.ones(1, K).double(),
+        read_modes=torch.tensor(modes, dtype=torch.float64).expand(1, K, 3),
+        read_strengths=100 * torch.ones(1, K).double(),
         read_keys=ask.read_keys if read_key is None else read_key.expand(1, K, W),
     )  # fmt: skip
 

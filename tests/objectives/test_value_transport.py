@@ -12,7 +12,10 @@ from merlin.memory import ContentMemory, Memory
 from merlin.objectives.policy_gradient import ActorCriticConfig, advantages_and_returns, transported_of
 from merlin.objectives.returns import n_step_returns
 from merlin.objectives.value_transport import horizon_steps, read_events, transported_rewards
+from merlin.runs.presets import preset
+from merlin.runs.run import build_agent, build_environment
 from merlin.states import map_state
+from merlin.training.trainer import Trainer
 from tests.agents.helpers import act, make_agent, random_observation
 
 T, B, K = 40, 3, 2
@@ -156,7 +159,9 @@ def test_the_loss_is_that_of_the_rewards_with_what_is_transported(name):
     assert added.any() and (unroll.discount == 0).any()
     torch.testing.assert_close(transported_of(unroll, config), added)
     with_it = advantages_and_returns(unroll, config)
-    torch.testing.assert_close(with_it, advantages_and_returns(unroll._replace(reward=unroll.reward + added), agent.config))
+    torch.testing.assert_close(
+        with_it, advantages_and_returns(unroll._replace(reward=unroll.reward + added), agent.config)
+    )
     follow = (unroll.discount, unroll.next_value, unroll.is_end)
     torch.testing.assert_close(with_it[1], n_step_returns(unroll.reward + added, *follow))
     one = map_state(lambda x: x[:, :1], unroll._replace(observation=None))
@@ -175,10 +180,50 @@ def test_rows_that_do_not_count_transport_nothing():
 
 def test_what_cannot_be_read_back_is_refused():
     agent = make_agent("rl-mem", value_transport=0.9)
-    step = ({"card": torch.zeros(B, dtype=torch.int64), "place": torch.zeros(B, 3)}, torch.ones(B).bool(), torch.zeros(B))
+    step = (
+        {"card": torch.zeros(B, dtype=torch.int64), "place": torch.zeros(B, 3)},
+        torch.ones(B).bool(),
+        torch.zeros(B),
+    )
     with pytest.raises(MerlinError, match="ContentMemory does not say where words go"):
         Memory.weights_by_step(agent.memory, [torch.zeros(B, K, 5)], None, torch.zeros(1, B).bool())
     perceive = agent.perceive
     agent.perceive = lambda *arguments: perceive(*arguments)._replace(read_strengths=None)
     with pytest.raises(MerlinError, match="RLMem gives no read_weights and read_strengths"):
         Acting(agent, agent.initial_state(B), 1).step(*step)
+
+
+def trainer_of(agent, unroll_length=14, **model):
+    config = preset(agent, "merlin/MemoryGame-v0", {"pairs": 3})
+    training = replace(config.training, unroll_length=unroll_length, minibatches=2)
+    config = replace(config, num_envs=4, training=training, model=replace(config.model, **model), device="cpu")
+    environment = build_environment(config)
+    return Trainer(build_agent(config, environment), environment, config.training, total_steps=1000, seed=1)
+
+
+@pytest.mark.parametrize("agent", ["rl-mem", "merlin"])
+def test_training_transports_and_tells(agent):
+    small = {"value_transport": 0.9, "transport_read_strength": 0.1, "transport_min_steps": 2, "discount_factor": 0.9}
+    trainer = trainer_of(agent, **small)
+    metrics = [trainer.update()[0]["transported_reward"] for _ in range(2)]
+    assert all(x.isfinite() and x != 0 for x in metrics)
+    assert "transported_reward" not in trainer_of(agent).update()[0]
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "sentence"),
+    [
+        ("rl-lstm", {}, "whose every step writes one word to a memory, but RLLSTM is none"),
+        ("ftw", {}, "whose every step writes one word to a memory, but FTW is none"),
+        ("dreamer", {}, "whose every step writes one word to a memory, but Dreamer is none"),
+        (
+            "rl-mem",
+            {"unroll_length": 11},
+            "over more than 10 steps, so unroll_length must be at least 12, .* but is 11",
+        ),
+        ("merlin", {"transport_min_steps": 40}, "unroll_length must be at least 42"),
+    ],
+)
+def test_where_nothing_could_be_transported_it_is_refused(agent, settings, sentence):
+    with pytest.raises(MerlinError, match=sentence):
+        trainer_of(agent, **{"value_transport": 0.9, "discount_factor": 0.9} | settings)
