@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from merlin.agents.actor_critic import RecurrentActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
 from merlin.experience import StepOutput
+from merlin.memory import MemoryConfig
 from merlin.memory.dnc import DNCMemory, DNCState, interface_of, interface_size, step
 from merlin.networks.lstm import LSTMState
 from merlin.ranges import WIDTH, Range
@@ -63,7 +64,8 @@ class RLDNC(RecurrentActorCritic[RLDNCConfig, RLDNCState]):
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: RLDNCConfig) -> None:
         super().__init__(spaces, action_space, config)
-        self.memory = DNCMemory(config.word_size, config, config.num_read_keys)
+        sizes = MemoryConfig(memory_size=config.memory_size, retroactive_discount=None)
+        self.memory = DNCMemory(config.word_size, sizes, config.num_read_keys)
         words_size = config.num_read_keys * config.word_size
         self._build(spaces, core_input_size=words_size, feature_size=words_size)
         self.interface = nn.Linear(self.lstm.output_size, interface_size(config.word_size, config.num_read_keys))

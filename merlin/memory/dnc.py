@@ -7,7 +7,7 @@ Graves et al. 2016, "Hybrid computing using a neural network with dynamic extern
 Axes: B batch, K read keys, N slots, W width of a slot.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from merlin.memory import content
 from merlin.memory.content import Read
-from merlin.memory.interface import Memory
+from merlin.memory.interface import Memory, MemoryConfig
 
 
 class DNCState(NamedTuple):
@@ -154,7 +154,7 @@ class DNCMemory(Memory):
         num_read_keys: K.
     """
 
-    def __init__(self, word_size: int, config: Any, num_read_keys: int) -> None:
+    def __init__(self, word_size: int, config: MemoryConfig, num_read_keys: int) -> None:
         super().__init__(word_size, config)
         self.num_read_keys = num_read_keys
 

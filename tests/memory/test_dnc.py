@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from merlin.memory import dnc
+from merlin.memory import MemoryConfig, dnc
 from merlin.states import map_state
 
 B, K, N, W, T = 3, 2, 5, 4, 9
@@ -148,22 +148,22 @@ def test_weights_stay_weights_and_rows_are_independent():
 
 
 def test_gradients_through_several_steps():
-    x = (1.5 * torch.randn(4, 2, dnc.interface_size(W, K), dtype=torch.float64)).requires_grad_()
+    x = (1.5 * torch.randn(4, 1, dnc.interface_size(W, K), dtype=torch.float64)).requires_grad_()
 
     def reads(x):
-        state, words = empty(2), []
+        state, words = empty(1), []
         for row in x:
             (found, _), state = dnc.step(state, dnc.interface_of(row, W, K))
             words.append(found)
         return torch.stack(words)
 
     # from the second step on: the usages that are sorted are all different then
-    assert torch.autograd.gradcheck(reads, x, eps=1e-6, atol=1e-5)
+    assert torch.autograd.gradcheck(reads, x, eps=1e-6, atol=1e-5, fast_mode=True)
 
 
 def test_the_interface_uses_every_number_once():
     x = torch.arange(dnc.interface_size(W, K), dtype=torch.float64).unsqueeze(0).requires_grad_()
-    ask = dnc.interface_of(x / 100, W, K)
+    ask = dnc.interface_of((x + 1) / 100, W, K)
     assert sum(part.numel() for part in ask) == x.numel()
     torch.cat([part.flatten() * (1 + i) for i, part in enumerate(ask)]).square().sum().backward()
     assert (x.grad != 0).all()
@@ -172,7 +172,7 @@ def test_the_interface_uses_every_number_once():
 
 
 def test_a_plain_write_goes_where_there_is_room():
-    memory = dnc.DNCMemory(W, type("Config", (), {"memory_size": N})(), K)
+    memory = dnc.DNCMemory(W, MemoryConfig(memory_size=N), K)
     state = memory.initial_state(1)
     for value in range(3):
         state, slot = memory.write(state, torch.full((1, W), 1.0 + value), torch.zeros(1, K, N))

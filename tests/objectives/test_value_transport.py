@@ -170,7 +170,7 @@ def test_the_loss_is_that_of_the_rewards_with_what_is_transported(name):
 
 def test_rows_that_do_not_count_transport_nothing():
     unroll, *_ = act(make_agent("rl-mem"), torch.zeros(T, B, dtype=torch.bool))
-    reads = Reads(torch.full((T, B, K), 9.0), earlier_only(torch.rand(T, B, K, T)), torch.ones(T, B, K))
+    reads = Reads(3 + torch.rand(T, B, K), earlier_only(torch.rand(T, B, K, T)), torch.ones(T, B, K))
     config = ActorCriticConfig(value_transport=0.9, transport_min_steps=1)
     unroll = unroll._replace(reads=reads)
     assert transported_of(unroll, config).any()
@@ -195,7 +195,7 @@ def test_what_cannot_be_read_back_is_refused():
 
 def trainer_of(agent, unroll_length=14, **model):
     config = preset(agent, "merlin/MemoryGame-v0", {"pairs": 3})
-    training = replace(config.training, unroll_length=unroll_length, minibatches=2)
+    training = replace(config.training, unroll_length=unroll_length, minibatches=1 if agent == "dreamer" else 2)
     config = replace(config, num_envs=4, training=training, model=replace(config.model, **model), device="cpu")
     environment = build_environment(config)
     return Trainer(build_agent(config, environment), environment, config.training, total_steps=1000, seed=1)

@@ -177,7 +177,7 @@ def test_what_is_drawn_is_fair():
     env = ActiveVisualMatch(6000, choices=2)
     env.reset(seed=0)
     codes = cells.code_of(env.grid())
-    first, last = codes[:, :, :6], codes[:, :, 13:]
+    first, last = codes[:, :, :6], codes[:, :, 12:]
     is_box = [torch.isin(part, torch.tensor(cells.BOXES)) for part in (first, last)]
     assert (is_box[0][:, 5, 3]).all() and int(is_box[0].sum()) == 6000
     gaps = codes[:, 4, 1:6] == cells.EMPTY
