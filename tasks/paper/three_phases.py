@@ -36,7 +36,8 @@ class ThreePhases(ScoredWorld):
         settings: The task's own arguments.
         room_size: Cells along each side of a room, odd.
         explore_steps: Steps of the first phase.
-        distractor_steps: Steps of the second, at least (room_size + 2)², as many as it takes to walk all of a room.
+        distractor_steps: Steps of the second, at least as many as it can take to eat all apples, one after the other or
+            by walking all of the room: the lesser of (2 · room_size + 1) · apples and (room_size + 2)².
         reward_steps: Steps of the third, after which the episode is truncated.
         apples: How many there are, in the second room.
         apple_reward: Of each.
@@ -62,13 +63,14 @@ class ThreePhases(ScoredWorld):
             raise ValueError(f"room_size must be odd and at least 3, but is {room_size}.")
         least = {
             "explore_steps": 2 * room_size,
-            "distractor_steps": (room_size + 2) ** 2,
+            "distractor_steps": max(1, min((2 * room_size + 1) * apples, (room_size + 2) ** 2)),
             "reward_steps": 2 * room_size,
         }
         steps = {"explore_steps": explore_steps, "distractor_steps": distractor_steps, "reward_steps": reward_steps}
         for name, value in steps.items():
             if value < least[name]:
-                raise ValueError(f"{name} must be at least {least[name]} in rooms of {room_size}, but is {value}.")
+                where = f"in rooms of {room_size} with {apples} apples"
+                raise ValueError(f"{name} must be at least {least[name]} {where}, but is {value}.")
         if not 0 <= apples < room_size**2:
             raise ValueError(f"apples must be from 0 to {room_size**2 - 1} in rooms of {room_size}, but is {apples}.")
         self.room_size, self.apples, self.apple_reward = room_size, apples, apple_reward

@@ -149,7 +149,9 @@ def test_against_a_slow_second_opinion(task, settings):
 
 
 @pytest.mark.parametrize("task", [KeyToDoor, ActiveVisualMatch])
-@pytest.mark.parametrize("settings", [LONGER | {"apples": 8}, {"apples": 24}, {"apples": 0}])
+@pytest.mark.parametrize(
+    "settings", [LONGER | {"apples": 8}, {"apples": 24}, {"apples": 0}, {"apples": 3, "distractor_steps": 33}]
+)
 def test_oracle_scores_exactly_the_maximum(task, settings):
     env = task(60, **settings)
     returns, success = play(env, Planner(env), seed=5)
@@ -200,7 +202,8 @@ def test_what_is_drawn_is_fair():
     [
         ({"room_size": 4}, "room_size must be odd and at least 3, but is 4"),
         ({"explore_steps": 14}, "explore_steps must be at least 3 · room_size = 15, but is 14"),
-        ({"distractor_steps": 48}, "distractor_steps must be at least 49 in rooms of 5, but is 48"),
+        ({"distractor_steps": 48}, "distractor_steps must be at least 49 in rooms of 5 with 8 apples, but is 48"),
+        ({"distractor_steps": 32, "apples": 3}, "distractor_steps must be at least 33"),
         ({"reward_steps": 9}, "reward_steps must be at least 10"),
         ({"apples": 25}, "apples must be from 0 to 24 in rooms of 5, but is 25"),
         ({"choices": 5}, "choices must be from 2 to 4, one in each corner, but is 5"),
