@@ -82,6 +82,7 @@ def transported(
         min_steps: None takes `horizon_steps`.
     """
     following_value = unroll.next_value.masked_fill(unroll.discount == 0, 0)
+    assert unroll.reads is not None, "value is transported in windows that were acted in with it"
     reads = unroll.reads._replace(strengths=unroll.reads.strengths * unroll.is_valid.unsqueeze(-1))
     min_steps = horizon_steps(discount_factor) if min_steps is None else min_steps
     return transported_rewards(reads, following_value, unroll.is_first, alpha, threshold, min_steps)
