@@ -39,6 +39,8 @@ FORMATS |= {
     "merlin/Memory-v0": (AVERAGE, EXACT, "≤ " + EXACT),
     "merlin/VisuomotorMapping-v0": (EXACT, "≥ " + EXACT, EXACT),
     "merlin/RewardValuation-v0": (EXACT, EXACT, AVERAGE),
+    "merlin/KeyToDoor-v0": (AVERAGE, "≥ " + AVERAGE, EXACT),
+    "merlin/ActiveVisualMatch-v0": (AVERAGE, "≥ " + AVERAGE, EXACT),
     "merlin/KeyCorridor-v0": (AVERAGE, "≥ " + AVERAGE, AVERAGE),
     "merlin/ObstructedMaze-v0": (AVERAGE, "≥ " + AVERAGE, AVERAGE),
     "merlin/CaptureTheFlag-v0": (AVERAGE, "≥ " + AVERAGE, "≥ " + AVERAGE),
@@ -57,6 +59,7 @@ CUES = {
     "merlin/GoalMaze-v0": "while the goal is in view",
     "merlin/WaterMaze-v0": "on a platform that was just found",
     "merlin/LatentLearning-v0": "while exploring, an arm's end in view",
+    "merlin/ActiveVisualMatch-v0": "while exploring, the box in view",
     "merlin/RedBlueDoors-v0": "while the red door is in view",
 }
 """When what must be remembered is shown. In the others there is no cue: where one has been helps."""

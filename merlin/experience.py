@@ -21,12 +21,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+class Reads(NamedTuple):
+    """Reads of the steps of a window, by the step that wrote what they found. Steps read what earlier ones wrote.
+
+    `strengths` are those of the keys, `weights` the read weights on the words of the window's own steps, and `earlier`
+    the largest on a word that was written before the window.
+    """
+
+    strengths: Float[Tensor, "T B K"]
+    weights: Float[Tensor, "T B K T"]
+    earlier: Float[Tensor, "T B K"]
+
+
 class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
     `previous_reward` is the reward of the row before, 0 where an episode starts. `is_valid` is false in rows whose
     action the environment ignored (gymnasium's next-step autoreset); they count in no loss. `extras` are the agent's
-    own: what it must keep of acting, such as the noise of its latents, to compute the same numbers in learning.
+    own: what it must keep of acting, such as the noise of its latents, to compute the same numbers in learning. `reads`
+    are kept where value is transported (`merlin.objectives.value_transport`).
     """
 
     observation: dict[str, Tensor]
@@ -41,6 +54,7 @@ class Unroll(NamedTuple):
     is_end: Bool[Tensor, "T B"]
     is_valid: Bool[Tensor, "T B"]
     extras: Any = None
+    reads: Reads | None = None
 
 
 class StepOutput(NamedTuple):

@@ -103,6 +103,18 @@ TASKS = {
         "SingleLatentLearning",
         "explore a T-maze, see the colours of its arms; then one colour is worth 1: go to its arm",
     ),
+    "merlin/KeyToDoor-v0": Task(
+        "merlin.tasks.paper.key_to_door",
+        "KeyToDoor",
+        "SingleKeyToDoor",
+        "take a key, eat apples for `distractor_steps`, then open a door, which takes the key",
+    ),
+    "merlin/ActiveVisualMatch-v0": Task(
+        "merlin.tasks.paper.active_visual_match",
+        "ActiveVisualMatch",
+        "SingleActiveVisualMatch",
+        "look for a coloured box, eat apples for `distractor_steps`, then go to the box of the same colour",
+    ),
     "merlin/Empty-v0": Task(
         "merlin.tasks.minigrid_tasks.empty",
         "Empty",

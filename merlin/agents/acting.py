@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from merlin.agents.agent import Agent
+from merlin.agents.agent import Advanced, Agent, Perceived
+from merlin.errors import MerlinError
+from merlin.experience import Reads
 from merlin.networks.window_linear import in_window
 from merlin.states import detach_state, map_state, stack_states
 
@@ -33,6 +35,7 @@ class Acting:
         self._parameters: list[Tensor] = []
         self._actions: list[Tensor] = []
         self._extras: list[Any] = []
+        self._reads: list[tuple[Tensor, ...]] = []  # weights, strengths and is_first, where value is transported
 
     @property
     def state(self) -> Any:
@@ -50,12 +53,25 @@ class Acting:
                 parameters = self.agent.actions.restrict(self.agent.policy_parameters(activations), observation)
                 action = self.agent.actions.sample(parameters, self.generator)
                 code = self.agent.actions.encode(action)
-            self._running, extras, _ = self._stepping.advance(perceived, code)
+            advanced = self._stepping.advance(perceived, code)
+        self._running, extras = advanced.state, advanced.extras
+        if self.agent.config.value_transport:
+            self._keep_reads(perceived, advanced, is_first)
         self._activations.append(activations)
         self._parameters.append(parameters)
         self._actions.append(action)
         self._extras.append(map_state(Tensor.detach, extras))
         return action
+
+    def _keep_reads(self, perceived: Perceived, advanced: Advanced, is_first: Bool[Tensor, "B"]) -> None:
+        """Keep the reads that the next step sees, those after the action of an agent that has them."""
+        read = perceived if advanced.read_weights is None else advanced
+        if read.read_weights is None or read.read_strengths is None:
+            raise MerlinError(
+                f"Value is transported along reads, but {type(self.agent).__name__} gives no read_weights and "
+                f"read_strengths with its steps: return them from perceive or advance, or take model.value_transport=0."
+            )
+        self._reads.append((read.read_weights.detach(), read.read_strengths.detach(), is_first))
 
     @torch.no_grad()
     def next_value(
@@ -74,7 +90,19 @@ class Acting:
             "log_prob": self.agent.actions.log_prob(parameters, torch.stack(self._actions)),
             "value": self.agent.value(self._stacked(), parameters),
             "extras": stack_states(self._extras),
+            "reads": self._reads_by_step() if self._reads else None,
         }
+
+    def _reads_by_step(self) -> Reads:
+        """Return the reads of all steps taken."""
+        weights, strengths, is_first = zip(*self._reads, strict=True)
+        begins = torch.stack(is_first)
+        slots = getattr(self._extras[0], "slots", None)
+        slots = None if slots is None else torch.stack([extras.slots for extras in self._extras])
+        assert self.agent.memory is not None, "what is read is a memory"
+        by_step, earlier = self.agent.memory.weights_by_step(list(weights), slots, begins)
+        has_begun = (begins.cumsum(0) > 0).unsqueeze(-1)  # of an episode of the window nothing was written before
+        return Reads(torch.stack(strengths), by_step, earlier.masked_fill(has_begun, 0))
 
     def activations(self) -> Any:
         """Return the activations of all steps, with their graph, from which can be learnt once."""

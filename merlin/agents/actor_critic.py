@@ -131,7 +131,7 @@ class ActorCritic(Agent[Config, State], Generic[Config, State]):
         actor = actor_loss(self.actions, parameters, unroll, advantages, self.config, entropy_scale)
         critic = 0.5 * ((returns - value) / unit).square()
         total = masked_mean(actor.loss + self.config.return_cost * critic, unroll.is_valid)
-        metrics = actor_critic_metrics(unroll, actor, value, returns)
+        metrics = actor_critic_metrics(unroll, actor, value, returns, self.config)
         return Losses(total, {name: x.detach() for name, x in metrics.items()})
 
     @property

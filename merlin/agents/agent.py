@@ -46,20 +46,26 @@ class Perceived(NamedTuple):
         activations: A NamedTuple of tensors, what heads and losses read of the step.
         extras: What acting must keep for learning to compute the same numbers; a NamedTuple, or None.
         read_weights: Those of reads that the action depends on, if there are any.
+        read_strengths: Those of their keys.
     """
 
     activations: Any
     state: Any
     extras: Any = None
     read_weights: Tensor | None = None
+    read_strengths: Tensor | None = None
 
 
 class Advanced(NamedTuple):
-    """The second half of a step: what follows from the action. `read_weights` are those of reads after it, if any."""
+    """The second half of a step: what follows from the action.
+
+    `read_weights` and `read_strengths` are those of reads after it, if any.
+    """
 
     state: Any
     extras: Any = None
     read_weights: Tensor | None = None
+    read_strengths: Tensor | None = None
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """RL-MEM: the memory-augmented baseline of Wayne et al. 2018, arXiv:1803.10760."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from merlin.agents.agent import Advanced, Perceived
 from merlin.experience import StepOutput
 from merlin.memory import Memory, MemoryConfig, Reader, make_memory
 from merlin.networks.lstm import LSTMState
-from merlin.ranges import WIDTH, Range
+from merlin.ranges import WIDTH, Range, above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class RLMemConfig(MemoryConfig, RecurrentConfig):
     """Z, width of the projection of the encoding that is written."""
     num_read_keys: Annotated[int, Range(1, 1024)] = 3
     """K, read keys."""
+    read_strength: Annotated[float, above(0, 500)] = math.log(2)
+    """Sharpness that reads start near. At ln N a perfect match weighs as much as all else together."""
 
 
 class RLMemState(NamedTuple):
@@ -69,7 +72,7 @@ class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
         self.memory = make_memory(config.latent_size, config)
         words_size = config.num_read_keys * self.memory.slot_size
         self._build(spaces, core_input_size=words_size, feature_size=words_size)
-        self.reader = Reader(self.lstm.output_size, self.memory.slot_size, config.num_read_keys)
+        self.reader = Reader(self.lstm.output_size, self.memory.slot_size, config.num_read_keys, config.read_strength)
         self.projection = nn.Linear(self.encoding_size, config.latent_size)
 
     def initial_state(self, batch_size: int) -> RLMemState:
@@ -92,10 +95,11 @@ class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
     ) -> Perceived:
         """Return h and what it reads. See `Agent.perceive`."""
         lstm = self.lstm.step(torch.cat([code, state.read_words], -1), state.lstm)
-        words, weights = self.memory.read(state.memory, *self.reader(lstm.hidden))
+        keys, strengths = self.reader(lstm.hidden)
+        words, weights = self.memory.read(state.memory, keys, strengths)
         words = words.flatten(1)
         activations = RLMemActivations(code, lstm.hidden, words, self.projection(code))
-        return Perceived(activations, state._replace(lstm=lstm, read_words=words), extras, weights)
+        return Perceived(activations, state._replace(lstm=lstm, read_words=words), extras, weights, strengths)
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
         """Write, and remember the action. See `Agent.advance`."""

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from merlin import states
+from merlin.errors import MerlinError
 from merlin.memory import content
 from merlin.memory.content import Read
 from merlin.memory.window import MemoryWindow, WindowState
@@ -100,6 +102,36 @@ class Memory(ABC):
         """
         return states.put_rows(state, part, rows)
 
+    def weights_by_step(
+        self, weights: list[Float[Tensor, "B K _"]], slots: Int[Tensor, "T B"] | None, is_first: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B K T"], Float[Tensor, "T B K"]]:
+        """Return each step's read weights by the step whose word they weigh, and the largest on an earlier word.
+
+        Unless overridden, of a memory that says by slots where each word went, and reads before it writes.
+
+        Args:
+            weights: Those of a read in each step of a window.
+            slots: Where each step's word went.
+
+        Raises:
+            MerlinError: There are no slots.
+        """
+        if slots is None:
+            raise MerlinError(
+                f"Value is transported to the step that wrote a slot, but {type(self).__name__} does not say where "
+                f"words go: return the slot from its write, or take model.value_transport=0."
+            )
+        length = len(weights)
+        by_step = weights[0].new_zeros(length, *weights[0].shape[:2], length + 1)  # the last: words of before
+        earlier = []
+        holds = torch.full_like(slots[0], length).unsqueeze(1).repeat(1, weights[0].shape[2])  # by slot, which step's
+        for t, (row, slot, begins) in enumerate(zip(weights, slots, is_first, strict=True)):
+            holds = holds.masked_fill(begins.unsqueeze(1), length)
+            by_step[t].scatter_add_(2, holds.unsqueeze(1).expand_as(row), row)
+            earlier.append(row.masked_fill((holds < length).unsqueeze(1), 0).amax(-1))
+            holds = holds.scatter(1, slot.unsqueeze(1), t)
+        return by_step[..., :length], torch.stack(earlier)
+
     def begin_window(self, state: Any, length: int) -> Any:
         """Return the state in a form whose backward pass over `length` steps is cheap; unless overridden, as it is."""
         return state
@@ -164,6 +196,14 @@ class ContentMemory(Memory):
 
     def begin_window(self, state: content.MemoryState, length: int) -> WindowState:
         return MemoryWindow(state, length, self.config.retroactive_discount, self.config.mask_unwritten).begin(state)
+
+    def weights_by_step(
+        self, weights: list[Float[Tensor, "B K _"]], slots: Int[Tensor, "T B"] | None, is_first: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B K T"], Float[Tensor, "T B K"]]:
+        length = len(weights)  # over a window the words of its steps are the last entries, one more at each step
+        earlier = [row[..., : row.shape[2] - t].amax(-1) for t, row in enumerate(weights)]
+        own = [F.pad(row[..., row.shape[2] - t :], (0, length - t)) for t, row in enumerate(weights)]
+        return torch.stack(own), torch.stack(earlier)
 
     def end_window(self, state: WindowState) -> content.MemoryState:
         return state.memory_state()

@@ -14,6 +14,7 @@ from merlin import distributed
 from merlin.experience import Unroll
 from merlin.networks.actions import ActionDistribution
 from merlin.objectives.returns import generalized_advantages, n_step_returns
+from merlin.objectives.value_transport import transported
 from merlin.ranges import COST, Range, Settings, above
 
 
@@ -39,6 +40,13 @@ class ActorCriticConfig(Settings):
     running_scales: bool = False
     """Standardise vectors by their running mean and spread, see rewards in units of their size, and learn V in units of
     the returns' spread (PopArt), so that costs and rates mean the same in whatever units an environment is."""
+    value_transport: Annotated[float, COST] = 0.0
+    """α of temporal value transport: this part of the value ahead of a sharp read is a reward of the step whose word is
+    read, if both are in one window (Hung et al. 2019, arXiv:1810.06721). The paper's is 0.9; 0 leaves it out."""
+    transport_read_strength: Annotated[float, Range(0, 1000)] = 2.0
+    """Strength that a read must exceed for value to be transported; the paper's."""
+    transport_min_steps: Annotated[int | None, Range(0, 100_000)] = None
+    """Value is transported over more steps than these; none takes 1 / (1 − discount_factor), as the paper."""
     box_actions: Literal["gaussian", "beta"] = "gaussian"
     """Distribution of a Box's numbers that have two finite bounds: a Gaussian, clipped by the environment; or a Beta
     between the bounds, of which what is drawn is executed as it is, and whose entropy is the same in all units."""
@@ -71,15 +79,25 @@ def advantages_and_returns(
 ) -> tuple[Float[Tensor, "T B"], Float[Tensor, "T B"]]:
     """Return advantages for the policy and n-step returns for the value function, both constants.
 
+    Both are of the rewards and of what value transport adds to them.
+
     Args:
         unit: Of returns; advantages are in it.
     """
-    follow = (unroll.reward, unroll.discount)
+    follow = (unroll.reward + transported_of(unroll, config), unroll.discount)
     advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
     advantages = advantages / unit
     if config.normalize_advantages:
         advantages = normalized(advantages, unroll.is_valid)
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
+
+
+def transported_of(unroll: Unroll, config: ActorCriticConfig) -> Float[Tensor, "T B"]:
+    """Return what value transport adds to the window's rewards; zeros unless configured."""
+    if not config.value_transport:
+        return torch.zeros_like(unroll.reward)
+    settings = (config.value_transport, config.transport_read_strength, config.transport_min_steps)
+    return transported(unroll, config.discount_factor, *settings)
 
 
 def normalized(advantages: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
@@ -118,18 +136,29 @@ def actor_loss(
 
 
 def actor_critic_metrics(
-    unroll: Unroll, actor: ActorLoss, value: Float[Tensor, "T B"], returns: Float[Tensor, "T B"]
+    unroll: Unroll,
+    actor: ActorLoss,
+    value: Float[Tensor, "T B"],
+    returns: Float[Tensor, "T B"],
+    config: ActorCriticConfig | None = None,
 ) -> dict[str, Tensor]:
-    """Return metrics that every actor-critic reports, with gradients."""
+    """Return metrics that every actor-critic reports, with gradients.
+
+    Args:
+        config: Tells whether value is transported.
+    """
 
     def mean(x: Tensor) -> Tensor:
         return masked_mean(x, unroll.is_valid)
 
-    return {
+    metrics = {
         "entropy_nats": mean(actor.entropy),
         "return_loss": 0.5 * mean((returns - value).square()),
         "policy_kl_nats": policy_kl_nats(unroll, actor.log_prob),
     }
+    if config is not None and config.value_transport:
+        metrics["transported_reward"] = mean(transported_of(unroll, config))
+    return metrics
 
 
 def policy_kl_nats(unroll: Unroll, log_prob: Float[Tensor, "T B"]) -> Float[Tensor, ""]:

@@ -80,7 +80,7 @@ class Replay:
         }
         zeros = torch.zeros_like(columns["reward"])
         rest = {name: columns[name] for name in STORED}
-        unroll = Unroll(observation=observation, log_prob=zeros, value=zeros, next_value=zeros, **rest)
+        unroll = Unroll(observation, log_prob=zeros, value=zeros, next_value=zeros, reads=None, **rest)
         return unroll, map_state(lambda x: x[at], self._state)
 
     def state_dict(self, directory: Path | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from merlin.agents.learner import LearnerConfig
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.experience import Unroll
+from merlin.objectives.value_transport import horizon_steps
 from merlin.ranges import COUNT, Range, above
 from merlin.training.inspection import Inspection
 from merlin.training.plain import from_plain, to_plain
@@ -90,6 +91,7 @@ class Trainer:
         )
         self.source: Source = agent.source(self.rollout)
         self.learner = agent.learner(config, self.generator)
+        _check_transport(agent, config)
         self.inspection = Inspection(environment)
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
@@ -195,6 +197,26 @@ class Trainer:
         else:  # other episodes than those that the run began with
             self._restart()
         return goes_on
+
+
+def _check_transport(agent: Agent, config: TrainingConfig) -> None:
+    """Refuse value transport where there is nothing to transport along, or no window that it fits into."""
+    settings = agent.config
+    if not settings.value_transport:
+        return
+    if agent.memory is None or not agent.writes_once:
+        raise MerlinError(
+            f"Value is transported along the reads of an agent whose every step writes one word to a memory, "
+            f"but {type(agent).__name__} is none: take model.value_transport=0, or MERLIN or RL-MEM."
+        )
+    steps = settings.transport_min_steps
+    steps = horizon_steps(settings.discount_factor) if steps is None else steps
+    if config.unroll_length < steps + 2:
+        raise MerlinError(
+            f"Value is transported within a window, over more than {steps} steps, so unroll_length must be at least "
+            f"{steps + 2}, better the length of an episode, but is {config.unroll_length}: raise it, or lower "
+            f"model.transport_min_steps."
+        )
 
 
 def _reward_range(unroll: Unroll) -> dict[str, Tensor]:

@@ -226,6 +226,9 @@ def test_a_file_says_what_is_compared(tmp_path):
         choose(make_comparison({"tasks": [{"task": "a", "name": "merlin"}]}), ["merlin"])
     runs = plan(read_comparison(ROOT / "examples" / "minigrid_memory.toml"), tmp_path)
     assert len(runs) == 6 * 3 * 5 and {run.task.env_kwargs["agent_view_size"] for run in runs} == {3}
+    runs = plan(read_comparison(ROOT / "examples" / "value_transport.toml"), tmp_path)
+    assert {run.agent.name: run.config().model.value_transport for run in runs} == {"with transport": 0.9, "without": 0}
+    assert {run.config().training.unroll_length for run in runs} == {41}
     runs = plan(read_comparison(ROOT / "examples" / "return_cost.toml"), tmp_path)
     assert sorted({run.config().model.return_cost for run in runs}) == [0.005, 0.05, 0.5, 5.0, 50.0]
     runs = plan(read_comparison(ROOT / "examples" / "policy_encoder.toml"), tmp_path)

@@ -39,6 +39,14 @@ CASES = [
     ("merlin/WaterMaze-v0", {"num_rooms": 1, "room_size": 4, "agent_view_size": 3, "max_steps": 12}),
     ("merlin/LatentLearning-v0", {"stem_length": 1, "arm_length": 1, "explore_steps": 6, "return_steps": 12}),
     ("merlin/LatentLearning-v0", {"stem_length": 2, "explore_steps": 8, "return_steps": 8, "agent_view_size": 3}),
+    (
+        "merlin/KeyToDoor-v0",
+        {"room_size": 3, "explore_steps": 6, "apples": 2, "distractor_steps": 14, "reward_steps": 6},
+    ),
+    (
+        "merlin/ActiveVisualMatch-v0",
+        {"room_size": 3, "explore_steps": 9, "apples": 2, "distractor_steps": 14, "reward_steps": 6},
+    ),
     ("merlin/Empty-v0", {"size": 5, "random_start": True, "max_steps": 12}),
     ("merlin/FourRooms-v0", {"size": 7, "max_steps": 12}),
     ("merlin/LavaGap-v0", {"obstacle": "wall", "agent_view_size": 5, "max_steps": 12}),

@@ -308,7 +308,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         latent, extras = perceived.activations.latent, perceived.extras
         state: MerlinState = perceived.state
         predictor, weights, slots = self.predictor.advance(latent, action, state.predictor, extras.slots)
-        return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights)
+        strengths = self.predictor.read_strengths(predictor) if self.config.value_transport else None
+        return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights, strengths)
 
     def policy_features(self, activations: MerlinActivations) -> Float[Tensor, "*batch F"]:
         """Return what the policy's heads read: [sg(z), h~, m~], and its own encoding, if it has one."""
@@ -350,7 +351,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if policy.value is not None:
             metrics["latent_return_loss"] = 0.5 * masked_mean((policy.returns - value).square(), unroll.is_valid)
             value = policy.value
-        metrics |= actor_critic_metrics(unroll, policy.actor, value, policy.returns)
+        metrics |= actor_critic_metrics(unroll, policy.actor, value, policy.returns, self.config)
         total = masked_mean(policy.loss, unroll.is_valid) + masked_mean(predictor, unroll.is_valid)
         return Losses(total, {name: x.detach() for name, x in metrics.items()})
 

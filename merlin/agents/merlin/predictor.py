@@ -219,6 +219,11 @@ class Predictor(nn.Module):
         memory, slot = self.memory.write(state.memory, latent.detach(), weights.detach(), slot)
         return PredictorState(lstm, words.flatten(1), memory, action), weights, slot
 
+    @torch.no_grad()
+    def read_strengths(self, state: PredictorState) -> Float[Tensor, "B K"]:
+        """Return how sharp the reads were that the state comes from."""
+        return self.reader(state.lstm.hidden)[1]
+
     def _context(self, state: PredictorState) -> Float[Tensor, "B C"]:
         """Return what prior and posterior know before the observation: [h, m]."""
         return torch.cat([state.lstm.hidden, state.read_words], -1)
