@@ -17,7 +17,8 @@ from merlin.analysis import sections
 from merlin.analysis.recording import gather
 from merlin.analysis.sections import Section, left_out
 from merlin.errors import MerlinError
-from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
+from merlin.runs.build import build_environment, existing_checkpoint, load_agent
+from merlin.runs.directory import load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 
 

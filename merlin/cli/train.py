@@ -4,7 +4,6 @@ import argparse
 import math
 import os
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from merlin.cli.arguments import (
     whole_number,
 )
 from merlin.cli.configuration import new_config, print_settings, resumed_config
-from merlin.cli.output import print_table, short_name
+from merlin.cli.output import print_table
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
@@ -65,8 +64,9 @@ def train(options: argparse.Namespace) -> int:
         return 0
     from merlin import distributed
     from merlin.runs import run
+    from merlin.runs.directory import default_run_dir
 
-    run_dir = options.resume or options.run_dir or _default_run_dir(config)
+    run_dir = options.resume or options.run_dir or default_run_dir(config)
     files = run_dir.absolute()  # whatever an environment makes the working directory
     leads = not distributed.is_launched() or os.environ["RANK"] == "0"  # of several processes one speaks
     if leads:
@@ -93,11 +93,6 @@ def _film(run_dir: Path) -> Path:
     from merlin.viewer.watch import watch
 
     return watch(run_dir)
-
-
-def _default_run_dir(config: "RunConfig") -> Path:
-    names = f"{short_name(config.task)}-{short_name(config.agent)}-seed{config.seed}"
-    return Path("runs") / f"{names}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Path, import_from: Path | None) -> None:

@@ -1,6 +1,7 @@
 """A trained agent that plays: `merlin.load`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ from gymnasium.vector.utils import batch_space, iterate
 from merlin.agents import Agent
 from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
+from merlin.environments.passed import Passed, name_of
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, Tokens
 from merlin.runs.agent_spaces import AgentSpaces, read_spaces
-from merlin.runs.run import build_agent_of, build_environment, load_config, load_weights, resolve_device
+from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
+from merlin.runs.directory import load_config
+from merlin.runs.held_out import Shown, play_held_out
+from merlin.runs.presets import RunConfig
 
 
 class LoadedAgent:
@@ -40,10 +45,12 @@ class LoadedAgent:
     Attributes:
         agent: The agent, whose `step` this calls.
         spaces, action_space: What it sees, flat, and does.
+        config: Of the run that trained it; None of an agent that no run did.
     """
 
-    def __init__(self, agent: Agent, seed: int = 0) -> None:
+    def __init__(self, agent: Agent, seed: int = 0, config: RunConfig | None = None) -> None:
         self.agent, self.spaces, self.action_space = agent, agent.spaces, agent.action_space
+        self.config = config
         self._device = next(agent.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._readers = {name: token_reader(x) for name, x in self.spaces.items() if isinstance(x, Tokens)}
@@ -112,6 +119,52 @@ class LoadedAgent:
         self._state, self._has_acted = state, True
         return to_environment(output.action, self.action_space, self._is_batch)
 
+    def evaluate(
+        self,
+        env: str | Passed | None = None,
+        *,
+        episodes: int = 100,
+        seed: int | None = None,
+        greedy: bool = False,
+        num_envs: int | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        memory: Shown = "own",
+        max_steps: int | None = None,
+    ) -> dict[str, Any]:
+        """Return the agent's scores in held-out episodes, as `merlin evaluate` prints them.
+
+        Args:
+            env: Played instead of the task that it was trained on: an id, an environment, or a function that makes one.
+            seed: Chooses the episodes; the run's unless told. None of them begins as one in training did.
+            greedy: Take the most probable actions rather than samples.
+            num_envs: Environments that are stepped together; as many as in training unless told.
+            env_kwargs: Settings of the task that are not those of training.
+            memory: What the agent is shown: its own memory; or one that is zeroed at each step, frozen as an earlier
+                episode left it, or shuffled among environments.
+            max_steps: Of an episode, which is then given up.
+
+        Raises:
+            MerlinError: The environment has other spaces, or cannot be built.
+        """
+        if self.config is None:
+            raise MerlinError(
+                "The agent must be of a run for its task to be known: load it by merlin.load, or call merlin.evaluate."
+            )
+        config = replace(self.config, env_kwargs={**self.config.env_kwargs, **(env_kwargs or {})})
+        if env is not None:
+            config = replace(config, task=name_of(env), env_kwargs=dict(env_kwargs or {}))
+        config = replace(config, device=str(self._device))
+        return play_held_out(
+            self.agent,
+            config,
+            episodes=episodes,
+            seed=seed,
+            greedy=greedy,
+            num_envs=num_envs,
+            memory=memory,
+            max_steps=max_steps,
+        )[0]
+
 
 def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") -> LoadedAgent:
     """Return the agent of a run directory, to play with. Its environment need not be installed.
@@ -135,7 +188,7 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
             spaces = AgentSpaces(environment.spaces, environment.action_space)
     agent = build_agent_of(config, spaces).eval()
     load_weights(run_dir, agent, checkpoint)
-    return LoadedAgent(agent.to(resolve_device(device)), config.seed)
+    return LoadedAgent(agent.to(resolve_device(device)), config.seed, config)
 
 
 def to_environment(action: torch.Tensor, space: Space, is_batch: bool) -> Any:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from merlin.errors import MerlinError, tell
+from merlin.errors import MerlinError, resuming, tell
 from merlin.training.plain import to_plain
 from merlin.training.storage import (
     Damaged,
@@ -234,9 +234,7 @@ def _newest_intact(run_dir: Path, load: Callable[[Path], Found], note: Note) -> 
     """Return what `load` makes of the last checkpoint that is not damaged."""
     found = steps(run_dir)[::-1]
     if not found:
-        raise MerlinError(
-            f"{run_dir} has no checkpoint yet: `merlin train --resume {run_dir}` trains it from the beginning"
-        )
+        raise MerlinError(f"{run_dir} has no checkpoint yet: {resuming(run_dir)} trains it from the beginning")
     for directory, before in zip(found, [*found[1:], None], strict=True):
         try:
             return load(directory)
@@ -339,5 +337,5 @@ def _explain_failure(run_dir: Path, final: Path, temporary: Path | None = None) 
         last = steps(run_dir)[-1:]
         intact = f"{last[0].name} is intact, resume" if last else "start again"
         raise MerlinError(
-            f"could not write {final} ({reason}): mend that; {intact} with `merlin train --resume {run_dir}`"
+            f"could not write {final} ({reason}): mend that; {intact} with {resuming(run_dir)}"
         ) from error
