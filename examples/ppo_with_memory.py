@@ -14,7 +14,7 @@ from torch import nn
 from merlin.memory import MemoryLSTM  # which registers the tasks too
 
 ENVS, STEPS, EPOCHS, PARTS, HIDDEN = 64, 16, 2, 4, 64
-DISCOUNT, LAMBDA, CLIP, ENTROPY, RATE = 0.98, 0.95, 0.2, 0.02, 2e-3
+DISCOUNT, LAMBDA, CLIP, ENTROPY, RATE = 0.98, 0.95, 0.2, 0.03, 7e-4
 
 
 class Agent(nn.Module):

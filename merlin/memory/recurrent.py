@@ -4,8 +4,6 @@ One tensor is the whole state, so that whatever keeps an LSTM's state keeps this
 dictionary, a list. Zeros are the state at the start of an episode, so that multiplying by 0 resets it.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -101,10 +99,11 @@ class MemoryLSTM(nn.Module):
         Raises:
             MerlinError: A shape does not fit.
         """
-        swaps, is_batch = self.batch_first and input.ndim == 3, input.ndim == 3
-        arrange: Callable[[Tensor], Tensor] = lambda x: (
-            x.transpose(0, 1) if swaps else x if is_batch else x.unsqueeze(1)
-        )
+        is_batch, swaps = input.ndim == 3, self.batch_first and input.ndim == 3
+
+        def arrange(x: Tensor) -> Tensor:
+            return x.transpose(0, 1) if swaps else x if is_batch else x.unsqueeze(1)
+
         x = arrange(input)
         first = None if is_first is None else arrange(is_first) != 0
         packed = torch.cat(state, -1) if isinstance(state, tuple) else state
