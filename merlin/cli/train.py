@@ -53,6 +53,8 @@ def add_to(commands: Any) -> None:
         "(default: best)")  # fmt: skip
     add("--max-seconds", metavar="S", type=seconds, default=math.inf, help="stop after this long, with a checkpoint")
     add_wandb(add)
+    add("--tensorboard", action="store_true", help="write files for TensorBoard too, in RUN_DIR/tensorboard; needs "
+        "pip install 'merlin-agents[tensorboard]'")  # fmt: skip
     add_import_from(add, "the working directory; none with --resume")
 
 
@@ -80,6 +82,7 @@ def train(options: argparse.Namespace) -> int:
         files,
         resume=options.resume is not None,
         wandb=options.wandb,
+        tensorboard=options.tensorboard,
         max_seconds=options.max_seconds,
         film=_film,
     )

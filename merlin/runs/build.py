@@ -1,5 +1,6 @@
 """A run's environments and agent, built from its configuration, and the weights of its checkpoints."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,10 @@ def load_agent(
     return agent
 
 
-def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> None:
-    """Load the weights of the run's best or last checkpoint; the last where there are no best ones."""
-    if which != "best" or checkpoint.load_best(run_dir, agent, note) is None:
-        checkpoint.load_last_weights(run_dir, agent, note)
+def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> checkpoint.Best:
+    """Load the weights of the run's best or last checkpoint, the last where there are no best ones; tell which.
+
+    The score of the last ones is NaN.
+    """
+    best = checkpoint.load_best(run_dir, agent, note) if which == "best" else None
+    return best or checkpoint.Best(checkpoint.load_last_weights(run_dir, agent, note), math.nan)

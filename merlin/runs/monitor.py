@@ -22,7 +22,7 @@ from merlin.runs.directory import write_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
-from merlin.runs.tracking import Tracker
+from merlin.runs.tensorboard import Tracks
 from merlin.training import checkpoint
 from merlin.training.checkpoint import Best
 from merlin.training.plain import to_plain
@@ -53,7 +53,7 @@ class Monitor:
         run_dir: Path,
         trainer: Trainer,
         reporter: Reporter | None,
-        tracker: Tracker | None,
+        tracker: Tracks | None,
         offset: float,
         evaluate: Callable[[], dict[str, Any]],
         film: Callable[[Path], Path] | None = None,

@@ -20,7 +20,9 @@ from merlin.runs.agent_spaces import AgentSpaces, read_spaces
 from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
 from merlin.runs.directory import load_config
 from merlin.runs.held_out import Shown, play_held_out
+from merlin.runs.model_folder import save_folder
 from merlin.runs.presets import RunConfig
+from merlin.training.checkpoint import Best
 
 
 class LoadedAgent:
@@ -45,12 +47,14 @@ class LoadedAgent:
     Attributes:
         agent: The agent, whose `step` this calls.
         spaces, action_space: What it sees, flat, and does.
-        config: Of the run that trained it; None of an agent that no run did.
+        config, weights: Of the run that trained it, and which of its weights; None of an agent that no run did.
     """
 
-    def __init__(self, agent: Agent, seed: int = 0, config: RunConfig | None = None) -> None:
+    def __init__(
+        self, agent: Agent, seed: int = 0, config: RunConfig | None = None, weights: Best | None = None
+    ) -> None:
         self.agent, self.spaces, self.action_space = agent, agent.spaces, agent.action_space
-        self.config = config
+        self.config, self.weights = config, weights
         self._device = next(agent.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._readers = {name: token_reader(x) for name, x in self.spaces.items() if isinstance(x, Tokens)}
@@ -146,11 +150,8 @@ class LoadedAgent:
         Raises:
             MerlinError: The environment has other spaces, or cannot be built.
         """
-        if self.config is None:
-            raise MerlinError(
-                "The agent must be of a run for its task to be known: load it by merlin.load, or call merlin.evaluate."
-            )
-        config = replace(self.config, env_kwargs={**self.config.env_kwargs, **(env_kwargs or {})})
+        config = self._known_config()
+        config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})})
         if env is not None:
             config = replace(config, task=name_of(env), env_kwargs=dict(env_kwargs or {}))
         config = replace(config, device=str(self._device))
@@ -165,9 +166,31 @@ class LoadedAgent:
             max_steps=max_steps,
         )[0]
 
+    def save(self, folder: str | Path, *, episodes: int = 100) -> Path:
+        """Write the agent as a folder, which `merlin.load` and the commands read, and return that.
+
+        It has the weights, the configuration, and a model card with what the agent scores: see
+        `merlin.runs.model_folder`.
+
+        Args:
+            episodes: Held-out episodes that are played for the card; 0 plays none.
+
+        Raises:
+            MerlinError: There is a run in the folder, it cannot be written, or the environment cannot be built.
+        """
+        config, scores = self._known_config(), self.evaluate(episodes=episodes) if episodes else None
+        return save_folder(self.agent, config, Path(folder), self.weights, scores)
+
+    def _known_config(self) -> RunConfig:
+        if self.config is None:
+            raise MerlinError(
+                "The agent must be of a run for its task to be known: load it by merlin.load, or call merlin.evaluate."
+            )
+        return self.config
+
 
 def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") -> LoadedAgent:
-    """Return the agent of a run directory, to play with. Its environment need not be installed.
+    """Return the agent of a run directory or an exported folder, to play with. Its environment need not be installed.
 
     A run of version 0.2.0 or before kept no spaces: its environment is built once, to ask for them.
 
@@ -187,8 +210,8 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
         with build_environment(config, 1) as environment:
             spaces = AgentSpaces(environment.spaces, environment.action_space)
     agent = build_agent_of(config, spaces).eval()
-    load_weights(run_dir, agent, checkpoint)
-    return LoadedAgent(agent.to(resolve_device(device)), config.seed, config)
+    weights = load_weights(run_dir, agent, checkpoint)
+    return LoadedAgent(agent.to(resolve_device(device)), config.seed, config, weights)
 
 
 def to_environment(action: torch.Tensor, space: Space, is_batch: bool) -> Any:

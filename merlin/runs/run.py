@@ -39,6 +39,7 @@ from merlin.runs.player import LoadedAgent, load
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
+from merlin.runs.tensorboard import TensorBoard, Trackers, Tracks
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.evaluation import CHOOSING_SEED, evaluate
@@ -133,6 +134,7 @@ def train(
     started_from_checkpoint: Literal["best", "last"] | None = None,
     resume: bool | str | Path = False,
     wandb: str = "disabled",
+    tensorboard: bool = False,
     max_seconds: float = math.inf,
     on_report: Callable[[dict[str, int | float]], object] | None = None,
     stream: TextIOBase | TextIO | None = None,
@@ -162,6 +164,7 @@ def train(
         resume: The directory of a run, which goes on from its last checkpoint, and of which only steps, training,
             device and vectorization may change; or True for that of `run_dir`.
         wandb: auto, online, offline or disabled.
+        tensorboard: Write files for TensorBoard, in RUN_DIR/tensorboard.
         max_seconds: Stop after this long, counted from this call, but not before the first window is learnt from.
         on_report: Is given each report, a line of `metrics.jsonl`. If it returns something true, the run stops, with a
             checkpoint. What it raises ends the run too, with a checkpoint, and is raised here.
@@ -204,10 +207,15 @@ def train(
         _check_run(run_dir)
     with distributed.joined(resolve_device(config.device)):
         left = max_seconds - (time.monotonic() - begin)
-        return _train(config, run_dir, bool(resume), wandb, left, stream, film, on_report)
+        return _train(config, run_dir, bool(resume), wandb, tensorboard, left, stream, film, on_report)
 
 
 def _check_run(run_dir: Path) -> None:
+    if (run_dir / checkpoint.MODEL).exists():
+        raise MerlinError(
+            f"{run_dir} is an exported agent, in which no training can go on: begin a new run with its weights by "
+            f"{option('from', run_dir)}."
+        )
     if not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
         raise MerlinError(f"Only a run can be resumed, but {run_dir} holds none: give a directory that train made.")
 
@@ -217,6 +225,7 @@ def _train(
     run_dir: Path,
     resume: bool,
     wandb: str,
+    tensorboard: bool,
     max_seconds: float,
     stream: TextIOBase | TextIO | None,
     film: Callable[[Path], Path] | None,
@@ -258,7 +267,9 @@ def _train(
             stack.enter_context(reporter)
             for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
-            tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
+            trackers: list[Tracks] = [TensorBoard(run_dir, to_dict(config), reported_step)] if tensorboard else []
+            trackers.append(Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note))
+            tracker = Trackers(trackers)
         evaluation = partial(evaluate_held_out, agent, config)
         monitor = Monitor(
             config, run_dir, trainer, reporter, tracker, before - begin, evaluation, film, is_here, on_report

@@ -72,7 +72,7 @@ def outcome(make, wrapper, arguments):
                 action = env.action_space.sample()
                 if getattr(env, "metadata", {}).get("tensors"):
                     action = torch.as_tensor(action)
-                observation, reward, terminated, truncated, _ = env.step(action)
+                observation, _, terminated, truncated, _ = env.step(action)
                 over = np.asarray(terminated) | np.asarray(truncated)
                 if over.ndim == 0 and over and wrapper is not wrappers.Autoreset:
                     observation, _ = env.reset()
