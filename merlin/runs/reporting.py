@@ -89,7 +89,8 @@ class Reporter:
             self.note(_line(metrics, self._total_steps))
         else:
             self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
-            self._bar.update(metrics["env_steps"] - self._bar.n)
+            # The last window may go beyond the end, where tqdm would forget that there is one.
+            self._bar.update(min(metrics["env_steps"], self._total_steps) - self._bar.n)
             self._bar.refresh()
             self._told_at = time.monotonic()
 
