@@ -1,7 +1,6 @@
 """The examples run, and are short."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -92,14 +91,6 @@ def test_what_stable_baselines3_sees_is_what_the_predictor_perceives(tmp_path):
 def test_search_with_optuna(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert 0 <= load("search_with_optuna").main(2, 1_000) <= 2
-
-
-def test_sweep_with_wandb(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = {"model.entropy_cost": 0.02, "training.learning_rate": 1e-3}
-    assert 0 <= load("sweep_with_wandb").train(1_000, config=config) <= 2
-    (saved,) = (tmp_path / "runs").glob("*/config.json")
-    assert json.loads(saved.read_text())["model"]["entropy_cost"] == 0.02
 
 
 def test_estimators(tmp_path, monkeypatch, capsys):

@@ -9,9 +9,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from merlin.errors import MerlinError
-from merlin.memory import content
 from merlin.memory.content import MemoryState, Reader
 from merlin.memory.interface import ContentMemory, MemoryConfig
+from merlin.memory.window import WindowState
+from merlin.states import map_state, reset_state
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -117,27 +118,29 @@ class MemoryLSTM(nn.Module):
         if not is_batch:
             outputs, after = outputs.squeeze(1), after.squeeze(1) if is_flat else after
         outputs = outputs.transpose(0, 1) if swaps else outputs
-        return outputs, after.chunk(2, -1) if isinstance(state, tuple) else after
+        if isinstance(state, tuple):
+            h, c = after.chunk(2, -1)
+            return outputs, (h, c)
+        return outputs, after
 
     def _steps(
         self, x: Float[Tensor, "T B I"], packed: Float[Tensor, "1 B S"], is_first: Tensor | None
     ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "1 B S"]]:
         (h, c, r), before = self._unpack(packed)
         words, seen = self.word(x), []
-        is_window = len(x) > 1
-        memory = self.memory.begin_window(before, len(x)) if is_window else before
+        memory = self.memory.begin_window(before, len(x)) if len(x) > 1 else before
         # One answer from the device for the whole window, and no resets where nothing starts.
         starts = [] if is_first is None else is_first.any(1).tolist()
         for t in range(len(x)):
             if is_first is not None and starts[t]:
-                h, c, r = (y.masked_fill(is_first[t].unsqueeze(1), 0) for y in (h, c, r))
-                memory = memory.reset(is_first[t]) if is_window else content.reset(memory, is_first[t])
+                h, c, r, memory = (reset_state(y, is_first[t]) for y in (h, c, r, memory))
             h, c = self.lstm(torch.cat([x[t], r], -1), (h, c))
             read, weights = self.memory.read(memory, *self.reader(h))
             r = read.flatten(1)
             memory, _ = self.memory.write(memory, words[t], weights.detach())
             seen.append(torch.cat([h, r], -1))
-        after = self.memory.end_window(memory) if is_window else MemoryState(*(y.detach() for y in memory))
+        is_window = isinstance(memory, WindowState)
+        after = self.memory.end_window(memory) if is_window else map_state(Tensor.detach, memory)
         return self.output(torch.stack(seen)), self._pack(h, c, r, after).unsqueeze(0)
 
     def _pack(self, h: Tensor, c: Tensor, r: Tensor, memory: MemoryState) -> Float[Tensor, "B S"]:

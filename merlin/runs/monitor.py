@@ -22,7 +22,7 @@ from merlin.runs.directory import write_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
-from merlin.runs.tensorboard import Tracks
+from merlin.runs.trackers import Tracks
 from merlin.training import checkpoint
 from merlin.training.checkpoint import Best
 from merlin.training.plain import to_plain

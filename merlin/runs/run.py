@@ -39,7 +39,7 @@ from merlin.runs.player import LoadedAgent, load
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
-from merlin.runs.tensorboard import TensorBoard, Trackers, Tracks
+from merlin.runs.trackers import TensorBoard, Trackers, Tracks
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.evaluation import CHOOSING_SEED, evaluate
@@ -189,14 +189,16 @@ def train(
         run_dir = resumed if run_dir is None else run_dir
         _check_run(resumed)
         config = load_config(resumed)
-        if env is not None and not isinstance(env, RunConfig | str) and is_of_this_process(config.task):
+        if isinstance(env, RunConfig | str):
+            choices["env"] = env
+        elif env is not None and is_of_this_process(config.task):
             keep(config.task, env)
-    if isinstance(env, RunConfig):
+    elif isinstance(env, RunConfig):
         config = env
-    if isinstance(env, RunConfig) or resumed is not None:
+    if resumed is not None or isinstance(env, RunConfig):
         if given := [name for name, value in choices.items() if value is not None]:
             raise MerlinError(
-                f"A whole configuration says {', '.join(given)} itself: leave that out, or pass the task in its place."
+                f"A whole configuration, or a run that goes on, says {', '.join(given)} itself: leave that out."
             )
         config = changed(config, {name: value for name, value in values.items() if value is not None}, set)
     else:

@@ -1,11 +1,11 @@
-"""TensorBoard's files of a run, in RUN_DIR/tensorboard; and several trackers as one."""
+"""Trackers besides Weights & Biases: TensorBoard's files in RUN_DIR/tensorboard; and several trackers as one."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from PIL import Image
 from merlin.errors import MerlinError, option
 
 
+@runtime_checkable
 class Tracks(Protocol):
     """What a run tells a tracker."""
 
