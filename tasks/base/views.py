@@ -48,7 +48,15 @@ def _categories(space: MultiDiscrete) -> list[int]:
     return cells[0].tolist()
 
 
-class Onehot(VectorWrapper):
+class View(VectorWrapper):
+    """A batch seen in another way; its autoreset mode is where TorchRL looks for it, as that of gymnasium's batches."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env)
+        self.autoreset_mode = env.metadata["autoreset_mode"]
+
+
+class Onehot(View):
     """A batch whose observations, final ones included, are one-hot."""
 
     def __init__(self, env: VectorEnv) -> None:
@@ -68,7 +76,7 @@ class Onehot(VectorWrapper):
         return onehot(self._own, observation), reward, terminated, truncated, info
 
 
-class Arrays(VectorWrapper):
+class Arrays(View):
     """A batch of numpy arrays, as gymnasium's own are: rewards float64, final observations one by one, infos masked."""
 
     def __init__(self, env: VectorEnv) -> None:

@@ -1,5 +1,7 @@
 """What every task takes beside its own arguments: autoreset modes, a limit of steps, numpy arrays, one-hot views."""
 
+import importlib.util
+
 import gymnasium
 import numpy as np
 import pytest
@@ -175,3 +177,31 @@ def test_every_task_takes_them(task):
     assert env.observation_space.contains(env.reset(seed=0)[0])
     observation, reward, *_ = env.step(env.action_space.sample())
     assert env.observation_space.contains(observation) and reward.dtype == np.float64
+
+
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
+
+
+@needs("torchrl")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["DISABLED", "SAME_STEP"])
+def test_torchrl_resets_where_episodes_end(mode):
+    from torchrl.envs import GymWrapper
+
+    env = GymWrapper(make("merlin/TMaze-v0", arrays="numpy", autoreset_mode=mode, max_episode_steps=4))
+    seen = env.rollout(20, break_when_any_done=False)
+    done = seen["next", "done"][..., 0]
+    cues = (seen["observation"][..., :2] > 0).any(-1)  # which the start of an episode shows
+    assert cues[:, 0].all() and cues[:, 1:][done[:, :-1]].all() and not cues.all()
+    assert done.unfold(1, 4, 1).any(-1).all(), "no episode is longer than its limit"
+
+
+@needs("stable_baselines3")
+@pytest.mark.filterwarnings("ignore")
+def test_stable_baselines3_takes_a_grid_of_categories_as_onehot():
+    from stable_baselines3 import PPO
+
+    env = gymnasium.make("merlin/Memory-v0", observation="onehot", agent_view_size=3)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(8)
+    assert env.action_space.contains(int(model.predict(env.reset(seed=0)[0])[0]))
