@@ -9,10 +9,9 @@ from gymnasium.vector import VectorEnv
 
 from merlin.agents import Agent
 from merlin.environments.config import EnvironmentConfig
-from merlin.environments.make import find_spec
-from merlin.environments.passed import Passed, find_instance, module_name, name_of
+from merlin.environments.passed import Passed, module_name, name_of
 from merlin.errors import MerlinError, option, quote
-from merlin.runs.presets import DEFAULT_TASK, RunConfig, preset
+from merlin.runs.presets import DEFAULT_TASK, GENERAL, RunConfig, family_of, preset
 from merlin.runs.settings import override
 
 CHOOSE_THE_PRESET = ("task", "agent", "preset", "env_kwargs")
@@ -56,16 +55,21 @@ def configure(
     environment = EnvironmentConfig(wrappers=tuple(_wrapper_name(wrapper) for wrapper in wrap))
     agent_name = "merlin" if agent is None else agent if isinstance(agent, str) else _class_name(agent)
     looked_at, settings = name, None if env_kwargs is None else dict(env_kwargs)
-    if isinstance(task, gymnasium.Env | VectorEnv) and task.spec is not None:
-        # Its family is known by the id that it was made by.
+    given = {x: y for x, y in values.items() if y is not None}
+    if isinstance(task, gymnasium.Env | VectorEnv):
+        if settings:
+            raise MerlinError(
+                f"An environment that is passed itself has its settings, so {option('env-kwargs')} must not be given: "
+                "leave that out, or pass a function that makes environments."
+            )
+        given.setdefault("num_envs", task.num_envs if isinstance(task, VectorEnv) else 1)
+    if isinstance(task, gymnasium.Env | VectorEnv) and task.spec is not None and family_of(task.spec.id) != GENERAL:
+        # Its family is known by the id that it was made by; of others a look tells, at the environment itself.
         looked_at = task.spec.id
         settings = {x: y for x, y in task.spec.kwargs.items() if x not in ("device", "render_mode", "num_envs")}
     config = preset(agent_name, looked_at, settings, name=preset_name, environment=environment)
-    given = {x: y for x, y in values.items() if y is not None}
     if looked_at != name:
         config = replace(config, task=name, env_kwargs={})
-    if name.startswith("object/") and (instance := find_instance(find_spec(name))) is not None:
-        given.setdefault("num_envs", instance.num_envs)
     return changed(config, given, set)
 
 

@@ -57,7 +57,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
     The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
     the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
     where an episode ended, 1/2 after a draw, and NaN elsewhere. What `step` returns is never written again. There is
-    no Python loop over environments and no host synchronisation in `step`.
+    no Python loop over environments and no host synchronisation in `step`, but for that of the mode NEXT_STEP.
 
     `scores` holds the exact expected returns of reference policies.
 
@@ -187,7 +187,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         shape = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape}, but have {tuple(actions.shape)}: give one to each.")
-        if self.has_ended.all() and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(self.has_ended.all()):
             outcome = self._begin_next()
             self._show_window()
             return outcome

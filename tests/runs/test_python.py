@@ -110,6 +110,8 @@ def test_an_environment_that_is_there_is_played_and_stays_open(num_envs, tmp_pat
     assert not any(one.is_closed for one in inside) and not getattr(env, "closed", False)
     with pytest.raises(MerlinError, match=f"num_envs must be {num_envs}, but is 7"):
         train(env, tmp_path / "other", num_envs=7)
+    with pytest.raises(MerlinError, match="env_kwargs must not be given"):
+        train(env, tmp_path / "other", num_envs=None, env_kwargs={"reward": 2.0})
     with pytest.raises(MerlinError, match=r"training\.evaluation_steps must be none"):
         train(env, tmp_path / "other", num_envs=None, set={"training.evaluation_steps": 8})
     train(env, tmp_path / "run", resume=tmp_path / "run", steps=16 * num_envs, num_envs=None, set=(), agent=None)
