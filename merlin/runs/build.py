@@ -88,7 +88,7 @@ def existing_checkpoint(run_dir: Path, which: str) -> str:
 
 
 def load_agent(
-    run_dir: Path,
+    run_dir: str | Path,
     environment: Environment,
     config: RunConfig,
     which: str = "best",
@@ -102,6 +102,7 @@ def load_agent(
     Raises:
         MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
+    run_dir = Path(run_dir)
     tell_changes(config, run_dir, note)
     check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()

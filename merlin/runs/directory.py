@@ -40,7 +40,7 @@ def default_run_dir(config: RunConfig) -> Path:
     return next(path for path in itertools.chain([first], again) if not path.exists())
 
 
-def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfig:
+def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> RunConfig:
     """Return the configuration of a run directory.
 
     Where it is damaged, that which the last checkpoint was saved with. A device that this machine lacks is no part of

@@ -1,5 +1,6 @@
 """The memory called as `torch.nn.LSTM` is, against its equations written step by step, in float64."""
 
+import importlib.util
 from functools import partial
 
 import pytest
@@ -163,3 +164,27 @@ def test_what_does_not_fit_is_told(x, state, is_first, sentence):
         make()(x, state, is_first)
     with pytest.raises(MerlinError, match="Sizes must be at least 1"):
         MemoryLSTM(0, 1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sb3_contrib") is None, reason="needs sb3_contrib")
+@pytest.mark.filterwarnings("ignore")
+def test_the_recurrent_ppo_of_stable_baselines3_contrib_learns_what_it_acted_by():
+    """Log probabilities that are computed again from the stored states are those of acting: no KL before an update."""
+    from sb3_contrib import RecurrentPPO
+    from sb3_contrib.ppo_recurrent.policies import RecurrentActorCriticPolicy
+    from stable_baselines3.common.env_util import make_vec_env
+
+    class Policy(RecurrentActorCriticPolicy):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, shared_lstm=True, enable_critic_lstm=False, **kwargs)
+            core = self.lstm_actor = MemoryLSTM(self.features_dim, self.lstm_output_dim, memory_size=8, word_size=4)
+            core.hidden_size = core.state_size // 2  # the library's word for the width of h and c
+            self.lstm_hidden_state_shape = (1, 1, core.hidden_size)
+            self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    env = make_vec_env("merlin/TMaze-v0", n_envs=3, seed=0, env_kwargs={"length": 2})
+    model = RecurrentPPO(Policy, env, n_steps=16, batch_size=48, n_epochs=1, seed=0, device="cpu")
+    before = model.policy.lstm_actor.reader.project.weight.clone()
+    model.learn(48)
+    assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
+    assert not torch.equal(before, model.policy.lstm_actor.reader.project.weight)

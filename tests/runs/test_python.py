@@ -75,6 +75,9 @@ def test_three_lines_train_evaluate_and_load(tmp_path):
     longer = agent.evaluate(episodes=4, env_kwargs={"length": 6})
     assert longer["episode_length_mean"] > scores["episode_length_mean"]
     assert run.plot().size > (100, 100)
+    config = merlin.load_config(str(run.run_dir))
+    with merlin.build_environment(config, num_envs=2) as environment:
+        assert merlin.load_agent(str(run.run_dir), environment, config).config == agent.agent.config
 
 
 def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
