@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from merlin.agents import Agent
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import Passed, module_name, name_of
-from merlin.errors import MerlinError, option, quote
+from merlin.errors import MerlinError, is_on_the_command_line, option, quote
 from merlin.runs.presets import DEFAULT_TASK, GENERAL, RunConfig, family_of, preset
 from merlin.runs.settings import override
 
@@ -46,11 +46,9 @@ def configure(
     """
     for name in _paths(set):
         if name.startswith(CHOOSE_THE_PRESET):
-            raise MerlinError(
-                f"{name} would come after what it chooses: use "
-                + ", ".join(option(x) for x in ("agent", "preset", "env-kwargs"))
-                + ", or name the task"
-            )
+            place = "TASK" if is_on_the_command_line() else "env"
+            names = f"{place}, {option('agent')}, {option('preset')} or {option('env-kwargs')}"
+            raise MerlinError(f"{name} would come after what it chooses: use {names}")
     name = DEFAULT_TASK if task is None else name_of(task)
     environment = EnvironmentConfig(wrappers=tuple(_wrapper_name(wrapper) for wrapper in wrap))
     agent_name = "merlin" if agent is None else agent if isinstance(agent, str) else _class_name(agent)
