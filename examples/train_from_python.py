@@ -1,28 +1,20 @@
-"""Train and evaluate without the command line: a run is a function of its configuration.
+"""Train and evaluate without the command line.
 
 python examples/train_from_python.py [ENVIRONMENT_STEPS] [RUN_DIR]
 """
 
 import sys
-from dataclasses import replace
-from pathlib import Path
 
-from merlin.runs.presets import preset
-from merlin.runs.run import build_environment, load_agent, train
-from merlin.runs.settings import override
-from merlin.training.evaluation import HELD_OUT_SEED, evaluate
+import merlin
 
 
 def main(steps: int = 300_000, run_dir: str = "runs/from-python") -> None:
-    # A preset chooses the sizes; dataclasses.replace and --set's own `override` change what they are told to.
-    config = replace(preset("merlin", "merlin/MemoryGame-v0", {"pairs": 2}), steps=steps, seed=7)
-    config = override(config, ["training.unroll_length=12", "model.entropy_cost=0.03"])
-    train(config, Path(run_dir))
-
-    with build_environment(config, num_envs=50) as environment:
-        agent = load_agent(Path(run_dir), environment, config)
-        result = evaluate(agent, environment, episodes=200, seed=config.seed + HELD_OUT_SEED)
-        print(f"return {result['episode_return_mean']:.2f}, of {environment.scores['oracle']:.2f} with perfect memory")
+    task, game = "merlin/MemoryGame-v0", {"pairs": 2}
+    # A preset chooses the sizes; `set` changes what it is told to.
+    settings = {"training.unroll_length": 12, "model.entropy_cost": 0.03}
+    run = merlin.train(task, run_dir, agent="merlin", steps=steps, seed=7, env_kwargs=game, set=settings)
+    oracle = merlin.make_environment(task, 1, env_kwargs=game).scores["oracle"]
+    print(f"return {run.evaluate(episodes=200)['episode_return_mean']:.2f}, of {oracle:.2f} with perfect memory")
 
 
 if __name__ == "__main__":

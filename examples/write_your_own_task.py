@@ -4,19 +4,14 @@ python examples/write_your_own_task.py                                      trai
 PYTHONPATH=examples merlin play write_your_own_task:examples/TwoDoors-v0    play it yourself
 """
 
-from pathlib import Path
-
 import gymnasium
 
-from merlin.runs.presets import preset
-from merlin.runs.run import build_environment, load_agent, train
-from merlin.runs.settings import override
+import merlin
 from merlin.tasks.base.single import SingleEnv
 from merlin.tasks.grid import cells
 from merlin.tasks.grid.board import Board, coloured, in_colour
 from merlin.tasks.grid.layouts import Layout
 from merlin.tasks.grid.world import GridWorld, Moves, Verdict
-from merlin.training.evaluation import HELD_OUT_SEED, evaluate
 
 RED, GREEN = coloured("door", cells.LOCKED)[:2]
 
@@ -47,12 +42,11 @@ gymnasium.register("examples/TwoDoors-v0", entry_point=SingleTwoDoors, vector_en
 
 
 def main(steps: int = 150_000, run_dir: str = "runs/two-doors") -> float:
-    steady = ["training.learning_rate=1e-3", "training.max_grad_norm=1", "model.normalize_advantages=false"]
-    config = override(preset("rl-lstm", "examples/TwoDoors-v0"), [f"steps={steps}", "model.entropy_cost=0.01", *steady])
-    train(config, Path(run_dir))  # with the preset's larger steps it loses again what it has learnt
-    with build_environment(config, num_envs=100) as environment:
-        agent = load_agent(Path(run_dir), environment, config)
-        return evaluate(agent, environment, episodes=200, seed=HELD_OUT_SEED)["success_rate"]
+    # with the preset's larger steps it loses again what it has learnt
+    steady = {"training.learning_rate": 1e-3, "training.max_grad_norm": 1, "model.normalize_advantages": False}
+    settings = {"model.entropy_cost": 0.01, **steady}
+    run = merlin.train("examples/TwoDoors-v0", run_dir, agent="rl-lstm", steps=steps, set=settings)
+    return run.evaluate(episodes=200)["success_rate"]
 
 
 if __name__ == "__main__":

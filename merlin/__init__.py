@@ -2,8 +2,9 @@
 
     import merlin
 
-    config = merlin.preset("merlin", "merlin/MemoryGame-v0")
-    merlin.train(config, "runs/mine")
+    run = merlin.train("merlin/MemoryGame-v0", agent="merlin", steps=300_000)
+    run.evaluate(episodes=500)
+    agent = merlin.load(run.run_dir)
 
 Names are imported when they are first used, so that `import merlin` is quick; its one effect beside old names
 (`merlin.moved`) is that gymnasium knows the ids of `merlin.tasks`.

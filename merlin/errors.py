@@ -3,7 +3,12 @@
 import functools
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+_IS_COMMAND_LINE = [False]
 
 
 class MerlinError(Exception):
@@ -18,6 +23,56 @@ def quote(value: Any) -> str:
     """Return a value as messages show it: its repr, the middle left out where it is long."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:80]}...{text[-20:]}"
+
+
+@contextmanager
+def on_the_command_line() -> Iterator[None]:
+    """Let messages speak of the command line's options, as they do of Python's arguments otherwise."""
+    before, _IS_COMMAND_LINE[0] = _IS_COMMAND_LINE[0], True
+    try:
+        yield
+    finally:
+        _IS_COMMAND_LINE[0] = before
+
+
+def is_on_the_command_line() -> bool:
+    """Return whether messages speak of the command line's options."""
+    return _IS_COMMAND_LINE[0]
+
+
+def option(name: str, *values: str | Path) -> str:
+    """Return how users give a setting where they are: `--set a=1` on the command line, `set={"a": 1}` in Python.
+
+    Args:
+        name: Of the command line's option, without its dashes.
+        values: Of `set`, such as "model.kl_cost=0.02", or of another one.
+    """
+    if _IS_COMMAND_LINE[0]:
+        return " ".join([f"--{name}", *map(str, values)])
+    if name == "set":
+        pairs = (str(value).partition("=")[::2] for value in values)
+        return f"set={{{', '.join(f'{path!r}: {_as_python(text)}' for path, text in pairs)}}}".replace("'", '"')
+    name = {"from": "started_from"}.get(name, name.replace("-", "_"))
+    if not values:
+        return name
+    shown = ", ".join(f'"{value}"' for value in values)
+    return f"{name}=[{shown}]" if name == "wrap" else f"{name}={shown}"
+
+
+def _as_python(text: str) -> str:
+    """Return how a value is written in Python."""
+    try:
+        float(text)
+    except ValueError:
+        return {"true": "True", "false": "False", "none": "None"}.get(text, f'"{text}"')
+    return text
+
+
+def resuming(run_dir: Path | str) -> str:
+    """Return how users go on with a run where they are."""
+    if _IS_COMMAND_LINE[0]:
+        return f"`merlin train --resume {run_dir}`"
+    return f'`merlin.train(resume="{run_dir}")`'
 
 
 def is_out_of_memory(error: BaseException) -> bool:

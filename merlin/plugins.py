@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, is_on_the_command_line
 
 Class = TypeVar("Class")
 
@@ -51,7 +51,8 @@ def load_module(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the module does while it is imported
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        hint = ": install it, or say where it lies with --import-from DIR" if is_missing else ""
+        where = "say where it lies with --import-from DIR" if is_on_the_command_line() else "add its folder to sys.path"
+        hint = f": install it, or {where}" if is_missing else ""
         raise MerlinError(f"The module of {name!r} cannot be imported: {describe(error)}{hint}.") from error
 
 
@@ -67,6 +68,11 @@ def importable_from(directory: Path | None) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(path)
+
+
+def short_name(name: str) -> str:
+    """Return the last part of a task's id, or of `module:Class`, for names of directories."""
+    return name.rpartition(":")[2].rpartition("/")[2]
 
 
 def _nearest(name: str, known: Any, otherwise: str) -> str:

@@ -12,11 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
+import merlin
 from merlin.cli import main
 from tests.experiments.in_process import call_runs_in_process
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def needs(package: str):
+    """Return what leaves a test out where a package is not installed."""
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
 
 
 def load(name: str):
@@ -27,7 +33,8 @@ def load(name: str):
     return module
 
 
-LINES = {"estimators": 320, "pbt_with_ray": 80, "codebook": 120, "discrete_sac": 151}
+LINES = {"estimators": 320, "pbt_with_ray": 80, "codebook": 120, "discrete_sac": 151, "ppo_with_memory": 100}
+LINES["predictor_for_stable_baselines3"] = 100
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -51,6 +58,44 @@ def test_memory_alone_learns_what_a_guess_cannot():
 
 def test_predictor_in_your_agent():
     assert 0 <= load("predictor_in_your_agent").main(4) <= 1
+
+
+@pytest.mark.parametrize("core", ["memory", "lstm"])
+def test_ppo_with_memory(core, capsys):
+    assert 0 <= load("ppo_with_memory").main(core, 0.5) <= 1
+    assert capsys.readouterr().out.startswith(f"{core}: ")
+
+
+@needs("stable_baselines3")
+def test_predictor_for_stable_baselines3(tmp_path):
+    example = load("predictor_for_stable_baselines3")
+    assert 0 <= example.main(256, 1_024, 3, str(tmp_path / "run")) <= 1
+
+
+@needs("stable_baselines3")
+def test_what_stable_baselines3_sees_is_what_the_predictor_perceives(tmp_path):
+    example = load("predictor_for_stable_baselines3")
+    length = {"length": 3}
+    run = merlin.train("merlin/TMaze-v0", tmp_path / "run", steps=256, env_kwargs=length, device="cpu")
+    agent = run.agent.agent
+    features = example.PredictorFeatures(example.make_vec_env("merlin/TMaze-v0", 3, seed=1, env_kwargs=length), agent)
+    plain = example.make_vec_env("merlin/TMaze-v0", 3, seed=1, env_kwargs=length)
+    state, is_first, reward = agent.initial_state(3), torch.ones(3, dtype=torch.bool), torch.zeros(3)
+    seen, observation = features.reset(), plain.reset()
+    for _ in range(12):
+        output, state = agent.step(observation, state, is_first, reward, greedy=True)
+        np.testing.assert_allclose(seen[:, : agent.config.latent_size], output.latent, rtol=1e-5, atol=1e-6)
+        seen = features.step(output.action.numpy())[0]
+        observation, reward, done, _ = plain.step(output.action.numpy())
+        is_first, reward = torch.from_numpy(done), torch.from_numpy(reward)
+    features.close()
+
+
+@needs("optuna")
+@pytest.mark.filterwarnings("ignore")
+def test_search_with_optuna(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert 0 <= load("search_with_optuna").main(2, 1_000) <= 2
 
 
 def test_estimators(tmp_path, monkeypatch, capsys):

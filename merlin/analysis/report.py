@@ -16,8 +16,9 @@ from merlin.agents.agent import Predicts
 from merlin.analysis import sections
 from merlin.analysis.recording import gather
 from merlin.analysis.sections import Section, left_out
-from merlin.errors import MerlinError
-from merlin.runs.run import build_environment, existing_checkpoint, load_agent, load_config
+from merlin.errors import MerlinError, option
+from merlin.runs.build import build_environment, existing_checkpoint, load_agent
+from merlin.runs.directory import load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 
 
@@ -87,7 +88,9 @@ def _make_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / ".analysis.json").write_text("", encoding="utf-8")
     except OSError as error:
-        raise MerlinError(f"{out} must be a directory to write into, but {error}: choose another --out.") from error
+        raise MerlinError(
+            f"{out} must be a directory to write into, but {error}: choose another {option('out')}."
+        ) from error
 
 
 def _write(out: Path, head: list[str], found: list[Section]) -> Path:

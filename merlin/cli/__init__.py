@@ -12,7 +12,7 @@ from pathlib import Path
 from merlin.cli import analyse, compare, evaluate, export, lists, play, population, profile, tournament, train, watch
 from merlin.cli.arguments import Parser
 from merlin.cli.output import fail
-from merlin.errors import MerlinError, is_out_of_memory
+from merlin.errors import MerlinError, is_out_of_memory, on_the_command_line
 from merlin.plugins import importable_from
 
 __all__ = ["main", "parse_arguments"]
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     try:
-        with importable_from(_directory_of_modules(options)):
+        with on_the_command_line(), importable_from(_directory_of_modules(options)):
             status = options.run(options)
         sys.stdout.flush()
         return status

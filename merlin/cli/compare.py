@@ -17,8 +17,9 @@ from merlin.cli.arguments import (
     seed,
     whole_number,
 )
-from merlin.cli.output import fail, print_table, short_name
+from merlin.cli.output import fail, print_table
 from merlin.errors import MerlinError
+from merlin.plugins import short_name
 
 _EXAMPLES = """\
 examples:

@@ -11,34 +11,26 @@ from merlin.errors import MerlinError
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
 
-_CHOOSE_THE_PRESET = ("task", "agent", "preset", "env_kwargs")
-
 
 def new_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of a run that begins."""
-    from dataclasses import replace
+    from merlin.runs.configure import configure
 
-    from merlin.environments.config import EnvironmentConfig
-    from merlin.runs.presets import DEFAULT_TASK, preset
-    from merlin.runs.settings import override
-
-    for assignment in options.set:
-        if assignment.startswith(_CHOOSE_THE_PRESET):
-            options.fail(f"{assignment} would come after what it chooses: use TASK, --agent, --preset or --env-kwargs")
+    names = ("seed", "steps", "num_envs", "device", "vectorization", "started_from_checkpoint")
+    values = {name: getattr(options, name, None) for name in names}
+    started_from = getattr(options, "started_from", None)
+    if started_from is not None:
+        values["started_from"] = str(started_from.absolute())
     try:
-        agent = "merlin" if options.agent is None else options.agent
-        task = DEFAULT_TASK if options.task is None else options.task
-        environment = EnvironmentConfig(wrappers=tuple(options.wrap or ()))
-        config = preset(agent, task, options.env_kwargs, name=options.preset, environment=environment)
-        names = ("seed", "steps", "num_envs", "device", "vectorization")
-        flags = {name: getattr(options, name, None) for name in names}
-        if getattr(options, "started_from", None) is not None:
-            flags["started_from"] = str(options.started_from.absolute())
-            flags["started_from_checkpoint"] = options.started_from_checkpoint
-        given = {name: value for name, value in flags.items() if value is not None}
-        parts = min(config.training.minibatches, given.get("num_envs", config.num_envs))  # split by environment
-        config = replace(config, training=replace(config.training, minibatches=parts), **given)
-        return override(config, options.set)
+        return configure(
+            options.task,
+            options.agent,
+            preset_name=options.preset,
+            env_kwargs=options.env_kwargs,
+            wrap=options.wrap or (),
+            set=options.set,
+            **values,
+        )
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program
@@ -55,15 +47,13 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
             f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --wandb and --set "
             f"training.* may change, but {', '.join(given)} came: leave that out"
         )
-    from dataclasses import replace
-
-    from merlin.runs.run import load_config
-    from merlin.runs.settings import override
+    from merlin.runs.configure import changed
+    from merlin.runs.directory import load_config
 
     config = load_config(options.resume)
     try:
         given = {name: value for name in ("steps", "device") if (value := getattr(options, name)) is not None}
-        return override(replace(config, **given), options.set)
+        return changed(config, given, options.set)
     except MerlinError as error:
         options.fail(str(error))
         raise  # not reached: `fail` ends the program
@@ -73,6 +63,7 @@ def print_settings(config: "RunConfig") -> None:
     """Print every setting that --set takes: type, value, the paper's value where it is known, and meaning."""
     import inspect
 
+    from merlin.runs.configure import CHOOSE_THE_PRESET
     from merlin.runs.presets import paper_values
     from merlin.runs.settings import Setting, list_settings
 
@@ -85,7 +76,7 @@ def print_settings(config: "RunConfig") -> None:
     print(textwrap.fill(legend, width))
     groups: dict[str, list[Setting]] = {}
     for setting in list_settings(config):
-        if not setting.path.startswith(_CHOOSE_THE_PRESET):
+        if not setting.path.startswith(CHOOSE_THE_PRESET):
             groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
     for group, settings in groups.items():
         about = (inspect.getdoc(settings[0].owner) or "").split("\n\n")[0]

@@ -40,42 +40,35 @@ def evaluate(options: argparse.Namespace) -> int:
     from dataclasses import replace
     from functools import partial
 
-    from merlin.agents.memory_ablation import MemoryAblation
     from merlin.cli.progress import Progress
-    from merlin.runs.run import build_environment, build_judged, existing_checkpoint, load_agent, load_config
-    from merlin.training.evaluation import HELD_OUT_SEED
-    from merlin.training.evaluation import evaluate as play
+    from merlin.runs.build import existing_checkpoint
+    from merlin.runs.directory import load_config
+    from merlin.runs.held_out import play_held_out
+    from merlin.runs.player import load
 
     config = load_config(options.run_dir)
     device = config.device if options.device is None else options.device
     config = replace(config, device=device, env_kwargs=config.env_kwargs | (options.env_kwargs or {}))
-    config.training.set_torch()
-    way = options.memory
-    seed = config.seed if options.seed is None else options.seed
-    num_envs = min(options.num_envs or config.num_envs, options.episodes)
-    if way == "shuffled" and num_envs < 2:
+    way, seed = options.memory, config.seed if options.seed is None else options.seed
+    if way == "shuffled" and min(options.num_envs or config.num_envs, options.episodes) < 2:
         options.fail(
             "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
         )
-    note = partial(print, file=sys.stderr)
-    build = partial(build_judged, note=note) if options.env_kwargs is None else build_environment
     # What an environment prints is no part of a JSON object.
-    with (
-        redirect_stdout(sys.stderr if options.json else sys.stdout),
-        build(config, num_envs) as environment,
-    ):
-        agent = load_agent(options.run_dir, environment, config, options.checkpoint)
-        result = play(
-            agent if way == "own" else MemoryAblation(agent, way),
-            environment,
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        result, scores = play_held_out(
+            load(options.run_dir, options.checkpoint, device).agent,
+            config,
             episodes=options.episodes,
-            seed=seed + HELD_OUT_SEED,
+            seed=seed,
             greedy=options.greedy,
-            skip=1 if way == "frozen" else 0,
+            num_envs=options.num_envs,
+            memory=way,
             max_steps=options.max_steps,
+            as_told=options.env_kwargs is not None,
             tell=Progress(),
+            note=partial(print, file=sys.stderr),
         )
-        scores = environment.scores
     if options.json:
         defined = {name: value if math.isfinite(value) else None for name, value in result.items()}  # JSON has no NaN
         print(json.dumps(defined | {"memory": way}))

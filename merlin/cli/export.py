@@ -9,14 +9,17 @@ from merlin.cli.arguments import add_command, add_run_dir, whole_number
 
 def add_to(commands: Any) -> None:
     """Add the command and its arguments."""
-    summary = "write a trained agent's step as a program of its own, which needs no merlin to run"
+    summary = "write a trained agent to hand on: a folder, or its step as a program that needs no merlin to run"
     add = add_command(commands, "export", summary, export)
     add_run_dir(add)
-    add("--format", choices=("torch", "onnx"), default="torch", help="torch, for torch.export.load; or onnx, which "
-        "needs pip install 'merlin-agents[export]' (default: torch)")  # fmt: skip
-    add("--out", metavar="FILE", type=Path, help="what to write (default: RUN_DIR/agent.pt2 or agent.onnx)")
-    add("--batch", metavar="N|dynamic", type=batch, default="1", help="environments that a step is of; dynamic leaves "
-        "it open (default: 1)")  # fmt: skip
+    add("--format", choices=("folder", "torch", "onnx"), default="folder", help="folder, of weights, configuration and "
+        "a model card; torch, for torch.export.load; or onnx, which needs pip install 'merlin-agents[export]' "
+        "(default: folder)")  # fmt: skip
+    add("--out", metavar="PATH", type=Path, help="what to write (default: RUN_DIR/agent, agent.pt2 or agent.onnx)")
+    add("--batch", metavar="N|dynamic", type=batch, default="1", help="environments that a program's step is of; "
+        "dynamic leaves it open (default: 1)")  # fmt: skip
+    add("--episodes", metavar="N", type=whole_number(0), default=100, help="held-out episodes that are played for the "
+        "score on a folder's card; 0 for none (default: 100)")  # fmt: skip
 
 
 def batch(text: str) -> int | None:
@@ -25,11 +28,15 @@ def batch(text: str) -> int | None:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Export, and say how what was written compares with the agent."""
+    """Export, and say where it is; of a program, how it compares with the agent."""
+    from merlin.runs.directory import load_config
     from merlin.runs.export import export as write
     from merlin.runs.player import load
-    from merlin.runs.run import load_config
 
+    if options.format == "folder":
+        loaded = load(options.run_dir, options.checkpoint, "cpu" if options.device is None else options.device)
+        print(loaded.save(options.out or options.run_dir / "agent", episodes=options.episodes))
+        return 0
     config = load_config(options.run_dir)
     agent = load(options.run_dir, options.checkpoint, "cpu").agent
     suffix = {"torch": ".pt2", "onnx": ".onnx"}[options.format]

@@ -14,8 +14,3 @@ def fail(sentence: str, status: int) -> int:
     """Print what went wrong on standard error and return the status."""
     print(f"merlin: {sentence}", file=sys.stderr)
     return status
-
-
-def short_name(name: str) -> str:
-    """Return the last part of a task's id, or of `module:Class`, for names of directories."""
-    return name.rpartition(":")[2].rpartition("/")[2]

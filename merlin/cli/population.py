@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from merlin.cli.arguments import add_command, add_configuration, add_import_from, path, seconds, whole_number
 from merlin.cli.configuration import new_config
-from merlin.cli.output import print_table, short_name
+from merlin.cli.output import print_table
 from merlin.errors import MerlinError
+from merlin.plugins import short_name
 
 if TYPE_CHECKING:
     from merlin.population.population import PopulationConfig

@@ -3,7 +3,6 @@
 import argparse
 import math
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from merlin.cli.arguments import (
     whole_number,
 )
 from merlin.cli.configuration import new_config, print_settings, resumed_config
-from merlin.cli.output import print_table, short_name
+from merlin.cli.output import print_table
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
@@ -53,6 +52,8 @@ def add_to(commands: Any) -> None:
         "(default: best)")  # fmt: skip
     add("--max-seconds", metavar="S", type=seconds, default=math.inf, help="stop after this long, with a checkpoint")
     add_wandb(add)
+    add("--tensorboard", action="store_true", help="write files for TensorBoard too, in RUN_DIR/tensorboard; needs "
+        "pip install 'merlin-agents[tensorboard]'")  # fmt: skip
     add_import_from(add, "the working directory; none with --resume")
 
 
@@ -64,8 +65,9 @@ def train(options: argparse.Namespace) -> int:
         return 0
     from merlin import distributed
     from merlin.runs import run
+    from merlin.runs.directory import default_run_dir
 
-    run_dir = options.resume or options.run_dir or _default_run_dir(config)
+    run_dir = options.resume or options.run_dir or default_run_dir(config)
     files = run_dir.absolute()  # whatever an environment makes the working directory
     if distributed.speaks():
         print(
@@ -78,6 +80,7 @@ def train(options: argparse.Namespace) -> int:
         files,
         resume=options.resume is not None,
         wandb=options.wandb,
+        tensorboard=options.tensorboard,
         max_seconds=options.max_seconds,
         film=_film,
     )
@@ -91,11 +94,6 @@ def _film(run_dir: Path) -> Path:
     from merlin.viewer.watch import watch
 
     return watch(run_dir)
-
-
-def _default_run_dir(config: "RunConfig") -> Path:
-    names = f"{short_name(config.task)}-{short_name(config.agent)}-seed{config.seed}"
-    return Path("runs") / f"{names}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Path, import_from: Path | None) -> None:

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import gymnasium
@@ -17,6 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from merlin.environments.adapters import AgentView
 from merlin.environments.config import EnvironmentConfig
+from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
 from merlin.environments.workers import WorkerFailure, Workers
 from merlin.errors import MerlinError, describe, quote
@@ -31,13 +31,21 @@ REGISTERED_BY = {"merlin/": "merlin", "MiniGrid-": "minigrid", "BabyAI-": "minig
 def find_spec(task: str) -> EnvSpec:
     """Return the specification of a gymnasium id, or of "module:Id" after importing the module.
 
+    An id may also be the name of a function or a class of that module, which makes the environment.
+
     Raises:
         MerlinError: There is no such module or id; the sentence names the nearest id.
     """
+    if (passed := find_passed(task)) is not None:
+        return passed
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # minigrid's pygame greets on standard output
     module, _, task_id = task.rpartition(":")
     if module:
-        load_module(module, task)
+        found: Any = load_module(module, task)
+        for part in () if task_id in gymnasium.registry else task_id.split("."):
+            found = getattr(found, part, None)
+        if callable(found):
+            return spec_of(task_id, found)
     if task_id not in gymnasium.registry:
         _import_quietly([name for prefix, name in REGISTERED_BY.items() if task_id.startswith(prefix)])
     if task_id not in gymnasium.registry:
@@ -45,7 +53,7 @@ def find_spec(task: str) -> EnvSpec:
         nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
         raise MerlinError(
             f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, "
-            f"or module:Id."
+            f"or module:Id, or a function of a module that makes environments, module:function."
         )
     return gymnasium.registry[task_id]
 
@@ -89,6 +97,8 @@ def make_vector_env(
     """
     try:
         wrappers = {name: load_wrapper(name) for name in config.wrappers}
+        if not wrappers and (instance := find_instance(spec)) is not None:
+            return instance(num_envs)
         drawing = {"render_mode": render_mode} if render_mode is not None and render_mode in _render_modes(spec) else {}
         if wrappers and spec.entry_point is None:
             raise MerlinError(
@@ -205,7 +215,7 @@ def _load(entry_point: str | Callable | None) -> Any:
 def _render_modes(spec: EnvSpec) -> list[str]:
     """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
     creator = _load(spec.entry_point if spec.entry_point is not None else spec.vector_entry_point)
-    if isinstance(creator, FunctionType) and not hasattr(creator, "metadata"):
+    if not isinstance(creator, type) and not hasattr(creator, "metadata"):
         parameters = inspect.signature(creator).parameters.values()
         takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)
         return ["rgb_array"] if takes else []

@@ -11,6 +11,8 @@ from gymnasium.spaces import Box
 
 from merlin.environments.batch import Environment, make_environment
 from merlin.environments.config import EnvironmentConfig
+from merlin.environments.make import find_spec
+from merlin.environments.passed import find_instance, is_of_this_process
 from merlin.errors import MerlinError
 from merlin.networks.action_spaces import open_action_space
 from merlin.networks.actions import make_action_distribution
@@ -51,6 +53,8 @@ def look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig | N
     be built, looks like nothing: whoever trains on it is told why.
     """
     config = config or EnvironmentConfig()
+    if is_of_this_process(task):
+        return _look(task, env_kwargs, config)
     key = task, repr(sorted(env_kwargs.items())), repr(config)
     seen = _SEEN.get(key) or _look(task, env_kwargs, config)
     if seen.kinds:
@@ -64,13 +68,16 @@ _SEEN: dict[tuple[str, ...], Sight] = {}
 def _look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig) -> Sight:
     config = replace(config, step_seconds=min(config.step_seconds or PATIENCE, PATIENCE))
     try:
+        instance = find_instance(find_spec(task))
+        num_envs = 1 if instance is None else instance.num_envs
         with make_environment(
-            task, 1, env_kwargs=dict(env_kwargs), vectorization="async", config=config
+            task, num_envs, env_kwargs=dict(env_kwargs), vectorization="async", config=config
         ) as environment:
             kinds = frozenset(map(kind, environment.spaces.values()))
             parts = [part for _, part in open_action_space(environment.action_space)]
             is_continuous = any(isinstance(part, Box) for part in parts)
-            seconds = 0.0 if environment.is_native else _step_seconds(environment)
+            is_there = environment.is_native or instance is not None  # which is not stepped without being asked
+            seconds = 0.0 if is_there else _step_seconds(environment)
             return Sight(kinds, is_continuous, environment.is_native, seconds)
     except MerlinError:
         return Sight()

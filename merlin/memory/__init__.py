@@ -1,7 +1,8 @@
 """Content-addressed memory with least-used writes and a retroactive half, usable on its own.
 
 `content` has the equations, one step at a time; `window` the same memory over a window of steps, where nothing of its
-size is ever copied; `interface` what an agent asks of a memory, so that another one can take its place.
+size is ever copied; `interface` what an agent asks of a memory, so that another one can take its place; `recurrent` the
+memory behind an LSTM, called as `torch.nn.LSTM` is.
 """
 
 from merlin.memory.content import (
@@ -19,12 +20,14 @@ from merlin.memory.content import (
     written,
 )
 from merlin.memory.interface import ContentMemory, Memory, MemoryConfig, make_memory
+from merlin.memory.recurrent import MemoryLSTM
 
 __all__ = [
     "EPSILON",
     "ContentMemory",
     "Memory",
     "MemoryConfig",
+    "MemoryLSTM",
     "MemoryState",
     "Read",
     "Reader",

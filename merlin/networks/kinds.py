@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Text
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, option
 
 Kind = Literal["image", "vector", "category", "symbols", "text"]
 
@@ -115,7 +115,11 @@ def settle(name: str, space: gymnasium.Space, wanted: Any = None) -> gymnasium.S
         )
     found = readings[wanted if wanted is not None else kind(space)]
     if num_categories(found) > MOST_CATEGORIES:
-        remedy = f", or read numbers with --set environment.kinds.{name}=vector" if "vector" in readings else ""
+        remedy = (
+            f", or read numbers with {option('set', f'environment.kinds.{name}=vector')}"
+            if "vector" in readings
+            else ""
+        )
         raise MerlinError(
             f"An entry has at most {MOST_CATEGORIES:,} categories, but '{name}', {_told(space)}, has "
             f"{num_categories(found):,}: wrap the environment so that it has fewer{remedy}."

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.agents import find_agent
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, option
 from merlin.population.evolution import Hyperparameters
 from merlin.population.population import Evolution, Population, PopulationConfig, Round, member_seed
 from merlin.runs.agent_spaces import to_config
@@ -146,8 +146,10 @@ def _train(
         state, was_interrupted = trained.state_dict(), distributed.any_of(bool(interrupted))
         if chronicle is not None:
             chronicle.finish(state)
-    seconds, last_return = (0.0, math.nan) if chronicle is None else (chronicle.wall_seconds(), chronicle.last_return)
-    return Summary(trained.env_steps, seconds, last_return, was_interrupted)
+    if chronicle is None:
+        return Summary(trained.env_steps, 0.0, math.nan, was_interrupted, run_dir)
+    best = agent_dir(run_dir, chronicle.best_agent)
+    return Summary(trained.env_steps, chronicle.wall_seconds(), chronicle.last_return, was_interrupted, best)
 
 
 def write_population(config: RunConfig, population: PopulationConfig, run_dir: Path) -> None:
@@ -179,7 +181,7 @@ class Chronicle:
         self.configs, self.run_dir, self.population, self.offset = configs, run_dir, population, offset
         config, steps = configs[0], population.total_steps
         self.report_steps = config.training.report_steps or min(max(1, steps // 100), 50_000)
-        self.last_return, self.num_evolutions = math.nan, 0
+        self.last_return, self.best_agent, self.num_evolutions = math.nan, 0, 0
         self.reported = (0, 0.0, 0)  # steps, wall seconds, games
         self.own_steps = [0] * len(configs)
         if saved is not None:
@@ -285,7 +287,7 @@ class Chronicle:
         now, (steps, seconds, games) = self.wall_seconds(), self.reported
         elapsed = max(now - seconds, 1e-9)
         own = [self._own_metrics(index, now, elapsed) for index in range(len(self.configs))]
-        best = int(ratings.argmax())
+        best = self.best_agent = int(ratings.argmax())
         self.last_return = own[best].get("episode_return_mean", math.nan)
         row = {
             "env_steps": population.env_steps,
@@ -406,13 +408,14 @@ def _claim(run_dir: Path, resume: bool, notes: list[str], stack: ExitStack) -> N
         raise MerlinError(f"Only a population can be resumed, but {run_dir} holds none: give one's directory.")
     if not resume and (holds or (run_dir / "config.json").exists()):
         raise MerlinError(
-            f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
+            f"{run_dir} holds a run already: continue it with {option('resume', run_dir)}, or choose another "
+            f"{option('run-dir')}."
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
         ) from error
     stack.enter_context(alone_in(run_dir, notes.append))
     for directory in (run_dir, *(run_dir / AGENTS).glob("*")):

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 from merlin.agents import Agent
 from merlin.environments.batch import Environment
+from merlin.errors import option
 from merlin.networks.action_spaces import SimpleSpace, describe_actions, open_action_space
 from merlin.networks.categories import sizes_and_starts
 from merlin.networks.spaces import describe_entries
@@ -148,8 +149,9 @@ class Advice:
         if reward == 0:
             return {
                 "rewards": f"no reward was seen in {steps:,} steps, so there is nothing to learn actions from: correct "
-                f"{self.task} if it should have rewarded, bring rewards nearer with a wrapper (--wrap module:Wrapper), "
-                f"or try more at random with --set model.entropy_cost={_more(self.config.model.entropy_cost)}"
+                f"{self.task} if it should have rewarded, bring rewards nearer with a wrapper "
+                f"({option('wrap', 'module:Wrapper')}), or try more at random with "
+                + option("set", f"model.entropy_cost={_more(self.config.model.entropy_cost)}")
             }
         if self.episodes < EPISODES:
             return {}
@@ -157,7 +159,7 @@ class Advice:
         return {
             "rewards": f"each of {steps:,} steps was rewarded with {reward:.4g}, and each of {self.episodes:,} "
             f"episodes took {length:,.0f} steps, so nothing tells one action from another: let episodes run longer "
-            f"(--env-kwargs), or reward progress with a wrapper (--wrap module:Wrapper)"
+            f"({option('env-kwargs')}), or reward progress with a wrapper ({option('wrap', 'module:Wrapper')})"
         }
 
     def _values(self, metrics: dict[str, int | float]) -> dict[str, str]:
@@ -170,7 +172,7 @@ class Advice:
         if not (is_nothing or is_wrong):
             return {}
         model, training = self.config.model, self.config.training
-        units = "" if model.running_scales else "--set model.running_scales=true, or "
+        units = "" if model.running_scales else f"{option('set', 'model.running_scales=true')}, or "
         return {
             "value_explained": f"V explains {max(0, value):.0%} of the variance of returns, and the "
             f"{self._standing(is_nothing)}, so the policy learns from chance: try {units}another "
@@ -183,11 +185,12 @@ class Advice:
         explained, cost = metrics.get("reward_explained", math.nan), getattr(self.config.model, "reward_cost", 0.0)
         if not explained < EXPLAINED or not cost or not self._is_no_better():
             return {}
-        units = "" if self.config.model.running_scales else "--set model.running_scales=true, as they may be small, or "
+        running = option("set", "model.running_scales=true")
+        units = "" if self.config.model.running_scales else f"{running}, as they may be small, or "
         return {
             "reward_explained": f"rewards are not decoded ({max(0, explained):.0%} of their variance explained), and "
-            f"the {self._standing()}, so the memory cannot tell what was rewarded: try {units}--set "
-            f"model.reward_cost={10 * cost:g}"
+            f"the {self._standing()}, so the memory cannot tell what was rewarded: try {units}"
+            + option("set", f"model.reward_cost={10 * cost:g}")
         }
 
     def _entropy(self, metrics: dict[str, int | float]) -> dict[str, str]:
@@ -199,14 +202,15 @@ class Advice:
         if not self.numbers and entropy < least <= self.entropies[1]:  # with masks it may never have had as much
             return {
                 "entropy": f"the policy has {entropy:.2g} nats of entropy left of {self.most_entropy:.2f}, and the "
-                f"{self._standing()}, so it tries nothing else any more: begin anew with --set "
-                f"model.entropy_cost={_more(cost)} or training.{self._rate()[0]}={self._rate()[1] / 3:.1g}"
+                f"{self._standing()}, so it tries nothing else any more: begin anew with "
+                + option("set", f"model.entropy_cost={_more(cost)}")
+                + f" or training.{self._rate()[0]}={self._rate()[1] / 3:.1g}"
             }
         if self.numbers and not self.most_entropy and entropy > self.entropies[0] + GROWTH * self.numbers:
             return {
                 "entropy": f"the policy's entropy grew from {self.entropies[0]:.2f} to {entropy:.2f} nats, and the "
-                f"{self._standing()}, so its actions are mostly noise: begin anew with --set "
-                f"model.entropy_cost={cost / 10:.2g}"
+                f"{self._standing()}, so its actions are mostly noise: begin anew with "
+                + option("set", f"model.entropy_cost={cost / 10:.2g}")
             }
         return {}
 
@@ -218,9 +222,9 @@ class Advice:
         begin = f"since step {at:,}" if at else "so far"
         return {
             "episodes": f"no episode ended {begin}, in {reports:,} reports, and the longest that runs has {longest:,} "
-            f"steps, so there is no return to show: limit episodes with --wrap module:function, a function of yours "
-            f"that returns gymnasium.wrappers.TimeLimit(env, {LONG}), or if they do end, report less often with a "
-            f"larger training.report_steps"
+            f"steps, so there is no return to show: limit episodes with {option('wrap', 'module:function')}, a "
+            f"function of yours that returns gymnasium.wrappers.TimeLimit(env, {LONG}), or if they do end, report less "
+            f"often with a larger training.report_steps"
         }
 
     def _is_no_better(self, spreads: float = 0.0) -> bool:

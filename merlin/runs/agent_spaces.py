@@ -52,10 +52,22 @@ def read_spaces(run_dir: Path) -> AgentSpaces | None:
 
 def check_spaces(run_dir: Path, task: str, environment: Environment | AgentSpaces) -> None:
     """Raise a MerlinError if an environment has other spaces than those that the run's agent was built for."""
-    kept, found = read_spaces(run_dir), to_config(environment).get("spaces")
-    if kept is None or found is None:
+    kept = read_spaces(run_dir)
+    if kept is not None:
+        check_same_spaces(kept, environment, task, f"{run_dir} was trained with")
+
+
+def check_same_spaces(
+    kept: Environment | AgentSpaces, environment: Environment | AgentSpaces, task: str, whose: str
+) -> None:
+    """Raise a MerlinError if an environment has other spaces than those that are kept.
+
+    Args:
+        whose: They are, to end "must have the spaces that".
+    """
+    found, before = to_config(environment).get("spaces"), to_config(kept).get("spaces")
+    if found is None or before is None:
         return
-    before = to_config(kept)["spaces"]
     if before == found and list(before["observation"]) == list(found["observation"]):
         return
     names = {**before["observation"], **found["observation"]}
@@ -64,6 +76,6 @@ def check_spaces(run_dir: Path, task: str, environment: Environment | AgentSpace
         changed.append("the action space")
     what = ", ".join(changed) or "the order of entries"
     raise MerlinError(
-        f"{task} must have the spaces that {run_dir} was trained with, but differs in {what}: "
+        f"{task} must have the spaces that {whose}, but differs in {what}: "
         "install the version of the task that it was trained on, or give it the same settings."
     )

@@ -8,7 +8,9 @@ RUN_DIR/config.json           the whole configuration; enough to rebuild the age
         .lock                 names the process that trains in it, or did last
 """
 
+import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +20,8 @@ from typing import Any
 import torch
 
 from merlin.agents import find_agent
-from merlin.errors import MerlinError, tell
+from merlin.errors import MerlinError, option, tell
+from merlin.plugins import short_name
 from merlin.runs.lock import alone_in
 from merlin.runs.presets import RunConfig
 from merlin.runs.settings import from_dict, to_dict
@@ -29,7 +32,15 @@ MAY_CHANGE = ("steps", "device", "vectorization", "preset", "preset_reason", "tr
 """Settings that a run may be resumed with other values of: they are not what it is, or are what is to change."""
 
 
-def load_config(run_dir: Path, note: Callable[[str], object] = tell) -> RunConfig:
+def default_run_dir(config: RunConfig) -> Path:
+    """Return where a run's files go unless told: runs/TASK-AGENT-seedS-DATE-TIME."""
+    names = f"{short_name(config.task)}-{short_name(config.agent)}-seed{config.seed}"
+    first = Path("runs") / f"{names}-{time.strftime('%Y%m%d-%H%M%S')}"
+    again = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))  # begun in the same second
+    return next(path for path in itertools.chain([first], again) if not path.exists())
+
+
+def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> RunConfig:
     """Return the configuration of a run directory.
 
     Where it is damaged, that which the last checkpoint was saved with. A device that this machine lacks is no part of
@@ -121,7 +132,7 @@ def check_unchanged(config: RunConfig, run_dir: Path) -> None:
         if not f"{path}.".startswith(tuple(f"{name}." for name in MAY_CHANGE)):
             raise MerlinError(
                 f"A run goes on as it began, so {path} must be {then!r}, but is {now!r}: resume without that "
-                f"change, or start a new run with the weights of this one by --from {run_dir}."
+                f"change, or start a new run with the weights of this one by {option('from', run_dir)}."
             )
 
 
@@ -136,12 +147,13 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
         ) from error
     with alone_in(run_dir, note) as is_ours:
         if not resume and _holds_run(run_dir):
             raise MerlinError(
-                f"{run_dir} holds a run already: continue it with --resume {run_dir}, or choose another --run-dir."
+                f"{run_dir} holds a run already: continue it with {option('resume', run_dir)}, or choose another "
+                f"{option('run-dir')}."
             )
         checkpoint.tidy(run_dir)
         yield lambda: is_ours() and (run_dir / "config.json").exists()
@@ -169,5 +181,5 @@ def write_config(config: RunConfig, run_dir: Path, spaces: Mapping[str, Any] | N
         replace_file(run_dir / "config.json", lambda file: file.write(text.encode()))
     except OSError as error:
         raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another --run-dir."
+            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
         ) from error

@@ -26,7 +26,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from merlin.agents import Agent
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, option
 from merlin.runs.agent_spaces import AgentSpaces, to_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment
@@ -130,7 +130,7 @@ def export(
     except MerlinError:
         raise
     except OSError as error:
-        raise MerlinError(f"{path} must be writable, but {error}: choose another --out.") from error
+        raise MerlinError(f"{path} must be writable, but {error}: choose another {option('out')}.") from error
     except Exception as error:  # whatever an agent's step makes of being traced
         raise MerlinError(
             f"The step of {type(agent).__name__} must be a program without branches on data to be exported, "

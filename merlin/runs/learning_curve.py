@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL.Image import Image, fromarray
 
 from merlin.errors import MerlinError
 from merlin.runs.metrics import read_rows
@@ -14,13 +14,13 @@ from merlin.runs.metrics import read_rows
 _COLOUR = "#1f5fa8"
 
 
-def load(run_dir: Path) -> dict[str, np.ndarray]:
+def load(run_dir: str | Path) -> dict[str, np.ndarray]:
     """Return each metric of a run as a float64 column, one entry per report, NaN where a report lacks it.
 
     Raises:
         MerlinError: The directory holds no reports.
     """
-    rows = read_rows(run_dir)
+    rows = read_rows(Path(run_dir))
     if not rows:
         raise MerlinError(f"{Path(run_dir) / 'metrics.jsonl'} must hold the reports of a run, and there are none")
     names = {name: None for row in rows for name in row}
@@ -28,11 +28,15 @@ def load(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def plot_learning_curve(
-    run_dirs: Sequence[Path], path: Path, reference_scores: Mapping[str, int | float] | None = None, title: str = ""
-) -> None:
-    """Write a PNG: the return of one run, or of several seeds and their median, against environment steps.
+    run_dirs: Sequence[str | Path],
+    path: str | Path | None = None,
+    reference_scores: Mapping[str, int | float] | None = None,
+    title: str = "",
+) -> Image:
+    """Return a picture, which a notebook shows: the return of one run, or of several seeds and their median, by steps.
 
     Args:
+        path: Of a PNG to write.
         reference_scores: Scores to compare with, such as the oracle's, each a dashed line with its name.
     """
     runs = [load(run_dir) for run_dir in run_dirs]
@@ -63,7 +67,10 @@ def plot_learning_curve(
         axes.set_title(title, fontsize=11)
     canvas.draw()
     # A palette of 64 colours: half the size, and no difference to see.
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64).save(path, optimize=True)
+    picture = fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+    if path is not None:
+        picture.save(path, optimize=True)
+    return picture
 
 
 def _median(curves: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray]:

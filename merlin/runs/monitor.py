@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, resuming
 from merlin.runs import choice
 from merlin.runs.advice import Advice
 from merlin.runs.agent_spaces import to_config
@@ -23,7 +23,7 @@ from merlin.runs.directory import write_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
-from merlin.runs.tracking import Tracker
+from merlin.runs.trackers import Tracks
 from merlin.training import checkpoint
 from merlin.training.checkpoint import Best
 from merlin.training.plain import to_plain
@@ -44,6 +44,10 @@ class Monitor:
         is_here: Whether the run directory is still the one that this process writes to.
         curriculum: Where the run stands in it; none is one without stages.
         enter: Lets the trainer go on in the environments of the curriculum's stage.
+        on_report: Is given each report, and may stop the run: see `merlin.train`.
+
+    Attributes:
+        is_stopped: Whether it has.
     """
 
     def __init__(
@@ -52,18 +56,20 @@ class Monitor:
         run_dir: Path,
         trainer: Trainer,
         reporter: Reporter | None,
-        tracker: Tracker | None,
+        tracker: Tracks | None,
         offset: float,
         evaluate: Callable[[], dict[str, Any]],
         film: Callable[[Path], Path] | None = None,
         is_here: Callable[[], bool] = lambda: True,
         curriculum: Curriculum | None = None,
         enter: Callable[[], object] = lambda: None,
+        on_report: Callable[[dict[str, int | float]], object] | None = None,
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
         self.is_here, self.is_self_play = is_here, trainer.environment.is_self_play
         self.curriculum, self.enter = curriculum or Curriculum(config.curriculum), enter
+        self.on_report, self.is_stopped = on_report, False
         self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
         self.last_return, self.comparing = math.nan, ""
         note = (lambda _: None) if reporter is None else reporter.note
@@ -216,11 +222,24 @@ class Monitor:
             self.curriculum.move_on(self.trainer.env_steps)
             self.enter()
         self._clear()
+        if metrics is not None:
+            self._hand_on(metrics)
 
     def _tell(self, metrics: dict[str, int | float]) -> None:
         assert self.reporter is not None and self.tracker is not None, "the process that leads tells"
         self.reporter.report(metrics)
         self.tracker.log(metrics, self.trainer.env_steps)
+
+    def _hand_on(self, metrics: dict[str, int | float]) -> None:
+        """Give a report to whoever asked for it; what he raises ends the run, which is saved first."""
+        if self.on_report is None:
+            return
+        try:
+            self.is_stopped |= bool(self.on_report(dict(metrics)))
+        except BaseException:
+            if distributed.world_size() == 1:  # others would have to save with this one
+                self.save()
+            raise
 
     def _scored_candidate(self, ended: Episodes) -> tuple[Best, dict[str, Tensor]] | None:
         """Return the candidate and its weights, if its episodes have all ended, and take the next one."""
@@ -242,11 +261,12 @@ class Monitor:
 
         That report is of less than others. The run goes on as if it had not been made, and makes the whole one.
         """
-        if self.episodes:
-            metrics = self._metrics(self._ended())
-            if metrics is not None:
-                self._tell(metrics)
+        metrics = self._metrics(self._ended()) if self.episodes else None
+        if metrics is not None:
+            self._tell(metrics)
         self.save()
+        if metrics is not None and not self.is_stopped:
+            self._hand_on(metrics)
 
     def choose(
         self, compare: Callable[[list[dict[str, Tensor]], float], Tensor], is_interrupted: Callable[[], bool]
@@ -338,7 +358,7 @@ class Monitor:
                 continue
             raise MerlinError(
                 f"{lost}: all that was learnt in {self.trainer.env_steps:,} steps is in {home}, "
-                f"go on with `merlin train --resume {home}`."
+                f"go on with {resuming(home)}."
             )
         raise MerlinError(f"{lost}, and no other place could be written: resume from the directory's last checkpoint.")
 

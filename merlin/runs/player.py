@@ -1,6 +1,7 @@
 """A trained agent that plays: `merlin.load`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ from gymnasium.vector.utils import batch_space, iterate
 from merlin.agents import Agent
 from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
+from merlin.environments.passed import Passed, name_of
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, Tokens
 from merlin.runs.agent_spaces import AgentSpaces, read_spaces
-from merlin.runs.run import build_agent_of, build_environment, load_config, load_weights, resolve_device
+from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
+from merlin.runs.directory import load_config
+from merlin.runs.held_out import Shown, play_held_out
+from merlin.runs.model_folder import save_folder
+from merlin.runs.presets import RunConfig
+from merlin.training.checkpoint import Best
 
 
 class LoadedAgent:
@@ -40,10 +47,14 @@ class LoadedAgent:
     Attributes:
         agent: The agent, whose `step` this calls.
         spaces, action_space: What it sees, flat, and does.
+        config, weights: Of the run that trained it, and which of its weights; None of an agent that no run did.
     """
 
-    def __init__(self, agent: Agent, seed: int = 0) -> None:
+    def __init__(
+        self, agent: Agent, seed: int = 0, config: RunConfig | None = None, weights: Best | None = None
+    ) -> None:
         self.agent, self.spaces, self.action_space = agent, agent.spaces, agent.action_space
+        self.config, self.weights = config, weights
         self._device = next(agent.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._readers = {name: token_reader(x) for name, x in self.spaces.items() if isinstance(x, Tokens)}
@@ -112,9 +123,76 @@ class LoadedAgent:
         self._state, self._has_acted = state, True
         return to_environment(output.action, self.action_space, self._is_batch)
 
+    def evaluate(
+        self,
+        env: str | Passed | None = None,
+        *,
+        episodes: int = 100,
+        seed: int | None = None,
+        greedy: bool = False,
+        num_envs: int | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        memory: Shown = "own",
+        max_steps: int | None = None,
+    ) -> dict[str, Any]:
+        """Return the agent's scores in held-out episodes, as `merlin evaluate` prints them.
+
+        Args:
+            env: Played instead of the task that it was trained on: an id, an environment, or a function that makes one.
+            seed: Chooses the episodes; the run's unless told. None of them begins as one in training did.
+            greedy: Take the most probable actions rather than samples.
+            num_envs: Environments that are stepped together; as many as in training unless told.
+            env_kwargs: Settings of the task that are not those of training. An agent that plays against itself is
+                judged against bots unless there are any.
+            memory: What the agent is shown: its own memory; or one that is zeroed at each step, frozen as an earlier
+                episode left it, or shuffled among environments.
+            max_steps: Of an episode, which is then given up.
+
+        Raises:
+            MerlinError: The environment has other spaces, or cannot be built.
+        """
+        config = self._known_config()
+        config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})})
+        if env is not None:
+            config = replace(config, task=name_of(env), env_kwargs=dict(env_kwargs or {}))
+        config = replace(config, device=str(self._device))
+        return play_held_out(
+            self.agent,
+            config,
+            episodes=episodes,
+            seed=seed,
+            greedy=greedy,
+            num_envs=num_envs,
+            memory=memory,
+            max_steps=max_steps,
+            as_told=env_kwargs is not None,
+        )[0]
+
+    def save(self, folder: str | Path, *, episodes: int = 100) -> Path:
+        """Write the agent as a folder, which `merlin.load` and the commands read, and return that.
+
+        It has the weights, the configuration, and a model card with what the agent scores: see
+        `merlin.runs.model_folder`.
+
+        Args:
+            episodes: Held-out episodes that are played for the card; 0 plays none.
+
+        Raises:
+            MerlinError: There is a run in the folder, it cannot be written, or the environment cannot be built.
+        """
+        config, scores = self._known_config(), self.evaluate(episodes=episodes) if episodes else None
+        return save_folder(self.agent, config, Path(folder), self.weights, scores)
+
+    def _known_config(self) -> RunConfig:
+        if self.config is None:
+            raise MerlinError(
+                "The agent must be of a run for its task to be known: load it by merlin.load, or call merlin.evaluate."
+            )
+        return self.config
+
 
 def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") -> LoadedAgent:
-    """Return the agent of a run directory, to play with. Its environment need not be installed.
+    """Return the agent of a run directory or an exported folder, to play with. Its environment need not be installed.
 
     A run of version 0.2.0 or before kept no spaces: its environment is built once, to ask for them.
 
@@ -134,8 +212,8 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
         with build_environment(config, 1) as environment:
             spaces = AgentSpaces(environment.spaces, environment.action_space)
     agent = build_agent_of(config, spaces).eval()
-    load_weights(run_dir, agent, checkpoint)
-    return LoadedAgent(agent.to(resolve_device(device)), config.seed)
+    weights = load_weights(run_dir, agent, checkpoint)
+    return LoadedAgent(agent.to(resolve_device(device)), config.seed, config, weights)
 
 
 def to_environment(action: torch.Tensor, space: Space, is_batch: bool) -> Any:

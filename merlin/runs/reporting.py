@@ -13,17 +13,25 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, resuming
 from merlin.runs.metrics import NAME, keep_rows
 
 SILENCE_SECONDS = 60.0
 """After which a run says where it stands, though no report is due."""
 
 
+NOTEBOOK_COLUMNS = 100
+
+
+def is_notebook() -> bool:
+    """Return whether a notebook shows what is printed: it is no terminal, but one line can be written over there."""
+    return type(sys.stdout).__module__.startswith(("ipykernel", "google.colab"))
+
+
 class Reporter:
     """Writes each report as one line of `metrics.jsonl` and shows it on the terminal.
 
-    A terminal gets a progress bar, a pipe or a file one line per report:
+    A terminal and a notebook get a progress bar, a pipe or a file one line per report:
 
         env_steps    120,000   25,310/s  return  1.42 ± 0.61  kl  7.1 nats  00:05 left 00:31
     """
@@ -40,14 +48,15 @@ class Reporter:
 
         Args:
             first_step: Environment steps of the checkpoint that the run resumes from.
-            stream: Where people read; standard error unless told.
+            stream: Where people read; standard error unless told, in a notebook standard output, as that is not red.
             reported_step: Environment steps of that checkpoint's last report, `first_step` unless told. Rows beyond it
                 are dropped: the run earns them again, and the curve would double back.
         """
         self._path = Path(run_dir) / NAME
         self._bar = None
         self._run_dir = run_dir
-        self._stream = sys.stderr if stream is None else stream
+        notebook = is_notebook()
+        self._stream = (sys.stdout if notebook else sys.stderr) if stream is None else stream
         self._total_steps = total_steps
         self._warned: set[str] = set()
         self._told_at, self._closed = time.monotonic(), threading.Event()
@@ -59,11 +68,12 @@ class Reporter:
             self._file = open(self._path, "a+", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from error
-        if self._stream.isatty():
-            # Scores last: where the terminal is narrow, they are what is cut.
+        if self._stream.isatty() or (notebook and stream is None):
+            # Scores last: where the terminal is narrow, they are what is cut. A notebook has no width to ask for.
             shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
             self._bar = tqdm(
-                total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=True, unit=" steps",
+                total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=not notebook, unit=" steps",
+                ncols=NOTEBOOK_COLUMNS if notebook else None,
                 unit_scale=True, bar_format=shape,
             )  # fmt: skip
 
@@ -79,7 +89,8 @@ class Reporter:
             self.note(_line(metrics, self._total_steps))
         else:
             self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
-            self._bar.update(metrics["env_steps"] - self._bar.n)
+            # The last window may go beyond the end, where tqdm would forget that there is one.
+            self._bar.update(min(metrics["env_steps"], self._total_steps) - self._bar.n)
             self._bar.refresh()
             self._told_at = time.monotonic()
 
@@ -132,8 +143,9 @@ class Reporter:
         self.close()
 
     def _failure(self, error: OSError) -> MerlinError:
-        again = f"`merlin train --resume {self._run_dir}`"
-        return MerlinError(f"could not write {self._path} ({error.strerror}): mend that and run {again}")
+        return MerlinError(
+            f"could not write {self._path} ({error.strerror}): mend that and run {resuming(self._run_dir)}"
+        )
 
 
 def _line(metrics: Mapping[str, int | float], total_steps: int) -> str:

@@ -1,166 +1,80 @@
 """A run as a function: from a configuration to a trained agent and a run directory."""
 
 import math
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from io import TextIOBase
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, TextIO
 
-import torch
+import gymnasium
 from jaxtyping import Float
+from PIL.Image import Image
 from torch import Tensor
 
 from merlin import distributed
-from merlin.agents import Agent, find_agent
-from merlin.environments.batch import Environment, make_environment
-from merlin.environments.make import find_spec, rows_per_game
-from merlin.errors import EnvironmentFailure, MerlinError, describe, is_out_of_memory, quote, tell
+from merlin.agents import Agent
+from merlin.environments.make import find_spec
+from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep
+from merlin.errors import EnvironmentFailure, MerlinError, describe, option
 from merlin.runs.advice import describe_run
-from merlin.runs.agent_spaces import AgentSpaces, check_spaces, to_config
+from merlin.runs.agent_spaces import check_spaces, to_config
+from merlin.runs.build import build_agent as build_agent
+from merlin.runs.build import build_environment as build_environment
+from merlin.runs.build import build_judged
+from merlin.runs.build import load_agent as load_agent
+from merlin.runs.build import load_weights as load_weights
+from merlin.runs.build import resolve_device as resolve_device
 from merlin.runs.choice import compare
+from merlin.runs.configure import Assignments, changed, configure
 from merlin.runs.curriculum import Curriculum
-from merlin.runs.directory import changes, check_unchanged, claimed, tell_changes
+from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
 from merlin.runs.directory import write_config as write_config
 from merlin.runs.monitor import Monitor
+from merlin.runs.player import LoadedAgent, load
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
+from merlin.runs.trackers import TensorBoard, Trackers, Tracks
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.evaluation import CHOOSING_SEED, evaluate
 from merlin.training.trainer import Trainer
 
 
-class Summary(NamedTuple):
-    """How a run ended."""
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended, and what came of it."""
 
     env_steps: int
     wall_seconds: float
     episode_return_mean: float
+    """Of the episodes that the last report is of; NaN where none had ended."""
     interrupted: bool
+    """Whether Ctrl-C or a signal ended it."""
+    run_dir: Path
+    """Where its files are."""
 
+    @cached_property
+    def agent(self) -> LoadedAgent:
+        """The trained agent, with the run's best weights: what `merlin.load(run_dir)` returns."""
+        return load(self.run_dir)
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` stands for."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
-        raise MerlinError(f"A device is auto, cpu, cuda or cuda:N, but {quote(name)} came: choose one of them.")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise MerlinError("Device cuda needs a GPU that PyTorch can use, and there is none here: take --device cpu.")
-    device = torch.device(name)
-    if device.index is not None and device.index >= torch.cuda.device_count():
-        raise MerlinError(
-            f"Device {name} must be there, but PyTorch counts {torch.cuda.device_count()} GPUs: take another."
-        )
-    return torch.device("cuda", distributed.local_rank()) if device == torch.device("cuda") else device
+    def evaluate(self, env: str | Passed | None = None, **options: Any) -> dict[str, Any]:
+        """Return the agent's scores in held-out episodes: `LoadedAgent.evaluate`, whose arguments these are."""
+        return self.agent.evaluate(env, **options)
 
+    def plot(self) -> Image:
+        """Return the learning curve as a picture, which a notebook shows."""
+        from merlin.runs.learning_curve import plot_learning_curve  # matplotlib takes a second to import
 
-def build_environment(config: RunConfig, num_envs: int | None = None, render_mode: str | None = None) -> Environment:
-    """Return the run's environments, or this process's share of them.
-
-    Args:
-        num_envs: So many instead, or the few more that make whole games, of tasks with several players: 1 is one game.
-    """
-    if num_envs is None:
-        num_envs = config.num_envs // distributed.world_size()
-    else:
-        rows = rows_per_game(find_spec(config.task), config.env_kwargs, config.environment)
-        num_envs = -(-num_envs // rows) * rows
-    return make_environment(
-        config.task,
-        num_envs,
-        device=resolve_device(config.device),
-        env_kwargs=config.env_kwargs,
-        vectorization=config.vectorization,
-        render_mode=render_mode,
-        truncation_ends=config.training.truncation_ends,
-        config=config.environment,
-    )
-
-
-def build_judged(config: RunConfig, num_envs: int, note: Callable[[str], object] = lambda _: None) -> Environment:
-    """Return environments in which an agent is judged: those of training, or in self-play games against bots.
-
-    In self-play what one row wins another loses, so that returns say nothing. A task says by `judged_by` with which
-    settings they do.
-
-    Args:
-        note: Is told of these.
-    """
-    environment = build_environment(config, num_envs)
-    settings = environment.judged_by
-    if not settings:
-        return environment
-    environment.close()
-    named = ", ".join(f"{name}={value}" for name, value in settings.items())
-    note(f"games against itself would say nothing of the agent, so it plays with {named}")
-    return build_environment(replace(config, env_kwargs=config.env_kwargs | settings), num_envs)
-
-
-def build_agent(config: RunConfig, environment: Environment) -> Agent:
-    """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
-    return build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space)).to(environment.device)
-
-
-def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
-    """Return `build_agent`'s agent, on the CPU, of spaces alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        agent_class = find_agent(config.agent).agent_class
-        try:
-            agent = agent_class(*spaces, config.model)
-            state = agent.initial_state(1)
-            assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
-        except Exception as error:  # whatever an agent of anybody's file does
-            if isinstance(error, MerlinError) or is_out_of_memory(error):
-                raise
-            raise MerlinError(
-                f"The agent {config.agent!r} cannot be built for {config.task}: {describe(error)}: correct it."
-            ) from error
-    return agent
-
-
-def existing_checkpoint(run_dir: Path, which: str) -> str:
-    """Return `which` weights are loaded, best or last: where it is not known which are best, the last."""
-    return "last" if which == "best" and checkpoint.read_best(run_dir) is None else which
-
-
-def load_agent(
-    run_dir: Path,
-    environment: Environment,
-    config: RunConfig,
-    which: str = "best",
-    note: Callable[[str], object] = tell,
-) -> Agent:
-    """Return the run's agent with the weights of its best or last checkpoint.
-
-    Args:
-        note: Is told of damage for which other weights are taken, and of settings that the run was not trained with,
-            but for those of the task.
-
-    Raises:
-        MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
-    """
-    tell_changes(config, run_dir, note, but="env_kwargs")
-    check_spaces(run_dir, config.task, environment)
-    agent = build_agent(config, environment).eval()
-    load_weights(run_dir, agent, which, note)
-    return agent
-
-
-def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> None:
-    """Load the weights of the run's best or last checkpoint; the last where there are no best ones."""
-    if which != "best" or checkpoint.load_best(run_dir, agent, note) is None:
-        checkpoint.load_last_weights(run_dir, agent, note)
+        return plot_learning_curve([self.run_dir])
 
 
 def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) -> None:
@@ -173,7 +87,7 @@ def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) 
         step = checkpoint.load_last_weights(run_dir, agent, note) if best is None else best.step
     except MerlinError as error:
         differing = [f"{path}={then}" for path, _, then in changes(config, to_dict(saved)) if path.startswith("model.")]
-        hint = f", as with --set {' '.join(sorted(differing))}" if differing else ""
+        hint = f", as with {option('set', *sorted(differing))}" if differing else ""
         raise MerlinError(
             f"{str(error).rpartition(': ')[0]}: a run that starts from weights needs the same agent, model settings "
             f"and spaces{hint}"
@@ -205,33 +119,109 @@ def compare_held_out(
 
 
 def train(
-    config: RunConfig,
-    run_dir: Path,
+    env: RunConfig | str | Passed | None = None,
+    run_dir: str | Path | None = None,
     *,
-    resume: bool = False,
+    agent: str | type[Agent] | None = None,
+    steps: int | float | None = None,
+    seed: int | None = None,
+    num_envs: int | None = None,
+    device: str | None = None,
+    preset: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrap: Sequence[str | Callable[[gymnasium.Env], Any]] = (),
+    vectorization: Literal["sync", "async"] | None = None,
+    set: Assignments = (),
+    started_from: str | Path | None = None,
+    started_from_checkpoint: Literal["best", "last"] | None = None,
+    resume: bool | str | Path = False,
     wandb: str = "disabled",
+    tensorboard: bool = False,
     max_seconds: float = math.inf,
+    on_report: Callable[[dict[str, int | float]], object] | None = None,
     stream: TextIOBase | TextIO | None = None,
     film: Callable[[Path], Path] | None = None,
 ) -> Summary:
-    """Train as configured and leave a complete run directory behind, also when interrupted.
+    """Train an agent, leave a complete run directory behind, also when interrupted, and return what came of it.
 
-    Started by torchrun, all its processes train one agent, each in its share of the environments; the first of them
-    reports and writes, and what it returns counts.
+        run = merlin.train("merlin/MemoryGame-v0", agent="merlin", steps=300_000, seed=1)
+        run.evaluate(episodes=500)
+        run.agent.act(observation)
+
+    The arguments are the options of `merlin train`, and mean the same. Started by torchrun, all processes train one
+    agent, each in its share of the environments; the first of them reports and writes, and what it returns counts.
 
     Args:
-        resume: Go on from the last checkpoint of `run_dir`, whose configuration this must be, but for steps, training,
-            device and vectorization; from the beginning where there is no checkpoint yet.
+        env: A gymnasium id or `module:Id`; a function or class that makes an environment; an environment or a
+            `VectorEnv`, which is played as it is and stays open; or a whole `RunConfig`.
+        run_dir: runs/TASK-AGENT-seedS-DATE-TIME unless told.
+        agent: A name, `module:Class`, or a class; merlin unless told.
+        steps: In all; by task unless told, as is `num_envs`.
+        seed: Of weights, environments and every random choice; 1 unless told.
+        preset: The family of tasks whose settings the run starts from; that of the task unless told.
+        env_kwargs: Settings of the task, or arguments of the function that makes it.
+        wrap: Wrappers around each environment, the first innermost: functions of modules, or their names.
+        set: Any other settings, such as {"model.memory_size": 12}, or texts as for `--set`.
+        started_from: Directory of a run whose weights this one starts with.
+        resume: The directory of a run, which goes on from its last checkpoint, and of which only steps, training,
+            device and vectorization may change; or True for that of `run_dir`.
         wandb: auto, online, offline or disabled.
+        tensorboard: Write files for TensorBoard, in RUN_DIR/tensorboard.
         max_seconds: Stop after this long, counted from this call, but not before the first window is learnt from.
-        stream: Where progress is shown; standard error unless told.
+        on_report: Is given each report, a line of `metrics.jsonl`. If it returns something true, the run stops, with a
+            checkpoint. What it raises ends the run too, with a checkpoint, and is raised here.
+        stream: Where progress is shown; standard error unless told, in a notebook standard output.
         film: Films an episode of the finished run for Weights & Biases, such as `merlin.watch`; none leaves it out.
+
+    Raises:
+        MerlinError: Something is not there, does not fit, or the environment failed.
     """
-    run_dir = Path(run_dir).absolute()  # whatever an environment makes the working directory
-    if resume and not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
-        raise MerlinError(f"Only a run can be resumed, but {run_dir} holds none: give a directory that train made.")
+    begin, resumed = time.monotonic(), None if isinstance(resume, bool) else Path(resume)
+    choices = {"agent": agent, "preset": preset, "env_kwargs": env_kwargs, "wrap": wrap or None}
+    values = {
+        "steps": steps,
+        "seed": seed,
+        "num_envs": num_envs,
+        "device": device,
+        "vectorization": vectorization,
+        "started_from": None if started_from is None else str(Path(started_from).absolute()),
+        "started_from_checkpoint": started_from_checkpoint,
+    }
+    if resumed is not None:
+        run_dir = resumed if run_dir is None else run_dir
+        _check_run(resumed)
+        config = load_config(resumed)
+        if isinstance(env, RunConfig | str):
+            choices["env"] = env
+        elif env is not None and is_of_this_process(config.task):
+            keep(config.task, env)
+    elif isinstance(env, RunConfig):
+        config = env
+    if resumed is not None or isinstance(env, RunConfig):
+        if given := [name for name, value in choices.items() if value is not None]:
+            raise MerlinError(
+                f"A whole configuration, or a run that goes on, says {', '.join(given)} itself: leave that out."
+            )
+        config = changed(config, {name: value for name, value in values.items() if value is not None}, set)
+    else:
+        config = configure(env, agent, preset_name=preset, env_kwargs=env_kwargs, wrap=wrap, set=set, **values)
+    run_dir = default_run_dir(config) if run_dir is None else Path(run_dir)
+    run_dir = run_dir.absolute()  # whatever an environment makes the working directory
+    if resume:
+        _check_run(run_dir)
     with distributed.joined(resolve_device(config.device)):
-        return _train(config, run_dir, resume, wandb, max_seconds, stream, film)
+        left = max_seconds - (time.monotonic() - begin)
+        return _train(config, run_dir, bool(resume), wandb, tensorboard, left, stream, film, on_report)
+
+
+def _check_run(run_dir: Path) -> None:
+    if (run_dir / checkpoint.MODEL).exists():
+        raise MerlinError(
+            f"{run_dir} is an exported agent, in which no training can go on: begin a new run with its weights by "
+            f"{option('from', run_dir)}."
+        )
+    if not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
+        raise MerlinError(f"Only a run can be resumed, but {run_dir} holds none: give a directory that train made.")
 
 
 def _train(
@@ -239,15 +229,22 @@ def _train(
     run_dir: Path,
     resume: bool,
     wandb: str,
+    tensorboard: bool,
     max_seconds: float,
     stream: TextIOBase | TextIO | None,
     film: Callable[[Path], Path] | None,
+    on_report: Callable[[dict[str, int | float]], object] | None,
 ) -> Summary:
     begin, leads = time.monotonic(), distributed.rank() == 0
     if config.num_envs % distributed.world_size():
         raise MerlinError(
             f"Environments are shared out evenly, so num_envs must be a multiple of the {distributed.world_size()} "
             f"processes, but is {config.num_envs}: take another."
+        )
+    if config.training.evaluation_steps is not None and find_instance(find_spec(config.task)) is not None:
+        raise MerlinError(
+            "Evaluations in training need environments of their own, so training.evaluation_steps must be none where "
+            "an environment is passed itself: leave that out, or pass a function that makes environments."
         )
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
     curriculum = Curriculum(config.curriculum)
@@ -288,11 +285,13 @@ def _train(
             stack.enter_context(reporter)
             for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
-            tracker = Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note)
+            trackers: list[Tracks] = [TensorBoard(run_dir, to_dict(config), reported_step)] if tensorboard else []
+            trackers.append(Tracker(wandb, run_dir, to_dict(config), run_dir.name, config.task, note=reporter.note))
+            tracker = Trackers(trackers)
         evaluation = partial(evaluate_held_out, agent, config)
         offset = before - begin
         monitor = Monitor(
-            config, run_dir, trainer, reporter, tracker, offset, evaluation, film, is_here, curriculum, enter
+            config, run_dir, trainer, reporter, tracker, offset, evaluation, film, is_here, curriculum, enter, on_report
         )
         if monitors is not None:
             monitor.load_state_dict(monitors[distributed.rank()])
@@ -303,7 +302,7 @@ def _train(
 
                 def should_stop() -> bool:  # late or not, one window is learnt from
                     is_late = trainer.env_steps > first and time.monotonic() - begin >= max_seconds
-                    return bool(interrupted) or is_late
+                    return bool(interrupted) or is_late or monitor.is_stopped
 
                 environment.stop_waiting_when(lambda: bool(interrupted))
                 try:
@@ -314,7 +313,7 @@ def _train(
                         raise
                     monitor.save()
                     if not interrupted:
-                        reporter.note(f"{run_dir} has a checkpoint of {trainer.env_steps:,} steps, to --resume from")
+                        reporter.note(f"{run_dir} has a checkpoint of {trainer.env_steps:,} steps, to resume from")
                         raise
             monitor.finish()
             was_interrupted = distributed.any_of(bool(interrupted))
@@ -329,7 +328,7 @@ def _train(
         finally:
             if tracker is not None:
                 tracker.close(code)
-    return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted)
+    return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted, run_dir)
 
 
 def _staged(config: RunConfig, curriculum: Curriculum) -> RunConfig:

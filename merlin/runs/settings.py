@@ -1,6 +1,7 @@
 """Frozen dataclasses of settings: changed by name, written to JSON and read back, each value held to its annotation."""
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -10,7 +11,7 @@ import json
 import re
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from merlin.errors import MerlinError, quote
@@ -37,8 +38,8 @@ class Setting(NamedTuple):
     """The numbers that it may be."""
 
 
-def override(config: Config, assignments: list[str]) -> Config:
-    """Return a copy of `config` with fields set from texts such as "model.kl_cost=0.02".
+def override(config: Config, assignments: Sequence[str] | Mapping[str, Any]) -> Config:
+    """Return a copy of `config` with fields set from texts such as "model.kl_cost=0.02", or {"model.kl_cost": 0.02}.
 
     Values are read as their field's annotation says: `1e6` and `1_000_000` are integers, `none` is None, `64,32` is a
     tuple, `{"size": 9}` a dict; one entry of a dict is set by its key (`env_kwargs.size=9`). All are set together, so
@@ -48,12 +49,20 @@ def override(config: Config, assignments: list[str]) -> Config:
         MerlinError: The path names no field, or the value is not of the field's type, or out of its range.
     """
     changes: dict[str, Any] = {}
-    for assignment in assignments:
-        path, equals, text = (part.strip() for part in assignment.partition("="))
-        if not equals:
-            raise MerlinError(f"a setting must be written path=value, got {quote(assignment)}")
-        _read(changes, config, path.split("."), text, config, path)
+    if isinstance(assignments, Mapping):
+        pairs: Iterable[tuple[str, Any]] = assignments.items()
+    else:
+        pairs = map(_pair, [assignments] if isinstance(assignments, str) else assignments)
+    for path, value in pairs:
+        _read(changes, config, path.split("."), value, config, path)
     return _changed(config, changes, "")
+
+
+def _pair(assignment: str) -> tuple[str, str]:
+    path, equals, text = (part.strip() for part in assignment.partition("="))
+    if not equals:
+        raise MerlinError(f"a setting must be written path=value, got {quote(assignment)}")
+    return path, text
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -113,8 +122,8 @@ def _docstrings(owner: type) -> dict[str, str]:
     return texts
 
 
-def _read(changes: dict[str, Any], config: Any, parts: list[str], text: str, root: Any, path: str) -> None:
-    """Add the field of `config` at `parts`, parsed from `text`, to its changes; `root` and `path` are for messages."""
+def _read(changes: dict[str, Any], config: Any, parts: list[str], text: Any, root: Any, path: str) -> None:
+    """Add the field of `config` at `parts`, of a text or a value, to its changes; the rest is for messages."""
     name, *rest = parts
     if name not in {field.name for field in dataclasses.fields(config)}:
         raise MerlinError(_unknown(path, root))
@@ -187,8 +196,15 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _parse(text: str, annotation: Any, path: str) -> Any:
-    """Return the value that `text` writes down in a field of this annotation."""
+def _parse(text: Any, annotation: Any, path: str) -> Any:
+    """Return the value that `text` writes down in a field of this annotation; if it is no text, the value itself."""
+    if not isinstance(text, str):
+        whole = isinstance(text, float) and text.is_integer()  # as 1e6 is
+        choices = [text, int(text)] if whole else [list(text)] if isinstance(text, tuple) else [text]
+        for value in choices:
+            with contextlib.suppress(MerlinError):
+                return _convert(value, annotation, path, {})
+        raise MerlinError(f"{path} must be {_name(annotation)}, got {quote(text)}")
     members = get_args(annotation) if _is_union(annotation) else (annotation,)
     for member in sorted(members, key=lambda member: member is not type(None)):  # `none` is None before it is a text
         try:

@@ -4,6 +4,7 @@
                                           trainer.pt          everything else; loads with weights_only=True
     RUN_DIR/checkpoints/best.safetensors                      the best weights; their `Best` as metadata
     RUN_DIR/checkpoints/best-in-training.safetensors          those that a comparison at the end replaced as the best
+    FOLDER/model.safetensors                                  the weights of an agent that was exported, and alone there
     RUN_DIR/checkpoints/damaged-step-000000001234/            what a resume found damaged, and did not read
 
 Weights hold their own checksum (`merlin.training.weights`), and that of the trainer.pt beside them, `trainer_sha256`.
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from merlin.errors import MerlinError, tell
+from merlin.errors import MerlinError, resuming, tell
 from merlin.training.plain import to_plain
 from merlin.training.storage import (
     Damaged,
@@ -47,6 +48,8 @@ _WEIGHTS, _REST = "agent.safetensors", "trainer.pt"
 REPLAY = "replay"
 """Directory of a run, beside its checkpoints, for what is too much to be written again with each."""
 _BEST, _BEST_IN_TRAINING = "best.safetensors", "best-in-training.safetensors"
+MODEL = "model.safetensors"
+"""Weights of an exported agent: in its folder, in place of checkpoints."""
 
 
 class Best(NamedTuple):
@@ -233,10 +236,13 @@ def load_best(run_dir: Path, agent: nn.Module, note: Note = tell) -> Best | None
 def _newest_intact(run_dir: Path, load: Callable[[Path], Found], note: Note) -> Found:
     """Return what `load` makes of the last checkpoint that is not damaged."""
     found = steps(run_dir)[::-1]
-    if not found:
+    if not found and (model := Path(run_dir) / MODEL).exists():
         raise MerlinError(
-            f"{run_dir} has no checkpoint yet: `merlin train --resume {run_dir}` trains it from the beginning"
+            f"{run_dir} is an exported agent, whose {model.name} must be whole, and is all there is: "
+            "take its best weights, or export it again."
         )
+    if not found:
+        raise MerlinError(f"{run_dir} has no checkpoint yet: {resuming(run_dir)} trains it from the beginning")
     for directory, before in zip(found, [*found[1:], None], strict=True):
         try:
             return load(directory)
@@ -252,6 +258,8 @@ def _newest_intact(run_dir: Path, load: Callable[[Path], Found], note: Note) -> 
 
 def _best_path(run_dir: Path, compared: bool) -> Path:
     """Return the file of the best weights, or of the best but for comparisons, whether or not it is there."""
+    if (model := Path(run_dir) / MODEL).exists():
+        return model
     best = Path(run_dir) / "checkpoints" / _BEST
     kept = best.with_name(_BEST_IN_TRAINING)
     with suppress(Damaged):
@@ -339,5 +347,5 @@ def _explain_failure(run_dir: Path, final: Path, temporary: Path | None = None) 
         last = steps(run_dir)[-1:]
         intact = f"{last[0].name} is intact, resume" if last else "start again"
         raise MerlinError(
-            f"could not write {final} ({reason}): mend that; {intact} with `merlin train --resume {run_dir}`"
+            f"could not write {final} ({reason}): mend that; {intact} with {resuming(run_dir)}"
         ) from error

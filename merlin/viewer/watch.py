@@ -18,8 +18,8 @@ AHEAD = 8  # steps that a page shows imagined
 
 
 def watch(
-    run_dir: Path,
-    out: Path | None = None,
+    run_dir: str | Path,
+    out: str | Path | None = None,
     *,
     episodes: int = 1,
     seed: int = 0,

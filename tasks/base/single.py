@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from .vector import TensorVectorEnv
+from .views import VIEWS, onehot, onehot_space
 
 
 class SingleEnv(gymnasium.Env):
     """A batch of one without its batch axis; subclasses name the batched task in `batched`.
+
+    With observation="onehot", categories are numbers 0 and 1 along the last axis.
 
     After reset(seed), equal actions give the episode of a batch with num_envs=1 and that seed.
     """
@@ -18,11 +21,16 @@ class SingleEnv(gymnasium.Env):
     batched: ClassVar[type[TensorVectorEnv]]
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012 (gymnasium's own form)
 
-    def __init__(self, render_mode: str | None = None, **kwargs):
+    def __init__(self, render_mode: str | None = None, observation: str = "own", **kwargs):
+        if observation not in VIEWS:
+            raise ValueError(f"observation must be one of {', '.join(VIEWS)}, but is {observation!r}: choose one.")
         self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
+        self.is_onehot = observation == "onehot"
         self.batch.autoreset = False
         self.render_mode = render_mode
         self.observation_space = self.batch.single_observation_space
+        if self.is_onehot:
+            self.observation_space = onehot_space(self.observation_space)
         self.action_space = self.batch.single_action_space
         self.action_names, self.words = self.batch.action_names, self.batch.words
 
@@ -33,12 +41,16 @@ class SingleEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         observation, _ = self.batch.reset(seed=seed, options=options)
-        return _first_row(observation), {}
+        return self._view(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
         success = {"is_success": float(info["is_success"])} if terminated | truncated else {}
-        return _first_row(observation), float(reward), bool(terminated), bool(truncated), success
+        return self._view(observation), float(reward), bool(terminated), bool(truncated), success
+
+    def _view(self, observation: Any) -> Any:
+        row = _first_row(observation)
+        return onehot(self.batch.single_observation_space, row) if self.is_onehot else row
 
     def render(self) -> np.ndarray | None:
         """Return a picture, or None without render_mode="rgb_array"; "human" shows it in a window as it comes."""

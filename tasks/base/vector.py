@@ -1,6 +1,6 @@
 """Base class of the batched tasks: spaces, seeding, exact state, rendering."""
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +14,50 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from .views import VIEWS, Arrays, Onehot
 from .window import Window
 
 STAGGER = "merlin.stagger"
 
 
-class TensorVectorEnv(VectorEnv, ABC):
+class TaskType(ABCMeta):
+    """What lets every task take the arguments that `TensorVectorEnv` lists, beside its own."""
+
+    def __call__(
+        cls,
+        *args: Any,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
+        arrays: str = "torch",
+        observation: str = "own",
+        **settings: Any,
+    ) -> Any:
+        if arrays not in ("torch", "numpy"):
+            raise ValueError(f"arrays must be 'torch' or 'numpy', but is {arrays!r}: choose one of them.")
+        if observation not in VIEWS:
+            raise ValueError(f"observation must be one of {', '.join(VIEWS)}, but is {observation!r}: choose one.")
+        env = super().__call__(*args, **settings)
+        env.set_episodes(_autoreset_mode(autoreset_mode), max_episode_steps)
+        if observation == "onehot":
+            env = Onehot(env)
+        return Arrays(env) if arrays == "numpy" else env
+
+
+def _autoreset_mode(named: AutoresetMode | str) -> AutoresetMode:
+    for mode in AutoresetMode:
+        if named in (mode, mode.value, mode.name):
+            return mode
+    names = ", ".join(mode.name for mode in AutoresetMode)
+    raise ValueError(f"autoreset_mode must be one of {names}, but is {named!r}: choose one of them.")
+
+
+class TensorVectorEnv(VectorEnv, metaclass=TaskType):
     """A batch of environments whose observations, rewards and flags are torch tensors on one device.
 
     The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
     the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
     where an episode ended, 1/2 after a draw, and NaN elsewhere. What `step` returns is never written again. There is
-    no Python loop over environments and no host synchronisation in `step`.
+    no Python loop over environments and no host synchronisation in `step`, but for that of the mode NEXT_STEP.
 
     `scores` holds the exact expected returns of reference policies.
 
@@ -35,6 +67,13 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     Where `can_be_cut`, a step also ends (truncates) the episodes of the environments in `cut`, and clears it. Where
     `can_stagger`, a reset with the option `STAGGER` begins episodes at different points of their time.
+
+    Every task takes these arguments besides its own:
+
+    autoreset_mode: one of gymnasium's; NEXT_STEP and DISABLED leave the observation that ends an episode in its place.
+    max_episode_steps: truncates longer episodes, of tasks that `can_be_cut`.
+    arrays: "numpy" returns arrays as gymnasium's own batches do, rather than tensors.
+    observation: "onehot" shows categories as numbers 0 and 1 along the last axis.
 
     With render_mode="human", every reset and step shows environment 0 in a window.
     """
@@ -80,12 +119,47 @@ class TensorVectorEnv(VectorEnv, ABC):
         self.generator = torch.Generator(self.device)
         self.generator.seed()
         self._is_reset = False
+        self.autoreset_mode, self.max_episode_steps = AutoresetMode.SAME_STEP, None
+
+    def set_episodes(self, autoreset_mode: AutoresetMode, max_episode_steps: int | None) -> None:
+        """Let episodes begin anew as a mode says, and end after so many steps if not before.
+
+        Raises:
+            ValueError: The task cannot.
+        """
+        name = type(self).__name__
+        if max_episode_steps is not None and not self.can_be_cut:
+            raise ValueError(
+                f"max_episode_steps is for tasks whose episodes can be cut, but {name} ends all of its episodes "
+                "together: set its own length."
+            )
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1, but is {max_episode_steps}: raise it.")
+        if autoreset_mode is not AutoresetMode.SAME_STEP and type(self).rows_per_game() > 1:
+            raise ValueError(
+                f"autoreset_mode must be SAME_STEP, as the players of {name} begin together, but is "
+                f"{autoreset_mode.name}: leave it out."
+            )
+        self.autoreset_mode, self.max_episode_steps = autoreset_mode, max_episode_steps
+        self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
+        self.autoreset = autoreset_mode is AutoresetMode.SAME_STEP
+        self.num_taken = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        self.has_ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+
+    def _more_state(self) -> tuple[str, ...]:
+        """Return the names of what belongs to the state besides `state_names`."""
+        limit = () if self.max_episode_steps is None else ("num_taken",)
+        return (*limit, "has_ended") if self.autoreset_mode is AutoresetMode.NEXT_STEP else limit
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self.generator.manual_seed(seed)
-        self._start()
+        if options and options.get("reset_mask") is not None:
+            self._start_where(torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device))
+        else:
+            self._start()
+            self.num_taken, self.has_ended = torch.zeros_like(self.num_taken), torch.zeros_like(self.has_ended)
         self._is_reset = True
         self._show_window()
         return self._observe(), {}
@@ -113,6 +187,13 @@ class TensorVectorEnv(VectorEnv, ABC):
         shape = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape}, but have {tuple(actions.shape)}: give one to each.")
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(self.has_ended.all()):
+            outcome = self._begin_next()
+            self._show_window()
+            return outcome
+        if self.max_episode_steps is not None:
+            late = self.num_taken + 1 >= self.max_episode_steps
+            self.cut = late if self.cut is None else self.cut | late
         try:
             outcome = self._step(actions)
         except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
@@ -126,8 +207,50 @@ class TensorVectorEnv(VectorEnv, ABC):
                 ) from error
             raise
         self.cut = None
+        if self.max_episode_steps is not None:
+            self.num_taken = (self.num_taken + 1).masked_fill(outcome[2] | outcome[3], 0)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            outcome = self._begin_next(outcome)
+        elif self.autoreset_mode is AutoresetMode.DISABLED:
+            outcome = (*outcome[:4], _without_final(outcome[4]))
         self._show_window()
         return outcome
+
+    def _begin_next(self, outcome: tuple | None = None) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Return a step's outcome in the mode NEXT_STEP: what had ended before begins, and its action is ignored."""
+        begins = self.has_ended
+        if bool(begins.any()):
+            self._start_where(begins)
+        if outcome is None:
+            zero, no = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(begins)
+            outcome = self._observe(), zero, no, no, {"is_success": torch.full_like(zero, torch.nan)}
+        _, reward, terminated, truncated, info = outcome
+        terminated, truncated, info = terminated & ~begins, truncated & ~begins, _without_final(info)
+        info["is_success"] = info["is_success"].masked_fill(begins, torch.nan)
+        self.has_ended = terminated | truncated
+        return self._observe(), reward.masked_fill(begins, 0.0), terminated, truncated, info
+
+    def _start_some(self, begins: Bool[Tensor, " B"]) -> None:
+        """Begin an episode in these environments; the others may be left as anything."""
+        self._start()
+
+    def _start_where(self, begins: Bool[Tensor, " B"]) -> None:
+        """Begin an episode in these environments, and change nothing in the others."""
+        before = {name: getattr(self, name) for name in self.state_names}
+        if any(len(x) != self.num_envs for x in before.values() if x.ndim) or (
+            not all(x.ndim for x in before.values()) and not bool(begins.all())
+        ):
+            raise ValueError(
+                f"the episodes of {type(self).__name__} begin and end together, so all must be reset: reset all."
+            )
+        self._start_some(begins)
+        for name, old in before.items():
+            new = getattr(self, name)
+            setattr(self, name, torch.where(begins.view(-1, *[1] * (new.ndim - 1)), new, old) if new.ndim else new)
+        self.num_taken, self.has_ended = (
+            self.num_taken.masked_fill(begins, 0),
+            self.has_ended.masked_fill(begins, False),
+        )
 
     def _show_window(self) -> None:
         if self.window is not None:
@@ -140,15 +263,14 @@ class TensorVectorEnv(VectorEnv, ABC):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of everything that the future depends on."""
-        state = {name: getattr(self, name).clone() for name in self.state_names}
+        state = {name: getattr(self, name).clone() for name in (*self.state_names, *self._more_state())}
         return state | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue exactly where `state_dict` was taken; the settings and `num_envs` must be the same."""
-        if state.keys() != {*self.state_names, "generator"}:
-            raise ValueError(
-                f"the state must hold {', '.join(self.state_names)}, generator, but holds {', '.join(state)}."
-            )
+        names = (*self.state_names, *self._more_state())
+        if state.keys() != {*names, "generator"}:
+            raise ValueError(f"the state must hold {', '.join(names)}, generator, but holds {', '.join(state)}.")
         current = self.state_dict()
         for name, value in state.items():
             if name != "generator" and value.shape != current[name].shape:
@@ -158,7 +280,7 @@ class TensorVectorEnv(VectorEnv, ABC):
                 )
         self._is_reset = True
         self.generator.set_state(state["generator"].cpu())
-        for name in self.state_names:
+        for name in names:
             setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -199,3 +321,8 @@ class TensorVectorEnv(VectorEnv, ABC):
     @abstractmethod
     def draw(self, index: int) -> np.ndarray:
         """Return a picture of one environment as uint8 [Y, X, 3]."""
+
+
+def _without_final(info: dict[str, Any]) -> dict[str, Any]:
+    """Return an info without the final observations, which the mode has in the observations' place."""
+    return {name: x for name, x in info.items() if name not in ("final_obs", "_final_obs")}

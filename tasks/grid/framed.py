@@ -5,7 +5,7 @@ from functools import cached_property
 
 import torch
 from gymnasium import Space
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..base.vector import TensorVectorEnv
@@ -73,6 +73,11 @@ class FramedWorld(TensorVectorEnv):
         starts = self.pool.take(self.num_grids)
         for name in self.state_names:
             setattr(self, name, starts[name].clone())
+
+    def _start_some(self, begins: Bool[Tensor, " B"]) -> None:
+        starts = self.pool.take_where(begins)
+        for name in self.state_names:
+            setattr(self, name, starts[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         drawn_from, progress = self.pool.state()

@@ -133,7 +133,10 @@ def test_the_command_exports_a_run(tmp_path, capsys):
     config = replace(merlin.preset("rl-lstm", "merlin/TMaze-v0"), task="merlin/TMaze-v0", num_envs=2, steps=8)
     config = merlin.override(config, ["model.hidden_size=7", "training.unroll_length=4", "device=cpu"])
     merlin.train(config, tmp_path / "run", stream=io.StringIO())
-    assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "deeper" / "a.pt2")]) == 0
+    assert (
+        cli.main(["export", str(tmp_path / "run"), "--format", "torch", "--out", str(tmp_path / "deeper" / "a.pt2")])
+        == 0
+    )
     path, difference = capsys.readouterr().out.splitlines()
     assert path == str(tmp_path / "deeper" / "a.pt2") and (tmp_path / "deeper" / "a.pt2").exists()
     assert (
@@ -144,5 +147,7 @@ def test_the_command_exports_a_run(tmp_path, capsys):
         cli.main(["export", str(tmp_path / "run"), "--batch", "0"])
     assert "must be a whole number of at least 1" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "file" / "x.pt2")]) == 1
+    assert (
+        cli.main(["export", str(tmp_path / "run"), "--format", "torch", "--out", str(tmp_path / "file" / "x.pt2")]) == 1
+    )
     assert "must be writable" in capsys.readouterr().err

@@ -22,6 +22,10 @@ def train(run_dir: Path) -> float:
     summary = merlin.train(config, run_dir, max_seconds=10)
     assert_type(summary, merlin.Summary)
     merlin.plot_learning_curve([run_dir], run_dir / "curve.png")
+    run = merlin.train("merlin/TMaze-v0", agent="rl-mem", steps=1e4, set={"model.memory_size": 6}, resume=False)
+    assert_type(run.agent, merlin.LoadedAgent)
+    assert_type(run.evaluate(episodes=3), dict[str, Any])
+    assert_type(merlin.load("folder").save("other", episodes=0), Path)
     return summary.episode_return_mean
 
 

@@ -15,6 +15,7 @@ from merlin.agents.agent import Advanced, Agent, Perceived
 from merlin.agents.dreamer.learner import DreamerLearner
 from merlin.agents.dreamer.world_model import WorldModel, WorldModelConfig
 from merlin.agents.learner import Learner, LearnerConfig
+from merlin.errors import option
 from merlin.experience import Losses, Unroll
 from merlin.networks.constant import as_constant
 from merlin.networks.heads import mlp
@@ -364,21 +365,21 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
                 f"the prior has learnt nothing ({max(0, prior):.0%} of what the latent says of a step, at a KL of "
                 f"{known.get('kl_nats', math.nan):.3g} nats), so that what is imagined is not what happens: "
                 + (
-                    "--set model.free_nats=0"
+                    option("set", "model.free_nats=0")
                     if self.config.free_nats
-                    else f"raise its weight with --set model.kl_cost={10 * self.config.kl_cost:g}"
+                    else f"raise its weight with {option('set', f'model.kl_cost={10 * self.config.kl_cost:g}')}"
                 )
             )
         if reward < UNEXPLAINED:
             found["reward_explained"] = (
                 f"rewards are not predicted ({max(0, reward):.0%} explained), so that imagination pays nothing: raise "
-                f"their weight with --set model.reward_cost={10 * self.config.reward_cost:g}"
-                + ("" if self.config.observe_reward else ", or --set model.observe_reward=true")
+                f"their weight with {option('set', f'model.reward_cost={10 * self.config.reward_cost:g}')}"
+                + ("" if self.config.observe_reward else f", or {option('set', 'model.observe_reward=true')}")
             )
         entropy, most = known.get("entropy_nats", math.inf), math.log(max(2, self.actions.num_choices))
         if self.actions.num_choices and entropy < 0.05 * most and reward < 0.5:
             found["entropy"] = (
                 f"the policy is sure (entropy {entropy:.2g} nats) before rewards are predicted ({max(0, reward):.0%} "
-                f"explained): raise --set model.entropy_cost={5 * self.config.entropy_cost:g}"
+                f"explained): raise {option('set', f'model.entropy_cost={5 * self.config.entropy_cost:g}')}"
             )
         return found

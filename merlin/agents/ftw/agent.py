@@ -16,6 +16,7 @@ from merlin.agents.ftw.hyperparameters import Hyperparameters
 from merlin.agents.ftw.learner import FTWLearner
 from merlin.agents.ftw.two_timescales import INITIAL_STD, CoreState, SingleCore, TwoTimescales, gaussian
 from merlin.agents.learner import Learner, LearnerConfig
+from merlin.errors import option
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.latents import DiagonalGaussian, GaussianFamily
 from merlin.memory import MemoryConfig, make_memory
@@ -408,6 +409,6 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
             return {}
         return {
             "collapse": f"the posterior has collapsed onto the prior (KL {kl:.2g} nats), and V explains "
-            f"{max(0, explained):.0%} of the variance of returns: lower the KL weight with --set "
-            f"model.kl_cost={0.1 * self.hyperparameters.kl_cost:.2g}"
+            f"{max(0, explained):.0%} of the variance of returns: lower the KL weight with "
+            + option("set", f"model.kl_cost={0.1 * self.hyperparameters.kl_cost:.2g}")
         }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from merlin.agents.agent import Advanced, Agent, Perceived
 from merlin.agents.merlin.initialization import start_associative
 from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
+from merlin.errors import option
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory, Reader
 from merlin.networks.actions import ActionDistribution
@@ -468,19 +469,19 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if kl < COLLAPSED_NATS and explained < UNEXPLAINED and kl_cost > 0:
             return {
                 "collapse": f"the posterior has collapsed onto the prior (KL {kl:.2g} nats, {max(0, explained):.0%} of "
-                f"the observation explained), so the memory holds nothing: lower the KL weight with --set "
-                f"model.kl_cost={0.1 * kl_cost:.2g}"
+                f"the observation explained), so the memory holds nothing: lower the KL weight with "
+                + option("set", f"model.kl_cost={0.1 * kl_cost:.2g}")
             }
         found = {}
         for name, space in self.spaces.items():
             cost = f"{kind(space)}_cost"
             if getattr(config, cost) and (explained := known.get(f"{name}_explained", 1.0)) < UNEXPLAINED:
-                remedy = f"--set model.{cost}={10 * getattr(config, cost):g}"
+                remedy = option("set", f"model.{cost}={10 * getattr(config, cost):g}")
                 if kind(space) == "vector" and not config.running_scales:
-                    remedy = f"--set model.running_scales=true, as its numbers may be small, or {remedy}"
+                    remedy = f"{option('set', 'model.running_scales=true')}, as its numbers may be small, or {remedy}"
                 found[f"{name}_explained"] = (
                     f"entry {name!r} is not decoded ({max(0, explained):.0%} explained, at a KL of {kl:.3g} nats; a "
                     f"constant guess has 0%), so the memory holds next to nothing of it: if it matters, try {remedy}; "
-                    f"if it is noise, leave it out with a wrapper (--wrap module:Wrapper)"
+                    f"if it is noise, leave it out with a wrapper ({option('wrap', 'module:Wrapper')})"
                 )
         return found

@@ -1,0 +1,73 @@
+"""Held-out episodes of a run's task: what `merlin evaluate` plays."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from merlin.agents import Agent
+from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
+from merlin.errors import MerlinError, option, quote
+from merlin.runs.agent_spaces import AgentSpaces, check_same_spaces
+from merlin.runs.build import build_environment, build_judged
+from merlin.runs.presets import RunConfig
+from merlin.training.evaluation import HELD_OUT_SEED, Evaluation, evaluate
+
+Shown = Literal["own", "zeroed", "frozen", "shuffled"]
+"""Which memory an agent is shown."""
+
+
+def play_held_out(
+    agent: Agent,
+    config: RunConfig,
+    *,
+    episodes: int = 100,
+    seed: int | None = None,
+    greedy: bool = False,
+    num_envs: int | None = None,
+    memory: Shown = "own",
+    max_steps: int | None = None,
+    as_told: bool = False,
+    tell: Callable[[Evaluation], object] | None = None,
+    note: Callable[[str], object] = lambda _: None,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return an agent's scores in held-out episodes, and the scores of reference policies where the task knows them.
+
+    Args:
+        config: Of the run, with the device that the agent is on and the task that is played.
+        seed: Chooses the episodes; the run's unless told.
+        num_envs: Environments that are stepped together; the run's unless told.
+        memory: What the agent is shown.
+        as_told: Play the task with the settings of `config`, also where an agent would play against itself.
+        tell: Is called after each step, to show progress.
+        note: Is told of the bots that it plays against instead.
+
+    Raises:
+        MerlinError: The environment has other spaces than the agent's, or a number makes no sense.
+    """
+    if memory not in ("own", *ABLATIONS):
+        raise MerlinError(f"The memory must be own, {', '.join(ABLATIONS)}, but is {quote(memory)}: choose one.")
+    if episodes < 1:
+        raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}: raise it.")
+    seed = config.seed if seed is None else seed
+    num_envs = min(num_envs or config.num_envs, episodes)
+    config.training.set_torch()
+    build = build_environment if as_told else partial(build_judged, note=note)
+    with build(config, num_envs) as environment:
+        if memory == "shuffled" and environment.num_envs < 2:
+            raise MerlinError(
+                f"{option('memory', 'shuffled')} needs at least 2 environments to shuffle between: raise "
+                f"{option('num-envs')} or {option('episodes')}"
+            )
+        theirs = AgentSpaces(agent.spaces, agent.action_space)
+        check_same_spaces(theirs, environment, config.task, "the agent was trained with")
+        result = evaluate(
+            agent if memory == "own" else MemoryAblation(agent, memory),
+            environment,
+            episodes=episodes,
+            seed=seed + HELD_OUT_SEED,
+            greedy=greedy,
+            skip=1 if memory == "frozen" else 0,
+            max_steps=max_steps,
+            tell=tell,
+        )
+        return result, environment.scores

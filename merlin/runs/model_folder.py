@@ -1,0 +1,138 @@
+"""A trained agent as one folder to hand on: weights, configuration, and a model card that says what it scores.
+
+FOLDER/README.md           the card: scores, the command that makes such an agent, how to load it
+       config.json         the run's configuration and spaces
+       model.safetensors   the weights, with their checksum
+
+Whatever reads a run directory reads it, except that training cannot go on in it.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from merlin.agents import Agent
+from merlin.errors import MerlinError, option
+from merlin.plugins import short_name
+from merlin.runs.agent_spaces import AgentSpaces, to_config
+from merlin.runs.directory import changes, write_config
+from merlin.runs.presets import RunConfig, preset
+from merlin.runs.settings import to_dict
+from merlin.training import checkpoint
+from merlin.training.checkpoint import Best
+from merlin.training.storage import replace_file
+from merlin.training.weights import write_weights
+from merlin.version import __version__
+
+
+def save_folder(
+    agent: Agent, config: RunConfig, folder: Path, best: Best | None, scores: Mapping[str, Any] | None
+) -> Path:
+    """Write a trained agent as a folder, and return that.
+
+    Args:
+        best: Which weights they are; None where nothing is known of them.
+        scores: Of held-out episodes, for the card; None where none were played.
+
+    Raises:
+        MerlinError: There is a run in the folder, or it cannot be written.
+    """
+    if (folder / "config.json").exists() and not (folder / checkpoint.MODEL).exists():
+        raise MerlinError(f"{folder} holds a run: choose another {option('out')} for the agent's folder.")
+    best = best or Best(0, math.nan)
+    metadata = {name: str(x) for name, x in best._asdict().items() if x is not None}
+    write_config(config, folder, to_config(AgentSpaces(agent.spaces, agent.action_space)))
+    try:
+        replace_file(folder / checkpoint.MODEL, lambda file: write_weights(file, agent.state_dict(), metadata))
+        card = write_card(agent, config, best, scores)
+        replace_file(folder / "README.md", lambda file: file.write(card.encode()))
+    except OSError as error:
+        raise MerlinError(f"{folder} must be writable, but {error}: choose another {option('out')}.") from error
+    return folder
+
+
+def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str, Any] | None) -> str:
+    """Return the model card, with a head that model hubs read."""
+    name = f"{config.agent} on {config.task}"
+    lines = [
+        "---",
+        "library_name: merlin-agents",
+        f"tags: [reinforcement-learning, {short_name(config.task)}, {short_name(config.agent)}]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{sum(x.numel() for x in agent.parameters()):,} parameters, trained for {best.step:,} environment steps with "
+        f"seed {config.seed}.",
+        "",
+        "## Score",
+        "",
+    ]
+    if scores is None:
+        lines.append("No held-out episodes were played when this was written.")
+    else:
+        lines += ["| held-out episodes of the task | |", "|---|---|"]
+        lines += [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in scores.items()]
+    if math.isfinite(best.score):
+        of = f" of {best.episodes:,} episodes" if best.episodes else ""
+        lines += ["", f"These weights were chosen in the run by a mean return of {best.score:.3f}{of}."]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import merlin",
+        "",
+        'agent = merlin.load("FOLDER")  # this folder',
+        "agent.reset()",
+        "action = agent.act(observation)  # then agent.act(observation, reward)",
+        "```",
+        "",
+        "```bash",
+        "merlin evaluate FOLDER",
+        "```",
+        "",
+        "## Training",
+        "",
+        f"With merlin-agents {__version__} such an agent is trained by",
+        "",
+        "```bash",
+        command_of(config),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def command_of(config: RunConfig) -> str:
+    """Return the command that trains with this configuration, by what differs from its preset."""
+    words = ["merlin", "train", config.task, "--agent", config.agent]
+    if config.env_kwargs:
+        words += ["--env-kwargs", json.dumps(config.env_kwargs)]
+    words += [word for wrapper in config.environment.wrappers for word in ("--wrap", wrapper)]
+    try:
+        name = config.preset or None
+        before = preset(config.agent, config.task, config.env_kwargs, name=name, environment=config.environment)
+    except MerlinError:  # of a task that is not installed, or a preset of another version
+        return shlex.join([*words, "--steps", str(config.steps), "--seed", str(config.seed)])
+    words += ["--preset", config.preset] if config.preset else []
+    flags = ("steps", "seed", "num_envs", "vectorization")
+    words += [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(config, flag)))]
+    found = sorted(
+        (path, now) for path, now, _ in changes(config, to_dict(before)) if path.startswith(("model.", "training."))
+    )
+    return shlex.join([*words, "--set", *(f"{path}={_text(value)}" for path, value in found)] if found else words)
+
+
+def _text(value: Any) -> str:
+    """Return a setting as `--set` reads it."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return ",".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"

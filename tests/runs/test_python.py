@@ -1,0 +1,232 @@
+"""Training, evaluating and loading from Python: any environment, messages without options, reports that stop a run."""
+
+import ast
+import inspect
+import io
+import json
+import re
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import merlin
+from merlin.environments import passed
+from merlin.environments.make import find_spec
+from merlin.errors import MerlinError, on_the_command_line, option, resuming
+from merlin.runs import reporting
+from merlin.runs.configure import configure
+from merlin.runs.reporting import Reporter
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"num_envs": 2, "device": "cpu", "set": {"training.unroll_length": 4, "model.hidden_size": 8}}
+SMALL["set"]["training.minibatches"] = 1
+
+
+class Coin(gymnasium.Env):
+    """Rewards the action that the observation names; an episode is three steps."""
+
+    observation_space, action_space = spaces.Discrete(2), spaces.Discrete(2)
+
+    def __init__(self, reward: float = 1.0) -> None:
+        self.reward, self.is_closed = reward, False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count, self.side = 0, int(self.np_random.integers(2))
+        return self.side, {}
+
+    def step(self, action):
+        reward, self.count = self.reward * float(action == self.side), self.count + 1
+        self.side = int(self.np_random.integers(2))
+        return self.side, reward, self.count == 3, False, {}
+
+    def close(self):
+        self.is_closed = True
+
+
+class Coins(gymnasium.vector.SyncVectorEnv):
+    """A batch of coins."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__([Coin] * num_envs)
+
+
+def flipped(env):
+    return gymnasium.wrappers.TransformReward(env, lambda reward: -reward)
+
+
+def train(env, run_dir, **options):
+    options = {**SMALL, "agent": "rl-lstm", "steps": 16, "stream": io.StringIO(), **options}
+    return merlin.train(env, run_dir, **{name: value for name, value in options.items() if value is not None})
+
+
+def test_three_lines_train_evaluate_and_load(tmp_path):
+    run = train("merlin/TMaze-v0", str(tmp_path / "run"), env_kwargs={"length": 3}, seed=3)
+    assert run.run_dir == tmp_path / "run" and run.env_steps == 16 and not run.interrupted
+    scores = run.evaluate(episodes=4)
+    agent = merlin.load(str(run.run_dir))
+    assert agent.evaluate(episodes=4) == scores, "the summary's agent is that of its directory"
+    saved = json.loads((run.run_dir / "config.json").read_text())
+    assert (saved["seed"], saved["env_kwargs"], saved["training"]["unroll_length"]) == (3, {"length": 3}, 4)
+    assert agent.evaluate(episodes=4, seed=4) != scores
+    longer = agent.evaluate(episodes=4, env_kwargs={"length": 6})
+    assert longer["episode_length_mean"] > scores["episode_length_mean"]
+    assert run.plot().size > (100, 100)
+    config = merlin.load_config(str(run.run_dir))
+    with merlin.build_environment(config, num_envs=2) as environment:
+        assert merlin.load_agent(str(run.run_dir), environment, config).config == agent.agent.config
+
+
+def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
+    from merlin.cli import main
+
+    run = train("merlin/TMaze-v0", tmp_path / "run", env_kwargs={"length": 3})
+    assert main(["evaluate", str(run.run_dir), "--episodes", "5", "--seed", "2", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("memory") == "own"
+    assert run.evaluate(episodes=5, seed=2) == printed
+
+
+@pytest.mark.parametrize("env", [Coin, lambda **settings: Coin(**settings)], ids=["class", "lambda"])
+def test_a_function_that_makes_environments(env, tmp_path):
+    run = train(env, tmp_path / "run", env_kwargs={"reward": 2.0})
+    assert 0 <= run.evaluate(episodes=8)["episode_return_mean"] <= 6
+    assert run.evaluate(lambda: Coin(reward=0.0), episodes=8)["episode_return_mean"] == 0
+    assert run.agent.config.task == ("tests.runs.test_python:Coin" if env is Coin else "object/lambda")
+
+
+def test_a_function_of_a_module_is_found_by_its_name_in_any_process():
+    assert find_spec("tests.runs.test_python:Coin").entry_point is Coin
+    assert find_spec("tests.runs.test_python:Coins").vector_entry_point is Coins
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_an_environment_that_is_there_is_played_and_stays_open(num_envs, tmp_path):
+    env = Coin() if num_envs == 1 else Coins(3)
+    inside = [env] if num_envs == 1 else env.envs
+    run = train(env, tmp_path / "run", num_envs=None, steps=12 * num_envs)
+    assert run.agent.config.num_envs == num_envs and run.env_steps >= 12
+    assert 0 <= run.evaluate(episodes=5)["episode_return_mean"] <= 3
+    assert not any(one.is_closed for one in inside) and not getattr(env, "closed", False)
+    with pytest.raises(MerlinError, match=f"num_envs must be {num_envs}, but is 7"):
+        train(env, tmp_path / "other", num_envs=7)
+    with pytest.raises(MerlinError, match="env_kwargs must not be given"):
+        train(env, tmp_path / "other", num_envs=None, env_kwargs={"reward": 2.0})
+    with pytest.raises(MerlinError, match=r"training\.evaluation_steps must be none"):
+        train(env, tmp_path / "other", num_envs=None, set={"training.evaluation_steps": 8})
+    train(env, tmp_path / "run", resume=tmp_path / "run", steps=16 * num_envs, num_envs=None, set=(), agent=None)
+
+
+def test_a_batch_of_ours_keeps_its_preset():
+    envs = gymnasium.make_vec("merlin/TMaze-v0", num_envs=5, vectorization_mode="vector_entry_point", length=4)
+    config = configure(envs)
+    assert (config.task, config.preset, config.num_envs) == ("object/TMaze", "tmaze", 5)
+    assert config.model == merlin.preset("merlin", "merlin/TMaze-v0", {"length": 4}).model
+
+
+def test_what_was_passed_in_another_process_is_told():
+    with pytest.raises(MerlinError, match="which only that program has"):
+        find_spec("object/gone")
+
+
+def test_what_is_no_environment(tmp_path):
+    with pytest.raises(MerlinError, match="There is no task 'nope/None-v0'"):
+        train("nope/None-v0", tmp_path / "run")
+    with pytest.raises(MerlinError, match="but 3 came: pass one of these"):
+        inspect.unwrap(passed.name_of)(3)  # which the tests would not let through by its type
+
+
+def test_settings_are_values_or_texts_and_wrappers_are_functions():
+    values = configure(Coin, "rl-lstm", set={"model.hidden_size": 8, "training.max_grad_norm": None}, wrap=[flipped])
+    texts = configure(Coin, "rl-lstm", set=["model.hidden_size=8", "training.max_grad_norm=none"])
+    assert values.model == texts.model and values.training == texts.training
+    assert values.environment.wrappers == ("tests.runs.test_python:flipped",)
+    assert configure(Coin, steps=1e4).steps == 10_000
+    assert configure(Coin, num_envs=2).training.minibatches <= 2
+    with pytest.raises(MerlinError, match=r"steps must be int, got 1\.5"):
+        configure(Coin, steps=1.5)
+    with pytest.raises(MerlinError, match="agent would come after what it chooses"):
+        configure(Coin, set={"agent": "merlin"})
+    with pytest.raises(MerlinError, match="define it there"):
+        configure(Coin, wrap=[lambda env: env])
+
+
+def test_a_report_stops_the_run_which_goes_on_as_if_it_had_not(tmp_path):
+    reports = []
+
+    def stop_at_two(report):
+        reports.append(report)
+        return len(reports) == 2
+
+    settings = {**SMALL["set"], "training.report_steps": 16}
+    run = train("merlin/TMaze-v0", tmp_path / "a", steps=64, set=settings, on_report=stop_at_two)
+    assert [report["env_steps"] for report in reports] == [16, 32] and run.env_steps == 32
+    assert {"episode_return_mean", "wall_seconds", "entropy_nats"} <= reports[0].keys()
+    merlin.train(resume=str(tmp_path / "a"), on_report=lambda report: reports.append(report), stream=io.StringIO())
+    whole = []
+    train("merlin/TMaze-v0", tmp_path / "b", steps=64, set=settings, on_report=lambda report: whole.append(report))
+    stepped = [{x: y for x, y in report.items() if "second" not in x} for report in reports]
+    np.testing.assert_equal(stepped, [{x: y for x, y in report.items() if "second" not in x} for report in whole])
+
+
+def test_what_a_report_raises_ends_the_run_with_a_checkpoint(tmp_path):
+    def pruned(report):
+        raise KeyError("pruned")
+
+    with pytest.raises(KeyError, match="pruned"):
+        train("merlin/TMaze-v0", tmp_path / "run", steps=64, on_report=pruned)
+    assert merlin.train(resume=tmp_path / "run", stream=io.StringIO()).env_steps == 64
+
+
+def test_a_whole_configuration_says_its_agent_itself(tmp_path):
+    config = merlin.preset("rl-lstm", "merlin/TMaze-v0", {"length": 3})
+    run = merlin.train(config, tmp_path / "run", stream=io.StringIO(), **SMALL, steps=16)
+    assert run.env_steps == 16
+    with pytest.raises(MerlinError, match="says agent itself"):
+        merlin.train(config, tmp_path / "other", agent="merlin")
+
+
+def test_options_are_told_as_they_are_given():
+    python = [option("set", "model.x=0.1", "model.y=true", "model.z=none"), option("run-dir"), option("from", "a")]
+    assert python == ['set={"model.x": 0.1, "model.y": True, "model.z": None}', "run_dir", 'started_from="a"']
+    assert resuming("a") == '`merlin.train(resume="a")`'
+    with on_the_command_line():
+        shell = [option("set", "model.x=0.1", "model.y=true"), option("run-dir"), option("from", "a"), resuming("a")]
+    assert shell == ["--set model.x=0.1 model.y=true", "--run-dir", "--from a", "`merlin train --resume a`"]
+
+
+def test_no_message_outside_the_command_line_names_an_option():
+    found = []
+    for path in sorted((ROOT / "merlin").rglob("*.py")):
+        if path.parts[len(ROOT.parts) + 1] in ("cli", "experiments") or path.name in ("errors.py", "model_folder.py"):
+            continue  # the latter writes a command
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+                text = re.sub(r"`merlin [^`]*`|torchrun --nproc-per-node", "", node.value)
+                found += [f"{path.name}: {word}" for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", text)]
+    assert found == ["plugins.py: --import-from"], "which is told on the command line alone"
+
+
+class NotebookOutput(io.StringIO):
+    """Standard output as a notebook has it: no terminal."""
+
+
+NotebookOutput.__module__ = "ipykernel.iostream"
+
+
+def test_a_notebook_gets_one_bar_and_no_red(tmp_path, monkeypatch):
+    out, red = NotebookOutput(), io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", red)
+    with Reporter(tmp_path, 1000) as reporter:
+        reporter.note("a note")
+        reporter.report({"env_steps": 500, "wall_seconds": 1.0, "episode_return_mean": 1.25})
+    assert red.getvalue() == "" and "a note\n" in out.getvalue()
+    shown = [line.rpartition("\r")[2] for line in out.getvalue().split("\n")]
+    assert "50%" in shown[-2] and "return  1.25" in shown[-2] and len(shown) < 4
+    assert max(map(len, shown)) <= reporting.NOTEBOOK_COLUMNS
