@@ -18,7 +18,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gallery import picture
+from gallery import card_name, picture
 from PIL import Image
 
 from merlin import tasks
@@ -29,12 +29,6 @@ from merlin.runs.settings import list_settings
 DOCS = Path(__file__).parents[1] / "docs"
 MARKED = re.compile(r"(<!-- (docstring|differences|settings): ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DIFFERENCES = re.compile(r"Differences? from the paper")
-
-
-def card_name(task_id: str) -> str:
-    """Return the name of the files of a task's card."""
-    name = task_id.removeprefix("merlin/").removesuffix("-v0")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def card(task_id: str) -> str:
