@@ -92,7 +92,8 @@ class Shrunk:
             at = arguments.index("--from")
             known = [x for x in arguments[:at] if x != "RUN_DIR"]
             return self.shared(f"start-{len(known)}", *shrink(known))
-        if arguments[0] != "analyse" and page == "docs/capture_the_flag.md" or any("opponents" in x for x in arguments):
+        is_of_the_flag = page == "docs/capture_the_flag.md" or any("opponents" in x for x in arguments)
+        if is_of_the_flag and arguments[0] != "analyse":
             return self.shared("flag", *shrink(["train", "merlin/CaptureTheFlag-v0", "--agent", "rl-lstm",
                                                 "--env-kwargs", '{"size": 7, "max_steps": 12}']))  # fmt: skip
         return self.shared("maze", *shrink(["train", "merlin/TMaze-v0", "--env-kwargs", '{"length": 3}']))
