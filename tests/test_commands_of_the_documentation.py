@@ -11,7 +11,7 @@ import pytest
 
 from merlin.cli import main, parse_arguments
 from merlin.environments.sight import Sight
-from tests.test_documentation import ROOT, TEXTS, named_files, shell_blocks
+from tests.test_documentation import ROOT, TEXTS, ids_forgotten, named_files, shell_blocks
 from tests.test_metrics_page import undefined
 
 NOT_RUN = {
@@ -122,7 +122,7 @@ def shrunk(tmp_path_factory):
 
 
 @pytest.fixture
-def at_home(tmp_path, monkeypatch, forgets_ids):
+def at_home(tmp_path, monkeypatch):
     """A working directory with the examples and the modules that pages name; what they register is forgotten."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -130,7 +130,8 @@ def at_home(tmp_path, monkeypatch, forgets_ids):
         for module in path:
             (tmp_path / module.name).write_text(module.read_text(encoding="utf-8"), encoding="utf-8")
     modules = set(sys.modules)
-    yield tmp_path
+    with ids_forgotten():
+        yield tmp_path
     for name in set(sys.modules) - modules:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == tmp_path:
             del sys.modules[name]

@@ -5,8 +5,11 @@ Commands run in tests/test_commands_of_the_documentation.py.
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from merlin.cli import parse_arguments
@@ -32,6 +35,18 @@ def named_files(text: str) -> dict[str, str]:
     """Return the blocks that begin with the name of a file in a comment, by that name."""
     found = re.findall(r"^```\w+\n# (\w+\.\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return dict(found)
+
+
+@contextmanager
+def ids_forgotten() -> Iterator[None]:
+    """Forget the environments that are registered meanwhile by their classes, so that others may use their names."""
+    before = set(gymnasium.registry)
+    try:
+        yield
+    finally:
+        for name in set(gymnasium.registry) - before:
+            if callable(gymnasium.registry[name].entry_point):
+                del gymnasium.registry[name]
 
 
 def prose(text: str) -> str:
@@ -64,9 +79,10 @@ def test_pages_are_found():
 
 
 @pytest.mark.parametrize("page, snippet", SNIPPETS, ids=[page for page, _ in SNIPPETS])
-def test_python_runs(page, snippet, tmp_path, monkeypatch, forgets_ids):
+def test_python_runs(page, snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # runs of the snippet go there
-    exec(compile(snippet, page, "exec"), {"__name__": "snippet"})
+    with ids_forgotten():
+        exec(compile(snippet, page, "exec"), {"__name__": "snippet"})
 
 
 @pytest.mark.parametrize("page, command", MERLIN)
