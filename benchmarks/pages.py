@@ -49,7 +49,8 @@ def card(task_id: str) -> str:
         "## Make it",
         "```python\nimport gymnasium\nimport merlin  # registers the tasks\n\n"
         f'env = gymnasium.make("{task_id}")  # one, of numpy arrays\n'
-        f'envs = gymnasium.make_vec("{task_id}", num_envs=4, vectorization_mode="vector_entry_point")  # tensors\n```',
+        "# a batch, of tensors:\n"
+        f'envs = gymnasium.make_vec("{task_id}", num_envs=4, vectorization_mode="vector_entry_point")\n```',
         f"`merlin train {task_id}` trains on it, `merlin play {task_id}` lets you try it.",
         "## What happens",
         *about,
