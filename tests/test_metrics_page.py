@@ -28,7 +28,7 @@ def undefined(row: dict, entries: list[str]) -> set[str]:
     """Return the metrics of a report that the page does not define."""
     names, found = defined(), set()
     for name in row:
-        general = [re.sub(rf"^{entry}(?=_)", "KEY", name) for entry in entries]
+        general = [re.sub(rf"^{entry}(?=_)", "KEY", name) for entry in entries] + [re.sub(r"_\d\d$", "_NN", name)]
         held_out = "evaluation_NAME" in names and name.removeprefix("evaluation_") in names
         found |= set() if names & {name, *general} or held_out else {name}
     return found
