@@ -67,6 +67,19 @@ def card(task_id: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def cards() -> str:
+    """Return the page that leads to all cards."""
+    rows = ["| task | | what is asked |", "|---|---|---|"]
+    for task_id, task in tasks.TASKS.items():
+        link, title = f"tasks/{card_name(task_id)}", task_id.removeprefix("merlin/").removesuffix("-v0")
+        rows.append(f"| [{title}]({link}.md) | ![{title}]({link}.png) | {task.summary} |")
+    about = (
+        "A card for each task: how to make it, what happens, spaces, settings, scores. All scores: [tasks](tasks.md)."
+    )
+    by = "Written by `python benchmarks/pages.py`."
+    return "\n\n".join(["# Cards of the tasks", about, "\n".join(rows), by]) + "\n"
+
+
 def scores(task_id: str) -> list[str]:
     """Return the rows of a task in docs/tasks.md, without what is told elsewhere."""
     rows, current = [], ""
@@ -202,6 +215,7 @@ def drawn(task_id: str) -> np.ndarray:
 def written() -> dict[Path, str]:
     """Return every page that has something of the code, as it should be."""
     pages = {DOCS / "tasks" / f"{card_name(task_id)}.md": card(task_id) for task_id in tasks.TASKS}
+    pages[DOCS / "cards.md"] = cards()
     for path in sorted(DOCS.glob("*.md")):
         page = path.read_text(encoding="utf-8")
         pages |= {path: filled(page)} if MARKED.search(page) else {}

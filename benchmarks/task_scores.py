@@ -7,8 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from gallery import card_name
-
 from merlin import tasks
 
 SETTINGS: dict[str, list[dict]] = {
@@ -93,11 +91,7 @@ def table() -> str:
             written = [form.format(x) for form, x in zip(FORMATS[task_id], figures, strict=True)]
             chosen = {name: value for name, value in settings.items() if name != "num_envs"}
             shown = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in chosen.items()) or "defaults"
-            words = (
-                (f"[`{task_id}`](tasks/{card_name(task_id)}.md)", task.summary, CUES.get(task_id, "-"))
-                if index == 0
-                else ("", "", "")
-            )
+            words = (f"`{task_id}`", task.summary, CUES.get(task_id, "-")) if index == 0 else ("", "", "")
             rows.append(f"| {' | '.join([words[0], shown, *written, *words[1:]])} |")
     return HEAD + "\n".join(rows) + "\n"
 
