@@ -101,13 +101,14 @@ def arguments(cls: type) -> str:
     for owner in reversed(cls.__mro__):  # what a class passes on to those that it extends
         if "__init__" in vars(owner) and owner.__module__.startswith("merlin.tasks"):
             parameters |= inspect.signature(owner.__init__).parameters
-    own = inspect.signature(cls).parameters
+    own = inspect.signature(cls.__init__).parameters
     passes_on = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    found.pop("num_grids", None)  # for classes that extend the world
     names = [*own, *(name for name in found if name in parameters and name not in own and passes_on)]
     rows = [
         f"| `{name}` | `{parameters[name].default!r}` | {found.get(name, COMMON.get(name, ''))} |"
         for name in names
-        if parameters[name].default is not inspect.Parameter.empty and name != "num_grids"  # of other classes alone
+        if name in parameters and parameters[name].default is not inspect.Parameter.empty
     ]
     return "\n".join(["| keyword | default | meaning |", "|---|---|---|", *rows])
 
