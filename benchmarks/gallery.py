@@ -3,6 +3,7 @@
 python benchmarks/gallery.py [docs/tasks.png]
 """
 
+import re
 import sys
 
 import gymnasium
@@ -20,6 +21,12 @@ SETTINGS = {
 SEEN = ("Memory", "GoalMaze", "WaterMaze", "DoorKey", "TransientInstruction", "RewardValuation", "LavaGap")
 FIRST_PERSON = [f"merlin/{name}-v0" for name in SEEN]
 SIZE, CAPTION, COLUMNS, GAP = 132, 18, 7, 8
+
+
+def card_name(task_id: str) -> str:
+    """Return the name of the files of a task's card: `tmaze` of "merlin/TMaze-v0"."""
+    name = task_id.removeprefix("merlin/").removesuffix("-v0")
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def picture(task_id: str, seed: int = 3, **settings) -> np.ndarray:

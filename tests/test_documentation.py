@@ -1,15 +1,21 @@
-"""What README and docs print works: Python runs, commands are understood, links and files are there."""
+"""What README and docs print works: Python runs, commands are understood, links and files are there.
+
+Commands run in tests/test_commands_of_the_documentation.py.
+"""
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from merlin.cli import parse_arguments
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
 
 
@@ -17,6 +23,30 @@ def blocks(text: str, languages: str) -> list[str]:
     """Return the fenced blocks whose language matches `languages`."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [block for language, block in found if re.fullmatch(languages, language)]
+
+
+def shell_blocks(text: str) -> list[tuple[str, str]]:
+    """Return the blocks of commands, each with the reason why it is not run, or nothing."""
+    found = re.findall(r"(?:^<!-- not run: (.+) -->\n)?^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [(reason, block) for reason, language, block in found if language == "bash"]
+
+
+def named_files(text: str) -> dict[str, str]:
+    """Return the blocks that begin with the name of a file in a comment, by that name."""
+    found = re.findall(r"^```\w+\n# (\w+\.\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return dict(found)
+
+
+@contextmanager
+def ids_forgotten() -> Iterator[None]:
+    """Forget the environments that are registered meanwhile by their classes, so that others may use their names."""
+    before = set(gymnasium.registry)
+    try:
+        yield
+    finally:
+        for name in set(gymnasium.registry) - before:
+            if callable(gymnasium.registry[name].entry_point):
+                del gymnasium.registry[name]
 
 
 def prose(text: str) -> str:
@@ -51,7 +81,8 @@ def test_pages_are_found():
 @pytest.mark.parametrize("page, snippet", SNIPPETS, ids=[page for page, _ in SNIPPETS])
 def test_python_runs(page, snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # runs of the snippet go there
-    exec(compile(snippet, page, "exec"), {"__name__": "snippet"})
+    with ids_forgotten():
+        exec(compile(snippet, page, "exec"), {"__name__": "snippet"})
 
 
 @pytest.mark.parametrize("page, command", MERLIN)

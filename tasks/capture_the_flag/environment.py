@@ -67,6 +67,7 @@ class CaptureTheFlag(FramedWorld):
         num_envs: A multiple of the number of players that learn, 4 with opponents="self".
         size: Cells along each side of the map, odd, at least 7.
         openness: Probability that a wall of the maze that the map starts from is none.
+        max_steps: Steps of a game.
         opponents: "self", "random", "attacker", "defender" or "mixed", an attacker and a defender.
         team_mate: "self", "random", "attacker" or "defender".
         rewards: Of each of `EVENTS`, each time, added to the reward: 13 numbers; none adds nothing.

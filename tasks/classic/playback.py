@@ -23,6 +23,7 @@ class Playback(SymbolRecall):
 
     Args:
         length: Symbols of the sequence; an episode has 2·length steps.
+        num_symbols: How many symbols there are to choose from.
         reverse: Ask for the last symbol first.
     """
 

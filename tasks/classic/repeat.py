@@ -23,6 +23,7 @@ class RepeatPrevious(SymbolRecall):
 
     Args:
         k: How many steps ago the symbol was shown that an action should name.
+        num_symbols: How many symbols there are to choose from.
         length: Steps of an episode, the first k of which ask for nothing.
     """
 

@@ -34,6 +34,7 @@ class MemoryGame(TensorVectorEnv):
     environments are at the same step of their episodes, because every episode has 3·pairs steps.
 
     Args:
+        pairs: Pairs of cards.
         view: "symbolic" shows the face as a number, "picture" as a 28x28 glyph.
         glyph_seed: Chooses the glyphs; the same for all environments and episodes.
     """

@@ -160,6 +160,7 @@ def test_values_of_the_paper_are_those_that_are_not_ours():
         assert ("model.return_cost" in stated) == (task == GAME)  # swept elsewhere
         config = values(preset("merlin", task, name="paper"))
         assert all(config[path] == value for path, (value, _) in stated.items())
+        assert paper_values("dreamer", task, {}) == paper_values("ftw", task, {}) == {}  # agents of other papers
     assert "`--env-kwargs" in paper.__doc__ and all(x.upper().replace("-", "_") in paper.__doc__ for x in (
         paper.PAPER, paper.SECOND_HAND, paper.OURS
     ))  # fmt: skip

@@ -181,7 +181,8 @@ def recommended(
 
 def paper_values(agent: str, task: str, env_kwargs: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return the settings that the paper or others who rebuilt it state: (value, "paper" or "second-hand")."""
-    rows = _of_agent(agent, paper.sourced(task.rpartition(":")[2], env_kwargs))
+    sourced = paper.sourced(task.rpartition(":")[2], env_kwargs)
+    rows = {} if agent in AGENTS and agent not in sourced else _of_agent(agent, sourced)  # of other papers
     return {path: (value, source) for path, (value, source) in rows.items() if source != paper.OURS}
 
 
