@@ -12,7 +12,14 @@ from merlin.agents import AGENTS
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
 ENTRIES = ["image", "direction"]
 MORE = {
-    "merlin": ["model.expectation_cost=1"],
+    "merlin": [
+        "model.expectation_cost=1",
+        "model.policy_encoder=true",
+        "model.policy_value_cost=0.5",
+        "model.value_transport=0.9",
+        "model.transport_min_steps=2",
+    ],
+    "rl-lstm": ["curriculum.argument=max_steps", "curriculum.values=5", "curriculum.until_steps=32"],
     "ftw": ["model.pixel_control_cost=0.03"],
     "dreamer": ["model.prefill_steps=16", "model.replay_ratio=1", "model.replay_windows=2"],
 }
