@@ -50,7 +50,7 @@ def log_probs_and_values(agent, unroll, state):
             _, after = agent.losses(unroll, state)
         return caught["log_prob"], caught["value"], after
 
-    def catch(unroll, actor, value, returns):
+    def catch(unroll, actor, value, returns, *config):
         caught.update(log_prob=actor.log_prob.detach(), value=value.detach())
         return {}
 
