@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from merlin.agents import AGENTS
-from merlin.runs import run
+from merlin.runs import build
 from merlin.runs.agent_spaces import AgentSpaces
 from merlin.runs.presets import preset
 from merlin.tasks import TASKS
@@ -51,14 +51,14 @@ def reads(monkeypatch, agent: str, task: str, length: int) -> Counter[str]:
     adam, adamw = torch.optim.Adam, torch.optim.AdamW  # whose fused form is for devices that PyTorch knows
     monkeypatch.setattr(torch.optim, "Adam", lambda *args, fused, **options: adam(*args, foreach=False, **options))
     monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **options: adamw(*args, foreach=False, **options))
-    monkeypatch.setattr(run, "resolve_device", lambda name: DEVICE)
+    monkeypatch.setattr(build, "resolve_device", lambda name: DEVICE)
     config = preset(agent, task)
     model = replace(config.model, **{name: x for name, x in SMALL.items() if hasattr(config.model, name)})
     training = replace(config.training, unroll_length=length, minibatches=1, passes=1)
     config = replace(config, num_envs=4, model=model, training=training)
     with SecondDevice() as device:
-        environment = run.build_environment(config)
-        built = run.build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space))
+        environment = build.build_environment(config)
+        built = build.build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space))
         trainer = Trainer(move(built), environment, training, total_steps=1000, seed=0)
         for _ in range(3):
             device.reads.clear()

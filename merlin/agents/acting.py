@@ -30,7 +30,8 @@ class Acting:
         self.agent, self.length, self.generator, self.records = agent, length, generator, records
         self._stepping = in_window(agent) if records else agent
         self._versions = [x._version for x in agent.parameters()]
-        self._running, self._end = agent.begin_window(state, length), None
+        with torch.set_grad_enabled(records):  # whoever collects: what a window begins with may depend on parameters
+            self._running, self._end = agent.begin_window(state, length), None
         self._activations: Any = []
         self._parameters: list[Tensor] = []
         self._actions: list[Tensor] = []

@@ -17,7 +17,7 @@ class CurriculumConfig(Settings):
     """Its value in each stage, easiest first. After them comes the task as `env_kwargs` has it."""
     until_success: Annotated[float | None, Range(0, 1)] = None
     """A stage is done when the success rate of a report is at least this."""
-    until_return: float | None = None
+    until_return: Annotated[float | None, Range(-1_000_000_000, 1_000_000_000)] = None
     """A stage is done when the mean return of a report is at least this."""
     until_steps: Annotated[int | None, COUNT] = None
     """A stage is done after so many environment steps in it."""

@@ -40,6 +40,14 @@ SETTINGS = [
 ]
 
 
+def beside(setting):
+    """Return what has to be set beside a setting."""
+    if not setting.path.startswith("curriculum."):
+        return []
+    until = "until_steps=5" if setting.path.endswith("until_return") else "until_return=0"
+    return ["curriculum.argument=pairs", "curriculum.values=2", f"curriculum.{until}"]
+
+
 def names(value):
     return value if isinstance(value, str) else value.path
 
@@ -54,7 +62,7 @@ def test_every_number_is_held_to_its_range_and_refused_by_name(agent, setting):
     assert setting.range is not None, f"{setting.path} must have a range"
     for text in NUMBERS:
         try:
-            config = override(CONFIGS[agent], [f"{setting.path}={text}"])
+            config = override(CONFIGS[agent], [*beside(setting), f"{setting.path}={text}"])
         except MerlinError as error:
             assert str(error).startswith(f"{setting.path} must be ") and str(error).count(". ") == 0, error
             continue
@@ -69,7 +77,7 @@ def test_the_smallest_number_of_a_range_trains(agent, setting):
     low = setting.range.low
     if setting.range.is_above:
         low += 1e-6
-    config = override(CONFIGS[agent], [f"{setting.path}={low}"])
+    config = override(CONFIGS[agent], [*beside(setting), f"{setting.path}={low}"])
     if setting.path == "model.replay_rows":  # a replay of one window, of one row
         config = override(config, ["model.replay_windows=1", "training.unroll_length=1"])
     with build_environment(config) as environment:

@@ -192,7 +192,7 @@ class TwoTimescales(nn.Module):
         rows = ticks
         if ticks.device.type == "cpu" and not torch.compiler.is_compiling() and not ticks.all():
             rows = ticks.nonzero().squeeze(1)
-        if len(rows):
+        if rows is ticks or len(rows):
             state, slow_slots = self._tick(rows, state, gradient_scale, slow_slots)
         elif self.memory is not None and slow_slots is None:
             slow_slots = torch.zeros_like(state.num_steps)
