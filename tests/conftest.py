@@ -16,6 +16,15 @@ check_every_shape()
 
 
 @pytest.fixture
+def on_a_command_line():
+    """Messages that speak of the command line's options."""
+    from merlin.errors import on_the_command_line  # after what checks shapes is in place
+
+    with on_the_command_line():
+        yield
+
+
+@pytest.fixture
 def no_pictures(monkeypatch):
     """Runs draw no learning curve, which takes longer than the runs of most tests."""
     monkeypatch.setattr("merlin.runs.monitor.Monitor.draw", lambda self: None)

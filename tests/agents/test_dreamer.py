@@ -295,6 +295,7 @@ def test_terminal_rows_are_decoded_and_start_no_imagination():
     assert model_loss(agent, unroll._replace(observation=unroll.observation | place), state) != first
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 def test_warnings():
     agent = make()
     good = {"prior_explained": 0.5, "kl_nats": 2.0, "reward_explained": 0.9, "entropy_nats": 0.01}

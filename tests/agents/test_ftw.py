@@ -564,6 +564,7 @@ def test_kl_weights_follow_the_variance_of_returns_in_the_units_of_the_losses():
     assert float(running.kl_weight) == pytest.approx(1, rel=0.01)
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 def test_a_collapse_is_told_where_v_explains_nothing_either():
     agent = make_agent("ftw", kl_cost=0.02)
     told = agent.warnings({"kl_nats": 0.01, "value_explained": 0.0, "kl_cost": 0.001})

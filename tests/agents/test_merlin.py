@@ -262,6 +262,7 @@ def test_free_nats_cost_nothing(name):
     assert not moved(gradients(agent, agent.losses(unroll, initial)[0].total)["predictor.prior_network.0.weight"])
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 def test_a_collapsed_posterior_is_told_with_its_remedy():
     agent = make_agent("merlin")
     fine = {"kl_nats": 8.0, "observation_nats": 3.0, "observation_explained": 0.97, "kl_cost": 0.01}

@@ -54,6 +54,7 @@ def test_agents_of_this_package_and_of_a_module_are_found(directory):
     assert found.config_class is AGENTS["merlin"].config_class and found.summary == "Mine, in a line."
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -177,6 +177,7 @@ def test_a_text_that_nobody_turned_into_tokens_is_told_what_to_do():
         flatten_space(Dict(inner=Dict(said=Text(5))))
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 @pytest.mark.parametrize(
     ("space", "number", "remedy"),
     [

@@ -10,7 +10,6 @@ import pytest
 from gymnasium import spaces
 
 from merlin import override, preset
-from merlin.errors import on_the_command_line
 from merlin.networks.action_spaces import describe_actions
 from merlin.runs.advice import Advice, describe_run
 from merlin.runs.run import build_agent, build_environment, train
@@ -23,7 +22,7 @@ SIZES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "on_a_command_line")
 
 
 def tiny(agent="rl-lstm", steps=8_000, settings=(), **env_kwargs):
@@ -38,12 +37,6 @@ def lines(config, run_dir):
     train(config, run_dir, stream=stream)
     others = ("env_steps", "comparing", "the best weights")
     return [line for line in stream.getvalue().splitlines() if not line.startswith(others)]
-
-
-@pytest.fixture(autouse=True)
-def on_a_command_line():
-    with on_the_command_line():
-        yield
 
 
 def warnings(config, run_dir):

@@ -157,6 +157,7 @@ def test_after_a_real_kill_the_lock_is_free_and_reports_are_whole(tmp_path):
     assert rows(killed) == rows(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 def test_a_run_without_a_checkpoint_begins_at_its_beginning(tmp_path, monkeypatch):
     config, run_dir, stream = tiny(checkpoint_seconds=1e9), tmp_path / "run", io.StringIO()
     train_until(monkeypatch, 8, config, run_dir)
@@ -329,6 +330,7 @@ def test_an_environment_that_changes_directory_leaves_the_run_where_it_was(tmp_p
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 @pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
 def test_a_run_whose_directory_is_gone_is_saved_beside_it(tmp_path, monkeypatch, how):
     config, run_dir = tiny(), tmp_path / "run"
@@ -423,6 +425,7 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, which, monkeypatch):
     assert checkpoint.last_step(run_dir) == 24 * WINDOW
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 def test_weights_of_other_sizes_are_refused_by_name_and_say_how_to_take_them(tmp_path):
     source, config = tmp_path / "source", tiny(windows=1)
     train(config, source, stream=io.StringIO())

@@ -368,11 +368,13 @@ def test_weights_of_before_marginals_were_kept_load_and_these_begin_anew(tmp_pat
     assert newer.predictor.reward_marginal.windows == 0
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 def test_a_run_without_checkpoints_says_so(tmp_path):
     with pytest.raises(MerlinError, match="has no checkpoint yet: `merlin train --resume"):
         load_latest(tmp_path, Agent())
 
 
+@pytest.mark.usefixtures("on_a_command_line")
 @pytest.mark.parametrize("saver", ["save", "save_best"])
 def test_a_full_disk_leaves_earlier_checkpoints_and_no_debris(tmp_path, saver):
     agent = Agent()
