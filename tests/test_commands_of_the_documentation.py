@@ -89,6 +89,8 @@ class Shrunk:
             small = ["--agents", "2", "--num-envs", "8", "--steps", "64", "--set", "training.unroll_length=4"]
             task = ["merlin/CaptureTheFlag-v0", "--env-kwargs", '{"size": 7, "max_steps": 12}']
             return self.shared("population", "population", *task, *small)
+        if arguments[0] == "export":
+            return self.shared("cards", *shrink(["train", "merlin/MemoryGame-v0"]))
         if "--from" in arguments:
             at = arguments.index("--from")
             known = [x for x in arguments[:at] if x != "RUN_DIR"]
