@@ -21,7 +21,7 @@ from torch import Tensor
 from merlin.agents.agent import Agent
 from merlin.agents.ftw import internal_reward
 from merlin.environments.batch import Environment
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, option
 from merlin.population.games import Players, players_of
 from merlin.population.ratings import ANCHOR_RATING, fit_with_intervals
 from merlin.population.run import AGENTS, CONFIG
@@ -184,7 +184,9 @@ def write(found: Tournament, out: Path, title: str) -> None:
                 table.writerow([name, *("" if math.isnan(x) else x for x in row)])
         plot_points(names, found.points, out / "points.png", title)
     except OSError as error:
-        raise MerlinError(f"The directory {out} must be writable, but {error}: choose another --out.") from error
+        raise MerlinError(
+            f"The directory {out} must be writable, but {error}: choose another {option('out')}."
+        ) from error
 
 
 def run_dirs_of(path: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from merlin.errors import MerlinError
@@ -25,7 +24,7 @@ def to_plain(tree: Any, device: str | None = None) -> Any:
         device: Where its tensors are to be; none leaves them where they are.
     """
     if isinstance(tree, Tensor):  # a copy, for a view would be stored with all of its storage
-        return tree.detach().to(device or tree.device, copy=True, memory_format=torch.contiguous_format)
+        return tree.detach().to(device or tree.device, copy=True)  # strides stay: sums are in their order
     if isinstance(tree, _Named):
         return {name: to_plain(value, device) for name, value in tree._asdict().items()}
     if isinstance(tree, Mapping):

@@ -103,7 +103,7 @@ def test_settings_are_listed_with_type_value_and_meaning(merlin, monkeypatch):
     assert "  model.encoder.image_features: int = 128  [paper: 500]" in lines
     assert not any(re.match(" *(task|agent|preset|env_kwargs)", line) for line in lines)
     groups = [line.partition(":")[0] for line in lines if re.match(r"[a-z.]+: ", line)]
-    assert groups == ["run", "environment", "model", "model.encoder", "model.decoder", "training"]
+    assert groups == ["run", "environment", "curriculum", "model", "model.encoder", "model.decoder", "training"]
 
 
 @pytest.mark.parametrize("agent", AGENTS)

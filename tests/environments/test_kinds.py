@@ -78,7 +78,7 @@ def test_entries_are_read_as_is_said(vectorization):
 
 def test_what_cannot_be_read_is_told_before_any_step():
     with pytest.raises(
-        MerlinError, match=r"'huge', a Discrete, has 1,099,511,627,776: .* environment.kinds.huge=vector"
+        MerlinError, match=r"'huge', a Discrete, has 1,099,511,627,776: .* set={\"environment.kinds.huge\": \"vector\"}"
     ):
         make_environment("test/Sampled-v0", 2)
     with pytest.raises(MerlinError, match=r"names the entry 'widnow', .*: did you mean 'window'?"):

@@ -112,6 +112,7 @@ def test_plain_trees_are_detached_compact_copies():
     weight = torch.randn(1000, 3, requires_grad=True)
     plain = to_plain({"row": weight[:2]})
     assert not plain["row"].requires_grad and plain["row"].untyped_storage().nbytes() == 2 * 3 * 4
+    assert to_plain(weight.T).stride() == weight.T.stride(), "sums over it are taken in the same order"
     with pytest.raises(AssertionError, match="a checkpoint cannot hold a set"):
         to_plain([{1}])
 

@@ -11,13 +11,13 @@ from merlin.agents.merlin import MerlinConfg as MerlinConfig  # mistake
 
 config = merlin.preset("merlin", "merlin/MemoryGame-v0")
 merlin.trian(config, Path("runs/mine"))  # mistake
-merlin.train("merlin", Path("runs/mine"))  # mistake
+merlin.train("merlin/TMaze-v0", agent=merlin.MerlinConfig())  # mistake
 merlin.train(config, Path("runs/mine"), max_secnds=1)  # mistake
 print(config.sede)  # mistake
 print(config.training.unroll_lenght)  # mistake
 print(preset, MerlinConfig)
 print(merlin.MerlinConfig(kl_reference_nat=8.0))  # mistake
-merlin.override(config, "model.kl_cost=1")  # mistake
+merlin.override(config, [("model.kl_cost", 1)])  # mistake
 
 with merlin.make_environment("merlin/TMaze-v0", 4) as environment:
     environment.rest(0)  # mistake
