@@ -130,7 +130,8 @@ class Collection:
         bootstrap = acting.next_value(timestep.observation, timestep.is_first, timestep.reward)
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         observations = columns.pop("observation")
-        stacked = {name: torch.stack(column) for name, column in columns.items()} | acting.columns()
+        stacked: dict[str, Any] = {name: torch.stack(column) for name, column in columns.items()}
+        stacked |= acting.columns()
         next_value = torch.cat([stacked["value"][1:], bootstrap.unsqueeze(0)])
         for t, final_value in enumerate(self._final_values):
             if final_value is not None:
