@@ -24,6 +24,7 @@ NOT_RUN = {
     r"mkdocs serve": "serves until it is stopped; .ci/run builds the site",
     r"merlin play ": "waits for keys, which tests/viewer/test_play.py sends",
     r"merlin export .*--format ": "runs in tests/runs/test_export.py",
+    r"merlin .*--tensorboard": "runs in tests/runs/test_tensorboard.py, where TensorBoard is installed",
 }
 """Beginnings of lines, and why these are not run here. A block of another kind says it in a comment before it."""
 
