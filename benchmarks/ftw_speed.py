@@ -1,9 +1,11 @@
 """Seconds per row of FTW beside an LSTM of the same sizes: acting and one pass over each window, on one thread.
 
-    python benchmarks/ftw_speed.py [--envs 256] [--length 32] [--windows 6]
+    python benchmarks/ftw_speed.py [--envs 256] [--length 32] [--windows 12]
+    python benchmarks/ftw_speed.py --game [--windows 6]
 
 All read the same encodings, of the T-maze, and have 64 units and heads of the same size; FTW's auxiliary tasks are left
-out. RL-MEM's memory is FTW's in size. Times are CPU seconds of this process, the least of several windows, as other
+out. RL-MEM's memory is FTW's in size. With --game all is as capture the flag's preset has it, FTW learning by PPO as
+RL-LSTM does. Times are CPU seconds of this process, the least of several windows, as other
 processes may be busy.
 """
 
@@ -31,6 +33,22 @@ AGENTS = {
     "FTW, memory 32 x 16, 2 keys": ("ftw", {"memory_size": 32}),
 }
 
+IN_THE_GAME = {
+    "RL-LSTM": ("rl-lstm", {}),
+    "FTW, core=lstm": ("ftw", {"objective": "ppo", "core": "lstm"}),
+    "FTW, no memory": ("ftw", {"objective": "ppo", "memory_size": 0}),
+    "FTW, memory of the preset": ("ftw", {"objective": "ppo"}),
+}
+REWARDS = [1, 0.4, 0.3, 0.5, 0.1, 0.1, 0.3, 0.1, -0.3, -0.1, -0.5, -0.2, -0.1]
+
+
+def in_the_game(agent: str, settings: dict) -> Trainer:
+    """Return what trains an agent in capture the flag, on 9 x 9 cells with fixed rewards for events."""
+    config = preset(agent, "merlin/CaptureTheFlag-v0", {"size": 9, "rewards": REWARDS})
+    config = replace(config, model=replace(config.model, **settings), device="cpu")
+    environment = build_environment(config)
+    return Trainer(build_agent(config, environment), environment, config.training, total_steps=10**9, seed=1)
+
 
 def trainer_of(agent: str, settings: dict, num_envs: int, length: int) -> Trainer:
     """Return what trains an agent on the T-maze."""
@@ -46,14 +64,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("envs", 256), ("length", 32), ("windows", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--only", nargs="*", help="agents, by the beginnings of their names, besides the LSTM")
+    parser.add_argument("--game", action="store_true", help="in capture the flag, as its preset has it")
+    parser.add_argument("--only", nargs="*", help="agents, by the beginnings of their names, besides the first")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = tuple(AGENTS) if arguments.only is None else ("LSTM", *arguments.only)
-    agents = {name: x for name, x in AGENTS.items() if name.startswith(wanted)}
+    table = IN_THE_GAME if arguments.game else AGENTS
+    first = next(iter(table))
+    wanted = tuple(table) if arguments.only is None else (first, *arguments.only)
     trainers = {
-        name: trainer_of(agent, settings, arguments.envs, arguments.length)
-        for name, (agent, settings) in agents.items()
+        name: in_the_game(*x) if arguments.game else trainer_of(*x, arguments.envs, arguments.length)
+        for name, x in table.items()
+        if name.startswith(wanted)
     }
     seconds = dict.fromkeys(trainers, float("inf"))
     for window in range(arguments.windows):  # in turn, so that other processes slow all of them down alike
@@ -63,8 +84,8 @@ def main() -> None:
             if window > 0:
                 seconds[name] = min(seconds[name], time.process_time() - begin)
     for name, least in seconds.items():
-        microseconds = 1e6 * least / (arguments.envs * arguments.length)
-        print(f"{name:30} {microseconds:7.1f} us a row  {least / seconds['LSTM']:5.2f} x the LSTM's", flush=True)
+        rows = trainers[name].environment.num_envs * trainers[name].config.unroll_length
+        print(f"{name:30} {1e6 * least / rows:7.1f} us a row  {least / seconds[first]:5.2f} x {first}'s", flush=True)
 
 
 if __name__ == "__main__":
