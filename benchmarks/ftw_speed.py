@@ -19,7 +19,7 @@ from merlin.runs.presets import preset
 from merlin.runs.run import build_agent, build_environment
 from merlin.training.trainer import Trainer
 
-AGENTS = {
+AGENTS: dict[str, tuple[str, dict]] = {
     "LSTM": ("rl-lstm", {"num_layers": 1, "head_size": 128}),
     "two LSTM layers": ("rl-lstm", {"num_layers": 2, "head_size": 128}),
     "RL-MEM of one LSTM layer": (
@@ -33,7 +33,7 @@ AGENTS = {
     "FTW, memory 32 x 16, 2 keys": ("ftw", {"memory_size": 32}),
 }
 
-IN_THE_GAME = {
+IN_THE_GAME: dict[str, tuple[str, dict]] = {
     "RL-LSTM": ("rl-lstm", {}),
     "FTW, core=lstm": ("ftw", {"objective": "ppo", "core": "lstm"}),
     "FTW, no memory": ("ftw", {"objective": "ppo", "memory_size": 0}),
