@@ -150,6 +150,10 @@ def test_steps_that_cost_more_are_learnt_from_more_often():
         for speed in ((True, 0.0), (False, 1e-4), (False, 0.1))
     ]
     assert all(native < fast < slow for native, fast, slow in zip(*passes, strict=True))
+    policy = [
+        general.table(Sight(kinds, native, 1e-4))["merlin"].get("training.policy_passes", 1) for native in (True, False)
+    ]
+    assert policy[0] < policy[1]
 
 
 @pytest.mark.usefixtures("steps_take_as_long")

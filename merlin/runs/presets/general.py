@@ -33,7 +33,10 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
         "training.max_grad_norm": 0.5,
     }
     baseline = common | {"model.policy_hidden_gain": 2.0}
+    often: dict[str, Any] = {}
     if not sight.is_native:
+        # Latents begin some 6 wide: the gates of the policy's LSTM would stay where they put them.
+        often = {"model.policy_latent_scale": 0.2, "model.policy_read_scale": 0.2, "training.policy_passes": 4}
         # The mode of a Beta moves little in a step, and a choice is soon settled.
         rate = {} if sight.is_continuous else {"training.learning_rate": 3e-4}
         baseline |= {"training.passes": passes + 1, "training.minibatches": 4} | rate
@@ -54,7 +57,8 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
             "training.unroll_length": 16,
             "training.learning_rate": 2e-3,
             "training.policy_learning_rate": 5e-4,
-        },
+        }
+        | often,
         "rl-mem": baseline
         | {
             "model.latent_size": 64,
