@@ -151,7 +151,8 @@ def test_steps_that_cost_more_are_learnt_from_more_often():
     ]
     assert all(native < fast < slow for native, fast, slow in zip(*passes, strict=True))
     policy = [
-        general.table(Sight(kinds, native, 1e-4))["merlin"].get("training.policy_passes", 1) for native in (True, False)
+        general.table(Sight(kinds, False, native, 1e-4))["merlin"].get("training.policy_passes", 1)
+        for native in (True, False)
     ]
     assert policy[0] < policy[1]
 
