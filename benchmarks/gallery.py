@@ -20,7 +20,7 @@ SETTINGS = {
 }
 SEEN = ("Memory", "GoalMaze", "WaterMaze", "DoorKey", "TransientInstruction", "RewardValuation", "LavaGap")
 FIRST_PERSON = [f"merlin/{name}-v0" for name in SEEN]
-SIZE, CAPTION, COLUMNS, GAP = 132, 18, 7, 8
+SIZE, CAPTION, COLUMNS, GAP = 148, 18, 6, 8
 
 
 def card_name(task_id: str) -> str:

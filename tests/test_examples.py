@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,11 @@ def needs(package: str):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
 
 
+def has_rllib() -> bool:
+    """Return whether RLlib is installed: Ray has its modules without what these need."""
+    return all(map(importlib.util.find_spec, ("ray", "tree", "lz4", "ormsgpack")))
+
+
 def load(name: str):
     """Return an example as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
@@ -34,7 +40,7 @@ def load(name: str):
 
 
 LINES = {"estimators": 320, "pbt_with_ray": 80, "codebook": 120, "discrete_sac": 151, "ppo_with_memory": 100}
-LINES["predictor_for_stable_baselines3"] = 100
+LINES |= dict.fromkeys(("predictor_for_stable_baselines3", "memory_in_torchrl", "memory_in_rllib"), 100)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -64,6 +70,26 @@ def test_predictor_in_your_agent():
 def test_ppo_with_memory(core, capsys):
     assert 0 <= load("ppo_with_memory").main(core, 0.5) <= 1
     assert capsys.readouterr().out.startswith(f"{core}: ")
+
+
+def run_in_process(*arguments: str) -> str:
+    """Return what an example prints in a process of its own: its library starts workers, and warns of much."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return ran.stdout
+
+
+@needs("torchrl")
+def test_memory_in_torchrl():
+    printed = run_in_process("examples/memory_in_torchrl.py", "2048", "3")
+    assert 0 <= float(re.search(r"success ([\d.]+) of the last \d+ episodes", printed)[1]) <= 1
+
+
+@pytest.mark.skipif(not has_rllib(), reason="needs ray[rllib]")
+def test_memory_in_rllib():
+    printed = run_in_process("examples/memory_in_rllib.py", "2", "3", "256")
+    assert re.search(r"^512 steps  return -?[\d.]+$", printed, re.MULTILINE)
 
 
 @needs("stable_baselines3")
@@ -195,15 +221,9 @@ def compared(what: str) -> list[str]:
     return [*OWN["memory"][1:], "--agents", "merlin", "rl-mem"]
 
 
+@needs("ray")
 def test_pbt_with_ray(tmp_path):
-    """Ray starts workers and warns of much: in a process of its own."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is an extra")
-    arguments = [sys.executable, "examples/pbt_with_ray.py", "2", "3", "1024", str(tmp_path / "pbt")]
-    ran = subprocess.run(
-        arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    best = Path(ran.stdout.rpartition("merlin evaluate ")[2].strip())
+    printed = run_in_process("examples/pbt_with_ray.py", "2", "3", "1024", str(tmp_path / "pbt"))
+    best = Path(printed.rpartition("merlin evaluate ")[2].strip())
     rows = [json.loads(line) for line in (best / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["env_steps"] == 3 * 1024 and (best / "config.json").exists()

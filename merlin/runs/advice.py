@@ -231,10 +231,13 @@ class Advice:
         """Return whether returns are surely no better than those that the run began with.
 
         Args:
-            spreads: Standard deviations of these by which a return may be higher and still be no better.
+            spreads: Standard deviations of these by which a return may be higher and still be no better, though not by
+                more than half of the way to the best returns that were seen: 1 may be less than 2 of them above 0.25.
         """
-        enough = self.knows_start and self.episodes >= EPISODES
-        return enough and self.recent[0] <= self.start[0] + spreads * self.start[2]
+        if not self.knows_start or self.episodes < EPISODES:
+            return False
+        margin = min(spreads * self.start[2], 0.5 * (self.returns[1] - self.start[0]))
+        return self.recent[0] <= self.start[0] + margin
 
     def _standing(self, is_no_better: bool = True) -> str:
         how = "is no better than" if is_no_better else "is still near"

@@ -11,27 +11,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from PIL.Image import Image
 from tqdm import tqdm
 
 from merlin.errors import MerlinError, resuming
 from merlin.runs.metrics import NAME, keep_rows
+from merlin.runs.notebook import NotebookProgress
 
 SILENCE_SECONDS = 60.0
 """After which a run says where it stands, though no report is due."""
 
 
-NOTEBOOK_COLUMNS = 100
-
-
 def is_notebook() -> bool:
-    """Return whether a notebook shows what is printed: it is no terminal, but one line can be written over there."""
+    """Return whether a notebook shows what is printed: it is no terminal, but outputs can be replaced there."""
     return type(sys.stdout).__module__.startswith(("ipykernel", "google.colab"))
 
 
 class Reporter:
     """Writes each report as one line of `metrics.jsonl` and shows it on the terminal.
 
-    A terminal and a notebook get a progress bar, a pipe or a file one line per report:
+    A terminal gets a progress bar, a notebook one with a picture (`NotebookProgress`), a pipe or a file one line per
+    report:
 
         env_steps    120,000   25,310/s  return  1.42 ± 0.61  kl  7.1 nats  00:05 left 00:31
     """
@@ -43,6 +43,7 @@ class Reporter:
         first_step: int = 0,
         stream: io.TextIOBase | TextIO | None = None,
         reported_step: int | None = None,
+        picture: Callable[[], Image] | None = None,
     ):
         """Open the run's metrics.
 
@@ -51,9 +52,10 @@ class Reporter:
             stream: Where people read; standard error unless told, in a notebook standard output, as that is not red.
             reported_step: Environment steps of that checkpoint's last report, `first_step` unless told. Rows beyond it
                 are dropped: the run earns them again, and the curve would double back.
+            picture: Draws the run from its metrics, for a notebook.
         """
         self._path = Path(run_dir) / NAME
-        self._bar = None
+        self._bar = self._notebook = None
         self._run_dir = run_dir
         notebook = is_notebook()
         self._stream = (sys.stdout if notebook else sys.stderr) if stream is None else stream
@@ -68,12 +70,13 @@ class Reporter:
             self._file = open(self._path, "a+", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from error
-        if self._stream.isatty() or (notebook and stream is None):
-            # Scores last: where the terminal is narrow, they are what is cut. A notebook has no width to ask for.
+        if notebook and stream is None:
+            self._notebook = NotebookProgress(total_steps, picture)
+        elif self._stream.isatty():
+            # Scores last: where the terminal is narrow, they are what is cut.
             shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
             self._bar = tqdm(
-                total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=not notebook, unit=" steps",
-                ncols=NOTEBOOK_COLUMNS if notebook else None,
+                total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=True, unit=" steps",
                 unit_scale=True, bar_format=shape,
             )  # fmt: skip
 
@@ -85,7 +88,10 @@ class Reporter:
             self._file.flush()
         except OSError as error:
             raise self._failure(error) from error
-        if self._bar is None:
+        if self._notebook is not None:
+            self._notebook.show(round(metrics["env_steps"]), _line(metrics, self._total_steps))
+            self._told_at = time.monotonic()
+        elif self._bar is None:
             self.note(_line(metrics, self._total_steps))
         else:
             self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
@@ -131,6 +137,8 @@ class Reporter:
             self._watch.join(5.0)  # a thread that wakes while Python ends would abort the process
         if self._bar is not None:
             self._bar.close()
+        if self._notebook is not None:
+            self._notebook.close()
         try:
             self._file.close()
         except OSError as error:

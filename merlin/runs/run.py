@@ -18,6 +18,7 @@ from torch import Tensor
 
 from merlin import distributed
 from merlin.agents import Agent
+from merlin.environments.batch import Environment
 from merlin.environments.make import find_spec
 from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep
 from merlin.errors import EnvironmentFailure, MerlinError, describe, option
@@ -281,7 +282,8 @@ def _train(
             # on resuming, what may change may have, and the next resume starts from it
             write_config(config, run_dir, to_config(environment))
             reported_step = trainer.env_steps if monitors is None else monitors[0]["reported_at"]
-            reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step)
+            picture = partial(_draw, run_dir, environment)
+            reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step, picture)
             stack.enter_context(reporter)
             for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
@@ -329,6 +331,13 @@ def _train(
             if tracker is not None:
                 tracker.close(code)
     return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted, run_dir)
+
+
+def _draw(run_dir: Path, environment: Environment) -> Image:
+    """Return the learning curve of a run that may go on."""
+    from merlin.runs.learning_curve import plot_learning_curve  # matplotlib takes a second to import
+
+    return plot_learning_curve([run_dir], reference_scores=environment.scores)
 
 
 def _staged(config: RunConfig, curriculum: Curriculum) -> RunConfig:

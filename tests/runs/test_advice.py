@@ -189,6 +189,8 @@ def test_advice_is_late_and_sure(parts):
     rises = {"value_explained": lambda i: -0.3, "episode_return_mean": lambda i: i / 50}
     assert told_of(parts, rows_of(**rises)) == {"value_explained": 55}, "V is worse than a constant, at half of the run"
     assert told_of(parts, rows_of(**rises | {"episode_return_mean": lambda i: i / 20})) == {}, "of much better play"
+    solved = {"episode_return_mean": lambda i: min(0.95, 0.25 + i / 40), "episode_return_std": lambda i: 0.43}
+    assert told_of(parts, rows_of(**rises | solved)) == {}, "nearly all succeed, 1.6 standard deviations from the start"
     unknown = {"value_explained": lambda i: math.nan if i % 2 else 0.0}
     assert told_of(parts, rows_of(**unknown)) == {"value_explained": 26}
 

@@ -5,18 +5,20 @@ import inspect
 import io
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from PIL import Image
 
 import merlin
 from merlin.environments import passed
 from merlin.environments.make import find_spec
 from merlin.errors import MerlinError, on_the_command_line, option, resuming
-from merlin.runs import reporting
 from merlin.runs.configure import configure
 from merlin.runs.reporting import Reporter
 
@@ -219,14 +221,59 @@ class NotebookOutput(io.StringIO):
 NotebookOutput.__module__ = "ipykernel.iostream"
 
 
-def test_a_notebook_gets_one_bar_and_no_red(tmp_path, monkeypatch):
-    out, red = NotebookOutput(), io.StringIO()
+def open_notebook(monkeypatch):
+    """Return what a notebook displays, for each output all that it showed one after the other, and its output."""
+    outputs, out = [], NotebookOutput()
+
+    def display(data, *, raw, display_id):
+        assert raw and display_id
+        outputs.append(shown := [data])
+        return SimpleNamespace(update=lambda data, *, raw: shown.append(data))
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     monkeypatch.setattr("sys.stdout", out)
-    monkeypatch.setattr("sys.stderr", red)
-    with Reporter(tmp_path, 1000) as reporter:
+    monkeypatch.setattr("sys.stderr", None)  # which is red there
+    return outputs, out
+
+
+def test_a_notebook_gets_a_bar_and_a_picture_that_are_drawn_over(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("merlin.runs.notebook.time.monotonic", lambda: clock.now)
+    pictures = []
+
+    def picture():
+        clock.now += 1.0  # so long it takes to draw
+        pictures.append(clock.now)
+        return Image.new("P", (8, 8))
+
+    (outputs, out), row = open_notebook(monkeypatch), {"wall_seconds": 1.0, "episode_return_mean": 1.25}
+    with Reporter(tmp_path, 1000, picture=picture) as reporter:
         reporter.note("a note")
-        reporter.report({"env_steps": 500, "wall_seconds": 1.0, "episode_return_mean": 1.25})
-    assert red.getvalue() == "" and "a note\n" in out.getvalue()
-    shown = [line.rpartition("\r")[2] for line in out.getvalue().split("\n")]
-    assert "50%" in shown[-2] and "return  1.25" in shown[-2] and len(shown) < 4
-    assert max(map(len, shown)) <= reporting.NOTEBOOK_COLUMNS
+        for step, later in ((250, 0), (500, 10), (750, 15), (800, 0)):
+            clock.now += later
+            reporter.report(row | {"env_steps": step})
+        assert pictures == [101.0, 127.0], "a twentieth of the time is for drawing"
+    assert len(pictures) == 3, "the last report is drawn"
+    assert out.getvalue() == "a note\n", "and nothing that a terminal would need"
+    bar, curve = outputs
+    assert [x["text/plain"].split()[0] for x in bar] == ["25%", "50%", "75%", "80%"]
+    assert "return  1.25" in bar[-1]["text/html"] and 'value="0.800"' in bar[-1]["text/html"]
+    assert len(curve) == 3 and all(x["image/png"].startswith(b"\x89PNG") for x in curve)
+
+
+def test_a_notebook_shows_a_run_and_its_curve(tmp_path, monkeypatch):
+    outputs, out = open_notebook(monkeypatch)
+    run_dir = tmp_path / "run"
+    merlin.train(Coin, run_dir, agent="rl-lstm", steps=64, **SMALL)
+    bar, curve = outputs
+    assert bar[-1]["text/plain"].startswith("100% ") and curve and "\r" not in out.getvalue()
+
+
+def test_a_curve_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch):
+    def picture():
+        raise MerlinError("there are no metrics")
+
+    outputs, _ = open_notebook(monkeypatch)
+    with Reporter(tmp_path, 1000, picture=picture) as reporter:
+        reporter.report({"env_steps": 500, "wall_seconds": 1.0})
+    assert len(outputs) == 1
