@@ -1,6 +1,6 @@
 """States as values: nested NamedTuples of tensors, batch first, mapped over and reset without being changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,27 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     if states[0] is None:
         return None
     return type(states[0])(*(map_state(function, *children) for children in zip(*states, strict=True)))
+
+
+def flatten_state(state: Any) -> tuple[Tensor, ...]:
+    """Return the tensors of a state, or of a tuple of states, in their order; what is None has none."""
+    if isinstance(state, Tensor):
+        return (state,)
+    return () if state is None else tuple(x for part in state for x in flatten_state(part))
+
+
+def unflatten_state(template: Any, tensors: Iterable[Tensor]) -> Any:
+    """Undo `flatten_state`, of a state of the template's form."""
+    return _unflatten(template, iter(tensors))
+
+
+def _unflatten(template: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(template, Tensor):
+        return next(tensors)
+    if template is None:
+        return None
+    parts = [_unflatten(part, tensors) for part in template]
+    return tuple(parts) if type(template) is tuple else type(template)(*parts)
 
 
 def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:

@@ -132,6 +132,9 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     """Dataclass of the agent's configuration."""
     memory: Memory | None = None
     """The memory, of an agent that has one; `memory_state` and `with_memory` say where in the state it is."""
+    is_traceable: ClassVar[bool] = False
+    """Whether `perceive` and `advance` are the same operations whatever the numbers, and draw by `draw_extras` alone.
+    It is said of a class, and not of those derived from it. See `merlin.agents.traced`."""
     writes_once: ClassVar[bool] = True
     """Whether a step writes one word to it, after its reads."""
 
@@ -267,6 +270,10 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         )
         return map_state(lambda x: x[0], output) if seen.is_single else output, advanced.state
 
+    def draw_extras(self, state: State, generator: torch.Generator | None = None) -> Any:
+        """Return the extras of a new step with what `perceive` would draw; None, unless overridden, where nothing is."""
+        return None
+
     def likeliest_extras(self, state: State) -> Any:
         """Return the extras that let a new step draw nothing; None, unless overridden, where nothing is drawn."""
         return None
@@ -291,9 +298,15 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
         Nothing is checked or converted here.
         """
-        state = reset_state(state, is_first)
-        reward = as_type(reward, state.previous_action.dtype).masked_fill(is_first, 0)
+        state, reward = self.begin_step(state, is_first, reward)
         return self.perceive(self.encode(observation, state.previous_action, reward), state, extras, generator)
+
+    def begin_step(
+        self, state: State, is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> tuple[State, Float[Tensor, "B"]]:
+        """Return the state and the previous reward as a step sees them: zeroed where an episode starts."""
+        state = reset_state(state, is_first)
+        return state, as_type(reward, state.previous_action.dtype).masked_fill(is_first, 0)
 
     def losses(
         self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Any = None, **besides: Any

@@ -11,6 +11,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import batch_space, iterate
 
 from merlin.agents import Agent
+from merlin.agents.traced import Actor
 from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
 from merlin.environments.passed import Passed, name_of
@@ -58,6 +59,7 @@ class LoadedAgent:
         self._device = next(agent.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._readers = {name: token_reader(x) for name, x in self.spaces.items() if isinstance(x, Tokens)}
+        self._actor = Actor(agent)
         self._state: Any = None
         self._is_batch = self._has_acted = False
 
@@ -111,17 +113,17 @@ class LoadedAgent:
             )
         observation = _with_tokens(observation, "", self._readers)
         first = torch.as_tensor(False if is_first is None else is_first)
-        output, state = self.agent.step(
+        action, state, is_single = self._actor.step(
             observation, self._state, first, reward, generator=self._generator, greedy=deterministic
         )
-        is_batch = output.value.ndim == 1
+        is_batch = not is_single
         if is_batch != self._is_batch:
             raise MerlinError(
                 "Observations must be of one environment, or a batch of as many as reset was told, but these are "
                 f"{'a batch' if is_batch else 'of one environment'}: call reset(num_envs) for a batch, reset() for one."
             )
         self._state, self._has_acted = state, True
-        return to_environment(output.action, self.action_space, self._is_batch)
+        return to_environment(action, self.action_space, self._is_batch)
 
     def evaluate(
         self,

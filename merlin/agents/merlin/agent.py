@@ -216,6 +216,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     """
 
     config_class = MerlinConfig
+    is_traceable = True
     memory: Memory
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: MerlinConfig) -> None:
@@ -268,12 +269,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             code: None where nothing is seen, as in imagination: the latent is a sample of the prior then, and the
                 policy's own encoding is of what is decoded from it.
         """
-        slots = None if extras is None else extras.slots
-        if extras is None:
-            like = state.policy_read_words
-            noise = self.predictor.latents.draw_noise(len(like), like, generator)
-        else:
-            noise = extras.noise
+        extras = self.draw_extras(state, generator) if extras is None else extras
+        noise, slots = extras.noise, extras.slots
         encoding = None
         if code is not None and self.policy.encoder is not None:
             code, encoding = code.split([code.shape[-1] - self.policy.encoding_size, self.policy.encoding_size], -1)
@@ -285,6 +282,12 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         state, weights = self.recall(inference.latent, state, encoding)
         activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words, encoding)
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
+
+    def draw_extras(self, state: MerlinState, generator: torch.Generator | None = None) -> MerlinExtras:
+        """Return the noise of a new latent. See `Agent.draw_extras`."""
+        like = state.policy_read_words
+        noise = self.predictor.latents.draw_noise(len(like), like, generator)
+        return MerlinExtras(noise, noise, None)
 
     def likeliest_extras(self, state: MerlinState) -> MerlinExtras:
         """Return noise of 0, which makes the latent the posterior's mode. See `Agent.likeliest_extras`."""
