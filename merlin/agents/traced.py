@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Actor:
     """Steps of an agent that acts and does not learn.
 
-    A program is of one batch size and of one type of each entry. Programs hold the agent's parameters themselves, so
-    that what changes in them is seen.
+    A program is of one batch size and of one type of each entry. It holds the agent's parameters themselves, so that
+    what changes in them is seen.
 
     Attributes:
         agent: Who acts.
@@ -34,8 +34,10 @@ class Actor:
         self.agent = agent
         parts = [agent] if agent.memory is None else [agent, agent.memory]
         is_said = all(vars(type(part)).get("is_traceable", False) for part in parts)
-        self.is_traced = is_said and next(agent.parameters()).device.type == "cpu"
-        self._programs: dict[Any, tuple[Any, Any, Any]] = {}
+        like = next(agent.parameters())
+        has_noise = agent.actions.draw_noise((1,), like, torch.Generator(like.device)) is not None
+        self.is_traced = is_said and has_noise and like.device.type == "cpu"
+        self._programs: dict[Any, tuple[Any, Any]] = {}
 
     @torch.inference_mode()
     def step(
@@ -56,82 +58,58 @@ class Actor:
         if self.is_traced:
             like, num_choices = state.previous_action, agent.actions.num_choices
             seen = border.convert(agent.spaces, observation, is_first, reward, like, num_choices)
-            entries = [seen.observation[name] for name in agent.spaces]
-            key = (like.shape, like.dtype, *(x.dtype for x in entries))
+            state, reward = agent.begin_step(state, seen.is_first, seen.reward)
+            entries = tuple(seen.observation.values())
+            key = (greedy, like.shape, like.dtype, *seen.observation, *[x.dtype for x in entries])
             if key not in self._programs:
-                self._trace(key, entries, state)
+                self._trace(key, seen.observation, state, greedy)
         if not self.is_traced:
             output, state = agent.step(observation, state, is_first, reward, generator=generator, greedy=greedy)
             return output.action, state, output.value.ndim == 0
-        perceive, advance, template = self._programs[key]
-        state, reward = agent.begin_step(state, seen.is_first, seen.reward)
-        extras = agent.likeliest_extras(state) if greedy else agent.draw_extras(state, generator)
-        parameters, perceived = perceive(entries, flatten_state((state, extras)), reward)
-        parameters = agent.actions.restrict(parameters, seen.observation)
-        action = agent.actions.greedy(parameters) if greedy else agent.actions.sample(parameters, generator)
-        state = unflatten_state(template, advance(perceived, action))
-        return action[0] if seen.is_single else action, state, seen.is_single
+        program, form = self._programs[key]
+        if greedy:
+            drawn = agent.likeliest_extras(state), None
+        else:
+            drawn = agent.draw_extras(state, generator), agent.actions.draw_noise(like.shape[:1], like, generator)
+        action, *after = program(entries, reward, flatten_state((state, *drawn)))
+        return action[0] if seen.is_single else action, unflatten_state(form, after), seen.is_single
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _trace(self, key: Any, entries: list[Tensor], state: Any) -> None:
-        """Trace both halves of a step, or note that they cannot be."""
+    def _trace(self, key: Any, observation: dict[str, Tensor], state: Any, greedy: bool) -> None:
+        """Trace a step, or note that it cannot be."""
         try:
+            # Zeros, each a tensor of its own: one that came in twice would be one input.
+            entries = tuple(map(torch.zeros_like, observation.values()))
+            like = state.previous_action
+            noise = None if greedy else self.agent.actions.draw_noise(like.shape[:1], like)
+            carried = state, self.agent.likeliest_extras(state) if greedy else self.agent.draw_extras(state), noise
+            tensors = tuple(map(torch.zeros_like, flatten_state(carried)))
+            step = _Step(self.agent, tuple(observation), carried)
+            inputs = entries, torch.zeros_like(like[:, 0]), tensors
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of shapes that become constants, which they are; of deprecation
-                self._programs[key] = _programs(self.agent, entries, state)
+                program = torch.jit.trace(step, inputs, check_trace=False)
+            self._programs[key] = program, step.after
         except Exception as error:  # whatever PyTorch makes of an agent, or a PyTorch that traces no more
             self.is_traced = False
             log.info("acting is not traced, and slower: %s", error)
 
 
-def _programs(agent: Agent, entries: list[Tensor], state: Any) -> tuple[Any, Any, Any]:
-    """Return the halves of a step as programs, and a state whose form the second one's results have."""
-    # Zeros, each a tensor of its own: a tensor that came in twice would be one input.
-    entries = [torch.zeros_like(x) for x in entries]
-    carried = state, agent.likeliest_extras(state)
-    perceive = _Perceive(agent, carried)
-    inputs = (entries, _zeros(carried), torch.zeros_like(state.previous_action[:, 0]))
-    parameters, _ = perceive(*inputs)
-    advance = _Advance(agent, perceive.perceived)
-    choice = _zeros(perceive.perceived), agent.actions.greedy(parameters)
-    advance(*choice)
-    traced = (
-        torch.jit.trace(program, example, check_trace=False)
-        for program, example in ((perceive, inputs), (advance, choice))
-    )
-    return *traced, advance.advanced
+class _Step(nn.Module):
+    """A step from tensors to tensors: of the state, the extras and the action's noise, None where it is greedy."""
 
-
-def _zeros(state: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.zeros_like(x) for x in flatten_state(state))
-
-
-class _Perceive(nn.Module):
-    """The first half: from entries, state and extras to the policy's parameters and what was perceived, flat."""
-
-    def __init__(self, agent: Agent, carried: Any) -> None:
+    def __init__(self, agent: Agent, names: tuple[str, ...], carried: tuple[Any, Any, Any]) -> None:
         super().__init__()
-        self.agent, self.carried, self.perceived = agent, carried, None
+        self.agent, self.names, self.carried = agent, names, carried
+        self.after: Any = None
+        """The state that came out last, of the form that all have."""
 
-    def forward(
-        self, entries: list[Tensor], carried: tuple[Tensor, ...], reward: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        observation = dict(zip(self.agent.spaces, entries, strict=True))
-        state, extras = unflatten_state(self.carried, carried)
-        code = self.agent.encode(observation, state.previous_action, reward)
-        self.perceived = self.agent.perceive(code, state, extras)
-        return self.agent.policy_parameters(self.perceived.activations), flatten_state(self.perceived)
-
-
-class _Advance(nn.Module):
-    """The second half: from what was perceived and the action to the next state, flat."""
-
-    def __init__(self, agent: Agent, perceived: Any) -> None:
-        super().__init__()
-        self.agent, self.perceived, self.advanced = agent, perceived, None
-
-    def forward(self, perceived: tuple[Tensor, ...], action: Tensor) -> tuple[Tensor, ...]:
-        perceived = unflatten_state(self.perceived, perceived)
-        self.advanced = self.agent.advance(perceived, self.agent.actions.encode(action)).state
-        return flatten_state(self.advanced)
+    def forward(self, entries: tuple[Tensor, ...], reward: Tensor, carried: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        agent, observation = self.agent, dict(zip(self.names, entries, strict=True))
+        state, extras, noise = unflatten_state(self.carried, carried)
+        perceived = agent.perceive(agent.encode(observation, state.previous_action, reward), state, extras)
+        parameters = agent.actions.restrict(agent.policy_parameters(perceived.activations), observation)
+        action = agent.actions.greedy(parameters) if noise is None else agent.actions.choose(parameters, noise)
+        self.after = agent.advance(perceived, agent.actions.encode(action)).state
+        return action, *flatten_state(self.after)

@@ -153,7 +153,9 @@ class Policy(nn.Module):
         self, latent: Float[Tensor, "*batch Z"], words: Float[Tensor, "*batch KW"], encoding: Tensor | None
     ) -> list[Tensor]:
         """Return what enters LSTM and heads, part by part: latent and words read at their scales, and the encoding."""
-        scaled = [latent * self.latent_scale, words * self.read_scale]
+        scaled = [
+            x if scale == 1 else x * scale for x, scale in ((latent, self.latent_scale), (words, self.read_scale))
+        ]
         return scaled if encoding is None else [*scaled, encoding]
 
 
