@@ -43,9 +43,15 @@ def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
 
     Filling rather than multiplying stops gradients and NaNs at the episode's edge exactly.
     """
-    if is_first.device.type == "cpu" and not torch.compiler.is_compiling() and not is_first.any():
-        return state  # spares a copy of the memory; on a GPU the question would cost more than the copy
-    return _reset(state, is_first)
+    return state if is_known_false(is_first) else _reset(state, is_first)
+
+
+def is_known_false(flags: Bool[Tensor, "B"]) -> bool:
+    """Return whether no flag is set, which spares a copy of the memory; false where it would cost more to know.
+
+    A GPU's host would have to wait, and a program that is compiled or exported has no branches.
+    """
+    return flags.device.type == "cpu" and not torch.compiler.is_compiling() and not flags.any()
 
 
 def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:

@@ -16,7 +16,7 @@ from merlin.networks.actions import make_action_distribution
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.precision import as_type
-from merlin.states import map_state, reset_state, stack_states
+from merlin.states import is_known_false, map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
 Same = TypeVar("Same")
@@ -132,9 +132,6 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     """Dataclass of the agent's configuration."""
     memory: Memory | None = None
     """The memory, of an agent that has one; `memory_state` and `with_memory` say where in the state it is."""
-    is_traceable: ClassVar[bool] = False
-    """Whether `perceive` and `advance` are the same operations whatever the numbers, and draw by `draw_extras` alone.
-    It is said of a class, and not of those derived from it. See `merlin.agents.traced`."""
     writes_once: ClassVar[bool] = True
     """Whether a step writes one word to it, after its reads."""
 
@@ -305,8 +302,10 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         self, state: State, is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
     ) -> tuple[State, Float[Tensor, "B"]]:
         """Return the state and the previous reward as a step sees them: zeroed where an episode starts."""
-        state = reset_state(state, is_first)
-        return state, as_type(reward, state.previous_action.dtype).masked_fill(is_first, 0)
+        reward = as_type(reward, state.previous_action.dtype)
+        if is_known_false(is_first):
+            return state, reward
+        return reset_state(state, is_first), reward.masked_fill(is_first, 0)
 
     def losses(
         self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Any = None, **besides: Any

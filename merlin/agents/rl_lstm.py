@@ -39,7 +39,6 @@ class RLLSTM(RecurrentActorCritic[RLLSTMConfig, RLLSTMState]):
     """
 
     config_class = RLLSTMConfig
-    is_traceable = True
     num_features = 2
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: RLLSTMConfig) -> None:

@@ -64,7 +64,6 @@ class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
     """
 
     config_class = RLMemConfig
-    is_traceable = True
     num_features = 3
     memory: Memory
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,9 +50,6 @@ class Memory(ABC):
         word_size: Z, width of what is written.
     """
 
-    is_traceable: ClassVar[bool] = False
-    """Whether a read and a write are the same operations whatever the numbers. It is said of a class, and not of those
-    derived from it."""
     slot_size: int
     """W, width of keys and of what a read returns."""
 
@@ -150,8 +147,6 @@ class Memory(ABC):
 
 class ContentMemory(Memory):
     """The memory of `merlin.memory.content`: least-used writes, retroactive half; over a window, `MemoryWindow`."""
-
-    is_traceable = True
 
     def __init__(self, word_size: int, config: MemoryConfig) -> None:
         super().__init__(word_size, config)

@@ -11,7 +11,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import batch_space, iterate
 
 from merlin.agents import Agent
-from merlin.agents.traced import Actor
+from merlin.agents.actor import Actor
 from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
 from merlin.environments.passed import Passed, name_of

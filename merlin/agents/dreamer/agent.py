@@ -147,7 +147,6 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
     """
 
     config_class = DreamerConfig
-    is_traceable = True
     spread: Float[Tensor, ""]
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: DreamerConfig) -> None:

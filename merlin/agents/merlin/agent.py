@@ -218,7 +218,6 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     """
 
     config_class = MerlinConfig
-    is_traceable = True
     memory: Memory
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: MerlinConfig) -> None:
