@@ -13,7 +13,7 @@ from gymnasium import Space, spaces
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
-from . import cells
+from . import cells, native
 from .first_person.renderer import FirstPerson
 from .framed import FramedWorld
 from .layouts import Layout
@@ -125,6 +125,11 @@ class GridWorld(FramedWorld):
         steps = np.arange(max_steps + 1)
         self.rewards = torch.tensor(1 - 0.9 * (steps / max_steps), dtype=torch.float32, device=self.device)
         self.syncs = self.device.type == "cpu"  # asking the device how many episodes ended costs nothing
+        self.no_success = torch.full((num_envs,), torch.nan, device=self.device)
+        self.kernels = native.load() if self.device.type == "cpu" else None
+        tables = self.forward, self.turned, self.outcomes.ahead, self.outcomes.carried, self.outcomes.moves
+        self.move_tables = native.pointers(*tables)
+        self.look_tables = native.pointers(self.offsets, self.packed)
         self._start()
 
     def _space(self) -> Space:
@@ -208,16 +213,32 @@ class GridWorld(FramedWorld):
         if self.view == "first_person":
             picture = self.first_person(grids, state["position"], direction, state["carried"])
             return {"direction": direction, "image": picture}
+        return {"direction": direction, "image": self._views(grids, state["position"], direction, state["carried"])}
+
+    def _views(
+        self,
+        grids: Int32[Tensor, "L area"],
+        position: Int[Tensor, "L"],
+        direction: Int[Tensor, "L"],
+        carried: Int[Tensor, "L"],
+    ) -> Int32[Tensor, "L VV"]:
+        """Return the cells ahead of each agent, packed, 0 where they are hidden; what it carries is in its own."""
         count = len(grids)
+        if self.kernels is not None and native.are_int64(position, direction, carried):
+            image = torch.empty(count, self.view_size**2, dtype=torch.int32)
+            numbers = count, self.area, self.view_size, self.agent_cell, self.sight is None
+            state = native.pointers(grids, position, direction, carried, image)
+            self.kernels.grid_look(*numbers, *self.look_tables, *state)
+            return image
         bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
         places = self.offsets.index_select(0, direction)
-        places += (bases + state["position"]).int().unsqueeze(1)
+        places += (bases + position).int().unsqueeze(1)
         image = grids.view(-1).index_select(0, places.view(-1)).view(count, -1)
         del places  # its memory is used again at once
         if self.sight is not None:
             image &= self.sight(image)
-        image[:, self.agent_cell] = self.packed.index_select(0, state["carried"])
-        return {"direction": direction, "image": image}
+        image[:, self.agent_cell] = self.packed.index_select(0, carried)
+        return image
 
     def _show(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the observation as its space describes it."""
@@ -238,6 +259,35 @@ class GridWorld(FramedWorld):
     def _step(
         self, actions: Int[Tensor, " B"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        verdict = self._judge(self._move(actions))
+        truncated = self.num_steps >= self.max_steps
+        if self.cut is not None:
+            truncated = truncated | self.cut
+        is_end = verdict.terminated | truncated
+        none_ends = self.syncs and not is_end.any()
+        seen, final = self._restart(is_end, none_ends)
+        shown = self._show(seen)
+        info = {
+            "is_success": self.no_success.clone()
+            if none_ends
+            else torch.where(is_end, verdict.is_success.float(), torch.nan),
+            "final_obs": shown if final is seen else self._show(final),
+            "_final_obs": is_end,
+        }
+        return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
+
+    def _move(self, actions: Int[Tensor, "B"]) -> Moves:
+        """Take the actions: what is in the grids and in hand, places, directions and steps are those after them."""
+        state = self.position, self.direction, self.carried, self.num_steps
+        if self.kernels is not None and native.are_int64(actions, *state):
+            after = torch.empty(6, self.num_envs, dtype=torch.int64)
+            ahead = torch.empty(self.num_envs, dtype=torch.int32)
+            numbers = self.num_envs, self.area, self.num_actions, len(cells.CELLS), actions.data_ptr()
+            tensors = native.pointers(self.cells, *state, after, ahead)
+            if self.kernels.grid_move(*numbers, *self.move_tables, *tensors) >= 0:
+                raise IndexError("an action leads nowhere")
+            self.position, self.direction, self.carried, self.num_steps, front, outcome = after.unbind()
+            return Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
         front = self.position + self.forward.index_select(0, self.direction)
         places = self.bases + front
         flat = self.cells.view(-1)
@@ -248,29 +298,21 @@ class GridWorld(FramedWorld):
         self.position = torch.where(self.outcomes.moves.index_select(0, outcome), front, self.position)
         self.direction = self.turned.index_select(0, self.direction.add(actions, alpha=4))
         self.num_steps = self.num_steps + 1
-        verdict = self._judge(Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome))
-        truncated = self.num_steps >= self.max_steps
-        if self.cut is not None:
-            truncated = truncated | self.cut
-        is_end = verdict.terminated | truncated
-        seen, final = self._restart(is_end)
-        shown = self._show(seen)
-        info = {
-            "is_success": torch.where(is_end, verdict.is_success.float(), torch.nan),
-            "final_obs": shown if final is seen else self._show(final),
-            "_final_obs": is_end,
-        }
-        return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
+        return Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
 
-    def _restart(self, is_end: Bool[Tensor, "B"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Start the episodes that end anew; return what is seen then, and what was seen before."""
+    def _restart(
+        self, is_end: Bool[Tensor, "B"], none_ends: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Start the episodes that end anew; return what is seen then, and what was seen before.
+
+        Args:
+            none_ends: It is known that none does.
+        """
         final = self._look(self._state())
-        if not self.autoreset:
+        if not self.autoreset or none_ends:
             return final, final
         if self.syncs:
             rows = is_end.nonzero()
-            if len(rows) == 0:
-                return final, final
             starts, rows = self.pool.take(len(rows)), rows.squeeze(1)
             self.cells.index_copy_(0, rows, starts["cells"])
             replace = lambda old, new: old.index_copy(0, rows, new)  # noqa: E731
