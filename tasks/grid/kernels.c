@@ -8,12 +8,13 @@
 /* Take the actions; return -1, or the first environment whose action is none, with nothing changed then.
 
    The state comes as `position`, `direction`, `carried`, `num_steps` [B], and goes to the first four rows of `after`
-   [6, B]; the last two are `front` and `outcome`. `cells` [B, area] is written. */
+   [6, B]; the last two are `front` and `outcome`. `cells` [B, area] is written. `is_late` is true from step `max_steps` on. */
 int64_t grid_move(
-    int64_t num_envs, int64_t area, int64_t num_actions, int64_t num_codes, const int64_t *actions,
+    int64_t num_envs, int64_t area, int64_t num_actions, int64_t num_codes, int64_t max_steps,
+    const int64_t *actions,
     const int64_t *forward, const int64_t *turned, const int32_t *outcome_ahead, const int64_t *outcome_carried,
     const uint8_t *outcome_moves, int32_t *cells, const int64_t *position, const int64_t *direction,
-    const int64_t *carried, const int64_t *num_steps, int64_t *after, int32_t *ahead)
+    const int64_t *carried, const int64_t *num_steps, int64_t *after, int32_t *ahead, uint8_t *is_late)
 {
     for (int64_t b = 0; b < num_envs; b++)
         if (actions[b] < 0 || actions[b] >= num_actions)
@@ -30,6 +31,7 @@ int64_t grid_move(
         to_direction[b] = turned[actions[b] * 4 + direction[b]];
         to_carried[b] = outcome_carried[outcome];
         to_num_steps[b] = num_steps[b] + 1;
+        is_late[b] = num_steps[b] + 1 >= max_steps;
         to_front[b] = front;
         to_outcome[b] = outcome;
     }

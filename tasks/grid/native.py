@@ -36,7 +36,7 @@ def load() -> ctypes.CDLL | None:
         return None
     log.info("grid worlds take compiled kernels")
     number, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.grid_move.argtypes, library.grid_move.restype = [number] * 4 + [pointer] * 13, number
+    library.grid_move.argtypes, library.grid_move.restype = [number] * 5 + [pointer] * 14, number
     library.grid_look.argtypes, library.grid_look.restype = [number] * 5 + [pointer] * 7, None
     return library
 
@@ -59,12 +59,9 @@ def _compiled() -> Path:
     return path
 
 
-def pointers(*tensors: Tensor) -> list[int]:
-    """Return where the numbers of tensors are, which must be contiguous, and live on while that is used."""
-    assert all(x.is_contiguous() for x in tensors), "kernels step over contiguous numbers"
-    return [x.data_ptr() for x in tensors]
-
-
-def are_int64(*tensors: Tensor) -> bool:
-    """Return whether kernels can read these tensors as they are."""
-    return all(x.dtype is torch.int64 and x.is_contiguous() for x in tensors)
+def can_read(*tensors: Tensor) -> bool:
+    """Return whether kernels can read these numbers, which they take for int64, as they are."""
+    for x in tensors:
+        if x.dtype is not torch.int64 or not x.is_contiguous():
+            return False
+    return True

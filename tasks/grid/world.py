@@ -128,8 +128,9 @@ class GridWorld(FramedWorld):
         self.no_success = torch.full((num_envs,), torch.nan, device=self.device)
         self.kernels = native.load() if self.device.type == "cpu" else None
         tables = self.forward, self.turned, self.outcomes.ahead, self.outcomes.carried, self.outcomes.moves
-        self.move_tables = native.pointers(*tables)
-        self.look_tables = native.pointers(self.offsets, self.packed)
+        self.move_tables = [table.data_ptr() for table in tables]
+        self.look_tables = self.offsets.data_ptr(), self.packed.data_ptr()
+        self.move_numbers = num_envs, self.area, self.num_actions, len(cells.CELLS), max_steps
         self._start()
 
     def _space(self) -> Space:
@@ -157,7 +158,7 @@ class GridWorld(FramedWorld):
 
     def solved_or_failed(self, solved: Bool[Tensor, "B"], failed: Bool[Tensor, "B"]) -> Verdict:
         """Return MiniGrid's verdict: both end the episode, and a solution earns 1 − 0.9 · steps / max_steps."""
-        return Verdict(torch.where(solved, self.rewards.index_select(0, self.num_steps), 0.0), solved | failed, solved)
+        return Verdict(solved * self.rewards.index_select(0, self.num_steps), solved | failed, solved)
 
     def cell_of_agent(self) -> Int[Tensor, "B"]:
         """Return the cell that the agent is in, counted along the rows of the grid: y · width + x."""
@@ -224,11 +225,11 @@ class GridWorld(FramedWorld):
     ) -> Int32[Tensor, "L VV"]:
         """Return the cells ahead of each agent, packed, 0 where they are hidden; what it carries is in its own."""
         count = len(grids)
-        if self.kernels is not None and native.are_int64(position, direction, carried):
+        if self.kernels is not None and grids.is_contiguous() and native.can_read(position, direction, carried):
             image = torch.empty(count, self.view_size**2, dtype=torch.int32)
             numbers = count, self.area, self.view_size, self.agent_cell, self.sight is None
-            state = native.pointers(grids, position, direction, carried, image)
-            self.kernels.grid_look(*numbers, *self.look_tables, *state)
+            pointers = [x.data_ptr() for x in (grids, position, direction, carried, image)]
+            self.kernels.grid_look(*numbers, *self.look_tables, *pointers)
             return image
         bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
         places = self.offsets.index_select(0, direction)
@@ -244,8 +245,11 @@ class GridWorld(FramedWorld):
         """Return the observation as its space describes it."""
         if self.view == "first_person":
             return seen
-        image = seen["image"].view(torch.uint8).view(-1, self.view_size, self.view_size, 4)
-        return seen | {"image": image.transpose(1, 2)[..., :3]}
+        size, image = self.view_size, seen["image"]  # the lower three bytes of each cell, column by column
+        bytes_of = image.view(torch.uint8)
+        return seen | {
+            "image": bytes_of.as_strided((len(image), size, size, 3), (4 * size * size, 4, 4 * size, 1))
+        }
 
     def in_view(self) -> tuple[Int[Tensor, "B N"], Int32[Tensor, "B N"]]:
         """Return the positions of the cells in view, and what is seen in them, packed; 0 where it is hidden."""
@@ -259,8 +263,8 @@ class GridWorld(FramedWorld):
     def _step(
         self, actions: Int[Tensor, " B"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
-        verdict = self._judge(self._move(actions))
-        truncated = self.num_steps >= self.max_steps
+        moves, truncated = self._move(actions)
+        verdict = self._judge(moves)
         if self.cut is not None:
             truncated = truncated | self.cut
         is_end = verdict.terminated | truncated
@@ -276,18 +280,21 @@ class GridWorld(FramedWorld):
         }
         return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
 
-    def _move(self, actions: Int[Tensor, "B"]) -> Moves:
-        """Take the actions: what is in the grids and in hand, places, directions and steps are those after them."""
+    def _move(self, actions: Int[Tensor, "B"]) -> tuple[Moves, Bool[Tensor, "B"]]:
+        """Take the actions, and return what they did, and where an episode has had all of its steps.
+
+        What is in the grids and in hand, places, directions and steps are those after them.
+        """
         state = self.position, self.direction, self.carried, self.num_steps
-        if self.kernels is not None and native.are_int64(actions, *state):
+        if self.kernels is not None and native.can_read(actions, *state):
             after = torch.empty(6, self.num_envs, dtype=torch.int64)
             ahead = torch.empty(self.num_envs, dtype=torch.int32)
-            numbers = self.num_envs, self.area, self.num_actions, len(cells.CELLS), actions.data_ptr()
-            tensors = native.pointers(self.cells, *state, after, ahead)
-            if self.kernels.grid_move(*numbers, *self.move_tables, *tensors) >= 0:
+            is_late = torch.empty(self.num_envs, dtype=torch.bool)
+            pointers = [x.data_ptr() for x in (self.cells, *state, after, ahead, is_late)]
+            if self.kernels.grid_move(*self.move_numbers, actions.data_ptr(), *self.move_tables, *pointers) >= 0:
                 raise IndexError("an action leads nowhere")
             self.position, self.direction, self.carried, self.num_steps, front, outcome = after.unbind()
-            return Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
+            return Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome), is_late
         front = self.position + self.forward.index_select(0, self.direction)
         places = self.bases + front
         flat = self.cells.view(-1)
@@ -298,7 +305,8 @@ class GridWorld(FramedWorld):
         self.position = torch.where(self.outcomes.moves.index_select(0, outcome), front, self.position)
         self.direction = self.turned.index_select(0, self.direction.add(actions, alpha=4))
         self.num_steps = self.num_steps + 1
-        return Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
+        moves = Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
+        return moves, self.num_steps >= self.max_steps
 
     def _restart(
         self, is_end: Bool[Tensor, "B"], none_ends: bool
