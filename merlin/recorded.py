@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-
 Replay = Callable[..., tuple[Tensor, ...]]
 
 
@@ -54,7 +53,7 @@ def _without_python(replay: Callable[..., tuple[Tensor, ...]], inputs: tuple[Ten
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated, and has no successor that is as fast for small tensors
-            program = torch.jit.trace(replay, tuple(x.clone() for x in inputs), check_trace=False)
+            program: Any = torch.jit.trace(replay, tuple(x.clone() for x in inputs), check_trace=False)
         for _ in range(3):  # the first calls look at types, and settle on what is fastest
             program(*inputs)
     except Exception:

@@ -14,8 +14,8 @@ from merlin.states import flatten_state, unflatten_state
 class Actor:
     """Steps of an agent that acts and does not learn: value and log-probability are not computed.
 
-    The operations of a first step are recorded, and those that follow are these operations alone (`merlin.recorded`), of
-    an agent that does the same whatever the numbers. So actions and states equal those of `Agent.step` bit for bit.
+    The operations of a first step are recorded, and those that follow are these operations alone (`merlin.recorded`),
+    of an agent that does the same whatever the numbers. So actions and states equal those of `Agent.step` bit for bit.
     Any other agent takes `Agent.step`.
 
     Attributes:

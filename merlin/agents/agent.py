@@ -268,7 +268,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         return map_state(lambda x: x[0], output) if seen.is_single else output, advanced.state
 
     def draw_extras(self, state: State, generator: torch.Generator | None = None) -> Any:
-        """Return the extras of a new step with what `perceive` would draw; None, unless overridden, where nothing is."""
+        """Return the extras of a new step, with what `perceive` would draw; None, unless overridden: nothing is."""
         return None
 
     def likeliest_extras(self, state: State) -> Any:

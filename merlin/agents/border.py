@@ -79,7 +79,10 @@ def convert(
     firsts = _rows(is_first, "is_first", like)
     rewards = _rows(0.0 if reward is None else reward, "reward", like)
     return Seen(
-        entries, firsts if firsts.dtype == torch.bool else firsts != 0, as_type(rewards, like.dtype), None in batch_sizes
+        entries,
+        firsts if firsts.dtype == torch.bool else firsts != 0,
+        as_type(rewards, like.dtype),
+        None in batch_sizes,
     )
 
 
@@ -138,7 +141,9 @@ def _check_categories(name: str, space: gymnasium.Space, value: Tensor) -> None:
     """Raise a MerlinError if a category is none of the space's. Not on a GPU, where the host would have to wait."""
     if value.device.type != "cpu" or value.numel() == 0:
         return
-    array = value.detach().double().numpy() if value.is_floating_point() else value.numpy()  # faster than tensors where so small
+    array = (
+        value.detach().double().numpy() if value.is_floating_point() else value.numpy()
+    )  # faster than tensors where so small
     lowest, highest = 0, 1  # of a MultiBinary
     if isinstance(space, MultiDiscrete):
         lowest, highest = space.start, space.start + space.nvec - 1

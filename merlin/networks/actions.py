@@ -319,11 +319,16 @@ class GaussianActions(ActionDistribution):
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch n"]:
         """Return numbers drawn, flat, as a function of the parameters and of noise."""
-        return self._drawn(parameters, GaussianActions.draw_noise(self, parameters.shape[:-1], parameters, generator))
+        return self._drawn(parameters, self._normal(parameters.shape[:-1], parameters, generator))
 
     def draw_noise(
         self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch n"] | None:
+        return self._normal(batch, like, generator)
+
+    def _normal(
+        self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Float[Tensor, "*batch n"]:
         return like.new_empty(*batch, self.encoding_size).normal_(generator=generator)
 
     def choose(self, parameters: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch n"]) -> Tensor:

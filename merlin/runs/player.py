@@ -119,9 +119,10 @@ class LoadedAgent:
             observation, self._state, first, reward, generator=self._generator, greedy=deterministic
         )
         if is_single != (self._num_envs is None):
+            came = "of one environment" if is_single else "a batch"
             raise MerlinError(
                 "Observations must be of one environment, or a batch of as many as reset was told, but these are "
-                f"{'of one environment' if is_single else 'a batch'}: call reset(num_envs) for a batch, reset() for one."
+                f"{came}: call reset(num_envs) for a batch, reset() for one."
             )
         self._state, self._has_acted = state, True
         return self._to_environment(action)

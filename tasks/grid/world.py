@@ -247,9 +247,7 @@ class GridWorld(FramedWorld):
             return seen
         size, image = self.view_size, seen["image"]  # the lower three bytes of each cell, column by column
         bytes_of = image.view(torch.uint8)
-        return seen | {
-            "image": bytes_of.as_strided((len(image), size, size, 3), (4 * size * size, 4, 4 * size, 1))
-        }
+        return seen | {"image": bytes_of.as_strided((len(image), size, size, 3), (4 * size * size, 4, 4 * size, 1))}
 
     def in_view(self) -> tuple[Int[Tensor, "B N"], Int32[Tensor, "B N"]]:
         """Return the positions of the cells in view, and what is seen in them, packed; 0 where it is hidden."""
@@ -308,9 +306,7 @@ class GridWorld(FramedWorld):
         moves = Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
         return moves, self.num_steps >= self.max_steps
 
-    def _restart(
-        self, is_end: Bool[Tensor, "B"], none_ends: bool
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _restart(self, is_end: Bool[Tensor, "B"], none_ends: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Start the episodes that end anew; return what is seen then, and what was seen before.
 
         Args:
