@@ -1,7 +1,7 @@
 """Measures how many steps per second grid worlds take under random actions, beside MiniGrid, EnvPool's and XLand's.
 
     python benchmarks/task_speed.py [--rounds 5] [--seconds 1] [--threads 2] [--size 13] [--view 7] [--only peers]
-    python benchmarks/task_speed.py --only few --cpu --threads 1                a few environments, on a busy machine
+    python benchmarks/task_speed.py --only few --cpu --threads 1         few environments on a busy machine, one process
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
 all of them. Printed: medians and ranges over the rounds. Then, of ours alone: what the grid, the view and the batch
@@ -187,6 +187,18 @@ def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str,
     return figures
 
 
+def together(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the figures of all setups, round after round, all in this process; empty where one failed."""
+    figures: dict[str, list[float]] = {name: [] for name in setups}
+    for _ in range(options.rounds):
+        for name, setup in setups.items():
+            try:
+                figures[name].append(measure(setup, options))
+            except (ImportError, OSError, KeyError):  # it is not installed, or not whole
+                pass
+    return figures
+
+
 def show(figures: dict[str, list[float]]) -> None:
     for name, values in figures.items():
         if values:
@@ -235,7 +247,7 @@ def main() -> None:
             setups[f"ours, {num_envs}, without kernels"] = {**mine(num_envs), "kernels": False}
             setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, **shape}
             setups[f"XLand-MiniGrid's Memory of 16, {num_envs}"] = {"kind": "xland", "num_envs": num_envs, "view": 7}
-        show(alternate(setups, options))
+        show(together(setups, options))
         return
     if options.only != "sizes":
         print(f"\nMemoryS{options.size}, view {options.view} with occlusion, random actions, steps per second:")
