@@ -246,7 +246,6 @@ def main() -> None:
             setups[f"ours, {num_envs} environments"] = mine(num_envs)
             setups[f"ours, {num_envs}, without kernels"] = {**mine(num_envs), "kernels": False}
             setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, **shape}
-            setups[f"XLand-MiniGrid's Memory of 16, {num_envs}"] = {"kind": "xland", "num_envs": num_envs, "view": 7}
         show(together(setups, options))
         return
     if options.only != "sizes":
