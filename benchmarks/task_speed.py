@@ -1,6 +1,7 @@
 """Measures how many steps per second grid worlds take under random actions, beside MiniGrid, EnvPool's and XLand's.
 
     python benchmarks/task_speed.py [--rounds 5] [--seconds 1] [--threads 2] [--size 13] [--view 7] [--only peers]
+    python benchmarks/task_speed.py --only few --cpu --threads 1         few environments on a busy machine, one process
 
 Every figure is a process of its own; the processes alternate, round after round, so that a drift of the machine meets
 all of them. Printed: medians and ranges over the rounds. Then, of ours alone: what the grid, the view and the batch
@@ -27,16 +28,37 @@ NUM_ACTIONS = 7
 STEPS_AT_A_TIME = 100  # of XLand-MiniGrid's compiled loop
 
 
-def ours(num_envs: int, size: int, view: int, device: str, threads: int) -> Callable[[], object]:
+def ours(num_envs: int, size: int, view: int, device: str, threads: int, kernels: bool = True) -> Callable[[], object]:
     import torch
 
     from merlin.tasks.minigrid_tasks.memory import Hallway
 
     torch.set_num_threads(threads)
     env = Hallway(num_envs, size, agent_view_size=view, device=device)
+    if not kernels:
+        env.kernels = None
     env.reset(seed=0)
     actions = cycle(torch.randint(NUM_ACTIONS, (997, num_envs), generator=torch.Generator().manual_seed(0)).to(device))
     return lambda: env.step(next(actions))
+
+
+def single(num_envs: int, size: int, threads: int) -> Callable[[], object]:
+    """One environment of numpy arrays, which is reset where an episode ends."""
+    import torch
+
+    from merlin.tasks.minigrid_tasks.memory import SingleHallway
+
+    torch.set_num_threads(threads)
+    env = SingleHallway(size=size)
+    env.reset(seed=0)
+    actions = cycle(torch.randint(NUM_ACTIONS, (997,), generator=torch.Generator().manual_seed(0)).tolist())
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(next(actions))
+        if terminated or truncated:
+            env.reset()
+
+    return step
 
 
 def minigrid(num_envs: int, size: int, view: int, workers: int) -> Callable[[], object]:
@@ -127,13 +149,15 @@ def xland(num_envs: int, view: int) -> Callable[[], object]:
     return call
 
 
-def per_second(step: Callable[[], object], num_envs: int, seconds: float) -> float:
+def per_second(
+    step: Callable[[], object], num_envs: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Return steps per second after a warm-up."""
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < 0.3 * seconds:
+    begin = clock()
+    while clock() - begin < 0.3 * seconds:
         step()
-    count, begin = 0, time.perf_counter()
-    while (passed := time.perf_counter() - begin) < seconds:
+    count, begin = 0, clock()
+    while (passed := clock() - begin) < seconds:
         step()
         count += 1
     return count * num_envs / passed
@@ -143,9 +167,10 @@ def measure(setup: dict, options: argparse.Namespace) -> float:
     """Return steps per second of one setup, in this process."""
     setup = dict(setup)
     kind, num_envs = setup.pop("kind"), setup["num_envs"]
-    makers = {"ours": ours, "minigrid": minigrid, "envpool": envpool, "xland": xland}
+    makers = {"ours": ours, "single": single, "minigrid": minigrid, "envpool": envpool, "xland": xland}
     steps = num_envs * (STEPS_AT_A_TIME if kind == "xland" else 1)
-    return per_second(makers[kind](**setup), steps, options.seconds)
+    clock = time.process_time if options.cpu else time.perf_counter
+    return per_second(makers[kind](**setup), steps, options.seconds, clock)
 
 
 def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
@@ -155,10 +180,22 @@ def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str,
         for name, setup in setups.items():
             python = options.peer_python if setup["kind"] in ("envpool", "xland") else sys.executable
             command = [python, "-W", "ignore", __file__, "--one", json.dumps(setup)]
-            command += ["--seconds", str(options.seconds)]
+            command += ["--seconds", str(options.seconds), *["--cpu"] * options.cpu]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode == 0:
                 figures[name].append(float(done.stdout.split()[-1]))
+    return figures
+
+
+def together(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the figures of all setups, round after round, all in this process; empty where one failed."""
+    figures: dict[str, list[float]] = {name: [] for name in setups}
+    for _ in range(options.rounds):
+        for name, setup in setups.items():
+            try:
+                figures[name].append(measure(setup, options))
+            except (ImportError, OSError, KeyError):  # it is not installed, or not whole
+                pass
     return figures
 
 
@@ -182,7 +219,10 @@ def main() -> None:
     parser.add_argument("--view", type=int, default=7, help="what is seen; EnvPool knows 7 alone")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with EnvPool and XLand-MiniGrid")
-    parser.add_argument("--only", choices=["peers", "sizes"], help="the first table, or all but the first")
+    parser.add_argument(
+        "--only", choices=["peers", "sizes", "few"], help="the first table, all but it, or few environments"
+    )
+    parser.add_argument("--cpu", action="store_true", help="count seconds of the processor, all threads together")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -196,6 +236,18 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {options.threads} threads"
     )
+    if options.only == "few":
+        print(f"\nMemoryS{options.size}, few environments, steps per second{' of the processor' * options.cpu}:")
+        shape = {"size": options.size}
+        setups = {"ours, single": {"kind": "single", "num_envs": 1, "threads": options.threads, **shape}}
+        theirs = {"kind": "minigrid", "num_envs": 1, "view": 7, "workers": 0}
+        setups["MiniGrid, 1, one process"] = {**theirs, **shape}
+        for num_envs in (1, 64, 1024):
+            setups[f"ours, {num_envs} environments"] = mine(num_envs)
+            setups[f"ours, {num_envs}, without kernels"] = {**mine(num_envs), "kernels": False}
+            setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, **shape}
+        show(together(setups, options))
+        return
     if options.only != "sizes":
         print(f"\nMemoryS{options.size}, view {options.view} with occlusion, random actions, steps per second:")
         setups: dict[str, dict] = {}

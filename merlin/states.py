@@ -1,6 +1,6 @@
 """States as values: nested NamedTuples of tensors, batch first, mapped over and reset without being changed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,14 +17,41 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     return type(states[0])(*(map_state(function, *children) for children in zip(*states, strict=True)))
 
 
+def flatten_state(state: Any) -> tuple[Tensor, ...]:
+    """Return the tensors of a state, or of a tuple of states, in their order; what is None has none."""
+    if isinstance(state, Tensor):
+        return (state,)
+    return () if state is None else tuple(x for part in state for x in flatten_state(part))
+
+
+def unflatten_state(template: Any, tensors: Iterable[Tensor]) -> Any:
+    """Undo `flatten_state`, of a state of the template's form."""
+    return _unflatten(template, iter(tensors))
+
+
+def _unflatten(template: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(template, Tensor):
+        return next(tensors)
+    if template is None:
+        return None
+    parts = [_unflatten(part, tensors) for part in template]
+    return tuple(parts) if type(template) is tuple else type(template)(*parts)
+
+
 def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
     """Return the state with the batch rows that start an episode zeroed, and no other touched.
 
     Filling rather than multiplying stops gradients and NaNs at the episode's edge exactly.
     """
-    if is_first.device.type == "cpu" and not torch.compiler.is_compiling() and not is_first.any():
-        return state  # spares a copy of the memory; on a GPU the question would cost more than the copy
-    return _reset(state, is_first)
+    return state if is_known_false(is_first) else _reset(state, is_first)
+
+
+def is_known_false(flags: Bool[Tensor, "B"]) -> bool:
+    """Return whether no flag is set, which spares a copy of the memory; false where it would cost more to know.
+
+    A GPU's host would have to wait, and a program that is compiled or exported has no branches.
+    """
+    return flags.device.type == "cpu" and not torch.compiler.is_compiling() and not flags.any()
 
 
 def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:

@@ -20,7 +20,7 @@ MODULES = {
 }
 
 LAYERS = [
-    ["merlin.errors", "merlin.states", "merlin.moved", "merlin.precision", "merlin.version"],
+    ["merlin.errors", "merlin.states", "merlin.moved", "merlin.precision", "merlin.recorded", "merlin.version"],
     ["merlin.ranges"],
     ["merlin.distributed", "merlin.plugins"],
     ["merlin.experience", "merlin.latents", "merlin.memory"],
@@ -29,7 +29,7 @@ LAYERS = [
     ["merlin.agents.learner"],
     ["merlin.agents.border"],
     ["merlin.agents.agent"],
-    ["merlin.agents.acting"],
+    ["merlin.agents.acting", "merlin.agents.actor"],
     ["merlin.training"],  # of agents it knows the interface alone
     ["merlin.agents.actor_critic", "merlin.agents.memory_ablation"],
     [

@@ -16,7 +16,7 @@ from merlin.networks.actions import make_action_distribution
 from merlin.networks.window_linear import in_window
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.precision import as_type
-from merlin.states import map_state, reset_state, stack_states
+from merlin.states import is_known_false, map_state, reset_state, stack_states
 
 Config = TypeVar("Config", bound=ActorCriticConfig)
 Same = TypeVar("Same")
@@ -267,6 +267,10 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         )
         return map_state(lambda x: x[0], output) if seen.is_single else output, advanced.state
 
+    def draw_extras(self, state: State, generator: torch.Generator | None = None) -> Any:
+        """Return the extras of a new step, with what `perceive` would draw; None, unless overridden: nothing is."""
+        return None
+
     def likeliest_extras(self, state: State) -> Any:
         """Return the extras that let a new step draw nothing; None, unless overridden, where nothing is drawn."""
         return None
@@ -291,9 +295,17 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
 
         Nothing is checked or converted here.
         """
-        state = reset_state(state, is_first)
-        reward = as_type(reward, state.previous_action.dtype).masked_fill(is_first, 0)
+        state, reward = self.begin_step(state, is_first, reward)
         return self.perceive(self.encode(observation, state.previous_action, reward), state, extras, generator)
+
+    def begin_step(
+        self, state: State, is_first: Bool[Tensor, "B"], reward: Float[Tensor, "B"]
+    ) -> tuple[State, Float[Tensor, "B"]]:
+        """Return the state and the previous reward as a step sees them: zeroed where an episode starts."""
+        reward = as_type(reward, state.previous_action.dtype)
+        if is_known_false(is_first):
+            return state, reward
+        return reset_state(state, is_first), reward.masked_fill(is_first, 0)
 
     def losses(
         self, unroll: Unroll, state: State, entropy_scale: float = 1.0, acting: Any = None, **besides: Any

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from merlin.errors import MerlinError, describe
 from merlin.networks.spaces import ACTION_MASK, ROOT, shape_of
+from merlin.precision import as_type
 
 
 class Seen(NamedTuple):
@@ -65,7 +66,7 @@ def convert(
             )
         if not isinstance(space, Box):
             _check_categories(name, space, value)
-            value = value.long()
+            value = as_type(value, torch.int64)
         entries[name] = value
     if len(batch_sizes) > 1 or not batch_sizes <= {batch_size, None if batch_size == 1 else batch_size}:
         came = ", ".join("one without a batch axis" if size is None else str(size) for size in batch_sizes)
@@ -78,7 +79,10 @@ def convert(
     firsts = _rows(is_first, "is_first", like)
     rewards = _rows(0.0 if reward is None else reward, "reward", like)
     return Seen(
-        entries, firsts if firsts.dtype == torch.bool else firsts != 0, rewards.to(like.dtype), None in batch_sizes
+        entries,
+        firsts if firsts.dtype == torch.bool else firsts != 0,
+        as_type(rewards, like.dtype),
+        None in batch_sizes,
     )
 
 
@@ -106,7 +110,9 @@ def _tensor(value: Any, what: str, like: Tensor) -> Tensor:
             value = torch.from_numpy(array)
         except (TypeError, ValueError, OverflowError) as error:
             raise MerlinError(f"The {what} must be an array of numbers, but is none ({describe(error)}).") from error
-    return value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+    dtype = like.dtype if value.is_floating_point() else value.dtype
+    is_as_wanted = value.dtype == dtype and value.device == like.device  # a call that changes nothing is dear
+    return value if is_as_wanted else value.to(like.device, dtype)
 
 
 def _mask(value: Any, num_choices: int, like: Tensor) -> Bool[Tensor, "B C"]:
@@ -135,20 +141,23 @@ def _check_categories(name: str, space: gymnasium.Space, value: Tensor) -> None:
     """Raise a MerlinError if a category is none of the space's. Not on a GPU, where the host would have to wait."""
     if value.device.type != "cpu" or value.numel() == 0:
         return
-    whole = value.long()
+    array = (
+        value.detach().double().numpy() if value.is_floating_point() else value.numpy()
+    )  # faster than tensors where so small
     lowest, highest = 0, 1  # of a MultiBinary
     if isinstance(space, MultiDiscrete):
-        lowest, highest = torch.as_tensor(space.start), torch.as_tensor(space.start + space.nvec - 1)
+        lowest, highest = space.start, space.start + space.nvec - 1
     elif isinstance(space, Discrete):
         lowest, highest = int(space.start), int(space.start + space.n - 1)
-    is_wrong = (whole < lowest) | (whole > highest)
-    if whole.dtype != value.dtype:
-        is_wrong |= whole != value
+    is_wrong = (array < lowest) | (array > highest)
+    if value.is_floating_point():
+        is_wrong |= array != np.trunc(array)
     if is_wrong.any():
-        bounds = (torch.as_tensor(bound).expand_as(value)[is_wrong][0].item() for bound in (lowest, highest))
+        first = tuple(np.argwhere(is_wrong)[0])
+        bounds = [np.broadcast_to(bound, array.shape)[first].item() for bound in (lowest, highest)]
         raise MerlinError(
-            f"Entry {name!r} of an observation must hold categories, integers from {next(bounds)} to {next(bounds)}, "
-            f"but {value[is_wrong][0].item()} came: pass what the environment gives."
+            f"Entry {name!r} of an observation must hold categories, integers from {bounds[0]} to {bounds[1]}, "
+            f"but {array[first].item()} came: pass what the environment gives."
         )
 
 

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -120,6 +120,20 @@ class ActionDistribution(nn.Module, ABC):
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
         """Return an action drawn from the distribution; no gradient passes through it."""
 
+    def draw_noise(self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Any:
+        """Return what `sample` draws for actions of these leading dimensions: tensors, which `choose` takes.
+
+        None where that depends on the parameters.
+
+        Args:
+            like: A tensor of the parameters' device and type.
+        """
+        return None
+
+    def choose(self, parameters: Float[Tensor, "*batch A"], noise: Any) -> Tensor:
+        """Return the action that `sample` makes of this noise."""
+        raise NotImplementedError(f"{type(self).__name__} draws noise that depends on its parameters")
+
     @abstractmethod
     def sample_code(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
@@ -188,12 +202,20 @@ class CategoricalActions(ActionDistribution):
         return self.categories.encode(action)
 
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
+        return self.choose(parameters, self.draw_noise(parameters.shape[:-1], parameters, generator))
+
+    def draw_noise(
+        self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch A"]:
         # Gumbel-max: argmax(logits - log(-log u)) is a sample. No normalising, no cumulative sums; drawing uniforms
         # takes a third of the time of drawing exponentials. A uniform of 0 would put the one choice that is allowed
         # behind those that are not, so the draw begins just above; all other draws are as from 0 on.
-        uniform = torch.empty(parameters.shape, device=parameters.device)
+        uniform = torch.empty(*batch, self.num_parameters, device=like.device)
         uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
-        return self.categories.highest(parameters - uniform.log_().neg_().log_())
+        return uniform.log_().neg_().log_()
+
+    def choose(self, parameters: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch A"]) -> Tensor:
+        return self.categories.highest(parameters - noise)
 
     def sample_code(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
@@ -297,8 +319,26 @@ class GaussianActions(ActionDistribution):
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch n"]:
         """Return numbers drawn, flat, as a function of the parameters and of noise."""
+        return self._drawn(parameters, self._normal(parameters.shape[:-1], parameters, generator))
+
+    def draw_noise(
+        self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "*batch n"] | None:
+        return self._normal(batch, like, generator)
+
+    def _normal(
+        self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+    ) -> Float[Tensor, "*batch n"]:
+        return like.new_empty(*batch, self.encoding_size).normal_(generator=generator)
+
+    def choose(self, parameters: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch n"]) -> Tensor:
+        return unflatten_entry(self._drawn(parameters, noise), self.shape)
+
+    def _drawn(
+        self, parameters: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch n"]
+    ) -> Float[Tensor, "*batch n"]:
         mean, log_std = self.gaussian(parameters)
-        return mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
+        return mean + log_std.exp() * noise
 
     def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
         return unflatten_entry(self.moments(parameters)[0], self.shape)
@@ -376,6 +416,9 @@ class BetaActions(GaussianActions):
         std = self.half_range * 2 * torch.sqrt(alpha * beta / (total + 1)) / total
         gaussian_mean, gaussian_log_std = self.gaussian(parameters)
         return self._where_bounded(mean, gaussian_mean), self._where_bounded(std.log(), gaussian_log_std)
+
+    def draw_noise(self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> None:
+        return None
 
     def draw(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
@@ -468,6 +511,14 @@ class ProductActions(ActionDistribution):
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
         rows = zip(self.parts, parameters.split(self._parameters_of, -1), strict=True)
         return torch.cat([part.sample(x, generator).to(self.dtype) for part, x in rows], -1)
+
+    def draw_noise(self, batch: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Any:
+        noise = tuple(part.draw_noise(batch, like, generator) for part in self.parts)
+        return None if any(x is None for x in noise) else noise
+
+    def choose(self, parameters: Float[Tensor, "*batch A"], noise: tuple[Tensor, ...]) -> Tensor:
+        rows = zip(self.parts, parameters.split(self._parameters_of, -1), noise, strict=True)
+        return torch.cat([part.choose(x, drawn).to(self.dtype) for part, x, drawn in rows], -1)
 
     def sample_code(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None

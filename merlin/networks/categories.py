@@ -21,6 +21,8 @@ from merlin.networks.entries import (
     unflatten_entry,
 )
 from merlin.networks.spaces import shape_of
+from merlin.precision import as_type
+from merlin.recorded import can_look
 
 LARGEST_TABLE = 1024  # of a square table of one-hots
 
@@ -60,7 +62,7 @@ class Categories(nn.Module):
 
     def columns(self, values: Tensor) -> Int[Tensor, "*batch n"]:
         """Return the column that each variable's value names."""
-        values = flatten_entry(values, self.shape).long()
+        values = as_type(flatten_entry(values, self.shape), torch.int64)
         return values + self._shifts if self._has_shifts else values
 
     def encode(self, values: Tensor) -> Float[Tensor, "*batch {self.num_columns}"]:
@@ -78,7 +80,7 @@ class Categories(nn.Module):
                 raise self._stray(columns) from None
         within = columns.clamp(self._offsets, self._lasts)  # or one variable's value would be another's
         one_hots = self._table.new_zeros(*columns.shape[:-1], self.num_columns)
-        if columns.device.type != "cpu" or torch.compiler.is_compiling():
+        if not can_look(columns):
             return one_hots.scatter_(-1, within, (columns == within).to(one_hots.dtype))
         if not torch.equal(columns, within):
             raise self._stray(columns)

@@ -30,7 +30,7 @@ from merlin.errors import MerlinError, describe, option
 from merlin.runs.agent_spaces import AgentSpaces, to_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment
-from merlin.states import map_state
+from merlin.states import unflatten_state
 
 Named = dict[str, Tensor]
 TOLERANCE = 1e-4
@@ -66,8 +66,7 @@ class StepProgram(nn.Module):
         """Return a step's outputs."""
         agent = self.agent
         observation = {name: inputs[f"observation.{name}"] for name in agent.spaces}
-        parts = (inputs[name] for name in named_state(self.template))
-        state = map_state(lambda _: next(parts), self.template)
+        state = unflatten_state(self.template, (inputs[name] for name in named_state(self.template)))
         extras = agent.likeliest_extras(state)
         perceived = agent.perceive_new(observation, state, inputs["is_first"], inputs["reward"], None, extras)
         parameters, value = agent.heads(perceived.activations, observation)

@@ -11,6 +11,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import batch_space, iterate
 
 from merlin.agents import Agent
+from merlin.agents.actor import Actor
 from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
 from merlin.environments.passed import Passed, name_of
@@ -58,8 +59,10 @@ class LoadedAgent:
         self._device = next(agent.parameters()).device
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._readers = {name: token_reader(x) for name, x in self.spaces.items() if isinstance(x, Tokens)}
+        self._actor = Actor(agent)
         self._state: Any = None
-        self._is_batch = self._has_acted = False
+        self._num_envs: int | None = None
+        self._has_acted = False
 
     def reset(self, num_envs: int | None = None, *, seed: int | None = None) -> None:
         """Begin an episode in every environment: what was remembered is forgotten.
@@ -75,8 +78,9 @@ class LoadedAgent:
             raise MerlinError(f"num_envs must be at least 1, or None for one environment, but is {num_envs}.")
         if seed is not None:
             self._generator.manual_seed(seed)
-        self._state, self._is_batch = self.agent.initial_state(num_envs or 1), num_envs is not None
-        self._has_acted = False
+        if self._state is None or num_envs != self._num_envs:
+            self._to_environment, self._num_envs = to_environment(self.action_space, num_envs), num_envs
+        self._state, self._has_acted = self.agent.initial_state(num_envs or 1), False
 
     def act(self, observation: Any, reward: Any = None, is_first: Any = None, *, deterministic: bool = False) -> Any:
         """Return the action, as the environment takes it: inside the action space, in its type.
@@ -99,7 +103,7 @@ class LoadedAgent:
             is_first = True if is_first is None else is_first
             if not np.all(is_first):
                 raise MerlinError("The first observation after a reset starts an episode: pass is_first=None or True.")
-        elif is_first is None and self._is_batch:
+        elif is_first is None and self._num_envs is not None:
             raise MerlinError(
                 "A batch of environments must say which rows start an episode, but is_first is missing: "
                 "pass it at every act after the first, since they reset themselves."
@@ -111,17 +115,17 @@ class LoadedAgent:
             )
         observation = _with_tokens(observation, "", self._readers)
         first = torch.as_tensor(False if is_first is None else is_first)
-        output, state = self.agent.step(
+        action, state, is_single = self._actor.step(
             observation, self._state, first, reward, generator=self._generator, greedy=deterministic
         )
-        is_batch = output.value.ndim == 1
-        if is_batch != self._is_batch:
+        if is_single != (self._num_envs is None):
+            came = "of one environment" if is_single else "a batch"
             raise MerlinError(
                 "Observations must be of one environment, or a batch of as many as reset was told, but these are "
-                f"{'a batch' if is_batch else 'of one environment'}: call reset(num_envs) for a batch, reset() for one."
+                f"{came}: call reset(num_envs) for a batch, reset() for one."
             )
         self._state, self._has_acted = state, True
-        return to_environment(output.action, self.action_space, self._is_batch)
+        return self._to_environment(action)
 
     def evaluate(
         self,
@@ -216,16 +220,25 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
     return LoadedAgent(agent.to(resolve_device(device)), config.seed, config, weights)
 
 
-def to_environment(action: torch.Tensor, space: Space, is_batch: bool) -> Any:
-    """Return an agent's action, or a batch of them, as an environment of arrays takes it: inside the space."""
-    action = action.cpu() if is_batch else action.cpu().unsqueeze(0)
-    if action.is_floating_point():
-        action = action.float()  # numpy has no bfloat16
-    found = EnvironmentActions(space, len(action), torch.device("cpu"), is_native=False, task="the task")(action)
-    if is_batch:
-        return found
-    view, one = row_view(space), next(iter(iterate(batch_space(space, 1), found)))
-    return one if view is None else view(one)
+def to_environment(space: Space, num_envs: int | None) -> Callable[[torch.Tensor], Any]:
+    """Return the function from an agent's action, or a batch of them, to what an environment of arrays takes.
+
+    Args:
+        num_envs: None of one environment, whose actions have no batch's axis.
+    """
+    form = EnvironmentActions(space, num_envs or 1, torch.device("cpu"), is_native=False, task="the task")
+    batched, view = batch_space(space, 1), row_view(space)
+
+    def convert(action: torch.Tensor) -> Any:
+        action = action.cpu()
+        if action.is_floating_point():
+            action = action.float()  # numpy has no bfloat16
+        if num_envs is not None:
+            return form(action)
+        one = next(iter(iterate(batched, form(action.unsqueeze(0)))))
+        return one if view is None else view(one)
+
+    return convert
 
 
 def _with_tokens(node: Any, path: str, readers: dict[str, Callable[[str], np.ndarray]]) -> Any:

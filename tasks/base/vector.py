@@ -183,7 +183,8 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
             raise ClosedEnvironmentError("an environment that was closed cannot be stepped: make a new one.")
         if not self._is_reset:
             raise ResetNeeded("an environment must be reset before its first step: call reset().")
-        actions = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
+        if not isinstance(actions, Tensor) or actions.dtype is not torch.int64 or actions.device != self.device:
+            actions = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
         shape = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape}, but have {tuple(actions.shape)}: give one to each.")

@@ -13,7 +13,7 @@ from gymnasium import Space, spaces
 from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
-from . import cells
+from . import cells, native
 from .first_person.renderer import FirstPerson
 from .framed import FramedWorld
 from .layouts import Layout
@@ -125,6 +125,12 @@ class GridWorld(FramedWorld):
         steps = np.arange(max_steps + 1)
         self.rewards = torch.tensor(1 - 0.9 * (steps / max_steps), dtype=torch.float32, device=self.device)
         self.syncs = self.device.type == "cpu"  # asking the device how many episodes ended costs nothing
+        self.no_success = torch.full((num_envs,), torch.nan, device=self.device)
+        self.kernels = native.load() if self.device.type == "cpu" else None
+        tables = self.forward, self.turned, self.outcomes.ahead, self.outcomes.carried, self.outcomes.moves
+        self.move_tables = [table.data_ptr() for table in tables]
+        self.look_tables = self.offsets.data_ptr(), self.packed.data_ptr()
+        self.move_numbers = num_envs, self.area, self.num_actions, len(cells.CELLS), max_steps
         self._start()
 
     def _space(self) -> Space:
@@ -152,7 +158,7 @@ class GridWorld(FramedWorld):
 
     def solved_or_failed(self, solved: Bool[Tensor, "B"], failed: Bool[Tensor, "B"]) -> Verdict:
         """Return MiniGrid's verdict: both end the episode, and a solution earns 1 − 0.9 · steps / max_steps."""
-        return Verdict(torch.where(solved, self.rewards.index_select(0, self.num_steps), 0.0), solved | failed, solved)
+        return Verdict(solved * self.rewards.index_select(0, self.num_steps), solved | failed, solved)
 
     def cell_of_agent(self) -> Int[Tensor, "B"]:
         """Return the cell that the agent is in, counted along the rows of the grid: y · width + x."""
@@ -208,23 +214,40 @@ class GridWorld(FramedWorld):
         if self.view == "first_person":
             picture = self.first_person(grids, state["position"], direction, state["carried"])
             return {"direction": direction, "image": picture}
+        return {"direction": direction, "image": self._views(grids, state["position"], direction, state["carried"])}
+
+    def _views(
+        self,
+        grids: Int32[Tensor, "L area"],
+        position: Int[Tensor, "L"],
+        direction: Int[Tensor, "L"],
+        carried: Int[Tensor, "L"],
+    ) -> Int32[Tensor, "L VV"]:
+        """Return the cells ahead of each agent, packed, 0 where they are hidden; what it carries is in its own."""
         count = len(grids)
+        if self.kernels is not None and grids.is_contiguous() and native.can_read(position, direction, carried):
+            image = torch.empty(count, self.view_size**2, dtype=torch.int32)
+            numbers = count, self.area, self.view_size, self.agent_cell, self.sight is None
+            pointers = [x.data_ptr() for x in (grids, position, direction, carried, image)]
+            self.kernels.grid_look(*numbers, *self.look_tables, *pointers)
+            return image
         bases = self.bases if count == self.num_envs else torch.arange(count, device=self.device) * self.area
         places = self.offsets.index_select(0, direction)
-        places += (bases + state["position"]).int().unsqueeze(1)
+        places += (bases + position).int().unsqueeze(1)
         image = grids.view(-1).index_select(0, places.view(-1)).view(count, -1)
         del places  # its memory is used again at once
         if self.sight is not None:
             image &= self.sight(image)
-        image[:, self.agent_cell] = self.packed.index_select(0, state["carried"])
-        return {"direction": direction, "image": image}
+        image[:, self.agent_cell] = self.packed.index_select(0, carried)
+        return image
 
     def _show(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the observation as its space describes it."""
         if self.view == "first_person":
             return seen
-        image = seen["image"].view(torch.uint8).view(-1, self.view_size, self.view_size, 4)
-        return seen | {"image": image.transpose(1, 2)[..., :3]}
+        size, image = self.view_size, seen["image"]  # the lower three bytes of each cell, column by column
+        bytes_of = image.view(torch.uint8)
+        return seen | {"image": bytes_of.as_strided((len(image), size, size, 3), (4 * size * size, 4, 4 * size, 1))}
 
     def in_view(self) -> tuple[Int[Tensor, "B N"], Int32[Tensor, "B N"]]:
         """Return the positions of the cells in view, and what is seen in them, packed; 0 where it is hidden."""
@@ -238,6 +261,38 @@ class GridWorld(FramedWorld):
     def _step(
         self, actions: Int[Tensor, " B"]
     ) -> tuple[dict[str, Tensor], Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
+        moves, truncated = self._move(actions)
+        verdict = self._judge(moves)
+        if self.cut is not None:
+            truncated = truncated | self.cut
+        is_end = verdict.terminated | truncated
+        none_ends = self.syncs and not is_end.any()
+        seen, final = self._restart(is_end, none_ends)
+        shown = self._show(seen)
+        info = {
+            "is_success": self.no_success.clone()
+            if none_ends
+            else torch.where(is_end, verdict.is_success.float(), torch.nan),
+            "final_obs": shown if final is seen else self._show(final),
+            "_final_obs": is_end,
+        }
+        return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
+
+    def _move(self, actions: Int[Tensor, "B"]) -> tuple[Moves, Bool[Tensor, "B"]]:
+        """Take the actions, and return what they did, and where an episode has had all of its steps.
+
+        What is in the grids and in hand, places, directions and steps are those after them.
+        """
+        state = self.position, self.direction, self.carried, self.num_steps
+        if self.kernels is not None and native.can_read(actions, *state):
+            after = torch.empty(6, self.num_envs, dtype=torch.int64)
+            ahead = torch.empty(self.num_envs, dtype=torch.int32)
+            is_late = torch.empty(self.num_envs, dtype=torch.bool)
+            pointers = [x.data_ptr() for x in (self.cells, *state, after, ahead, is_late)]
+            if self.kernels.grid_move(*self.move_numbers, actions.data_ptr(), *self.move_tables, *pointers) >= 0:
+                raise IndexError("an action leads nowhere")
+            self.position, self.direction, self.carried, self.num_steps, front, outcome = after.unbind()
+            return Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome), is_late
         front = self.position + self.forward.index_select(0, self.direction)
         places = self.bases + front
         flat = self.cells.view(-1)
@@ -248,29 +303,20 @@ class GridWorld(FramedWorld):
         self.position = torch.where(self.outcomes.moves.index_select(0, outcome), front, self.position)
         self.direction = self.turned.index_select(0, self.direction.add(actions, alpha=4))
         self.num_steps = self.num_steps + 1
-        verdict = self._judge(Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome))
-        truncated = self.num_steps >= self.max_steps
-        if self.cut is not None:
-            truncated = truncated | self.cut
-        is_end = verdict.terminated | truncated
-        seen, final = self._restart(is_end)
-        shown = self._show(seen)
-        info = {
-            "is_success": torch.where(is_end, verdict.is_success.float(), torch.nan),
-            "final_obs": shown if final is seen else self._show(final),
-            "_final_obs": is_end,
-        }
-        return shown, verdict.reward, verdict.terminated, truncated, info | verdict.info
+        moves = Moves(actions, self.position, front, ahead, self.carried, self.outcomes, outcome)
+        return moves, self.num_steps >= self.max_steps
 
-    def _restart(self, is_end: Bool[Tensor, "B"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Start the episodes that end anew; return what is seen then, and what was seen before."""
+    def _restart(self, is_end: Bool[Tensor, "B"], none_ends: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Start the episodes that end anew; return what is seen then, and what was seen before.
+
+        Args:
+            none_ends: It is known that none does.
+        """
         final = self._look(self._state())
-        if not self.autoreset:
+        if not self.autoreset or none_ends:
             return final, final
         if self.syncs:
             rows = is_end.nonzero()
-            if len(rows) == 0:
-                return final, final
             starts, rows = self.pool.take(len(rows)), rows.squeeze(1)
             self.cells.index_copy_(0, rows, starts["cells"])
             replace = lambda old, new: old.index_copy(0, rows, new)  # noqa: E731

@@ -194,11 +194,14 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         """Return the recurrence, the posterior and a sample of it. See `Agent.perceive`."""
         hidden = self.model.recur(state.latent, state.previous_action, state.hidden)
         posterior = self.model.posterior(code, hidden)
-        if extras is None:
-            extras = DreamerExtras(self.model.latents.draw_noise(len(hidden), hidden, generator))
+        extras = self.draw_extras(state, generator) if extras is None else extras
         latent = self.model.latents.from_parameters(posterior).sample(extras.noise)
         activations = DreamerActivations(posterior, torch.cat([latent, hidden], -1))
         return Perceived(activations, state._replace(latent=latent, hidden=hidden), extras)
+
+    def draw_extras(self, state: DreamerState, generator: torch.Generator | None = None) -> DreamerExtras:
+        """Return the noise of a new latent. See `Agent.draw_extras`."""
+        return DreamerExtras(self.model.latents.draw_noise(len(state.hidden), state.hidden, generator))
 
     def likeliest_extras(self, state: DreamerState) -> DreamerExtras:
         """Return noise of 0, which makes the latent the posterior's mode. See `Agent.likeliest_extras`."""

@@ -153,7 +153,9 @@ class Policy(nn.Module):
         self, latent: Float[Tensor, "*batch Z"], words: Float[Tensor, "*batch KW"], encoding: Tensor | None
     ) -> list[Tensor]:
         """Return what enters LSTM and heads, part by part: latent and words read at their scales, and the encoding."""
-        scaled = [latent * self.latent_scale, words * self.read_scale]
+        scaled = [
+            x if scale == 1 else x * scale for x, scale in ((latent, self.latent_scale), (words, self.read_scale))
+        ]
         return scaled if encoding is None else [*scaled, encoding]
 
 
@@ -268,12 +270,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             code: None where nothing is seen, as in imagination: the latent is a sample of the prior then, and the
                 policy's own encoding is of what is decoded from it.
         """
-        slots = None if extras is None else extras.slots
-        if extras is None:
-            like = state.policy_read_words
-            noise = self.predictor.latents.draw_noise(len(like), like, generator)
-        else:
-            noise = extras.noise
+        extras = self.draw_extras(state, generator) if extras is None else extras
+        noise, slots = extras.noise, extras.slots
         encoding = None
         if code is not None and self.policy.encoder is not None:
             code, encoding = code.split([code.shape[-1] - self.policy.encoding_size, self.policy.encoding_size], -1)
@@ -285,6 +283,12 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         state, weights = self.recall(inference.latent, state, encoding)
         activations = MerlinActivations(*inference, state.policy_hidden, state.policy_read_words, encoding)
         return Perceived(activations, state, MerlinExtras(noise, inference.latent, slots), weights)
+
+    def draw_extras(self, state: MerlinState, generator: torch.Generator | None = None) -> MerlinExtras:
+        """Return the noise of a new latent. See `Agent.draw_extras`."""
+        like = state.policy_read_words
+        noise = self.predictor.latents.draw_noise(len(like), like, generator)
+        return MerlinExtras(noise, noise, None)
 
     def likeliest_extras(self, state: MerlinState) -> MerlinExtras:
         """Return noise of 0, which makes the latent the posterior's mode. See `Agent.likeliest_extras`."""
