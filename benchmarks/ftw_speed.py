@@ -37,7 +37,7 @@ IN_THE_GAME: dict[str, tuple[str, dict]] = {
     "RL-LSTM": ("rl-lstm", {}),
     "FTW, core=lstm": ("ftw", {"objective": "ppo", "core": "lstm"}),
     "FTW, no memory": ("ftw", {"objective": "ppo", "memory_size": 0}),
-    "FTW, memory of the preset": ("ftw", {"objective": "ppo"}),
+    "FTW, memory 64 x 16, 2 keys": ("ftw", {"objective": "ppo", "memory_size": 64}),
 }
 REWARDS = [1, 0.4, 0.3, 0.5, 0.1, 0.1, 0.3, 0.1, -0.3, -0.1, -0.5, -0.2, -0.1]
 
