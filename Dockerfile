@@ -1,10 +1,11 @@
-# docker build -t merlin-agents . && docker run --rm -v "$PWD/runs:/work/runs" merlin-agents train
+# docker build -t merlin-agents . && docker run --rm -v "$PWD/runs:/home/runs" merlin-agents train
+# With a GPU: docker run --gpus all. PyTorch's build for the CPU alone is smaller: docker build --build-arg TORCH_INDEX=URL, with
+# the index that PyTorch's installation page names.
 FROM python:3.11-slim
-# PyTorch's build for the CPU. For a GPU: docker build --build-arg TORCH=https://pypi.org/simple, then docker run --gpus all
-ARG TORCH=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir torch --index-url "$TORCH"
+ARG TORCH_INDEX=
+RUN pip install --no-cache-dir torch ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
 COPY . /source
 RUN pip install --no-cache-dir /source
-WORKDIR /work
+WORKDIR /home
 ENTRYPOINT ["merlin"]
 CMD ["--help"]
