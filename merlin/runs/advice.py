@@ -1,7 +1,8 @@
 """What a run says of itself: at its start, what it took things for; while it trains, what is not learning.
 
 Advice is late and sure. Nothing is told before a tenth of the run and `FIRST_STEPS` steps, and what is told was so at
-every report for a twentieth of the run, without getting better.
+every report for a twentieth of the run, without getting better. A run that is shorter than its task's own preset asks
+for is judged as that run: what it has not learnt yet is no fault of its settings.
 """
 
 import math
@@ -15,7 +16,7 @@ from merlin.errors import option
 from merlin.networks.action_spaces import SimpleSpace, describe_actions, open_action_space
 from merlin.networks.categories import sizes_and_starts
 from merlin.networks.spaces import describe_entries
-from merlin.runs.presets import RunConfig
+from merlin.runs.presets import GENERAL, RunConfig, family_of, preset
 
 FIRST_STEPS = 5_000
 FIRST_PART, PART = 0.1, 0.05
@@ -65,7 +66,10 @@ class Advice:
     """Follows the reports of a run, and says what is not learning, once each, with the settings to change."""
 
     def __init__(self, config: RunConfig, environment: Environment) -> None:
-        self.config, self.task = config, environment.task
+        self.config, self.task, self.steps = config, environment.task, config.steps
+        if config.preset != GENERAL and config.preset == family_of(config.task):
+            usual = preset(config.agent, config.task, config.env_kwargs, name=config.preset)
+            self.steps = max(config.steps, usual.steps)
         parts = [part for _, part in open_action_space(environment.action_space)]
         self.numbers = sum(part.low.size for part in parts if isinstance(part, Box))
         self.most_entropy = sum(map(_most_entropy, parts))
@@ -97,7 +101,7 @@ class Advice:
         before = self.reports, self.episodes
         self._count(metrics)
         steps = metrics["env_steps"]
-        if steps < max(FIRST_PART * self.config.steps, FIRST_STEPS):
+        if steps < max(FIRST_PART * self.steps, FIRST_STEPS):
             return {}
         found = self._rewards(steps) or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
         found |= self._ends(longest) | agent.warnings(metrics)
@@ -111,7 +115,7 @@ class Advice:
             if key not in self.since or value > self.since[key][3] + RISE:
                 self.since[key] = [steps, *before, value]
             begin, reports, episodes, _ = self.since[key]
-            is_sure = steps - begin >= PART * self.config.steps and self.reports - reports >= REPORTS
+            is_sure = steps - begin >= PART * self.steps and self.reports - reports >= REPORTS
             if key == "value_explained":
                 is_sure &= self.episodes - episodes >= EPISODES
             if is_sure and key not in self.told:
@@ -164,7 +168,7 @@ class Advice:
 
     def _values(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Tell that V explains nothing, where the return is not much better than it was."""
-        value, part = metrics["value_explained"], metrics["env_steps"] / self.config.steps
+        value, part = metrics["value_explained"], metrics["env_steps"] / self.steps
         is_nothing = part >= 0.2 and value < EXPLAINED and self._is_no_better()
         # Worse than a constant is wrong, also where the return rose a little. Where it rose more, V may be judged by
         # the few episodes that failed: the others are cut at their limit, and their returns unknown.

@@ -195,6 +195,17 @@ def test_advice_is_late_and_sure(parts):
     assert told_of(parts, rows_of(**unknown)) == {"value_explained": 26}
 
 
+def test_a_run_that_is_shorter_than_its_own_preset_asks_for_is_not_blamed(parts):
+    """100,000 steps of a task that has its table, and of one that has none; the table asks for a million."""
+    config, environment, agent = parts
+    nothing = rows_of(value_explained=lambda i: 0.0)
+    ours = preset("rl-lstm", "merlin/MemoryGame-v0")
+    short = replace(config, task=ours.task, preset=ours.preset, env_kwargs={})
+    assert told_of((short, environment, agent), nothing) == {}
+    assert told_of((replace(short, preset="general"), environment, agent), nothing) == {"value_explained": 25}
+    assert told_of((replace(short, steps=10**6), environment, agent), rows_of(300, value_explained=lambda i: 0.0))
+
+
 def test_entropy_is_judged_by_what_there_was(parts):
     gone = {"entropy_nats": lambda i: 0.6 if i == 1 else 0.001}
     assert told_of(parts, rows_of(**gone)) == {"entropy": 15}
