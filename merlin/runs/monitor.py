@@ -297,18 +297,17 @@ class Monitor:
         episodes = self.config.training.evaluation_episodes
         self.comparing = f"comparing {len(contenders)} sets of weights on {episodes:,} held-out episodes"
         note(self.comparing)
-        stays = f"the best weights are still those of {trained[0].step:,} steps, by their episodes in training"
         try:
             returns = compare(list(contenders.values()), choice.COMPARISON_FRACTION * self.wall_seconds())
         except Exception as error:  # of an environment, say; the run is finished and saved
-            note(f"the comparison failed ({describe(error)}): {stays}")
+            self._choose_without(f"failed ({describe(error)})", trained[0], contenders.get(end))
             return
         finally:
             self.comparing = ""
         ended = returns[:, ~returns.isnan().any(0)]
         if is_interrupted() or not ended.numel():
             why = "was interrupted" if is_interrupted() else "had no time for an episode of each"
-            note(f"the comparison {why}: {stays}")
+            self._choose_without(why, trained[0], None if is_interrupted() else contenders.get(end))
             return
         scores = dict(zip(contenders, ended.mean(1).tolist(), strict=True))
         step = max(reversed(scores), key=lambda step: scores[step])  # of equals the last, which learnt the most
@@ -319,6 +318,30 @@ class Monitor:
         if self.is_here():
             best = Best(step, scores[step], "comparison", ended.shape[1], end)
             checkpoint.save_best(self.run_dir, best, contenders[step], self.about)
+
+    def _choose_without(self, why: str, trained: Best, last: Mapping[str, Tensor] | None) -> None:
+        """Let the last weights be the best if the last episodes of training earned more than the best's, and say so.
+
+        Args:
+            why: The comparison came to nothing.
+            last: The last weights, if they may be chosen.
+        """
+        assert self.reporter is not None, "the process that leads chooses"
+        begin, recent, end = (
+            f"the comparison {why}: the best weights are",
+            self.advice.recent[0],
+            self.trainer.env_steps,
+        )
+        if last is None or not recent > trained.score:
+            self.reporter.note(f"{begin} still those of {trained.step:,} steps, by their episodes in training")
+            return
+        self.reporter.note(
+            f"{begin} the last, as the last episodes of training returned {recent:.4g} in the mean, and those that "
+            f"scored the weights of {trained.step:,} steps {trained.score:.4g}"
+        )
+        if self.is_here():
+            end = self.trainer.env_steps
+            checkpoint.save_best(self.run_dir, Best(end, recent, "recent", None, end), last, self.about)
 
     def save(self) -> None:
         """Write a checkpoint.

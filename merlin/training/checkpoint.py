@@ -52,6 +52,10 @@ MODEL = "model.safetensors"
 """Weights of an exported agent: in its folder, in place of checkpoints."""
 
 
+AT_END = ("comparison", "recent")
+"""How the best weights are chosen at a run's end; one that goes on does so as if they had not been."""
+
+
 class Best(NamedTuple):
     """Which weights are the best, and how they were chosen; files of version 0.2.0 tell step and score alone."""
 
@@ -61,7 +65,8 @@ class Best(NamedTuple):
     """Mean return of the episodes that chose them."""
     chosen_by: str | None = None
     """training: the episodes of training begun with them; evaluation: held-out ones while training; comparison:
-    held-out ones at the end, the same for all that were compared."""
+    held-out ones at the end, the same for all that were compared; recent: the last episodes of training, where such a
+    comparison came to nothing."""
     episodes: int | None = None
     chosen_at: int | None = None
     """Environment steps of the run when they were chosen."""
@@ -116,16 +121,17 @@ def save_best(
 ) -> Path:
     """Replace `best.safetensors` by these weights, and return its path.
 
-    What a comparison replaces is kept beside it until training finds better: a run that goes on, goes on from that.
+    What a run's end replaces is kept beside it until training finds better: a run that goes on, goes on from that.
     """
     final = _prepare(run_dir) / _BEST
     kept = final.with_name(_BEST_IN_TRAINING)
     metadata = {**(about or {}), **{name: str(x) for name, x in best._asdict().items() if x is not None}}
     with _explain_failure(run_dir, final):
-        if best.chosen_by == "comparison" and _best_path(run_dir, compared=False) == final and final.exists():
+        at_end = best.chosen_by in AT_END
+        if at_end and _best_path(run_dir, compared=False) == final and final.exists():
             replace_file(kept, lambda file: file.write(final.read_bytes()))
         replace_file(final, lambda file: write_weights(file, weights, metadata))
-        if best.chosen_by != "comparison":
+        if not at_end:
             kept.unlink(missing_ok=True)
     return final
 
@@ -263,7 +269,7 @@ def _best_path(run_dir: Path, compared: bool) -> Path:
     best = Path(run_dir) / "checkpoints" / _BEST
     kept = best.with_name(_BEST_IN_TRAINING)
     with suppress(Damaged):
-        if compared or not kept.exists() or read_metadata(best).get("chosen_by") != "comparison":
+        if compared or not kept.exists() or read_metadata(best).get("chosen_by") not in AT_END:
             return best
     return kept
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from merlin.errors import EnvironmentFailure
 from merlin.runs import choice, run
 from merlin.runs.choice import compare
+from merlin.runs.monitor import Monitor
 from merlin.runs.run import build_agent, build_environment, train
 from merlin.training import checkpoint
 from merlin.training.checkpoint import Best
@@ -229,6 +230,25 @@ def test_a_comparison_that_comes_to_nothing_costs_a_sentence(tmp_path, monkeypat
     sentence = f"the best weights are still those of {best.step:,} steps, by their episodes in training"
     assert f"the comparison {why}" in stream.getvalue() and sentence in stream.getvalue()
     assert best.chosen_by == "training"
+
+
+def test_without_a_comparison_the_last_weights_are_the_best_if_training_says_so(tmp_path, monkeypatch):
+    """They have learnt it since the best were scored. A run that goes on, goes on from the best in training."""
+    learn(monkeypatch, [0.0] * 16 + [ALWAYS] * 8)
+    scored = Monitor._scored_candidate
+    early = lambda self, ended: scored(self, ended) if self.trainer.env_steps <= 12 * WINDOW else None  # noqa: E731
+    monkeypatch.setattr(Monitor, "_scored_candidate", early)
+    monkeypatch.setattr(choice, "COMPARISON_FRACTION", 0.0)
+    stream, config = io.StringIO(), levers()
+    train(config, tmp_path, stream=stream)
+    best, trained = checkpoint.read_best(tmp_path), checkpoint.read_best(tmp_path, compared=False)
+    assert (best.chosen_by, best.step) == ("recent", config.steps) and trained.step < best.step
+    assert best.score > trained.score and best_logit(tmp_path) == ALWAYS
+    assert "the best weights are the last, as the last episodes of training returned" in stream.getvalue()
+    monkeypatch.setattr(choice, "COMPARISON_FRACTION", math.inf)
+    train(config, tmp_path, resume=True, stream=io.StringIO())  # what was too slow then is compared now
+    assert checkpoint.read_best(tmp_path).chosen_by == "comparison"
+    assert checkpoint.read_best(tmp_path, compared=False) == trained
 
 
 def test_weights_that_are_not_finite_are_not_compared(tmp_path, monkeypatch):
