@@ -9,9 +9,12 @@ As on a GPU, a tensor of `DEVICE` and one of the CPU do not mix, unless one is a
 numbers to the host is where the host would wait. Random numbers are the CPU's.
 """
 
+import importlib
+import pkgutil
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -19,6 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+from merlin import tasks
+
+for module in pkgutil.walk_packages(tasks.__path__, f"{tasks.__name__}."):
+    with suppress(ImportError):  # of an extra; what is first imported under the device would keep its Generator's name
+        importlib.import_module(module.name)
 
 DEVICE = torch.device("meta")
 """A device that PyTorch knows everywhere, and on which it computes nothing itself."""
