@@ -300,14 +300,14 @@ class Monitor:
         try:
             returns = compare(list(contenders.values()), choice.COMPARISON_FRACTION * self.wall_seconds())
         except Exception as error:  # of an environment, say; the run is finished and saved
-            self._choose_without(f"failed ({describe(error)})", trained[0], contenders.get(end))
+            self._choose_without(f"the comparison failed ({describe(error)}): ", trained[0])
             return
         finally:
             self.comparing = ""
         ended = returns[:, ~returns.isnan().any(0)]
         if is_interrupted() or not ended.numel():
             why = "was interrupted" if is_interrupted() else "had no time for an episode of each"
-            self._choose_without(why, trained[0], None if is_interrupted() else contenders.get(end))
+            self._choose_without(f"the comparison {why}: ", trained[0])
             return
         scores = dict(zip(contenders, ended.mean(1).tolist(), strict=True))
         step = max(reversed(scores), key=lambda step: scores[step])  # of equals the last, which learnt the most
@@ -319,29 +319,38 @@ class Monitor:
             best = Best(step, scores[step], "comparison", ended.shape[1], end)
             checkpoint.save_best(self.run_dir, best, contenders[step], self.about)
 
-    def _choose_without(self, why: str, trained: Best, last: Mapping[str, Tensor] | None) -> None:
+    def choose_early(self) -> None:
+        """Choose between the best weights in training and the last ones in a run that stopped before its steps.
+
+        What may be a deadline leaves no time for a comparison. See `choose`.
+        """
+        assert self.reporter is not None, "the process that leads chooses"
+        if self.config.training.evaluation_steps is not None or self.is_self_play or not self.is_here():
+            return
+        trained = checkpoint.read_best(self.run_dir, self.reporter.note, compared=False)
+        if trained is not None and trained.step < self.trainer.env_steps:
+            self._choose_without("", trained)
+
+    def _choose_without(self, why: str, trained: Best) -> None:
         """Let the last weights be the best if the last episodes of training earned more than the best's, and say so.
 
         Args:
-            why: The comparison came to nothing.
-            last: The last weights, if they may be chosen.
+            why: Begins the sentence.
         """
         assert self.reporter is not None, "the process that leads chooses"
-        begin, recent, end = (
-            f"the comparison {why}: the best weights are",
-            self.advice.recent[0],
-            self.trainer.env_steps,
-        )
-        if last is None or not recent > trained.score:
-            self.reporter.note(f"{begin} still those of {trained.step:,} steps, by their episodes in training")
+        agent, recent, end = self.trainer.agent, self.advice.recent[0], self.trainer.env_steps
+        weights = agent.state_dict()
+        if not recent > trained.score or not _is_finite(agent, weights):
+            self.reporter.note(
+                f"{why}the best weights are still those of {trained.step:,} steps, by their episodes in training"
+            )
             return
         self.reporter.note(
-            f"{begin} the last, as the last episodes of training returned {recent:.4g} in the mean, and those that "
-            f"scored the weights of {trained.step:,} steps {trained.score:.4g}"
+            f"{why}the best weights are the last, as the last episodes of training returned {recent:.4g} in the mean, "
+            f"and those that scored the weights of {trained.step:,} steps {trained.score:.4g}"
         )
         if self.is_here():
-            end = self.trainer.env_steps
-            checkpoint.save_best(self.run_dir, Best(end, recent, "recent", None, end), last, self.about)
+            checkpoint.save_best(self.run_dir, Best(end, recent, "recent", None, end), weights, self.about)
 
     def save(self) -> None:
         """Write a checkpoint.

@@ -325,6 +325,8 @@ def _train(
                         is_interrupted = lambda: bool(interrupted)  # noqa: E731
                         monitor.choose(partial(compare_held_out, config, is_interrupted), is_interrupted)
                     was_interrupted = bool(interrupted)
+                else:
+                    monitor.choose_early()
                 monitor.draw()
             code = 130 if was_interrupted else 0
         finally:

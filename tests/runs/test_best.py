@@ -77,6 +77,18 @@ def learn(monkeypatch, logits):
     monkeypatch.setattr(Trainer, "update", learning)
 
 
+def interrupt(monkeypatch, update):
+    """Ask for an end in an update, as a scheduler would."""
+    before, learning = itertools.count(1), Trainer.update
+
+    def interrupting(self):
+        if next(before) == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning(self)
+
+    monkeypatch.setattr(Trainer, "update", interrupting)
+
+
 def best_logit(run_dir):
     return load_file(run_dir / "checkpoints" / "best.safetensors")["policy_head.2.bias"][1].item()
 
@@ -264,12 +276,29 @@ def test_runs_that_stop_before_their_steps_or_have_no_score_are_not_compared(tmp
     train(levers(), tmp_path / "short", stream=io.StringIO())
     assert checkpoint.read_best(tmp_path / "short") is None
     monkeypatch.setattr(choice, "EPISODES", 16)
-    updates, update = itertools.count(), Trainer.update
-    monkeypatch.setattr(
-        Trainer, "update", lambda self: (next(updates) == 8 and os.kill(os.getpid(), signal.SIGTERM)) or update(self)
-    )
+    learn(monkeypatch, [0.0] * 8)
+    interrupt(monkeypatch, update=8)
     assert train(levers(), tmp_path / "cut", stream=io.StringIO()).interrupted
-    assert checkpoint.read_best(tmp_path / "cut").chosen_by == "training"
+    assert checkpoint.read_best(tmp_path / "cut").step < 8 * WINDOW
+
+
+@pytest.mark.parametrize(("last", "chosen_by"), [(ALWAYS, "recent"), (NEVER, "training")])
+def test_a_run_that_is_cut_keeps_the_better_of_the_scored_weights_and_the_last(tmp_path, monkeypatch, last, chosen_by):
+    """It may have learnt since its best were scored. One that goes on does so from the best in training."""
+    learn(monkeypatch, [0.0] * 8 + [last] * 16)
+    scored = Monitor._scored_candidate
+    early = lambda self, ended: scored(self, ended) if self.trainer.env_steps <= 8 * WINDOW else None  # noqa: E731
+    monkeypatch.setattr(Monitor, "_scored_candidate", early)
+    interrupt(monkeypatch, update=20)
+    stream = io.StringIO()
+    assert train(levers(), tmp_path, stream=stream).interrupted
+    best, trained = checkpoint.read_best(tmp_path), checkpoint.read_best(tmp_path, compared=False)
+    assert best.chosen_by == chosen_by and best_logit(tmp_path) == (last if chosen_by == "recent" else 0.0)
+    sentence = "the last, as" if chosen_by == "recent" else f"still those of {best.step:,} steps"
+    assert f"\nthe best weights are {sentence}" in stream.getvalue() and trained.chosen_by == "training"
+    train(levers(), tmp_path, resume=True, stream=io.StringIO())
+    assert checkpoint.read_best(tmp_path).chosen_by == "comparison"
+    assert checkpoint.read_best(tmp_path, compared=False) == trained
 
 
 def test_where_evaluations_choose_the_last_weights_are_evaluated_too(tmp_path, monkeypatch):
