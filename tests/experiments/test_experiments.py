@@ -226,6 +226,8 @@ def test_a_file_says_what_is_compared(tmp_path):
         choose(make_comparison({"tasks": [{"task": "a", "name": "merlin"}]}), ["merlin"])
     runs = plan(read_comparison(ROOT / "examples" / "minigrid_memory.toml"), tmp_path)
     assert len(runs) == 6 * 3 * 5 and {run.task.env_kwargs["agent_view_size"] for run in runs} == {3}
+    runs = plan(read_comparison(ROOT / "examples" / "cards_and_corridors.toml"), tmp_path)
+    assert len(runs) == 6 * 3 * 5 and {run.task.steps for run in runs if run.task.name == "8 pairs"} == {10_000_000}
     runs = plan(read_comparison(ROOT / "examples" / "value_transport.toml"), tmp_path)
     assert {run.agent.name: run.config().model.value_transport for run in runs} == {"with transport": 0.9, "without": 0}
     assert {run.config().training.unroll_length for run in runs} == {41}
