@@ -43,8 +43,8 @@ def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = mat
 
     def reset(key):
         faces = jnp.argsort(random.uniform(key, (num_envs, cards)), axis=1) // 2 + 1
-        zeros = jnp.zeros(num_envs, jnp.int32)
-        return {"faces": faces, "gone": jnp.zeros((num_envs, pairs + 1), bool), "card": zeros, "position": zeros}
+        card, position = jnp.zeros((2, num_envs), jnp.int32)
+        return {"faces": faces, "gone": jnp.zeros((num_envs, pairs + 1), bool), "card": card, "position": position}
 
     def step(game, action):
         face = jnp.take_along_axis(game["faces"], action[:, None], 1)[:, 0]
@@ -139,9 +139,9 @@ def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = mat
     run = jax.jit(lambda carry, keys: lax.scan(window, carry, keys), donate_argnums=0)
     key = random.key(0)
     parameters = init(key)
-    zeros, game = jnp.zeros((num_envs, hidden)), reset(key)
+    game, state = reset(key), tuple(jnp.zeros((2, num_envs, hidden)))
     first = encode(game, jnp.zeros((num_envs, cards)), jnp.zeros(num_envs))
-    player = game, first, (zeros, zeros), jnp.zeros((), jnp.int32)
+    player = game, first, state, jnp.zeros((), jnp.int32)
     carry = parameters, optimizer.init(parameters), player, jnp.zeros((), jnp.int32)
 
     def train(windows: int) -> float:
@@ -206,14 +206,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--num-envs", type=int, nargs="+", default=[16, 64, 1024])
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--learn", type=float, metavar="STEPS", help="train the one in JAX alone, with 128 environments")
+    parser.add_argument(
+        "--learn", type=float, metavar="STEPS", help="train the one in JAX alone, with 128 environments"
+    )
     parser.add_argument("--serve", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(*options.serve)
         return
     if options.learn:
-        train, per_part = jax_trainer(128, options.hidden, PAIRS, options.learn), round(options.learn / 10 / WINDOW / 128)
+        train, per_part = (
+            jax_trainer(128, options.hidden, PAIRS, options.learn),
+            round(options.learn / 10 / WINDOW / 128),
+        )
         for part in range(1, 11):
             print(f"{part * per_part * WINDOW * 128:>12,} steps  return {train(per_part):.2f}", flush=True)
         return

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from gymnasium import Space
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from merlin.agents.actor_critic import RecurrentActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
@@ -14,6 +14,7 @@ from merlin.experience import StepOutput
 from merlin.memory import MemoryConfig
 from merlin.memory.dnc import DNCMemory, DNCState, interface_of, interface_size, step
 from merlin.networks.lstm import LSTMState
+from merlin.networks.products import Linear
 from merlin.ranges import WIDTH, Range
 
 
@@ -68,7 +69,7 @@ class RLDNC(RecurrentActorCritic[RLDNCConfig, RLDNCState]):
         self.memory = DNCMemory(config.word_size, sizes, config.num_read_keys)
         words_size = config.num_read_keys * config.word_size
         self._build(spaces, core_input_size=words_size, feature_size=words_size)
-        self.interface = nn.Linear(self.lstm.output_size, interface_size(config.word_size, config.num_read_keys))
+        self.interface = Linear(self.lstm.output_size, interface_size(config.word_size, config.num_read_keys))
 
     def initial_state(self, batch_size: int) -> RLDNCState:
         """Return zeros: nothing seen, nothing remembered."""

@@ -7,13 +7,14 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from gymnasium import Space
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from merlin.agents.actor_critic import RecurrentActorCritic, RecurrentConfig
 from merlin.agents.agent import Advanced, Perceived
 from merlin.experience import StepOutput
 from merlin.memory import Memory, MemoryConfig, Reader, make_memory
 from merlin.networks.lstm import LSTMState
+from merlin.networks.products import Linear
 from merlin.ranges import WIDTH, Range, above
 
 
@@ -73,7 +74,7 @@ class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
         words_size = config.num_read_keys * self.memory.slot_size
         self._build(spaces, core_input_size=words_size, feature_size=words_size)
         self.reader = Reader(self.lstm.output_size, self.memory.slot_size, config.num_read_keys, config.read_strength)
-        self.projection = nn.Linear(self.encoding_size, config.latent_size)
+        self.projection = Linear(self.encoding_size, config.latent_size)
 
     def initial_state(self, batch_size: int) -> RLMemState:
         """Return zeros: nothing seen, nothing remembered."""

@@ -20,6 +20,7 @@ from merlin.networks.entries import (
     row_weights,
     unflatten_entry,
 )
+from merlin.networks.products import Linear
 from merlin.networks.spaces import shape_of
 from merlin.precision import as_type
 from merlin.recorded import can_look
@@ -196,7 +197,7 @@ class CategoryDecoder(EntryDecoder):
         categories = Categories(space)
         super().__init__(space, categories.num_columns)
         self.categories = categories
-        self.linear = nn.Linear(input_size, categories.num_columns)
+        self.linear = Linear(input_size, categories.num_columns)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         return self.linear(latent)

@@ -14,6 +14,7 @@ from merlin.networks.entries import EntryDecoder, EntryEncoder, count, num_rows
 from merlin.networks.images import Bottleneck, channels_last, stages
 from merlin.networks.initialization import start_at_scale
 from merlin.networks.kinds import Symbols
+from merlin.networks.products import Linear
 from merlin.networks.spaces import shape_of
 
 
@@ -30,12 +31,12 @@ class GridEncoder(EntryEncoder):
         self.categories = cell_categories(space)
         plan = stages((space.shape[0], space.shape[1]))
         # a product with one-hots: so few categories make it several times faster than gathering, and its gradient too
-        self.embedding = nn.Linear(self.categories.num_columns, channels, bias=False)
+        self.embedding = Linear(self.categories.num_columns, channels, bias=False)
         self.convolutions = nn.Sequential(*(Bottleneck(channels, channels, 2) for stage in plan if stage.stride == 2))
         for _ in range(2):
             self.convolutions.extend([nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()])
         channels_last(self.convolutions)
-        self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
+        self.linear = Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
         nn.init.normal_(self.embedding.weight, std=len(self.categories.sizes) ** -0.5)
         start_at_scale(self.convolutions, self.linear)
@@ -65,11 +66,11 @@ class GridDecoder(EntryDecoder):
         categories, num_cells = cell_categories(space), space.shape[0] * space.shape[1]
         super().__init__(space, num_cells * categories.num_columns)
         self.rarity, self.categories, self.num_cells = rarity, categories, num_cells
-        self.anywhere = nn.Linear(input_size, self.categories.num_columns, bias=False)
+        self.anywhere = Linear(input_size, self.categories.num_columns, bias=False)
         self.layers = nn.Sequential(
-            nn.Linear(input_size, features),
+            Linear(input_size, features),
             nn.Tanh(),
-            nn.Linear(features, self.num_cells * self.categories.num_columns),
+            Linear(features, self.num_cells * self.categories.num_columns),
         )
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:

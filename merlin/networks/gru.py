@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from merlin.networks.products import Linear
 from merlin.precision import as_type
 
 
@@ -19,7 +20,7 @@ class LayerNormGRU(nn.Module):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.hidden_size = hidden_size
-        self.linear = nn.Linear(input_size + hidden_size, 3 * hidden_size, bias=False)
+        self.linear = Linear(input_size + hidden_size, 3 * hidden_size, bias=False)
         self.norm = nn.LayerNorm(3 * hidden_size, eps=1e-3)
 
     def forward(self, x: Float[Tensor, "*batch I"], hidden: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:

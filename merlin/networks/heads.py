@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from merlin.networks.initialization import start_orthogonal
+from merlin.networks.products import Linear
 
 
 def mlp(
@@ -22,12 +23,12 @@ def mlp(
     """
     layers: list[nn.Module] = []
     for size in hidden_sizes:
-        hidden = nn.Linear(input_size, size)
+        hidden = Linear(input_size, size)
         if hidden_gain is not None:
             start_orthogonal(hidden, hidden_gain)
         layers += [hidden, activation()]
         input_size = size
-    output = nn.Linear(input_size, output_size)
+    output = Linear(input_size, output_size)
     with torch.no_grad():
         output.weight.mul_(output_scale)
         output.bias.zero_()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, moments, row_mean, variance
 from merlin.networks.initialization import start_at_scale
 from merlin.networks.kinds import Picture
+from merlin.networks.products import Linear
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -97,7 +98,7 @@ class ImageEncoder(EntryEncoder):
         widths = [self.pixels.channels] + [channels] * len(plan)
         blocks = nn.Sequential(*map(Bottleneck, widths[:-1], widths[1:], (stage.stride for stage in plan)))
         self.blocks = channels_last(blocks)  # as pictures come; a third faster on a CPU
-        self.linear = nn.Linear(channels * math.prod(plan[-1].reduced_size), features)
+        self.linear = Linear(channels * math.prod(plan[-1].reduced_size), features)
         self.output_size = features
         start_at_scale(self.blocks, self.linear)
 
@@ -122,7 +123,7 @@ class ImageDecoder(EntryDecoder):
         widths = [channels] * len(plan) + [self.pixels.channels]
         self.first_shape = (*plan[0].reduced_size, channels)
         self.linear = nn.Sequential(
-            nn.Linear(input_size, features), nn.Tanh(), nn.Linear(features, math.prod(self.first_shape))
+            Linear(input_size, features), nn.Tanh(), Linear(features, math.prod(self.first_shape))
         )
         blocks = map(UpBottleneck, widths[:-1], widths[1:], plan)
         self.blocks = channels_last(nn.Sequential(*blocks))

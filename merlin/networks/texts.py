@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.entries import EntryDecoder, EntryEncoder, count, num_rows
+from merlin.networks.products import Linear
 from merlin.networks.spaces import Tokens, shape_of
 
 
@@ -41,7 +42,7 @@ class TextDecoder(EntryDecoder):
         size = shape_of(space)[0] * len(space.vocabulary)
         super().__init__(space, size)
         self.vocabulary_size = len(space.vocabulary)
-        self.linear = nn.Linear(input_size, size)
+        self.linear = Linear(input_size, size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         return self.linear(latent)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from merlin.networks.entries import CLOSE, EntryDecoder, EntryEncoder, flatten_entry, moments, unflatten_entry, variance
+from merlin.networks.products import Linear
 from merlin.networks.scales import RunningMoments
 
 LARGEST_BOUND = 1e6  # bounds beyond this say "anything" (often the largest float) and are no scale
@@ -82,7 +83,7 @@ class VectorDecoder(EntryDecoder):
         # of integers; as floats some bounds would be just beyond what the integers reach
         bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-(2.0**63), 2.0**63 - 1024)
         self.register_buffer("_bounds", torch.tensor(bounds), persistent=False)
-        self.linear = nn.Linear(input_size, scale.size)
+        self.linear = Linear(input_size, scale.size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         return self.linear(latent)

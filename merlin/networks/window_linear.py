@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from merlin.networks.lstm import SharedLSTMCell
+from merlin.networks.products import Linear, affine, product
 from merlin.precision import as_type, full_precision
 
 
 def in_window(module: nn.Module) -> Any:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
-    if type(module) is nn.Linear:  # what is derived from it may be anything
+    # What else is derived from a linear layer may be anything.
+    if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear):
         return WindowLinear(module.weight, module.bias)
     if type(module) is nn.LSTMCell or type(module) is SharedLSTMCell:
         return WindowLSTMCell(module)
@@ -63,7 +65,7 @@ class WindowLinear(nn.Module):
     def __init__(self, weight: Float[Tensor, "O I"], bias: Float[Tensor, "O"] | None) -> None:
         super().__init__()
         self.weight, self.bias, self.uses = weight, bias, _Uses(weight.dtype, sums_bias=False)
-        self._transposed = weight.detach().T
+        self._weight = weight.detach()
         self._learning = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._bias: Tensor | None = None
 
@@ -74,7 +76,7 @@ class WindowLinear(nn.Module):
             if torch.is_grad_enabled():
                 bias = self._bias = _Collect.apply(self.uses, *self._learning)
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-        output = torch.addmm(bias, flat, self._transposed)
+        output = affine(flat, self._weight, bias)
         if output.requires_grad and bias.requires_grad:
             uses, seen = self.uses, flat.detach()
             # torch's stubs do not know that what was computed and has a gradient has a grad_fn
@@ -120,10 +122,10 @@ class _Uses:
         self.waiting, self.rows = [], 0
         with full_precision(gradients):
             if self.grad_weight is None:
-                self.grad_weight = gradients.T @ inputs
+                self.grad_weight = product(gradients.T, inputs.T)
                 self.grad_bias = gradients.sum(0) if self.sums_bias else None
                 return
-            self.grad_weight.addmm_(gradients.T, inputs)
+            self.grad_weight += product(gradients.T, inputs.T)
             if self.grad_bias is not None:
                 self.grad_bias += gradients.sum(0)
 
@@ -184,7 +186,7 @@ class _LSTMStep(torch.autograd.Function):
     def forward(ctx, bias, weight, uses, x, hidden, cell, share):
         size = cell.shape[-1]
         entry = torch.cat([x, hidden], -1)
-        gates = torch.addmm(bias, entry, weight.T)
+        gates = product(entry, weight, bias)
         if share is not None:
             gates += share
         active = torch.sigmoid(gates)
@@ -215,8 +217,8 @@ class _LSTMStep(torch.autograd.Function):
         sizes = [entry.shape[1] - cell.shape[1], cell.shape[1]]
         with full_precision(grad_gates):
             if ctx.needs_input_grad[3]:
-                grad_x, grad_before = (grad_gates @ weight).split_with_sizes(sizes, -1)
+                grad_x, grad_before = product(grad_gates, weight.T).split_with_sizes(sizes, -1)
             else:
-                grad_x, grad_before = None, grad_gates @ weight[:, sizes[0] :]
+                grad_x, grad_before = None, product(grad_gates, weight[:, sizes[0] :].T)
         grad_share = grad_gates if ctx.needs_input_grad[6] else None
         return None, None, None, grad_x, grad_before, grad_cell * f, grad_share

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from merlin.environments.batch import Environment
+from merlin.networks.products import flop_formulas, product
 from merlin.networks.spaces import describe_entries
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
@@ -100,7 +101,7 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
             shares["acting"] -= shares["environment"]
 
             steps = trainer.env_steps
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
                 trainer.update()
             flops = counter.get_total_flops() / (trainer.env_steps - steps)
             if trace is not None:
@@ -129,11 +130,11 @@ def measure_products(device: torch.device, size: int | None = None) -> float:
     """
     size = size or (8192 if device.type == "cuda" else 1024)
     a, b = torch.rand(2, size, size, device=device)
-    torch.mm(a, b)
+    product(a, b)
     spent = []
     for _ in range(9):
         begin = _now(device)
-        torch.mm(a, b)
+        product(a, b)
         spent.append(_now(device) - begin)
     return 2 * size**3 / statistics.median(spent)
 

@@ -18,6 +18,7 @@ from merlin.networks.entries import RunningMeans, moments, variance
 from merlin.networks.gru import LayerNormGRU
 from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_glorot, start_neutral
+from merlin.networks.products import Linear
 from merlin.networks.scales import ReturnScale
 from merlin.objectives.policy_gradient import masked_mean
 from merlin.objectives.reconstruction import (
@@ -92,16 +93,16 @@ class WorldModel(nn.Module):
         self.feature_size = size + deterministic
         self.encoder = Encoder(spaces, config.encoder, running_scales)
         # The posterior network's hidden layer, split: what depends on the observation alone, and the rest.
-        self.posterior_input = nn.Linear(self.encoder.output_size + config.observe_reward, hidden, bias=False)
-        self.posterior_context = nn.Linear(deterministic, hidden)
-        self.posterior_output = nn.Linear(hidden, num_parameters)
+        self.posterior_input = Linear(self.encoder.output_size + config.observe_reward, hidden, bias=False)
+        self.posterior_context = Linear(deterministic, hidden)
+        self.posterior_output = Linear(hidden, num_parameters)
         self.prior_network = mlp(deterministic, (hidden,), num_parameters, activation=nn.ELU)
-        self.recurrent_input = nn.Linear(size + actions.encoding_size, hidden)
+        self.recurrent_input = Linear(size + actions.encoding_size, hidden)
         self.gru = LayerNormGRU(hidden, deterministic)
         layers = (config.head_size,) * config.head_layers
         self.reward_head = mlp(self.feature_size, layers, 1, activation=nn.ELU)
         self.discount_head = mlp(self.feature_size, layers, 1, activation=nn.ELU)
-        self.before_decoder = nn.Linear(self.feature_size, config.head_size)
+        self.before_decoder = Linear(self.feature_size, config.head_size)
         for part in [x for name, x in self.named_children() if name != "encoder"]:
             start_glorot(part)
         for head in (self.reward_head, self.discount_head):

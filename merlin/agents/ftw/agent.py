@@ -21,6 +21,7 @@ from merlin.experience import Losses, StepOutput, Unroll
 from merlin.latents import DiagonalGaussian, GaussianFamily
 from merlin.memory import MemoryConfig, make_memory
 from merlin.networks.initialization import start_balanced
+from merlin.networks.products import Linear
 from merlin.networks.scales import ReturnScale, RunningMoments
 from merlin.networks.spaces import flatten_observation
 from merlin.objectives.policy_gradient import (
@@ -224,7 +225,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
         """Make first weights as large as configured."""
         core, config = self.core, self.config
         if config.encoding_gain is not None:
-            balanced = nn.Linear(self.encoding_size, 4 * config.hidden_size)
+            balanced = Linear(self.encoding_size, 4 * config.hidden_size)
             parts = [*self.encoder.parts, (self.actions.encoding_size, 1), (1, 1)]  # e: observation, action, reward
             start_balanced(balanced, parts, config.encoding_gain)
             read = core.fast.cells[0].weight_ih

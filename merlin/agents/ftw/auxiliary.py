@@ -15,6 +15,7 @@ from merlin.networks.actions import ActionDistribution, CategoricalActions
 from merlin.networks.grids import grid_cells
 from merlin.networks.images import Pixels
 from merlin.networks.kinds import Picture, Symbols
+from merlin.networks.products import Linear
 from merlin.networks.spaces import settle
 from merlin.objectives.returns import n_step_returns
 
@@ -128,7 +129,7 @@ class RewardPrediction(nn.Module):
 
     def __init__(self, encoding_size: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(SEQUENCE_LENGTH * encoding_size, 128), nn.ReLU(), nn.Linear(128, 3))
+        self.layers = nn.Sequential(Linear(SEQUENCE_LENGTH * encoding_size, 128), nn.ReLU(), Linear(128, 3))
 
     def forward(self, encodings: Float[Tensor, "3 S E"]) -> Float[Tensor, "S 3"]:
         """Return the logits of below zero, none and above."""
@@ -181,7 +182,7 @@ class PixelControl(nn.Module):
             self.cells = tuple(-(-n // CELL) for n in space.size)
             half = tuple(-(-n // 2) for n in self.cells)
             self.network = nn.Sequential(
-                nn.Linear(feature_size, CHANNELS * math.prod(half)),
+                Linear(feature_size, CHANNELS * math.prod(half)),
                 nn.ReLU(),
                 nn.Unflatten(-1, (CHANNELS, *half)),
                 nn.ConvTranspose2d(CHANNELS, outputs, 4, stride=2, padding=1),
@@ -190,7 +191,7 @@ class PixelControl(nn.Module):
             self.pixels, self.shape = None, tuple(space.shape)
             self.cells = self.shape[:2]
             self.network = nn.Sequential(
-                nn.Linear(feature_size, outputs * math.prod(self.cells)), nn.Unflatten(-1, (outputs, *self.cells))
+                Linear(feature_size, outputs * math.prod(self.cells)), nn.Unflatten(-1, (outputs, *self.cells))
             )
 
     def forward(

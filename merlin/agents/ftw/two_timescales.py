@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from merlin.latents import DiagonalGaussian
 from merlin.memory import Memory, Reader
 from merlin.networks.lstm import LSTM, LSTMState
+from merlin.networks.products import Linear
 from merlin.precision import as_type
 from merlin.states import put_rows, rows_of
 
@@ -134,15 +135,15 @@ class TwoTimescales(nn.Module):
         context_size = hidden_size + self.words_size
         self.slow = LSTM(context_size, hidden_size, 1)
         self.fast = LSTM(encoding_size + latent_size + self.words_size, hidden_size, 1, has_share=True)
-        self.slow_to_fast = nn.Linear(context_size + 2 * latent_size, 4 * hidden_size, bias=False)
+        self.slow_to_fast = Linear(context_size + 2 * latent_size, 4 * hidden_size, bias=False)
         nn.init.uniform_(self.slow_to_fast.weight, -(hidden_size**-0.5), hidden_size**-0.5)  # as other gates' weights
-        self.prior = nn.Linear(context_size, 2 * latent_size)
-        self.posterior = nn.Linear(context_size, 2 * latent_size)
+        self.prior = Linear(context_size, 2 * latent_size)
+        self.posterior = Linear(context_size, 2 * latent_size)
         if memory is not None:
             self.slow_reader, self.fast_reader = (
                 Reader(hidden_size, memory.slot_size, num_read_keys, read_strength) for _ in range(2)
             )
-            self.slow_writer, self.fast_writer = (nn.Linear(context_size, memory.word_size) for _ in range(2))
+            self.slow_writer, self.fast_writer = (Linear(context_size, memory.word_size) for _ in range(2))
 
     def initial_state(self, batch_size: int) -> CoreState:
         """Return zeros: nothing seen, nothing remembered."""

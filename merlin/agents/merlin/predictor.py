@@ -19,6 +19,7 @@ from merlin.networks.entries import RunningMeans, moments, variance
 from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_balanced, start_orthogonal
 from merlin.networks.lstm import LSTM, LSTMState
+from merlin.networks.products import Linear
 from merlin.networks.scales import ReturnScale
 from merlin.objectives.policy_gradient import masked_mean
 from merlin.objectives.reconstruction import (
@@ -129,8 +130,8 @@ class Predictor(nn.Module):
         self.encoder = Encoder(spaces, config.encoder, config.running_scales)
         self.prior_network = mlp(context_size, (double, double), double, hidden_gain=gain)
         # The first layer of the posterior network, split: what depends on the observation alone, and the rest.
-        self.posterior_input = nn.Linear(self.encoder.output_size + action_size + 1, double, bias=False)
-        self.posterior_context = nn.Linear(context_size + double, double)
+        self.posterior_input = Linear(self.encoder.output_size + action_size + 1, double, bias=False)
+        self.posterior_context = Linear(context_size + double, double)
         correction = mlp(double, (double,), double, hidden_gain=gain)
         self.posterior_network = nn.Sequential(nn.Tanh(), correction)
         last = correction[-1]
@@ -145,8 +146,8 @@ class Predictor(nn.Module):
         self.value_head = mlp(latent_size + actions.num_parameters, (200,), 1, hidden_gain=gain)
         self.advantage_head = mlp(latent_size + action_size, (50,), 1, hidden_gain=gain)
         self.decoder = Decoder(spaces, latent_size, config.decoder, config.running_scales)
-        self.action_decoder = nn.Linear(latent_size, action_size)
-        self.reward_decoder = nn.Linear(latent_size, 1)
+        self.action_decoder = Linear(latent_size, action_size)
+        self.reward_decoder = Linear(latent_size, 1)
         self.return_scale = ReturnScale(config.running_scales)
         self.register_buffer("observation_nats", torch.tensor(0.0))
         self.reward_marginal = RunningMeans(2)
