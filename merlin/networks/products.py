@@ -35,15 +35,15 @@ def has_idle_units() -> bool:
     return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkl.is_available()
 
 
-def goes_to_onednn(rows: int, inner: int, columns: int, x: Tensor) -> bool:
-    """Return whether oneDNN is to multiply [rows, inner] by [inner, columns]; `x` is one of them."""
+def goes_to_onednn(x: Float[Tensor, "*batch K"], y: Float[Tensor, "N K"]) -> bool:
+    """Return whether oneDNN is to multiply x by yᵀ."""
     return (
         has_idle_units()
-        and rows >= LEAST_ROWS
-        and rows * inner * columns >= LEAST_MULTIPLICATIONS
+        and type(x) in (Tensor, nn.Parameter)  # none that stands for one while a graph is made, and sizes are symbols
         and x.dtype == torch.float32
         and x.device.type == "cpu"
-        and type(x) in (Tensor, nn.Parameter)  # none that stands for one while a graph is made
+        and x.numel() * len(y) >= LEAST_MULTIPLICATIONS
+        and x.numel() >= LEAST_ROWS * x.shape[-1]
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch.is_autocast_enabled("cpu")
@@ -52,7 +52,7 @@ def goes_to_onednn(rows: int, inner: int, columns: int, x: Tensor) -> bool:
 
 def product(x: Float[Tensor, "M K"], y: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None) -> Tensor:
     """Return x yᵀ + bias, without gradients."""
-    if goes_to_onednn(len(x), x.shape[1], len(y), x):
+    if goes_to_onednn(x, y):
         return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(y), bias, "none", [], "")
     return x @ y.T if bias is None else torch.addmm(bias, x, y.T)
 
@@ -75,12 +75,11 @@ def affine(
     x: Float[Tensor, "*batch K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None = None
 ) -> Float[Tensor, "*batch N"]:
     """Return x weightᵀ + bias, as `torch.nn.functional.linear` does."""
-    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if not goes_to_onednn(rows, x.shape[-1], len(weight), x):
+    if not goes_to_onednn(x, weight):
         return F.linear(x, weight, bias)
     if x.ndim == 2:
         return _Affine.apply(x, weight, bias)
-    return _Affine.apply(x.reshape(rows, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+    return _Affine.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], len(weight))
 
 
 class Linear(nn.Linear):

@@ -62,12 +62,12 @@ def test_matrices_with_gaps_are_copied_first(onednn):
 
 def test_small_products_doubles_and_what_is_exported_stay_with_torch(monkeypatch):
     monkeypatch.setattr(products, "has_idle_units", lambda: True)
-    x = torch.randn(64, 256)
-    assert goes_to_onednn(64, 256, 128, x) and not goes_to_onednn(63, 256, 128, x)
-    assert not goes_to_onednn(15, 2048, 2048, x), "few rows"
-    assert not goes_to_onednn(64, 256, 128, x.double()) and not goes_to_onednn(64, 256, 128, x.to("meta"))
+    x, y = torch.randn(64, 256), torch.randn(128, 256)
+    assert goes_to_onednn(x, y) and goes_to_onednn(x.view(4, 16, 256), y) and not goes_to_onednn(x[1:], y)
+    assert not goes_to_onednn(torch.randn(15, 2048), torch.randn(2048, 2048)), "few rows"
+    assert not goes_to_onednn(x.double(), y.double()) and not goes_to_onednn(x.to("meta"), y.to("meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not goes_to_onednn(64, 256, 128, x)
+        assert not goes_to_onednn(x, y)
     exported = torch.export.export(Linear(256, 128), (x,)).graph
     assert not any("mkldnn" in str(node.target) for node in exported.nodes)
 
