@@ -29,7 +29,7 @@ AGENTS = {
         Dreamer, DreamerConfig, "world model with a policy learnt in it (DreamerV2, Hafner et al. 2021)"
     ),
     "ftw": AgentEntry(FTW, FTWConfig, "two timescales that share a memory (For The Win, Jaderberg et al. 2019)"),
-    "rl-lstm": AgentEntry(RLLSTM, RLLSTMConfig, "two-layer LSTM trained by reinforcement alone"),
+    "rl-lstm": AgentEntry(RLLSTM, RLLSTMConfig, "LSTM trained by reinforcement alone"),
     "rl-mem": AgentEntry(RLMem, RLMemConfig, "the same LSTM with MERLIN's memory, trained by reinforcement alone"),
 }
 

@@ -33,9 +33,9 @@ class RLLSTMActivations(NamedTuple):
 
 
 class RLLSTM(RecurrentActorCritic[RLLSTMConfig, RLLSTMState]):
-    """A two-layer LSTM trained by reinforcement alone: h = lstm(e); policy and value on [e, h].
+    """An LSTM trained by reinforcement alone: h = lstm(e); policy and value on [e, h].
 
-    Difference from the paper: the sizes are config values.
+    Difference from the paper: the sizes are config values, and so are the layers, of which the paper has two.
     """
 
     config_class = RLLSTMConfig

@@ -52,7 +52,7 @@ def draw_memory(canvas: Canvas, x: Number, y: Number, width: Number, episode: Ep
     x_end = x_slots + cell * count
     canvas.line([(x, y), (x + width, y)], LINE, 0.75)
     end = x + 12 + canvas.text(x, y + 20, "memory", 11, bold=True)
-    canvas.text(end, y + 20, _sentence(episode, step, held), 11, rows[0][1], width=x + width - end)
+    canvas.text(end, y + 20, in_a_sentence(episode, step, held), 11, rows[0][1], width=x + width - end)
 
     y += HEAD + 6
     is_new = now.slot not in held
@@ -130,9 +130,10 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
     canvas.save(path)
 
 
-def _sentence(episode: Episode, step: int, held: dict[int, int]) -> str:
-    """Return in words what the first key reads."""
-    name, _, weights = read_rows(episode.steps[step])[0]
+def in_a_sentence(episode: Episode, step: int, held: dict[int, int]) -> str:
+    """Return in words what the sharpest key of the policy reads, or of whoever reads."""
+    rows = read_rows(episode.steps[step])
+    name, _, weights = max((row for row in rows if row[1] == rows[0][1]), key=lambda row: row[2].max())
     if not held:
         return "is empty"
     slot = int(weights.argmax())

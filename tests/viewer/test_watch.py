@@ -23,7 +23,7 @@ from merlin.viewer.canvas import SCALE, Canvas
 from merlin.viewer.episodes import record_episode
 from merlin.viewer.formats import find_writer, save_episodes, telling_step
 from merlin.viewer.frames import choices, draw_step
-from merlin.viewer.memory_maps import memory_picture, num_shown_slots
+from merlin.viewer.memory_maps import in_a_sentence, memory_picture, num_shown_slots
 from merlin.viewer.microscope import write_page
 from merlin.viewer.observations import as_picture, in_words
 
@@ -182,6 +182,22 @@ def test_the_picture_marks_the_slot_written_now_and_the_slot_read_most(episode):
     purple = [colour_share(canvas.image, "#6a3d9a", (a, memory[0], b, memory[1])) for a, b in columns]
     orange = [colour_share(canvas.image, "#d9682b", (a, memory[0], b, memory[1])) for a, b in columns]
     assert int(np.argmax(purple)) == 2 and int(np.argmax(orange)) == 5
+
+
+def test_the_sentence_is_of_the_policys_sharpest_key(episode):
+    step = len(episode.steps) - 1
+    slots = len(episode.steps[step].read_weights[0])
+    policy, predictor = np.full((3, slots), 0.1), np.eye(slots)[:3]
+    policy[2, 1] = 0.6
+    read = episode.steps[step]._replace(policy_read_weights=policy, read_weights=predictor)
+    shown = episode._replace(steps=[*episode.steps[:step], read])
+    assert in_a_sentence(shown, step, {0: 0, 1: 1}).startswith("policy 3 reads most from step 2")
+    assert (
+        in_a_sentence(shown, step, {0: 0}) == "policy 3 reads empty slots"
+        and in_a_sentence(shown, step, {}) == "is empty"
+    )
+    alone = shown._replace(steps=[*episode.steps[:step], read._replace(policy_read_weights=None)])
+    assert in_a_sentence(alone, step, {0: 0, 1: 1}).startswith("key 1 reads most from step 1")
 
 
 def test_the_telling_step_is_the_last_of_the_most_rewarded(episode):
