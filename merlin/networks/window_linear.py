@@ -160,6 +160,7 @@ class WindowLSTMCell(nn.Module):
             bias = cell.bias_ih + cell.bias_hh if cell.bias else weight.new_zeros(len(weight))
         self.uses = _Uses(weight.dtype, sums_bias=True)
         self._weight, self._learning = weight.detach(), (weight, bias)
+        self._recurrent = cell.weight_hh.detach()
         self._bias: Tensor | None = None
 
     def forward(
@@ -176,15 +177,18 @@ class WindowLSTMCell(nn.Module):
         with full_precision(x):
             dtype = self._weight.dtype
             share = None if share is None else as_type(share, dtype)
-            return _LSTMStep.apply(bias, self._weight, self.uses, as_type(x, dtype), *state, share)
+            return _LSTMStep.apply(bias, (self._weight, self._recurrent), self.uses, as_type(x, dtype), *state, share)
 
 
 class _LSTMStep(torch.autograd.Function):
-    """A step of an LSTM cell, whose gates come in the order input, forget, candidate, output."""
+    """A step of an LSTM cell, whose gates come in the order input, forget, candidate, output.
+
+    Its weights are those of [x, h], and those of h alone.
+    """
 
     @staticmethod
-    def forward(ctx, bias, weight, uses, x, hidden, cell, share):
-        size = cell.shape[-1]
+    def forward(ctx, bias, weights, uses, x, hidden, cell, share):
+        size, weight = cell.shape[-1], weights[0]
         entry = torch.cat([x, hidden], -1)
         gates = product(entry, weight, bias)
         if share is not None:
@@ -195,14 +199,14 @@ class _LSTMStep(torch.autograd.Function):
         new_cell = torch.addcmul(f * cell, i, g)
         squashed = new_cell.tanh()
         # Neither of these is an output, so that keeping them here makes no cycle, and is quicker than saving them.
-        ctx.kept = weight, uses, entry, active, parts, cell, squashed
+        ctx.kept = weights, uses, entry, active, parts, cell, squashed
         return o * squashed, new_cell
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_hidden, grad_cell):
         assert ctx.kept is not None, "a window is gone back through once"
-        weight, uses, entry, active, (i, f, g, o), cell, squashed = ctx.kept
+        (weight, recurrent), uses, entry, active, (i, f, g, o), cell, squashed = ctx.kept
         ctx.kept = None
         output_to_cell = torch.addcmul(o, o * squashed, squashed, value=-1)  # o · tanh'(c')
         grad_cell = torch.addcmul(grad_cell, grad_hidden, output_to_cell)
@@ -219,6 +223,6 @@ class _LSTMStep(torch.autograd.Function):
             if ctx.needs_input_grad[3]:
                 grad_x, grad_before = product(grad_gates, weight.T).split_with_sizes(sizes, -1)
             else:
-                grad_x, grad_before = None, product(grad_gates, weight[:, sizes[0] :].T)
+                grad_x, grad_before = None, product(grad_gates, recurrent.T)
         grad_share = grad_gates if ctx.needs_input_grad[6] else None
         return None, None, None, grad_x, grad_before, grad_cell * f, grad_share

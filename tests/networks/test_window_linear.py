@@ -172,7 +172,9 @@ def test_the_fused_gates_are_in_the_order_of_the_docstring():
     nothing = torch.zeros(B, INPUT + HIDDEN, dtype=torch.float64)
     weight, bias = randn(4 * HIDDEN, INPUT + HIDDEN), torch.cat([i, f, g, o])
     uses = _Uses(torch.float32, sums_bias=True)
-    hidden, cell = _LSTMStep.apply(bias, weight, uses, *nothing.split([INPUT, HIDDEN], -1), c, None)
+    hidden, cell = _LSTMStep.apply(
+        bias, (weight, weight[:, INPUT:]), uses, *nothing.split([INPUT, HIDDEN], -1), c, None
+    )
     close(cell, torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
     close(hidden, torch.sigmoid(o) * torch.tanh(cell))
 
