@@ -2,6 +2,7 @@
 
     git worktree add ../before 57bf19b
     python benchmarks/beside.py ../before [--rounds 20] [--only TEXT ...] [--step]
+    python benchmarks/beside.py --libraries [...]        this code with products by MKL, and by oneDNN
 
 Two processes live side by side, one for each code, and take turns: one update of the one, one of the other. Counted are
 CPU seconds of one thread, so that both meet the same machine. Printed: the median over rounds of the ratio, and its
@@ -25,6 +26,7 @@ NAMES = [
         for size in ("small", "medium", "paper")
         for agent in ("rl-lstm", "rl-mem", "merlin")
     ),
+    *(f"rl-lstm 256 x 1, game, {count} envs" for count in ("16", "64", "1,024")),
 ]
 
 
@@ -74,8 +76,8 @@ def steps(agent, environment, count: int = 200):
     return work
 
 
-def start(root: Path, name: str, is_step: bool) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+def start(root: Path, name: str, is_step: bool, more: dict[str, str]) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | more
     command = [sys.executable, str(ROOT / "benchmarks" / "beside.py"), "--serve", name, *["--step"] * is_step]
     process = subprocess.Popen(
         command, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", nargs="+", default=[""])
     parser.add_argument("--step", action="store_true")
+    parser.add_argument("--libraries", action="store_true")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -104,7 +107,10 @@ def main() -> None:
     for name in NAMES:
         if not any(text in name for text in options.only):
             continue
-        processes = [start(root.resolve(), name, options.step) for root in (options.other, ROOT)]
+        codes = [(options.other, {}), (ROOT, {})]
+        if options.libraries:
+            codes = [(ROOT, {"MERLIN_ONEDNN": chosen}) for chosen in "01"]
+        processes = [start(root.resolve(), name, options.step, more) for root, more in codes]
         pairs = []
         for index in range(options.rounds):
             order = processes if index % 2 else processes[::-1]

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle
 
 NUM_ACTIONS = 7
@@ -163,14 +164,17 @@ def per_second(
     return count * num_envs / passed
 
 
-def measure(setup: dict, options: argparse.Namespace) -> float:
-    """Return steps per second of one setup, in this process."""
+def ready(setup: dict) -> tuple[Callable[[], object], int]:
+    """Return what takes steps of one setup, compiled where that is needed, and how many at a time."""
     setup = dict(setup)
     kind, num_envs = setup.pop("kind"), setup["num_envs"]
     makers = {"ours": ours, "single": single, "minigrid": minigrid, "envpool": envpool, "xland": xland}
-    steps = num_envs * (STEPS_AT_A_TIME if kind == "xland" else 1)
-    clock = time.process_time if options.cpu else time.perf_counter
-    return per_second(makers[kind](**setup), steps, options.seconds, clock)
+    return makers[kind](**setup), num_envs * (STEPS_AT_A_TIME if kind == "xland" else 1)
+
+
+def measure(step: Callable[[], object], steps: int, options: argparse.Namespace) -> float:
+    """Return steps per second."""
+    return per_second(step, steps, options.seconds, time.process_time if options.cpu else time.perf_counter)
 
 
 def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
@@ -190,12 +194,13 @@ def alternate(setups: dict[str, dict], options: argparse.Namespace) -> dict[str,
 def together(setups: dict[str, dict], options: argparse.Namespace) -> dict[str, list[float]]:
     """Return the figures of all setups, round after round, all in this process; empty where one failed."""
     figures: dict[str, list[float]] = {name: [] for name in setups}
+    found = {}
+    for name, setup in setups.items():
+        with suppress(ImportError, OSError, KeyError):  # it is not installed, or not whole
+            found[name] = ready(setup)
     for _ in range(options.rounds):
-        for name, setup in setups.items():
-            try:
-                figures[name].append(measure(setup, options))
-            except (ImportError, OSError, KeyError):  # it is not installed, or not whole
-                pass
+        for name, one in found.items():
+            figures[name].append(measure(*one, options))
     return figures
 
 
@@ -226,7 +231,7 @@ def main() -> None:
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(measure(options.one, options))
+        print(measure(*ready(options.one), options))
         return
 
     def mine(num_envs: int, size: int = options.size, view: int = options.view) -> dict:
@@ -242,10 +247,11 @@ def main() -> None:
         setups = {"ours, single": {"kind": "single", "num_envs": 1, "threads": options.threads, **shape}}
         theirs = {"kind": "minigrid", "num_envs": 1, "view": 7, "workers": 0}
         setups["MiniGrid, 1, one process"] = {**theirs, **shape}
-        for num_envs in (1, 64, 1024):
+        for num_envs in (1, 64, 1024, 16384):
             setups[f"ours, {num_envs} environments"] = mine(num_envs)
             setups[f"ours, {num_envs}, without kernels"] = {**mine(num_envs), "kernels": False}
             setups[f"EnvPool, {num_envs}"] = {"kind": "envpool", "num_envs": num_envs, **shape}
+            setups[f"XLand-MiniGrid, {num_envs}"] = {"kind": "xland", "num_envs": num_envs, "view": options.view}
         show(together(setups, options))
         return
     if options.only != "sizes":
