@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     try:
-        with on_the_command_line(), importable_from(_directory_of_modules(options)):
+        with on_the_command_line(options.command), importable_from(_directory_of_modules(options)):
             status = options.run(options)
         sys.stdout.flush()
         return status

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from merlin.cli.arguments import add_command, add_configuration, add_import_from, path, seconds, whole_number
 from merlin.cli.configuration import new_config
 from merlin.cli.output import print_table
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, launched
 from merlin.plugins import short_name
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def population(options: argparse.Namespace) -> int:
             ("tournament", f"merlin tournament {name}"),
             ("watch", f"merlin watch {name}/agents/00"),
         ]
-        print_table(rows if done else [("resume", f"merlin population --resume {name}"), *rows])
+        print_table(rows if done else [("resume", launched(f"population --resume {name}")), *rows])
     return 130 if summary.interrupted else 0
 
 

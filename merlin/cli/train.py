@@ -17,6 +17,7 @@ from merlin.cli.arguments import (
 )
 from merlin.cli.configuration import new_config, print_settings, resumed_config
 from merlin.cli.output import print_table
+from merlin.errors import launched
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
@@ -110,7 +111,7 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Pat
     if (files / "learning_curve.png").exists():
         rows.append(("learning curve", str(run_dir / "learning_curve.png")))
     if how != "done":
-        rows.append(("resume", f"merlin train --resume {name}"))
+        rows.append(("resume", launched(f"train --resume {name}")))
     rows += [("evaluate", f"merlin evaluate {name}"), ("watch", f"merlin watch {name}")]
     print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s{score}")
     print_table(rows)

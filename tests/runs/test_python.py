@@ -195,9 +195,26 @@ def test_options_are_told_as_they_are_given():
     python = [option("set", "model.x=0.1", "model.y=true", "model.z=none"), option("run-dir"), option("from", "a")]
     assert python == ['set={"model.x": 0.1, "model.y": True, "model.z": None}', "run_dir", 'started_from="a"']
     assert resuming("a") == '`merlin.train(resume="a")`'
-    with on_the_command_line():
+    with on_the_command_line("train"):
         shell = [option("set", "model.x=0.1", "model.y=true"), option("run-dir"), option("from", "a"), resuming("a")]
     assert shell == ["--set model.x=0.1 model.y=true", "--run-dir", "--from a", "`merlin train --resume a`"]
+
+
+@pytest.mark.parametrize(
+    "sizes, launcher",
+    [
+        ({"WORLD_SIZE": "2"}, "torchrun --nproc-per-node 2"),
+        ({"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, "torchrun --nnodes 3 --nproc-per-node 2"),
+    ],
+)
+def test_a_run_of_several_processes_goes_on_in_as_many(monkeypatch, sizes, launcher):
+    for name, value in (sizes | {"MASTER_ADDR": "localhost"}).items():
+        monkeypatch.setenv(name, value)
+    assert resuming("a") == f'`merlin.train(resume="a")` under {launcher}'
+    with on_the_command_line("evaluate"):
+        assert resuming("a run") == f"`{launcher} -m merlin train --resume 'a run'`"
+    with on_the_command_line("population"):
+        assert resuming("a") == f"`{launcher} -m merlin population --resume a`"
 
 
 def test_no_message_outside_the_command_line_names_an_option():
