@@ -57,14 +57,17 @@ def population(options: argparse.Namespace) -> int:
     config, settings = _resumed(options) if options.resume else _new(options)
     run_dir: Path = options.resume or options.run_dir or _default_run_dir(config)
     files = run_dir.absolute()
-    if distributed.speaks():
+
+    def tell() -> None:
         print(
             f"training {settings.agents} agents, {config.agent}, on {config.task} until {config.steps:,} steps, "
             f"{config.num_envs} players on {resolve_device(config.device)}, seed {config.seed}; run directory "
             f"{run_dir}",
             flush=True,
         )
-    summary = run.train(config, settings, files, resume=options.resume is not None, max_seconds=options.max_seconds)
+
+    is_resumed = options.resume is not None
+    summary = run.train(config, settings, files, resume=is_resumed, max_seconds=options.max_seconds, on_start=tell)
     if distributed.speaks():
         done = summary.env_steps >= config.steps
         how = "interrupted" if summary.interrupted else "done" if done else "out of time"

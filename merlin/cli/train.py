@@ -70,12 +70,14 @@ def train(options: argparse.Namespace) -> int:
 
     run_dir = options.resume or options.run_dir or default_run_dir(config)
     files = run_dir.absolute()  # whatever an environment makes the working directory
-    if distributed.speaks():
+
+    def tell() -> None:
         print(
             f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
             f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
             flush=True,
         )
+
     summary = run.train(
         config,
         files,
@@ -83,6 +85,7 @@ def train(options: argparse.Namespace) -> int:
         wandb=options.wandb,
         tensorboard=options.tensorboard,
         max_seconds=options.max_seconds,
+        on_start=tell,
         film=_film,
     )
     if distributed.speaks():
@@ -105,7 +108,8 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Pat
     named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
     if any(":" in str(part) for part in named):
         name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
-    score = f", episode return {summary.episode_return_mean:.2f}" if math.isfinite(summary.episode_return_mean) else ""
+    score = f", mean return {summary.episode_return_mean:.2f} of the last {summary.episodes:,} episodes"
+    score = score if math.isfinite(summary.episode_return_mean) else ""
     how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"
     rows = [("checkpoint", str(run_dir / "checkpoints" / steps(files)[-1].name))]
     if (files / "learning_curve.png").exists():

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from merlin.environments.adapters import AgentView
+from merlin.environments.arguments import unknown_argument, wrong_argument
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
@@ -188,6 +190,9 @@ def _check_free(env_kwargs: dict[str, Any], taken: set[str]) -> None:
 def _cannot_be_built(spec: EnvSpec, env_kwargs: dict[str, Any], error: BaseException) -> MerlinError:
     settings = f" with {env_kwargs}" if env_kwargs else ""
     reason = str(error) if isinstance(error, WorkerFailure) else describe(error)
+    reason = re.sub(r" was raised from the environment creator for .*", "", reason)  # gymnasium's, of a TypeError
+    if (told := unknown_argument(spec, reason) or wrong_argument(spec, env_kwargs)) is not None:
+        return MerlinError(f"{told}.")
     return MerlinError(f"{spec.id} cannot be built{settings}: {reason}.")
 
 

@@ -42,7 +42,7 @@ from merlin.runs.player import LoadedAgent, load
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
-from merlin.runs.trackers import TensorBoard, Trackers, Tracks
+from merlin.runs.trackers import TensorBoard, Trackers, Tracks, summary_writer
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.evaluation import CHOOSING_SEED, evaluate
@@ -56,11 +56,13 @@ class Summary:
     env_steps: int
     wall_seconds: float
     episode_return_mean: float
-    """Of the episodes that the last report is of; NaN where none had ended."""
+    """Of the last `episodes`; NaN where none had ended."""
     interrupted: bool
     """Whether Ctrl-C or a signal ended it."""
     run_dir: Path
     """Where its files are."""
+    episodes: int = 0
+    """How many of the last episodes that mean is of: about a hundred, or those of the last five reports."""
 
     @cached_property
     def agent(self) -> LoadedAgent:
@@ -140,6 +142,7 @@ def train(
     tensorboard: bool = False,
     max_seconds: float = math.inf,
     on_report: Callable[[dict[str, int | float]], object] | None = None,
+    on_start: Callable[[], object] = lambda: None,
     stream: TextIOBase | TextIO | None = None,
     film: Callable[[Path], Path] | None = None,
 ) -> Summary:
@@ -171,6 +174,7 @@ def train(
         max_seconds: Stop after this long, counted from this call, but not before the first window is learnt from.
         on_report: Is given each report, a line of `metrics.jsonl`. If it returns something true, the run stops, with a
             checkpoint. What it raises ends the run too, with a checkpoint, and is raised here.
+        on_start: Is called once environments, agent and run directory are made, in the process that reports.
         stream: Where progress is shown; standard error unless told, in a notebook standard output.
         film: Films an episode of the finished run for Weights & Biases, such as `merlin.watch`; none leaves it out.
 
@@ -212,7 +216,7 @@ def train(
         _check_run(run_dir)
     with distributed.joined(resolve_device(config.device)):
         left = max_seconds - (time.monotonic() - begin)
-        return _train(config, run_dir, bool(resume), wandb, tensorboard, left, stream, film, on_report)
+        return _train(config, run_dir, bool(resume), wandb, tensorboard, left, stream, film, on_report, on_start)
 
 
 def _check_run(run_dir: Path) -> None:
@@ -235,6 +239,7 @@ def _train(
     stream: TextIOBase | TextIO | None,
     film: Callable[[Path], Path] | None,
     on_report: Callable[[dict[str, int | float]], object] | None,
+    on_start: Callable[[], object],
 ) -> Summary:
     begin, leads = time.monotonic(), distributed.rank() == 0
     if config.num_envs % distributed.world_size():
@@ -247,6 +252,8 @@ def _train(
             "Evaluations in training need environments of their own, so training.evaluation_steps must be none where "
             "an environment is passed itself: leave that out, or pass a function that makes environments."
         )
+    if tensorboard:
+        summary_writer()  # without which no directory is made
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
     curriculum = Curriculum(config.curriculum)
     if config.curriculum.values:
@@ -278,6 +285,13 @@ def _train(
             before, monitors = rest["wall_seconds"], rest.get("monitors")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
+        window = config.training.unroll_length * config.num_envs
+        if trainer.env_steps < config.steps < trainer.env_steps + window:
+            notes.append(
+                f"the least that is learnt from is a window, {config.training.unroll_length} steps in each of "
+                f"{config.num_envs} environments: the run ends at {trainer.env_steps + window:,} steps rather than "
+                f"{config.steps:,}"
+            )
         if leads:
             # on resuming, what may change may have, and the next resume starts from it
             write_config(config, run_dir, to_config(environment))
@@ -285,6 +299,7 @@ def _train(
             picture = partial(_draw, run_dir, environment)
             reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step, picture)
             stack.enter_context(reporter)
+            on_start()
             for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
             trackers: list[Tracks] = [TensorBoard(run_dir, to_dict(config), reported_step)] if tensorboard else []
@@ -332,7 +347,8 @@ def _train(
         finally:
             if tracker is not None:
                 tracker.close(code)
-    return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted, run_dir)
+    mean, episodes = monitor.advice.recent
+    return Summary(trainer.env_steps, monitor.wall_seconds(), mean, was_interrupted, run_dir, round(episodes))
 
 
 def _draw(run_dir: Path, environment: Environment) -> Image:

@@ -132,7 +132,12 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     )
     assert "env_steps" in err  # no terminal: one line for each report
     steps = int(checkpoint.steps(path)[-1].name.removeprefix("step-"))
-    assert f"done after {steps} steps" in out and steps >= 500
+    assert f"done after {steps} steps" in out and steps >= 500 and "the least that is learnt from" not in err
+    returns = [row for row in map(json.loads, (path / "metrics.jsonl").read_text().splitlines()) if row["episodes"]]
+    episodes = sum(row["episodes"] for row in returns)
+    assert 1 < len(returns) < episodes <= 100
+    mean = sum(row["episodes"] * row["episode_return_mean"] for row in returns) / episodes
+    assert f" s, mean return {mean:.2f} of the last {episodes} episodes\n" in out
     assert str(checkpoint.steps(path)[-1]) in out and str(path / "learning_curve.png") in out
     assert f"merlin evaluate '{path}'" in out and f"merlin watch '{path}'" in out and "--resume" not in out
     assert {entry.name for entry in path.iterdir()} >= {
@@ -143,7 +148,7 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     assert config.model.hidden_size == 8
 
     status, out, err = merlin("train", "--run-dir", path)
-    assert status == 1 and one_sentence(err) and f"--resume {path}" in err
+    assert (status, out) == (1, "") and one_sentence(err) and f"--resume {path}" in err
 
 
 def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
@@ -182,6 +187,7 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         "train", "--steps", "8", "--from", source, "--from-checkpoint", "last", "--run-dir", path, *SMALL
     )
     assert status == 0 and f"starts from the last weights of {run_dir}, of 512 steps" in err
+    assert "window, 16 steps in each of 8 environments: the run ends at 128 steps rather than 8\n" in err
     config = load_config(path)
     assert (config.started_from, config.started_from_checkpoint) == (str(run_dir), "last")
     status, _, err = merlin("train", "--from", source, "--run-dir", tmp_path / "other")
@@ -206,6 +212,10 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         (["train", "--env-kwargs", "[4]"], "must be a JSON object"),
         (["train", "--wandb", "maybe"], "--wandb: invalid choice"),
         (["train", "--set", "model.kl_csot=1"], "did you mean 'model.kl_cost'"),
+        (
+            ["train", "merlin/TMaze-v0", "--env-kwargs", '{"length": "five"}'],
+            "The argument length of TMaze must be int, but 'five' came: correct it",
+        ),
         (["train", "--set", "model.memory_size=big"], "model.memory_size must be int"),
         (["train", "--set", "model.memory_size"], "must be written path=value"),
         (["train", "--set", "task=CartPole-v1"], "use TASK"),
@@ -246,13 +256,14 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
         (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
+        (["population", "--run-dir", "a file/run"], "a file/run"),
     ],
 )
 def test_what_goes_wrong_later_is_one_sentence_and_status_1(merlin, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a file").touch()
-    status, _, err = merlin(*arguments)
-    assert status == 1
+    status, out, err = merlin(*arguments)
+    assert (status, out) == (1, ""), "that a run begins is said once it does"
     assert one_sentence(err) and message in err
     assert list(tmp_path.iterdir()) == [tmp_path / "a file"]
 
