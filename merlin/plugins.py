@@ -51,7 +51,10 @@ def load_module(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the module does while it is imported
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        where = "say where it lies with --import-from DIR" if is_on_the_command_line() else "add its folder to sys.path"
+        root = Path(module.partition(".")[0])
+        place = "." if root.is_dir() or root.with_name(f"{root.name}.py").is_file() else "DIR"
+        told = f"say where it lies with --import-from {place}"
+        where = told if is_on_the_command_line() else "add its folder to sys.path"
         hint = f": install it, or {where}" if is_missing else ""
         raise MerlinError(f"The module of {name!r} cannot be imported: {describe(error)}{hint}.") from error
 

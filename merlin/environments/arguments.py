@@ -25,8 +25,8 @@ def unknown_argument(spec: EnvSpec, reason: str) -> str | None:
         taken = _parameters(creator)
         if taken is not None and found is not None and found[1] not in taken:
             known = [name for name in taken if name not in OURS]
-            takes = f"takes {', '.join(known)}" if known else "takes none"
-            return f"{_name(creator)} has no argument {found[1]}: {nearest(found[1], known, 'leave it out.')} It {takes}"
+            hint = nearest(found[1], known, "leave it out.")
+            return f"{_name(creator)} has no argument {found[1]}: {hint} It takes {', '.join(known) or 'none'}"
     return None
 
 

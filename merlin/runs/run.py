@@ -33,7 +33,7 @@ from merlin.runs.build import resolve_device as resolve_device
 from merlin.runs.choice import compare
 from merlin.runs.configure import Assignments, changed, configure
 from merlin.runs.curriculum import Curriculum
-from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir
+from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir, no_run
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
 from merlin.runs.directory import write_config as write_config
@@ -226,7 +226,7 @@ def _check_run(run_dir: Path) -> None:
             f"{option('from', run_dir)}."
         )
     if not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
-        raise MerlinError(f"Only a run can be resumed, but {run_dir} holds none: give a directory that train made.")
+        raise no_run(run_dir)
 
 
 def _train(

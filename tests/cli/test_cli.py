@@ -249,8 +249,8 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
         (["train", "--env-kwargs", '{"pears": 4}'], "pears"),
         (["train", "--device", "abacus"], "'abacus'"),
-        (["train", "--resume", "nowhere"], "nowhere"),
-        (["train", "--from", "nowhere"], "nowhere has none"),
+        (["train", "--resume", "nowhere"], "There is no directory nowhere: give one that train made"),
+        (["train", "--from", "nowhere"], "nowhere: give one that train made"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),
         (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
@@ -377,7 +377,9 @@ def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
     assert status == 0 and out == f"{tmp_path / 'found' / 'analysis.md'}\n" and err.startswith("playing ...\n")
     assert "# merlin on merlin/MemoryGame-v0" in (tmp_path / "found" / "analysis.md").read_text()
     status, _, err = merlin("analyse", tmp_path)
-    assert status == 1 and "A run directory holds a config.json" in err
+    assert status == 1 and f"A run directory holds a config.json, but {tmp_path} has none: give one that tr" in err
+    status, _, err = merlin("analyse", run_dir.parent)
+    assert status == 1 and f"{run_dir.parent} has none: give one that is in it, such as {run_dir}.\n" in err
 
 
 def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):

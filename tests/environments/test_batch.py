@@ -88,6 +88,16 @@ gymnasium.register("test/Lengthy-v0", entry_point=Lengthy)
             "There is no task 'MiniGrid-MemoryS6-v0'.*nearest of which is 'MiniGrid-Mem",
         ),
         ({"task": "merlin/MemoryGame-v1"}, "nearest of which is 'merlin/MemoryGame-v0'"),
+        ({"task": "tmaze"}, "nearest of which is 'merlin/TMaze-v0'"),
+        ({"task": "merlin/TMaz-v0"}, "nearest of which is 'merlin/TMaze-v0'"),
+        ({"task": "memory_game"}, "nearest of which is 'merlin/MemoryGame-v0'"),
+        ({"task": "Merln/tmaze"}, "nearest of which is 'merlin/TMaze-v0'"),
+        ({"task": "cartpole"}, "nearest of which is 'CartPole-v1'"),
+        ({"task": "qqq"}, "use a registered id, or module:Id"),
+        (
+            {"task": "Elsewhere/Pong-v5"},
+            "nobody registered ids that begin with 'Elsewhere': install .* name it as module:Elsewhere/Pong-v5",
+        ),
         ({"task": "no_such_module:Id-v0"}, "The module of 'no_such_module:Id-v0' cannot be imported"),
         ({"task": "a:b:Id-v0"}, "cannot be imported"),
         (
