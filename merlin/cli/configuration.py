@@ -3,13 +3,20 @@
 import argparse
 import shutil
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from merlin.cli.arguments import flag
 from merlin.errors import MerlinError
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
+
+
+def refuse(options: argparse.Namespace, error: MerlinError) -> NoReturn:
+    """End the program with what is wrong with a configuration, and with status 2."""
+    from merlin.runs.settings import WrongSetting
+
+    options.parser.fail(str(error), "merlin train --help-settings" if isinstance(error, WrongSetting) else "")
 
 
 def new_config(options: argparse.Namespace) -> "RunConfig":
@@ -32,8 +39,7 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
             **values,
         )
     except MerlinError as error:
-        options.fail(str(error))
-        raise  # not reached: `fail` ends the program
+        refuse(options, error)
 
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
@@ -43,7 +49,7 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:
-        options.fail(
+        options.parser.error(
             f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --wandb and --set "
             f"training.* may change, but {', '.join(given)} came: leave that out"
         )
@@ -55,8 +61,7 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
         given = {name: value for name in ("steps", "device") if (value := getattr(options, name)) is not None}
         return changed(config, given, options.set)
     except MerlinError as error:
-        options.fail(str(error))
-        raise  # not reached: `fail` ends the program
+        refuse(options, error)
 
 
 def print_settings(config: "RunConfig") -> None:

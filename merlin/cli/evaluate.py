@@ -51,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> int:
     config = replace(config, device=device, env_kwargs=config.env_kwargs | (options.env_kwargs or {}))
     way, seed = options.memory, config.seed if options.seed is None else options.seed
     if way == "shuffled" and min(options.num_envs or config.num_envs, options.episodes) < 2:
-        options.fail(
+        options.parser.error(
             "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
         )
     # What an environment prints is no part of a JSON object.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merlin.cli.arguments import add_command, add_configuration, add_import_from, path, seconds, whole_number
-from merlin.cli.configuration import new_config
+from merlin.cli.configuration import new_config, refuse
 from merlin.cli.output import print_table
 from merlin.errors import MerlinError, launched
 from merlin.plugins import short_name
@@ -106,8 +106,7 @@ def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
             config = replace(config, training=replace(config.training, staggered_episodes=True))
         return config, settings
     except MerlinError as error:
-        options.fail(str(error))
-        raise  # not reached: `fail` ends the program
+        refuse(options, error)
 
 
 def _resumed(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
@@ -119,7 +118,7 @@ def _resumed(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]
              "vectorization", "run_dir")  # fmt: skip
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given or options.set:
-        options.fail(
+        options.parser.error(
             "--resume continues a population as it began, so only --steps, --max-seconds and --device may change, but "
             f"{', '.join([*given, *options.set])} came: leave that out"
         )

@@ -200,7 +200,20 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
     [
         ([], "required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train", "--agnet", "merlin"], "--agnet"),
+        (
+            ["train", "--agnet", "merlin"],
+            "no option --agnet: did you mean --agent? (merlin train --help tells more).\n",
+        ),
+        (
+            ["train", "--lr", "3e-4"],
+            "no option --lr: did you mean --set training.learning_rate=...? (merlin train --he",
+        ),
+        (["population", "--memory-sise=9"], "no option --memory-sise: did you mean --set model.memory_size=...? (merl"),
+        (["train", "--gamma", "0.9"], "nor a setting of a name like that (merlin train --help-settings tells more)."),
+        (["evaluate", "x", "--lr", "3"], "merlin evaluate: there is no option --lr (merlin evaluate --help tells"),
+        (["train", DEFAULT_TASK, "again"], "there is nothing that takes 'again' (merlin train --help tells more)"),
+        (["train", "--agent", "merlin.agents.agent:Agent"], "perceive, policy_parameters, value: add them.\n"),
+        (["train", "--preset", "papper"], "did you mean 'paper'?\n"),
         (["train", "--agent", "merlyn"], "merlin, dreamer, ftw, rl-lstm, rl-mem"),
         (["train", "--steps", "many"], "--steps: must be a whole number"),
         (["train", "--steps", "0"], "--steps: must be a whole number"),
@@ -211,7 +224,7 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         (["train", "--env-kwargs", "pairs=4"], "must be a JSON object"),
         (["train", "--env-kwargs", "[4]"], "must be a JSON object"),
         (["train", "--wandb", "maybe"], "--wandb: invalid choice"),
-        (["train", "--set", "model.kl_csot=1"], "did you mean 'model.kl_cost'"),
+        (["train", "--set", "model.kl_csot=1"], "'model.kl_cost'? (merlin train --help-settings tells more).\n"),
         (
             ["train", "merlin/TMaze-v0", "--env-kwargs", '{"length": "five"}'],
             "The argument length of TMaze must be int, but 'five' came: correct it",
