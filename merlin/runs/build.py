@@ -16,6 +16,7 @@ from merlin.errors import MerlinError, describe, is_out_of_memory, option, quote
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces
 from merlin.runs.directory import tell_changes
 from merlin.runs.presets import RunConfig
+from merlin.states import flatten_state
 from merlin.training import checkpoint
 
 
@@ -95,6 +96,12 @@ def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
             agent = agent_class(*spaces, config.model)
             state = agent.initial_state(1)
             assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
+            for name, entry in state._asdict().items():
+                if any(bool(x.any()) for x in flatten_state(entry)):  # rows that start an episode are zeroed
+                    raise MerlinError(
+                        f"The state of {config.agent!r} at an episode's start must be all zeros, but {name!r} of its "
+                        "initial_state is not: return zeros, and add what it should begin with where it is read."
+                    )
         except Exception as error:  # whatever an agent of anybody's file does
             if isinstance(error, MerlinError) or is_out_of_memory(error):
                 raise

@@ -23,7 +23,7 @@ from merlin.environments.make import find_spec
 from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep
 from merlin.errors import EnvironmentFailure, MerlinError, describe, option
 from merlin.runs.advice import describe_run
-from merlin.runs.agent_spaces import check_spaces, to_config
+from merlin.runs.agent_spaces import AgentSpaces, check_spaces, difference, read_spaces, to_config
 from merlin.runs.build import build_agent as build_agent
 from merlin.runs.build import build_environment as build_environment
 from merlin.runs.build import build_judged
@@ -89,6 +89,12 @@ def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) 
         best = checkpoint.load_best(run_dir, agent, note) if config.started_from_checkpoint == "best" else None
         step = checkpoint.load_last_weights(run_dir, agent, note) if best is None else best.step
     except MerlinError as error:
+        kept = read_spaces(run_dir)
+        if kept is not None and (what := difference(kept, AgentSpaces(agent.spaces, agent.action_space))):
+            raise MerlinError(
+                f"A run that starts from weights needs the spaces that they were trained with, but {config.task} "
+                f"differs from {saved.task} of {run_dir} in {what}: start from a run of a task like this one."
+            ) from error
         differing = [f"{path}={then}" for path, _, then in changes(config, to_dict(saved)) if path.startswith("model.")]
         hint = f", as with {option('set', *sorted(differing))}" if differing else ""
         raise MerlinError(

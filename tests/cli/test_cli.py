@@ -193,6 +193,9 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
     status, _, err = merlin("train", "--from", source, "--run-dir", tmp_path / "other")
     assert status == 1 and one_sentence(err) and "needs the same agent, model settings and spaces, as with --set" in err
     assert "model.hidden_size=8" in err and not (tmp_path / "other").exists()
+    status, _, err = merlin("train", "merlin/TMaze-v0", "--from", source, "--run-dir", tmp_path / "other", *SMALL)
+    assert status == 1 and one_sentence(err) and "the action space: start from a run of a task like this one." in err
+    assert f"but merlin/TMaze-v0 differs from {DEFAULT_TASK} of {run_dir} in entry" in err and "--set" not in err
 
 
 @pytest.mark.parametrize(

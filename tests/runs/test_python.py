@@ -16,6 +16,7 @@ from gymnasium import spaces
 from PIL import Image
 
 import merlin
+from merlin.agents.rl_lstm import RLLSTM, RLLSTMState
 from merlin.environments import passed
 from merlin.environments.make import find_spec
 from merlin.errors import MerlinError, on_the_command_line, option, resuming
@@ -47,6 +48,14 @@ class Coin(gymnasium.Env):
 
     def close(self):
         self.is_closed = True
+
+
+class Restless(RLLSTM):
+    """Begins as if it had acted."""
+
+    def initial_state(self, batch_size: int) -> RLLSTMState:
+        state = super().initial_state(batch_size)
+        return state._replace(previous_action=state.previous_action + 1)
 
 
 class Coins(gymnasium.vector.SyncVectorEnv):
@@ -215,6 +224,12 @@ def test_a_run_of_several_processes_goes_on_in_as_many(monkeypatch, sizes, launc
         assert resuming("a run") == f"`{launcher} -m merlin train --resume 'a run'`"
     with on_the_command_line("population"):
         assert resuming("a") == f"`{launcher} -m merlin population --resume a`"
+
+
+def test_an_agent_whose_state_begins_with_more_than_zeros_is_refused(tmp_path):
+    with pytest.raises(MerlinError, match=r"must be all zeros, but 'previous_action' of its initial_state is not: ret"):
+        merlin.train(Coin, tmp_path / "run", agent=Restless, steps=8, **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_message_outside_the_command_line_names_an_option():
