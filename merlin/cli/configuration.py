@@ -84,7 +84,10 @@ def print_settings(config: "RunConfig") -> None:
         if not setting.path.startswith(CHOOSE_THE_PRESET):
             groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
     for group, settings in groups.items():
-        about = (inspect.getdoc(settings[0].owner) or "").split("\n\n")[0]
+        owner = settings[0].owner
+        about = (inspect.getdoc(owner) or "").split("\n\n")[0]
+        if about.startswith(f"{owner.__name__}("):  # that dataclasses write where there is none
+            about = ""
         print("", textwrap.fill(f"{group or 'run'}: {about}", width), sep="\n")
         for setting in settings:
             value, source = stated.get(setting.path, (None, ""))

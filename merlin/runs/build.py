@@ -111,9 +111,14 @@ def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
     return agent
 
 
-def existing_checkpoint(run_dir: Path, which: str) -> str:
-    """Return `which` weights are loaded, best or last: where it is not known which are best, the last."""
-    return "last" if which == "best" and checkpoint.read_best(run_dir) is None else which
+def describe_weights(weights: checkpoint.Best) -> str:
+    """Return which weights were loaded, in words."""
+    return f"{which_weights(weights)} checkpoint, of {weights.step:,} steps"
+
+
+def which_weights(weights: checkpoint.Best) -> str:
+    """Return which weights were loaded: best, or last, whose score is NaN."""
+    return "last" if math.isnan(weights.score) else "best"
 
 
 def load_agent(
@@ -132,12 +137,22 @@ def load_agent(
     Raises:
         MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
+    return load_agent_and_weights(run_dir, environment, config, which, note)[0]
+
+
+def load_agent_and_weights(
+    run_dir: str | Path,
+    environment: Environment,
+    config: RunConfig,
+    which: str = "best",
+    note: Callable[[str], object] = tell,
+) -> tuple[Agent, checkpoint.Best]:
+    """Return `load_agent`'s agent, and which weights it has."""
     run_dir = Path(run_dir)
     tell_changes(config, run_dir, note, but="env_kwargs")
     check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
-    load_weights(run_dir, agent, which, note)
-    return agent
+    return agent, load_weights(run_dir, agent, which, note)
 
 
 def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> checkpoint.Best:

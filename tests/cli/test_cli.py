@@ -305,6 +305,7 @@ def test_evaluation_is_one_json_object_and_repeatable(merlin, run_dir):
         "episode_return_mean", "episode_return_std", "episode_length_mean", "episodes", "env_steps"
     }  # fmt: skip
     assert (result["episodes"], result["episode_length_mean"], result["env_steps"]) == (10, 9, 90)
+    assert (result["checkpoint"], result["step"]) == ("last", 512)
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json")[1] == out
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json", "--seed", "99")[1] != out
 
@@ -319,7 +320,9 @@ def test_a_run_is_evaluated_on_other_settings_of_its_task(merlin, run_dir):
 def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     status, out, _ = merlin("evaluate", run_dir, "--episodes", "5", "--greedy", "--checkpoint", "last")
     assert status == 0
-    assert out.splitlines()[0] == f"merlin on {DEFAULT_TASK}, last checkpoint, most probable actions, held-out seed 1"
+    assert out.splitlines()[0] == (
+        f"merlin on {DEFAULT_TASK}, last checkpoint, of 512 steps, most probable actions, held-out seed 1"
+    )
     assert re.search(r"\n  episode return +-?\d+\.\d+ ± \d", out) and re.search(r"\n +of oracle play +3\.000\n", out)
     assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
 
@@ -369,7 +372,7 @@ def test_the_best_weights_are_evaluated_once_it_is_known_which_they_are(merlin, 
     tensors = {name: x + 1 for name, x in load_file(weights).items()}
     save_file(tensors, copy / "checkpoints" / "best.safetensors", {"step": "8", "score": "1.0"})
     _, best, _ = merlin("evaluate", copy, "--episodes", "4")
-    assert f"{DEFAULT_TASK}, best checkpoint" in best and best.splitlines()[1:] != out.splitlines()[1:]
+    assert f"{DEFAULT_TASK}, best checkpoint, of 8 steps" in best and best.splitlines()[1:] != out.splitlines()[1:]
     _, last, _ = merlin("evaluate", copy, "--episodes", "4", "--checkpoint", "last")
     assert last == out
 
@@ -391,7 +394,8 @@ def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
 def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
     status, out, err = merlin("analyse", run_dir, "--episodes", "8", "--out", tmp_path / "found")
     assert status == 0 and out == f"{tmp_path / 'found' / 'analysis.md'}\n" and err.startswith("playing ...\n")
-    assert "# merlin on merlin/MemoryGame-v0" in (tmp_path / "found" / "analysis.md").read_text()
+    report = (tmp_path / "found" / "analysis.md").read_text()
+    assert "# merlin on merlin/MemoryGame-v0" in report and "last checkpoint, of 512 steps." in report
     status, _, err = merlin("analyse", tmp_path)
     assert status == 1 and f"A run directory holds a config.json, but {tmp_path} has none: give one that tr" in err
     status, _, err = merlin("analyse", run_dir.parent)
@@ -402,6 +406,7 @@ def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
     pytest.importorskip("merlin.viewer.watch")
     status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")
     assert status == 0, err
+    assert err == f"merlin on {DEFAULT_TASK}, last checkpoint, of 512 steps\n"
     assert out == f"{tmp_path / 'episode.gif'}\n" and (tmp_path / "episode.gif").stat().st_size > 1000
 
 

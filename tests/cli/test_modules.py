@@ -94,6 +94,11 @@ def test_an_agent_and_a_task_of_ones_own_are_trained(run_dir):
     del sys.modules["my_agent"]
 
 
+def test_a_configuration_without_a_docstring_is_listed_without_one(merlin, home):
+    listed = merlin("train", "my_task:Coin-v0", "--agent", "my_agent:Mine", "--help-settings", "--preset", "tmaze")
+    assert listed.returncode == 0 and "\nmodel:\n  model.discount_factor: " in listed.stdout, listed.stderr
+
+
 def test_a_run_directory_imports_from_the_working_directory_only_if_told(merlin, run_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
     resume = ["train", "--resume", copy, "--steps", 300, "--wandb", "disabled"]
