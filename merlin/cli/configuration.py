@@ -5,7 +5,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
-from merlin.cli.arguments import flag
+from merlin.cli.arguments import Parser, flag
 from merlin.errors import MerlinError
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ def refuse(options: argparse.Namespace, error: MerlinError) -> NoReturn:
     """End the program with what is wrong with a configuration, and with status 2."""
     from merlin.runs.settings import WrongSetting
 
-    options.parser.fail(str(error), "merlin train --help-settings" if isinstance(error, WrongSetting) else "")
+    parser: Parser = options.parser
+    parser.fail(str(error), "merlin train --help-settings" if isinstance(error, WrongSetting) else "")
 
 
 def new_config(options: argparse.Namespace) -> "RunConfig":

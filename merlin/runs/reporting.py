@@ -191,7 +191,7 @@ def _set_postfix(bar: tqdm, metrics: Mapping[str, int | float]) -> None:
         shown = {name: value for name, value in metrics.items() if name not in left_out}
         bar.set_postfix_str(", ".join(_scores(shown)), refresh=False)
         width = bar.format_dict["ncols"]
-        if width is None or len(tqdm.format_meter(**bar.format_dict | {"ncols": None})) <= width:  # with a bar of 10
+        if width is None or len(tqdm.format_meter(**{**bar.format_dict, "ncols": None})) <= width:  # with a bar of 10
             return
 
 
