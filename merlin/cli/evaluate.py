@@ -74,7 +74,9 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     if options.json:
         defined = {name: value if math.isfinite(value) else None for name, value in result.items()}  # JSON has no NaN
-        print(json.dumps(defined | {"memory": way, "checkpoint": which_weights(weights), "step": weights.step}))
+        print(
+            json.dumps(defined | {"memory": way, "checkpoint": which_weights(weights), "checkpoint_step": weights.step})
+        )
         return 0
     actions = "most probable" if options.greedy else "sampled"
     who = config.agent if way == "own" else f"{config.agent} with its memory {way}"

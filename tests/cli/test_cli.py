@@ -305,7 +305,7 @@ def test_evaluation_is_one_json_object_and_repeatable(merlin, run_dir):
         "episode_return_mean", "episode_return_std", "episode_length_mean", "episodes", "env_steps"
     }  # fmt: skip
     assert (result["episodes"], result["episode_length_mean"], result["env_steps"]) == (10, 9, 90)
-    assert (result["checkpoint"], result["step"]) == ("last", 512)
+    assert (result["checkpoint"], result["checkpoint_step"]) == ("last", 512)
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json")[1] == out
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json", "--seed", "99")[1] != out
 

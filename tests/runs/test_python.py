@@ -97,7 +97,7 @@ def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
     run = train("merlin/TMaze-v0", tmp_path / "run", env_kwargs={"length": 3})
     assert main(["evaluate", str(run.run_dir), "--episodes", "5", "--seed", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed.pop("memory") == "own"
+    assert [printed.pop(name) for name in ("memory", "checkpoint", "checkpoint_step")] == ["own", "last", 16]
     assert run.evaluate(episodes=5, seed=2) == printed
 
 

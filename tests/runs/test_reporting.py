@@ -84,8 +84,11 @@ def test_a_narrow_terminal_goes_without_the_kl_and_then_without_the_spread(tmp_p
     seen = {"episode_return_mean": -0.19, "episode_return_std": 0.61, "success_rate": 0.5}
     with os.fdopen(program, "w") as stream, Reporter(tmp_path, 1_000_000, stream=stream) as reporter:
         reporter.report(metrics(500_000, **seen, kl_nats=485.8, observation_explained=0.93))
-        line = os.read(person, 10_000).decode().rpartition("\r")[2]
+        shown = b""
+        while b"explained" not in shown:
+            shown += os.read(person, 10_000)
     os.close(person)
+    line = shown.decode().rpartition("\r")[2]
     assert line.rstrip().endswith(", " + ", ".join(scores)) and len(line) <= columns
     assert len(line.split("|")[1]) >= 10, "a bar is left"
 
