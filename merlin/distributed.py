@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from merlin.errors import MerlinError
+from merlin.errors import is_launched as is_launched
 
 _is_alone = False
 
@@ -42,11 +43,6 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _is_alone = before
-
-
-def is_launched() -> bool:
-    """Return whether torchrun, or what sets the same variables, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ
 
 
 def speaks() -> bool:

@@ -2,13 +2,14 @@
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_IS_COMMAND_LINE = [False]
+_COMMAND: list[str | None] = [None]  # that of the command line, or none in Python
 
 
 class MerlinError(Exception):
@@ -26,18 +27,18 @@ def quote(value: Any) -> str:
 
 
 @contextmanager
-def on_the_command_line() -> Iterator[None]:
+def on_the_command_line(command: str) -> Iterator[None]:
     """Let messages speak of the command line's options, as they do of Python's arguments otherwise."""
-    before, _IS_COMMAND_LINE[0] = _IS_COMMAND_LINE[0], True
+    before, _COMMAND[0] = _COMMAND[0], command
     try:
         yield
     finally:
-        _IS_COMMAND_LINE[0] = before
+        _COMMAND[0] = before
 
 
 def is_on_the_command_line() -> bool:
     """Return whether messages speak of the command line's options."""
-    return _IS_COMMAND_LINE[0]
+    return _COMMAND[0] is not None
 
 
 def option(name: str, *values: str | Path) -> str:
@@ -47,7 +48,7 @@ def option(name: str, *values: str | Path) -> str:
         name: Of the command line's option, without its dashes.
         values: Of `set`, such as "model.kl_cost=0.02", or of another one.
     """
-    if _IS_COMMAND_LINE[0]:
+    if is_on_the_command_line():
         return " ".join([f"--{name}", *map(str, values)])
     if name == "set":
         pairs = (str(value).partition("=")[::2] for value in values)
@@ -69,10 +70,28 @@ def _as_python(text: str) -> str:
 
 
 def resuming(run_dir: Path | str) -> str:
-    """Return how users go on with a run where they are."""
-    if _IS_COMMAND_LINE[0]:
-        return f"`merlin train --resume {run_dir}`"
-    return f'`merlin.train(resume="{run_dir}")`'
+    """Return how users go on with a run where they are, in as many processes as there are."""
+    if is_on_the_command_line():
+        command = "population" if _COMMAND[0] == "population" else "train"
+        return f"`{launched(f'{command} --resume {shlex.quote(str(run_dir))}')}`"
+    return f'`merlin.train(resume="{run_dir}")`{f" under {launcher()}" if is_launched() else ""}'
+
+
+def is_launched() -> bool:
+    """Return whether torchrun, or what sets the same variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "MASTER_ADDR" in os.environ
+
+
+def launched(arguments: str) -> str:
+    """Return the command that starts `merlin` with these arguments in as many processes as there are."""
+    return f"{launcher()} -m merlin {arguments}" if is_launched() else f"merlin {arguments}"
+
+
+def launcher() -> str:
+    """Return the beginning of the command that starts as many processes as there are."""
+    size = int(os.environ["WORLD_SIZE"])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    return f"torchrun {f'--nnodes {size // here} ' * (here < size)}--nproc-per-node {here}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

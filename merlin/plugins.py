@@ -28,7 +28,7 @@ def load_class(name: str, known: Mapping[str, type[Class]], base: type[Class], w
     if not colon:
         if name in known:
             return known[name]
-        hint = _nearest(name, known, "choose one of them.")
+        hint = nearest(name, known, "choose one of them.")
         raise MerlinError(f"The {what} must be one of {', '.join(known)} or module:Name, but is {name!r}: {hint}")
     module = load_module(module_name, name)
     found: Any = getattr(module, class_name, None)
@@ -36,7 +36,7 @@ def load_class(name: str, known: Mapping[str, type[Class]], base: type[Class], w
         came, hint = "what it has of that name is none", "correct it."
         if found is None:
             came = f"{getattr(module, '__file__', None) or module_name} has nothing of that name"
-            hint = _nearest(class_name, vars(module), hint)
+            hint = nearest(class_name, vars(module), hint)
         raise MerlinError(f"The {what} {name!r} must name a class derived from {base.__name__}, but {came}: {hint}")
     return found
 
@@ -51,7 +51,10 @@ def load_module(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the module does while it is imported
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        where = "say where it lies with --import-from DIR" if is_on_the_command_line() else "add its folder to sys.path"
+        root = Path(module.partition(".")[0])
+        place = "." if root.is_dir() or root.with_name(f"{root.name}.py").is_file() else "DIR"
+        told = f"say where it lies with --import-from {place}"
+        where = told if is_on_the_command_line() else "add its folder to sys.path"
         hint = f": install it, or {where}" if is_missing else ""
         raise MerlinError(f"The module of {name!r} cannot be imported: {describe(error)}{hint}.") from error
 
@@ -75,6 +78,7 @@ def short_name(name: str) -> str:
     return name.rpartition(":")[2].rpartition("/")[2]
 
 
-def _nearest(name: str, known: Any, otherwise: str) -> str:
+def nearest(name: str, known: Any, otherwise: str) -> str:
+    """Return the question whether the nearest of known names was meant, or what to do where none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else otherwise

@@ -20,7 +20,7 @@ def on_a_command_line():
     """Messages that speak of the command line's options."""
     from merlin.errors import on_the_command_line  # after what checks shapes is in place
 
-    with on_the_command_line():
+    with on_the_command_line("train"):
         yield
 
 

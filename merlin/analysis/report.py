@@ -17,7 +17,7 @@ from merlin.analysis import sections
 from merlin.analysis.recording import gather
 from merlin.analysis.sections import Section, left_out
 from merlin.errors import MerlinError, option
-from merlin.runs.build import build_environment, existing_checkpoint, load_agent
+from merlin.runs.build import build_environment, describe_weights, load_agent_and_weights
 from merlin.runs.directory import load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 
@@ -48,7 +48,7 @@ def analyse(
     """
     run_dir = Path(run_dir)
     out = run_dir / "analysis" if out is None else Path(out)
-    config, which = load_config(run_dir), existing_checkpoint(run_dir, which)
+    config = load_config(run_dir)
     config = dataclasses.replace(config, device=config.device if device is None else device)
     config.training.set_torch()
     _make_writable(out)
@@ -56,13 +56,13 @@ def analyse(
     count = max(4, min(config.num_envs, episodes))  # some to train probes, some to validate, some to test them
     with build_environment(config, count) as environment:
         count = environment.num_envs
-        agent = load_agent(run_dir, environment, config, which)
+        agent, weights = load_agent_and_weights(run_dir, environment, config, which)
         note("playing")
         played = gather(agent, environment, episodes=max(episodes, count), seed=seed)
         fewer = f" of the {episodes:,} asked for" if played.num_complete < episodes else ""
         head = (
             f"{played.num_complete} held-out episodes{fewer} in {count} environments, {len(played.reward):,} steps of "
-            f"each{', which is the most' if fewer else ''}, sampled actions, {which} checkpoint."
+            f"each{', which is the most' if fewer else ''}, sampled actions, {describe_weights(weights)}."
         )
         note("which memory the score needs")
         found = [sections.memory_section(agent, environment, episodes, seed)]

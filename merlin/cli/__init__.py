@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     try:
-        with on_the_command_line(), importable_from(_directory_of_modules(options)):
+        with on_the_command_line(options.command), importable_from(_directory_of_modules(options)):
             status = options.run(options)
         sys.stdout.flush()
         return status
@@ -59,11 +59,14 @@ def _directory_of_modules(options: argparse.Namespace) -> Path | None:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options of a command, whose name is `command`.
 
-    With them come `run`, which carries it out, and `fail`, which ends the program with a sentence and status 2. An
+    With them come `run`, which carries it out, and `parser`, which ends the program with a sentence and status 2. An
     option that was not given is None where its default depends on others.
     """
     parser = Parser("merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (train, population, tournament, evaluate, compare, analyse, watch, export, profile, play, lists):
         module.add_to(commands)
-    return parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.refuse_options(unknown, getattr(options, "agent", None))
+    return options

@@ -1,14 +1,16 @@
 """Arguments that several commands take, and the types of their values."""
 
 import argparse
+import difflib
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from merlin.errors import quote
+from merlin.errors import MerlinError, quote
 
 PRESETS = (
     "memory-game",
@@ -28,7 +30,49 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message.rstrip('.')} ({self.prog} --help tells more).\n")
+        self.fail(message, f"{self.prog} --help")
+
+    def fail(self, message: str, more: str = "") -> NoReturn:
+        """End the program with a sentence and status 2.
+
+        Args:
+            more: The command that tells more.
+        """
+        pointer, stop = f" ({more} tells more)" * bool(more), "" if message.endswith("?") and not more else "."
+        self.exit(2, f"{self.prog}: {message.rstrip('.')}{pointer}{stop}\n")
+
+    def refuse_options(self, unknown: list[str], agent: str | None) -> NoReturn:
+        """End the program with what may have been meant by options that there are not."""
+        given = unknown[0].partition("=")[0]
+        what = (
+            f"there is no option {given}" if given.startswith("--") else f"there is nothing that takes {quote(given)}"
+        )
+        options = re.findall(r"--[a-z][\w-]*", self.format_usage())
+        if near := difflib.get_close_matches(given, options, n=1, cutoff=0.7):
+            self.error(f"{what}: did you mean {near[0]}?")
+        if "--set" not in options or not given.startswith("--"):
+            self.error(what)
+        path = _nearest_setting(given.strip("-").replace("-", "_"), agent)
+        hint = f": did you mean --set {path}=...?" if path else ", nor a setting of a name like that"
+        self.fail(f"{what}{hint}", "merlin train --help-settings")
+
+
+def _nearest_setting(name: str, agent: str | None) -> str | None:
+    """Return the setting whose last name, or the initials of that, are nearest to a name; None where none is near."""
+    from merlin.runs.presets import preset
+    from merlin.runs.settings import list_settings
+
+    try:
+        settings = list_settings(preset(agent or "merlin"))
+    except MerlinError:
+        return None
+    paths: dict[str, str] = {}
+    for setting in sorted(settings, key=lambda setting: not setting.path.startswith("training.")):
+        last = setting.path.rpartition(".")[2]
+        paths.setdefault(last, setting.path)
+        paths.setdefault("".join(word[0] for word in last.split("_")), setting.path)
+    near = [name] if name in paths else difflib.get_close_matches(name, paths, n=1, cutoff=0.7)
+    return paths[near[0]] if near else None
 
 
 def add_command(
@@ -45,7 +89,7 @@ def add_command(
     description = f"{summary[0].upper()}{summary[1:]}."
     added = commands.add_parser(name, help=summary, description=description, allow_abbrev=False, **more)
     added.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    added.set_defaults(command=name, run=run, fail=added.error, names_modules=names_modules, import_from=None)
+    added.set_defaults(command=name, run=run, parser=added, names_modules=names_modules, import_from=None)
     return added.add_argument
 
 

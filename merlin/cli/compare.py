@@ -17,6 +17,7 @@ from merlin.cli.arguments import (
     seed,
     whole_number,
 )
+from merlin.cli.configuration import refuse
 from merlin.cli.output import fail, print_table
 from merlin.errors import MerlinError
 from merlin.plugins import short_name
@@ -74,7 +75,7 @@ def compare(options: argparse.Namespace) -> int:
     if first.endswith(".toml"):
         names = [flag(name) for name in ("agents", "steps", "env_kwargs", "set") if getattr(options, name)]
         if others or names:
-            options.fail(
+            options.parser.error(
                 f"a file says which tasks and agents are compared, but {', '.join(others + names)} came too: "
                 f"leave that out, or write it into {first}"
             )
@@ -87,7 +88,7 @@ def compare(options: argparse.Namespace) -> int:
                 {"tasks": [{"task": x, **entry} for x in options.what], "agents": agents, **asked}
             )
         except MerlinError as error:
-            options.fail(str(error))
+            refuse(options, error)
     out = options.out or Path("runs") / f"compare-{Path(first).stem if first.endswith('.toml') else short_name(first)}"
     runs = plan(comparison, out)
     chosen = plan(choose(comparison, options.only or []), out)

@@ -3,13 +3,21 @@
 import argparse
 import shutil
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from merlin.cli.arguments import flag
+from merlin.cli.arguments import Parser, flag
 from merlin.errors import MerlinError
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
+
+
+def refuse(options: argparse.Namespace, error: MerlinError) -> NoReturn:
+    """End the program with what is wrong with a configuration, and with status 2."""
+    from merlin.runs.settings import WrongSetting
+
+    parser: Parser = options.parser
+    parser.fail(str(error), "merlin train --help-settings" if isinstance(error, WrongSetting) else "")
 
 
 def new_config(options: argparse.Namespace) -> "RunConfig":
@@ -32,8 +40,7 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
             **values,
         )
     except MerlinError as error:
-        options.fail(str(error))
-        raise  # not reached: `fail` ends the program
+        refuse(options, error)
 
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
@@ -43,7 +50,7 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:
-        options.fail(
+        options.parser.error(
             f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --wandb and --set "
             f"training.* may change, but {', '.join(given)} came: leave that out"
         )
@@ -55,8 +62,7 @@ def resumed_config(options: argparse.Namespace) -> "RunConfig":
         given = {name: value for name in ("steps", "device") if (value := getattr(options, name)) is not None}
         return changed(config, given, options.set)
     except MerlinError as error:
-        options.fail(str(error))
-        raise  # not reached: `fail` ends the program
+        refuse(options, error)
 
 
 def print_settings(config: "RunConfig") -> None:
@@ -79,7 +85,10 @@ def print_settings(config: "RunConfig") -> None:
         if not setting.path.startswith(CHOOSE_THE_PRESET):
             groups.setdefault(setting.path.rpartition(".")[0], []).append(setting)
     for group, settings in groups.items():
-        about = (inspect.getdoc(settings[0].owner) or "").split("\n\n")[0]
+        owner = settings[0].owner
+        about = (inspect.getdoc(owner) or "").split("\n\n")[0]
+        if about.startswith(f"{owner.__name__}("):  # that dataclasses write where there is none
+            about = ""
         print("", textwrap.fill(f"{group or 'run'}: {about}", width), sep="\n")
         for setting in settings:
             value, source = stated.get(setting.path, (None, ""))

@@ -41,7 +41,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from functools import partial
 
     from merlin.cli.progress import Progress
-    from merlin.runs.build import existing_checkpoint
+    from merlin.runs.build import describe_weights, which_weights
     from merlin.runs.directory import load_config
     from merlin.runs.held_out import play_held_out
     from merlin.runs.player import load
@@ -51,13 +51,16 @@ def evaluate(options: argparse.Namespace) -> int:
     config = replace(config, device=device, env_kwargs=config.env_kwargs | (options.env_kwargs or {}))
     way, seed = options.memory, config.seed if options.seed is None else options.seed
     if way == "shuffled" and min(options.num_envs or config.num_envs, options.episodes) < 2:
-        options.fail(
+        options.parser.error(
             "--memory shuffled needs at least 2 environments to shuffle between: raise --num-envs or --episodes"
         )
     # What an environment prints is no part of a JSON object.
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        player = load(options.run_dir, options.checkpoint, device)
+        weights = player.weights
+        assert weights is not None, "a run's agent has some of its weights"
         result, scores = play_held_out(
-            load(options.run_dir, options.checkpoint, device).agent,
+            player.agent,
             config,
             episodes=options.episodes,
             seed=seed,
@@ -71,12 +74,13 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     if options.json:
         defined = {name: value if math.isfinite(value) else None for name, value in result.items()}  # JSON has no NaN
-        print(json.dumps(defined | {"memory": way}))
+        print(
+            json.dumps(defined | {"memory": way, "checkpoint": which_weights(weights), "checkpoint_step": weights.step})
+        )
         return 0
     actions = "most probable" if options.greedy else "sampled"
-    which = existing_checkpoint(options.run_dir, options.checkpoint)
     who = config.agent if way == "own" else f"{config.agent} with its memory {way}"
-    print(f"{who} on {config.task}, {which} checkpoint, {actions} actions, held-out seed {seed}")
+    print(f"{who} on {config.task}, {describe_weights(weights)}, {actions} actions, held-out seed {seed}")
     ended = result["episodes"]
     rows = [
         (

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merlin.cli.arguments import add_command, add_configuration, add_import_from, path, seconds, whole_number
-from merlin.cli.configuration import new_config
+from merlin.cli.configuration import new_config, refuse
 from merlin.cli.output import print_table
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, launched
 from merlin.plugins import short_name
 
 if TYPE_CHECKING:
@@ -57,14 +57,17 @@ def population(options: argparse.Namespace) -> int:
     config, settings = _resumed(options) if options.resume else _new(options)
     run_dir: Path = options.resume or options.run_dir or _default_run_dir(config)
     files = run_dir.absolute()
-    if distributed.speaks():
+
+    def tell() -> None:
         print(
             f"training {settings.agents} agents, {config.agent}, on {config.task} until {config.steps:,} steps, "
             f"{config.num_envs} players on {resolve_device(config.device)}, seed {config.seed}; run directory "
             f"{run_dir}",
             flush=True,
         )
-    summary = run.train(config, settings, files, resume=options.resume is not None, max_seconds=options.max_seconds)
+
+    is_resumed = options.resume is not None
+    summary = run.train(config, settings, files, resume=is_resumed, max_seconds=options.max_seconds, on_start=tell)
     if distributed.speaks():
         done = summary.env_steps >= config.steps
         how = "interrupted" if summary.interrupted else "done" if done else "out of time"
@@ -75,7 +78,7 @@ def population(options: argparse.Namespace) -> int:
             ("tournament", f"merlin tournament {name}"),
             ("watch", f"merlin watch {name}/agents/00"),
         ]
-        print_table(rows if done else [("resume", f"merlin population --resume {name}"), *rows])
+        print_table(rows if done else [("resume", launched(f"population --resume {name}")), *rows])
     return 130 if summary.interrupted else 0
 
 
@@ -103,8 +106,7 @@ def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
             config = replace(config, training=replace(config.training, staggered_episodes=True))
         return config, settings
     except MerlinError as error:
-        options.fail(str(error))
-        raise  # not reached: `fail` ends the program
+        refuse(options, error)
 
 
 def _resumed(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
@@ -116,7 +118,7 @@ def _resumed(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]
              "vectorization", "run_dir")  # fmt: skip
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given or options.set:
-        options.fail(
+        options.parser.error(
             "--resume continues a population as it began, so only --steps, --max-seconds and --device may change, but "
             f"{', '.join([*given, *options.set])} came: leave that out"
         )

@@ -30,7 +30,7 @@ def profile(options: argparse.Namespace) -> int:
 
     config = new_config(options)
     if options.trace is not None and (options.trace.is_dir() or not options.trace.parent.is_dir()):
-        options.fail(f"--trace must name a file in a directory that exists, but {options.trace} does not")
+        options.parser.error(f"--trace must name a file in a directory that exists, but {options.trace} does not")
     result = profiling.profile(config, options.seconds, options.trace)
     if options.json:
         print(json.dumps(asdict(result) | {"utilization": result.utilization}))

@@ -17,6 +17,7 @@ from merlin.cli.arguments import (
 )
 from merlin.cli.configuration import new_config, print_settings, resumed_config
 from merlin.cli.output import print_table
+from merlin.errors import launched
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
@@ -69,12 +70,14 @@ def train(options: argparse.Namespace) -> int:
 
     run_dir = options.resume or options.run_dir or default_run_dir(config)
     files = run_dir.absolute()  # whatever an environment makes the working directory
-    if distributed.speaks():
+
+    def tell() -> None:
         print(
             f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
             f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
             flush=True,
         )
+
     summary = run.train(
         config,
         files,
@@ -82,6 +85,7 @@ def train(options: argparse.Namespace) -> int:
         wandb=options.wandb,
         tensorboard=options.tensorboard,
         max_seconds=options.max_seconds,
+        on_start=tell,
         film=_film,
     )
     if distributed.speaks():
@@ -104,13 +108,14 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Pat
     named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
     if any(":" in str(part) for part in named):
         name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
-    score = f", episode return {summary.episode_return_mean:.2f}" if math.isfinite(summary.episode_return_mean) else ""
+    score = f", mean return {summary.episode_return_mean:.2f} of the last {summary.episodes:,} episodes"
+    score = score if math.isfinite(summary.episode_return_mean) else ""
     how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"
     rows = [("checkpoint", str(run_dir / "checkpoints" / steps(files)[-1].name))]
     if (files / "learning_curve.png").exists():
         rows.append(("learning curve", str(run_dir / "learning_curve.png")))
     if how != "done":
-        rows.append(("resume", f"merlin train --resume {name}"))
+        rows.append(("resume", launched(f"train --resume {name}")))
     rows += [("evaluate", f"merlin evaluate {name}"), ("watch", f"merlin watch {name}")]
     print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s{score}")
     print_table(rows)

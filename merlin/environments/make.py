@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from merlin.environments.adapters import AgentView
+from merlin.environments.arguments import unknown_argument, wrong_argument
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
@@ -26,6 +28,9 @@ Wrapper = Callable[[gymnasium.Env], Any]
 
 # The module that registers the ids with a prefix, imported by its name where no plugin of gymnasium registered them.
 REGISTERED_BY = {"merlin/": "merlin", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+
+NEAR = 0.7
+"""Likeness from which one id is taken for another, misspelt."""
 
 
 def find_spec(task: str) -> EnvSpec:
@@ -50,12 +55,39 @@ def find_spec(task: str) -> EnvSpec:
         _import_quietly([name for prefix, name in REGISTERED_BY.items() if task_id.startswith(prefix)])
     if task_id not in gymnasium.registry:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
-        nearest = difflib.get_close_matches(task_id, gymnasium.registry, n=1, cutoff=0.0)
-        raise MerlinError(
-            f"There is no task {quote(task_id)}: use a registered id, the nearest of which is {nearest[0]!r}, "
-            f"or module:Id, or a function of a module that makes environments, module:function."
-        )
+        raise _no_such_task(task_id)
     return gymnasium.registry[task_id]
+
+
+def _no_such_task(task_id: str) -> MerlinError:
+    """Return what to do about an id that nobody registered: ids are alike if they are but for case and version."""
+
+    def likeness(known: str) -> tuple[float, float, int]:
+        version = gymnasium.registry[known].version or 0
+        return _likeness(_bare(task_id), _bare(known)), _likeness(task_id.lower(), known.lower()), version
+
+    best = max(gymnasium.registry, key=likeness)
+    namespace, slash, _ = task_id.rpartition("/")
+    is_known = not slash or any(known.lower().startswith(f"{namespace.lower()}/") for known in gymnasium.registry)
+    if not is_known and likeness(best)[0] < NEAR:
+        return MerlinError(
+            f"There is no task {quote(task_id)}, as nobody registered ids that begin with {quote(namespace)}: install "
+            f"the package that registers it, and name it as module:{task_id}, with the module that this is imported by."
+        )
+    nearest = f", the nearest of which is {best!r}" if likeness(best)[0] >= NEAR else ""
+    return MerlinError(
+        f"There is no task {quote(task_id)}: use a registered id{nearest}, or module:Id, or a function of a module "
+        "that makes environments, module:function."
+    )
+
+
+def _bare(task_id: str) -> str:
+    """Return an id without its namespace and version, and without what tells words in it apart."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"-v\d+$", "", task_id.rpartition("/")[2].lower()))
+
+
+def _likeness(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def load_wrapper(name: str) -> Wrapper:
@@ -188,6 +220,9 @@ def _check_free(env_kwargs: dict[str, Any], taken: set[str]) -> None:
 def _cannot_be_built(spec: EnvSpec, env_kwargs: dict[str, Any], error: BaseException) -> MerlinError:
     settings = f" with {env_kwargs}" if env_kwargs else ""
     reason = str(error) if isinstance(error, WorkerFailure) else describe(error)
+    reason = re.sub(r" was raised from the environment creator for .*", "", reason)  # gymnasium's, of a TypeError
+    if (told := unknown_argument(spec, reason) or wrong_argument(spec, env_kwargs)) is not None:
+        return MerlinError(f"{told}.")
     return MerlinError(f"{spec.id} cannot be built{settings}: {reason}.")
 
 

@@ -73,6 +73,7 @@ def train(
     *,
     resume: bool = False,
     max_seconds: float = math.inf,
+    on_start: Callable[[], object] = lambda: None,
     stream: TextIOBase | TextIO | None = None,
 ) -> Summary:
     """Train a population as configured and leave a complete directory behind, also when interrupted.
@@ -85,12 +86,13 @@ def train(
     Args:
         resume: Go on from the last checkpoint of `run_dir`, bit for bit where the task's state can be saved.
         max_seconds: Stop after this long, but not before the first window is learnt from.
+        on_start: Is called once players, agents and directory are made, in the process that reports.
         stream: Where progress is shown; standard error unless told.
     """
     if config.curriculum.values:
         raise MerlinError("A population trains on one task, but a curriculum of several came: leave out curriculum.")
     with distributed.joined(resolve_device(config.device)):
-        return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream)
+        return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream, on_start)
 
 
 def _train(
@@ -100,6 +102,7 @@ def _train(
     resume: bool,
     max_seconds: float,
     stream: TextIOBase | TextIO | None,
+    on_start: Callable[[], object],
 ) -> Summary:
     begin, leads = time.monotonic(), distributed.rank() == 0
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
@@ -124,6 +127,7 @@ def _train(
         if leads:
             write_population(config, population, run_dir)
             chronicle = Chronicle(configs, run_dir, trained, before - begin, stream, reported, stack)
+            on_start()
             for sentence in (*_describe(config, trained), *notes):
                 chronicle.note(sentence)
 

@@ -65,17 +65,22 @@ def check_same_spaces(
     Args:
         whose: They are, to end "must have the spaces that".
     """
+    if what := difference(kept, environment):
+        raise MerlinError(
+            f"{task} must have the spaces that {whose}, but differs in {what}: "
+            "install the version of the task that it was trained on, or give it the same settings."
+        )
+
+
+def difference(kept: Environment | AgentSpaces, environment: Environment | AgentSpaces) -> str:
+    """Return in what an environment has other spaces than those that are kept; nothing where that is not known."""
     found, before = to_config(environment).get("spaces"), to_config(kept).get("spaces")
     if found is None or before is None:
-        return
+        return ""
     if before == found and list(before["observation"]) == list(found["observation"]):
-        return
+        return ""
     names = {**before["observation"], **found["observation"]}
     changed = [f"entry {name!r}" for name in names if before["observation"].get(name) != found["observation"].get(name)]
     if before["action"] != found["action"]:
         changed.append("the action space")
-    what = ", ".join(changed) or "the order of entries"
-    raise MerlinError(
-        f"{task} must have the spaces that {whose}, but differs in {what}: "
-        "install the version of the task that it was trained on, or give it the same settings."
-    )
+    return ", ".join(changed) or "the order of entries"

@@ -16,6 +16,7 @@ from merlin.errors import MerlinError, describe, is_out_of_memory, option, quote
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces
 from merlin.runs.directory import tell_changes
 from merlin.runs.presets import RunConfig
+from merlin.states import flatten_state
 from merlin.training import checkpoint
 
 
@@ -95,6 +96,12 @@ def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
             agent = agent_class(*spaces, config.model)
             state = agent.initial_state(1)
             assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
+            for name, entry in state._asdict().items():
+                if any(bool(x.any()) for x in flatten_state(entry)):  # rows that start an episode are zeroed
+                    raise MerlinError(
+                        f"The state of {config.agent!r} at an episode's start must be all zeros, but {name!r} of its "
+                        "initial_state is not: return zeros, and add what it should begin with where it is read."
+                    )
         except Exception as error:  # whatever an agent of anybody's file does
             if isinstance(error, MerlinError) or is_out_of_memory(error):
                 raise
@@ -104,9 +111,14 @@ def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
     return agent
 
 
-def existing_checkpoint(run_dir: Path, which: str) -> str:
-    """Return `which` weights are loaded, best or last: where it is not known which are best, the last."""
-    return "last" if which == "best" and checkpoint.read_best(run_dir) is None else which
+def describe_weights(weights: checkpoint.Best) -> str:
+    """Return which weights were loaded, in words."""
+    return f"{which_weights(weights)} checkpoint, of {weights.step:,} steps"
+
+
+def which_weights(weights: checkpoint.Best) -> str:
+    """Return which weights were loaded: best, or last, whose score is NaN."""
+    return "last" if math.isnan(weights.score) else "best"
 
 
 def load_agent(
@@ -125,12 +137,22 @@ def load_agent(
     Raises:
         MerlinError: The environment has other spaces than the run's, or the weights cannot be read.
     """
+    return load_agent_and_weights(run_dir, environment, config, which, note)[0]
+
+
+def load_agent_and_weights(
+    run_dir: str | Path,
+    environment: Environment,
+    config: RunConfig,
+    which: str = "best",
+    note: Callable[[str], object] = tell,
+) -> tuple[Agent, checkpoint.Best]:
+    """Return `load_agent`'s agent, and which weights it has."""
     run_dir = Path(run_dir)
     tell_changes(config, run_dir, note, but="env_kwargs")
     check_spaces(run_dir, config.task, environment)
     agent = build_agent(config, environment).eval()
-    load_weights(run_dir, agent, which, note)
-    return agent
+    return agent, load_weights(run_dir, agent, which, note)
 
 
 def load_weights(run_dir: Path, agent: Agent, which: str, note: Callable[[str], object] = tell) -> checkpoint.Best:

@@ -59,9 +59,7 @@ def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> Ru
     except (OSError, ValueError) as error:
         values = saved_config(run_dir)
         if values is None and isinstance(error, FileNotFoundError):
-            agents = sorted(run_dir.glob("agents/*/config.json"))  # of a population
-            which = f"that of one of its agents, such as {agents[0].parent}" if agents else "one that train made"
-            raise MerlinError(f"A run directory holds a config.json, but {run_dir} has none: give {which}.") from error
+            raise no_run(run_dir) from error
         if values is None:
             raise MerlinError(
                 f"{path} must hold a run's configuration, but cannot be read: restore it or train anew."
@@ -82,6 +80,20 @@ def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> Ru
         note(f"the run was made on {config.device}, which this machine lacks: it goes on without")
         config = replace(config, device="auto")
     return config
+
+
+def no_run(run_dir: Path) -> MerlinError:
+    """Return what is wrong with a directory that is none of a run, and which to give."""
+    if not run_dir.is_dir():
+        return MerlinError(f"There is no directory {run_dir}: give one that train made.")
+    agents = sorted(run_dir.glob("agents/*/config.json"))  # of a population
+    runs = sorted(run_dir.glob("*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    which = "one that train made"
+    if agents:
+        which = f"that of one of its agents, such as {agents[0].parent}"
+    elif runs:
+        which = f"one that is in it, such as {', '.join(str(path.parent) for path in runs[:3])}"
+    return MerlinError(f"A run directory holds a config.json, but {run_dir} has none: give {which}.")
 
 
 def saved_config(run_dir: Path) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ class Monitor:
         self.curriculum, self.enter = curriculum or Curriculum(config.curriculum), enter
         self.on_report, self.is_stopped = on_report, False
         self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
-        self.last_return, self.comparing = math.nan, ""
+        self.comparing = ""
         note = (lambda _: None) if reporter is None else reporter.note
         # A comparison at the end of an earlier session is of other episodes than training's scores.
         best = checkpoint.read_best(run_dir, note, compared=config.training.evaluation_steps is not None)
@@ -180,8 +180,6 @@ class Monitor:
             metrics[f"{name}_seconds"] = total - spent[name]
         if self.config.curriculum.values:
             metrics["curriculum_stage"] = self.curriculum.stage
-        if len(returns):
-            self.last_return = metrics["episode_return_mean"]
         # an entry of the observation may be called as one of these
         return {name: statistics.fmean(x[name] for _, x in seen) for name in means} | metrics
 

@@ -73,7 +73,7 @@ class Reporter:
         if notebook and stream is None:
             self._notebook = NotebookProgress(total_steps, picture)
         elif self._stream.isatty():
-            # Scores last: where the terminal is narrow, they are what is cut.
+            # Scores last: where the terminal is too narrow for them all the same, they are what is cut.
             shape = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}"
             self._bar = tqdm(
                 total=total_steps, initial=first_step, file=self._stream, dynamic_ncols=True, unit=" steps",
@@ -94,9 +94,9 @@ class Reporter:
         elif self._bar is None:
             self.note(_line(metrics, self._total_steps))
         else:
-            self._bar.set_postfix_str(", ".join(_scores(metrics)), refresh=False)
             # The last window may go beyond the end, where tqdm would forget that there is one.
             self._bar.update(min(metrics["env_steps"], self._total_steps) - self._bar.n)
+            _set_postfix(self._bar, metrics)
             self._bar.refresh()
             self._told_at = time.monotonic()
 
@@ -183,6 +183,16 @@ def _scores(metrics: Mapping[str, int | float]) -> list[str]:
     if math.isfinite(explained := metrics.get("observation_explained", math.nan)):
         shown.append(f"explained {max(0.0, explained):4.0%}")  # of which the KL says nothing
     return shown
+
+
+def _set_postfix(bar: tqdm, metrics: Mapping[str, int | float]) -> None:
+    """Show the scores behind a bar: where the terminal is narrow without the KL, or without the spread either."""
+    for left_out in ((), ("kl_nats",), ("kl_nats", "episode_return_std")):
+        shown = {name: value for name, value in metrics.items() if name not in left_out}
+        bar.set_postfix_str(", ".join(_scores(shown)), refresh=False)
+        width = bar.format_dict["ncols"]
+        if width is None or len(tqdm.format_meter(**{**bar.format_dict, "ncols": None})) <= width:  # with a bar of 10
+            return
 
 
 def _clock(seconds: int | float) -> str:

@@ -23,7 +23,7 @@ from merlin.environments.make import find_spec
 from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep
 from merlin.errors import EnvironmentFailure, MerlinError, describe, option
 from merlin.runs.advice import describe_run
-from merlin.runs.agent_spaces import check_spaces, to_config
+from merlin.runs.agent_spaces import AgentSpaces, check_spaces, difference, read_spaces, to_config
 from merlin.runs.build import build_agent as build_agent
 from merlin.runs.build import build_environment as build_environment
 from merlin.runs.build import build_judged
@@ -33,7 +33,7 @@ from merlin.runs.build import resolve_device as resolve_device
 from merlin.runs.choice import compare
 from merlin.runs.configure import Assignments, changed, configure
 from merlin.runs.curriculum import Curriculum
-from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir
+from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir, no_run
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
 from merlin.runs.directory import write_config as write_config
@@ -42,7 +42,7 @@ from merlin.runs.player import LoadedAgent, load
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
-from merlin.runs.trackers import TensorBoard, Trackers, Tracks
+from merlin.runs.trackers import TensorBoard, Trackers, Tracks, summary_writer
 from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.evaluation import CHOOSING_SEED, evaluate
@@ -56,11 +56,13 @@ class Summary:
     env_steps: int
     wall_seconds: float
     episode_return_mean: float
-    """Of the episodes that the last report is of; NaN where none had ended."""
+    """Of the last `episodes`; NaN where none had ended."""
     interrupted: bool
     """Whether Ctrl-C or a signal ended it."""
     run_dir: Path
     """Where its files are."""
+    episodes: int = 0
+    """How many of the last episodes that mean is of: about a hundred, or those of the last five reports."""
 
     @cached_property
     def agent(self) -> LoadedAgent:
@@ -87,6 +89,12 @@ def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) 
         best = checkpoint.load_best(run_dir, agent, note) if config.started_from_checkpoint == "best" else None
         step = checkpoint.load_last_weights(run_dir, agent, note) if best is None else best.step
     except MerlinError as error:
+        kept = read_spaces(run_dir)
+        if kept is not None and (what := difference(kept, AgentSpaces(agent.spaces, agent.action_space))):
+            raise MerlinError(
+                f"A run that starts from weights needs the spaces that they were trained with, but {config.task} "
+                f"differs from {saved.task} of {run_dir} in {what}: start from a run of a task like this one."
+            ) from error
         differing = [f"{path}={then}" for path, _, then in changes(config, to_dict(saved)) if path.startswith("model.")]
         hint = f", as with {option('set', *sorted(differing))}" if differing else ""
         raise MerlinError(
@@ -140,6 +148,7 @@ def train(
     tensorboard: bool = False,
     max_seconds: float = math.inf,
     on_report: Callable[[dict[str, int | float]], object] | None = None,
+    on_start: Callable[[], object] = lambda: None,
     stream: TextIOBase | TextIO | None = None,
     film: Callable[[Path], Path] | None = None,
 ) -> Summary:
@@ -171,6 +180,7 @@ def train(
         max_seconds: Stop after this long, counted from this call, but not before the first window is learnt from.
         on_report: Is given each report, a line of `metrics.jsonl`. If it returns something true, the run stops, with a
             checkpoint. What it raises ends the run too, with a checkpoint, and is raised here.
+        on_start: Is called once environments, agent and run directory are made, in the process that reports.
         stream: Where progress is shown; standard error unless told, in a notebook standard output.
         film: Films an episode of the finished run for Weights & Biases, such as `merlin.watch`; none leaves it out.
 
@@ -212,7 +222,7 @@ def train(
         _check_run(run_dir)
     with distributed.joined(resolve_device(config.device)):
         left = max_seconds - (time.monotonic() - begin)
-        return _train(config, run_dir, bool(resume), wandb, tensorboard, left, stream, film, on_report)
+        return _train(config, run_dir, bool(resume), wandb, tensorboard, left, stream, film, on_report, on_start)
 
 
 def _check_run(run_dir: Path) -> None:
@@ -222,7 +232,7 @@ def _check_run(run_dir: Path) -> None:
             f"{option('from', run_dir)}."
         )
     if not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
-        raise MerlinError(f"Only a run can be resumed, but {run_dir} holds none: give a directory that train made.")
+        raise no_run(run_dir)
 
 
 def _train(
@@ -235,6 +245,7 @@ def _train(
     stream: TextIOBase | TextIO | None,
     film: Callable[[Path], Path] | None,
     on_report: Callable[[dict[str, int | float]], object] | None,
+    on_start: Callable[[], object],
 ) -> Summary:
     begin, leads = time.monotonic(), distributed.rank() == 0
     if config.num_envs % distributed.world_size():
@@ -247,6 +258,8 @@ def _train(
             "Evaluations in training need environments of their own, so training.evaluation_steps must be none where "
             "an environment is passed itself: leave that out, or pass a function that makes environments."
         )
+    if tensorboard:
+        summary_writer()  # without which no directory is made
     notes = [sentence] if (sentence := config.training.set_torch(resolve_device(config.device))) else []
     curriculum = Curriculum(config.curriculum)
     if config.curriculum.values:
@@ -278,6 +291,13 @@ def _train(
             before, monitors = rest["wall_seconds"], rest.get("monitors")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
+        window = config.training.unroll_length * config.num_envs
+        if trainer.env_steps < config.steps < trainer.env_steps + window:
+            notes.append(
+                f"the least that is learnt from is a window, {config.training.unroll_length} steps in each of "
+                f"{config.num_envs} environments: the run ends at {trainer.env_steps + window:,} steps rather than "
+                f"{config.steps:,}"
+            )
         if leads:
             # on resuming, what may change may have, and the next resume starts from it
             write_config(config, run_dir, to_config(environment))
@@ -285,6 +305,7 @@ def _train(
             picture = partial(_draw, run_dir, environment)
             reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step, picture)
             stack.enter_context(reporter)
+            on_start()
             for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
             trackers: list[Tracks] = [TensorBoard(run_dir, to_dict(config), reported_step)] if tensorboard else []
@@ -332,7 +353,8 @@ def _train(
         finally:
             if tracker is not None:
                 tracker.close(code)
-    return Summary(trainer.env_steps, monitor.wall_seconds(), monitor.last_return, was_interrupted, run_dir)
+    mean, episodes = monitor.advice.recent
+    return Summary(trainer.env_steps, monitor.wall_seconds(), mean, was_interrupted, run_dir, round(episodes))
 
 
 def _draw(run_dir: Path, environment: Environment) -> Image:

@@ -22,6 +22,10 @@ Config = TypeVar("Config")
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
+class WrongSetting(MerlinError):
+    """A setting that is not there, or is set to what it cannot be."""
+
+
 class Setting(NamedTuple):
     """One setting of a configuration, for people to read."""
 
@@ -61,7 +65,7 @@ def override(config: Config, assignments: Sequence[str] | Mapping[str, Any]) -> 
 def _pair(assignment: str) -> tuple[str, str]:
     path, equals, text = (part.strip() for part in assignment.partition("="))
     if not equals:
-        raise MerlinError(f"a setting must be written path=value, got {quote(assignment)}")
+        raise WrongSetting(f"a setting must be written path=value, got {quote(assignment)}")
     return path, text
 
 
@@ -126,18 +130,18 @@ def _read(changes: dict[str, Any], config: Any, parts: list[str], text: Any, roo
     """Add the field of `config` at `parts`, of a text or a value, to its changes; the rest is for messages."""
     name, *rest = parts
     if name not in {field.name for field in dataclasses.fields(config)}:
-        raise MerlinError(_unknown(path, root))
+        raise WrongSetting(_unknown(path, root))
     value, annotation = getattr(config, name), get_type_hints(type(config))[name]
     if dataclasses.is_dataclass(value):
         if not rest:
             first = list_settings(value)[0].path
-            raise MerlinError(f"{path} is a group of settings: set one of them, such as {path}.{first}=...")
+            raise WrongSetting(f"{path} is a group of settings: set one of them, such as {path}.{first}=...")
         _read(changes.setdefault(name, {}), value, rest, text, root, path)
     elif rest and isinstance(value, Mapping):
         of_values = (*get_args(annotation), Any, Any)[1]
         changes[name] = {**changes.get(name, value), ".".join(rest): _parse(text, of_values, path)}
     elif rest:
-        raise MerlinError(_unknown(path, root))
+        raise WrongSetting(_unknown(path, root))
     else:
         changes[name] = _parse(text, annotation, path)
 
@@ -156,7 +160,7 @@ def _made(make: Callable[..., Config], values: Mapping[str, Any], group: str) ->
     try:
         return make(**values)
     except ValueError as error:
-        raise MerlinError(f"{group}{error}") from error
+        raise WrongSetting(f"{group}{error}") from error
 
 
 def _unknown(path: str, root: Any) -> str:
@@ -204,7 +208,7 @@ def _parse(text: Any, annotation: Any, path: str) -> Any:
         for value in choices:
             with contextlib.suppress(MerlinError):
                 return _convert(value, annotation, path, {})
-        raise MerlinError(f"{path} must be {_name(annotation)}, got {quote(text)}")
+        raise WrongSetting(f"{path} must be {_name(annotation)}, got {quote(text)}")
     members = get_args(annotation) if _is_union(annotation) else (annotation,)
     for member in sorted(members, key=lambda member: member is not type(None)):  # `none` is None before it is a text
         try:
@@ -213,7 +217,7 @@ def _parse(text: Any, annotation: Any, path: str) -> Any:
             continue
     of_dict = "a JSON object such as '{\"size\": 9}'"
     must = of_dict if (get_origin(annotation) or annotation) is dict else _name(annotation)
-    raise MerlinError(f"{path} must be {must}, got {quote(text)}")
+    raise WrongSetting(f"{path} must be {must}, got {quote(text)}")
 
 
 def _plain(text: str, annotation: Any, path: str) -> Any:
@@ -252,7 +256,7 @@ def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]
     """Return `value`, read from JSON, as an instance of `annotation`."""
     annotation = classes.get(path, annotation)
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    wrong = MerlinError(f"{path or 'the configuration'} must be {_name(annotation)}, got {quote(value)}")
+    wrong = WrongSetting(f"{path or 'the configuration'} must be {_name(annotation)}, got {quote(value)}")
     if _is_union(annotation):
         for member in arguments:
             try:
@@ -294,10 +298,10 @@ def _build(config_class: type, values: Mapping, path: str, classes: Mapping[str,
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "remove it"
-            raise MerlinError(f"the configuration{at} has the unknown setting {quote(name)}: {hint}")
+            raise WrongSetting(f"the configuration{at} has the unknown setting {quote(name)}: {hint}")
     for name, field in fields.items():
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
-            raise MerlinError(f"the configuration{at} lacks the setting {name!r}: add it")
+            raise WrongSetting(f"the configuration{at} lacks the setting {name!r}: add it")
     prefix = f"{path}." if path else ""
     read = {name: _convert(values[name], hints[name], prefix + name, classes) for name in values}
     return _made(config_class, read, prefix)

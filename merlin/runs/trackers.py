@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -59,6 +59,21 @@ class Trackers:
             tracker.close(exit_code)
 
 
+def summary_writer() -> Callable[..., Any]:
+    """Return the class that writes TensorBoard's files.
+
+    Raises:
+        MerlinError: TensorBoard is not installed.
+    """
+    try:
+        return import_module("torch.utils.tensorboard").SummaryWriter
+    except ImportError as error:
+        raise MerlinError(
+            "TensorBoard needs the package tensorboard, which is not installed: pip install "
+            f"'merlin-agents[tensorboard]', or leave out {option('tensorboard')}."
+        ) from error
+
+
 class TensorBoard:
     """Writes a run's reports and its learning curve for TensorBoard.
 
@@ -72,14 +87,9 @@ class TensorBoard:
     is_on = False  # a film is made for who shows it
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], reported_step: int) -> None:
-        try:
-            writer = import_module("torch.utils.tensorboard").SummaryWriter
-        except ImportError as error:
-            raise MerlinError(
-                "TensorBoard needs the package tensorboard, which is not installed: pip install "
-                f"'merlin-agents[tensorboard]', or leave out {option('tensorboard')}."
-            ) from error
-        self._writer = writer(str(run_dir / "tensorboard"), purge_step=reported_step + 1 if reported_step else None)
+        self._writer = summary_writer()(
+            str(run_dir / "tensorboard"), purge_step=reported_step + 1 if reported_step else None
+        )
         self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```", reported_step)
 
     def log(self, metrics: Mapping[str, int | float], step: int) -> None:

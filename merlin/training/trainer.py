@@ -174,10 +174,11 @@ class Trainer:
                 "The training state was saved by version 0.1.0, which this version cannot go on from: "
                 "evaluate, watch or analyse the run, or train anew."
             )
-        if len(state["shares"]) != distributed.world_size():
+        if (began_with := len(state["shares"])) != distributed.world_size():
+            how = "without torchrun" if began_with == 1 else f"by torchrun --nproc-per-node {began_with}"
             raise MerlinError(
-                f"A run continues with as many processes as it began with, which were {len(state['shares'])}, "
-                f"but there are {distributed.world_size()}: start as many, as with torchrun --nproc-per-node."
+                f"A run continues with as many processes as it began with, which were {began_with}, but there are "
+                f"{distributed.world_size()}: start it {how}."
             )
         share = state["shares"][distributed.rank()]
         self.env_steps = state["env_steps"]

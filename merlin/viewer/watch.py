@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from merlin.errors import MerlinError
-from merlin.runs.run import build_environment, load_agent, load_config
+from merlin.runs.build import build_environment, describe_weights, load_agent_and_weights
+from merlin.runs.directory import load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 from merlin.viewer.episodes import Episode, record_episode
 from merlin.viewer.formats import find_writer, save_episodes
@@ -38,7 +39,7 @@ def watch(
         which: The run's best weights or its last.
         greedy: Take the most probable actions rather than samples.
         device: auto, cpu or cuda. One environment is too small for a GPU to pay.
-        note: Is told when not everything is shown.
+        note: Is told which weights are shown, and when not everything is.
 
     Raises:
         MerlinError: No such format, an `.mp4` without the extra `video`, not a run, or a file that cannot be written.
@@ -52,7 +53,8 @@ def watch(
     seed += config.seed + HELD_OUT_SEED
     played: list[Episode] = []
     with build_environment(config, num_envs=1, render_mode="rgb_array") as environment:
-        agent = load_agent(run_dir, environment, config, which)
+        agent, weights = load_agent_and_weights(run_dir, environment, config, which)
+        note(f"{config.agent} on {config.task}, {describe_weights(weights)}")
         generator = torch.Generator(environment.device).manual_seed(seed)
         most, ahead = (MAX_STEPS, AHEAD) if out.suffix.lower() == ".html" else (MAX_FRAMES, 0)
         left = most

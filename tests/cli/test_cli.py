@@ -132,7 +132,12 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     )
     assert "env_steps" in err  # no terminal: one line for each report
     steps = int(checkpoint.steps(path)[-1].name.removeprefix("step-"))
-    assert f"done after {steps} steps" in out and steps >= 500
+    assert f"done after {steps} steps" in out and steps >= 500 and "the least that is learnt from" not in err
+    returns = [row for row in map(json.loads, (path / "metrics.jsonl").read_text().splitlines()) if row["episodes"]]
+    episodes = sum(row["episodes"] for row in returns)
+    assert 1 < len(returns) < episodes <= 100
+    mean = sum(row["episodes"] * row["episode_return_mean"] for row in returns) / episodes
+    assert f" s, mean return {mean:.2f} of the last {episodes} episodes\n" in out
     assert str(checkpoint.steps(path)[-1]) in out and str(path / "learning_curve.png") in out
     assert f"merlin evaluate '{path}'" in out and f"merlin watch '{path}'" in out and "--resume" not in out
     assert {entry.name for entry in path.iterdir()} >= {
@@ -143,7 +148,7 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     assert config.model.hidden_size == 8
 
     status, out, err = merlin("train", "--run-dir", path)
-    assert status == 1 and one_sentence(err) and f"--resume {path}" in err
+    assert (status, out) == (1, "") and one_sentence(err) and f"--resume {path}" in err
 
 
 def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
@@ -182,11 +187,15 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         "train", "--steps", "8", "--from", source, "--from-checkpoint", "last", "--run-dir", path, *SMALL
     )
     assert status == 0 and f"starts from the last weights of {run_dir}, of 512 steps" in err
+    assert "window, 16 steps in each of 8 environments: the run ends at 128 steps rather than 8\n" in err
     config = load_config(path)
     assert (config.started_from, config.started_from_checkpoint) == (str(run_dir), "last")
     status, _, err = merlin("train", "--from", source, "--run-dir", tmp_path / "other")
     assert status == 1 and one_sentence(err) and "needs the same agent, model settings and spaces, as with --set" in err
     assert "model.hidden_size=8" in err and not (tmp_path / "other").exists()
+    status, _, err = merlin("train", "merlin/TMaze-v0", "--from", source, "--run-dir", tmp_path / "other", *SMALL)
+    assert status == 1 and one_sentence(err) and "the action space: start from a run of a task like this one." in err
+    assert f"but merlin/TMaze-v0 differs from {DEFAULT_TASK} of {run_dir} in entry" in err and "--set" not in err
 
 
 @pytest.mark.parametrize(
@@ -194,7 +203,20 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
     [
         ([], "required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train", "--agnet", "merlin"], "--agnet"),
+        (
+            ["train", "--agnet", "merlin"],
+            "no option --agnet: did you mean --agent? (merlin train --help tells more).\n",
+        ),
+        (
+            ["train", "--lr", "3e-4"],
+            "no option --lr: did you mean --set training.learning_rate=...? (merlin train --he",
+        ),
+        (["population", "--memory-sise=9"], "no option --memory-sise: did you mean --set model.memory_size=...? (merl"),
+        (["train", "--gamma", "0.9"], "nor a setting of a name like that (merlin train --help-settings tells more)."),
+        (["evaluate", "x", "--lr", "3"], "merlin evaluate: there is no option --lr (merlin evaluate --help tells"),
+        (["train", DEFAULT_TASK, "again"], "there is nothing that takes 'again' (merlin train --help tells more)"),
+        (["train", "--agent", "merlin.agents.agent:Agent"], "perceive, policy_parameters, value: add them.\n"),
+        (["train", "--preset", "papper"], "did you mean 'paper'?\n"),
         (["train", "--agent", "merlyn"], "merlin, dreamer, ftw, rl-lstm, rl-mem"),
         (["train", "--steps", "many"], "--steps: must be a whole number"),
         (["train", "--steps", "0"], "--steps: must be a whole number"),
@@ -205,7 +227,11 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         (["train", "--env-kwargs", "pairs=4"], "must be a JSON object"),
         (["train", "--env-kwargs", "[4]"], "must be a JSON object"),
         (["train", "--wandb", "maybe"], "--wandb: invalid choice"),
-        (["train", "--set", "model.kl_csot=1"], "did you mean 'model.kl_cost'"),
+        (["train", "--set", "model.kl_csot=1"], "'model.kl_cost'? (merlin train --help-settings tells more).\n"),
+        (
+            ["train", "merlin/TMaze-v0", "--env-kwargs", '{"length": "five"}'],
+            "The argument length of TMaze must be int, but 'five' came: correct it",
+        ),
         (["train", "--set", "model.memory_size=big"], "model.memory_size must be int"),
         (["train", "--set", "model.memory_size"], "must be written path=value"),
         (["train", "--set", "task=CartPole-v1"], "use TASK"),
@@ -239,20 +265,21 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
         (["train", "--env-kwargs", '{"pears": 4}'], "pears"),
         (["train", "--device", "abacus"], "'abacus'"),
-        (["train", "--resume", "nowhere"], "nowhere"),
-        (["train", "--from", "nowhere"], "nowhere has none"),
+        (["train", "--resume", "nowhere"], "There is no directory nowhere: give one that train made"),
+        (["train", "--from", "nowhere"], "nowhere: give one that train made"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),
         (["profile", "merlin/MemoryGmae-v0"], "merlin/MemoryGame-v0"),
         (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
+        (["population", "--run-dir", "a file/run"], "a file/run"),
     ],
 )
 def test_what_goes_wrong_later_is_one_sentence_and_status_1(merlin, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a file").touch()
-    status, _, err = merlin(*arguments)
-    assert status == 1
+    status, out, err = merlin(*arguments)
+    assert (status, out) == (1, ""), "that a run begins is said once it does"
     assert one_sentence(err) and message in err
     assert list(tmp_path.iterdir()) == [tmp_path / "a file"]
 
@@ -278,6 +305,7 @@ def test_evaluation_is_one_json_object_and_repeatable(merlin, run_dir):
         "episode_return_mean", "episode_return_std", "episode_length_mean", "episodes", "env_steps"
     }  # fmt: skip
     assert (result["episodes"], result["episode_length_mean"], result["env_steps"]) == (10, 9, 90)
+    assert (result["checkpoint"], result["checkpoint_step"]) == ("last", 512)
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json")[1] == out
     assert merlin("evaluate", run_dir, "--episodes", "10", "--json", "--seed", "99")[1] != out
 
@@ -292,7 +320,9 @@ def test_a_run_is_evaluated_on_other_settings_of_its_task(merlin, run_dir):
 def test_evaluation_is_a_table_beside_the_tasks_scores(merlin, run_dir):
     status, out, _ = merlin("evaluate", run_dir, "--episodes", "5", "--greedy", "--checkpoint", "last")
     assert status == 0
-    assert out.splitlines()[0] == f"merlin on {DEFAULT_TASK}, last checkpoint, most probable actions, held-out seed 1"
+    assert out.splitlines()[0] == (
+        f"merlin on {DEFAULT_TASK}, last checkpoint, of 512 steps, most probable actions, held-out seed 1"
+    )
     assert re.search(r"\n  episode return +-?\d+\.\d+ ± \d", out) and re.search(r"\n +of oracle play +3\.000\n", out)
     assert len({line.rindex("  ") for line in out.splitlines()[1:]}) == 1
 
@@ -342,7 +372,7 @@ def test_the_best_weights_are_evaluated_once_it_is_known_which_they_are(merlin, 
     tensors = {name: x + 1 for name, x in load_file(weights).items()}
     save_file(tensors, copy / "checkpoints" / "best.safetensors", {"step": "8", "score": "1.0"})
     _, best, _ = merlin("evaluate", copy, "--episodes", "4")
-    assert f"{DEFAULT_TASK}, best checkpoint" in best and best.splitlines()[1:] != out.splitlines()[1:]
+    assert f"{DEFAULT_TASK}, best checkpoint, of 8 steps" in best and best.splitlines()[1:] != out.splitlines()[1:]
     _, last, _ = merlin("evaluate", copy, "--episodes", "4", "--checkpoint", "last")
     assert last == out
 
@@ -364,15 +394,19 @@ def test_evaluation_shows_another_memory_on_request(merlin, run_dir):
 def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
     status, out, err = merlin("analyse", run_dir, "--episodes", "8", "--out", tmp_path / "found")
     assert status == 0 and out == f"{tmp_path / 'found' / 'analysis.md'}\n" and err.startswith("playing ...\n")
-    assert "# merlin on merlin/MemoryGame-v0" in (tmp_path / "found" / "analysis.md").read_text()
+    report = (tmp_path / "found" / "analysis.md").read_text()
+    assert "# merlin on merlin/MemoryGame-v0" in report and "last checkpoint, of 512 steps." in report
     status, _, err = merlin("analyse", tmp_path)
-    assert status == 1 and "A run directory holds a config.json" in err
+    assert status == 1 and f"A run directory holds a config.json, but {tmp_path} has none: give one that tr" in err
+    status, _, err = merlin("analyse", run_dir.parent)
+    assert status == 1 and f"{run_dir.parent} has none: give one that is in it, such as {run_dir}.\n" in err
 
 
 def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
     pytest.importorskip("merlin.viewer.watch")
     status, out, err = merlin("watch", run_dir, "--out", tmp_path / "episode.gif")
     assert status == 0, err
+    assert err == f"merlin on {DEFAULT_TASK}, last checkpoint, of 512 steps\n"
     assert out == f"{tmp_path / 'episode.gif'}\n" and (tmp_path / "episode.gif").stat().st_size > 1000
 
 

@@ -94,13 +94,19 @@ def test_an_agent_and_a_task_of_ones_own_are_trained(run_dir):
     del sys.modules["my_agent"]
 
 
+def test_a_configuration_without_a_docstring_is_listed_without_one(merlin, home):
+    listed = merlin("train", "my_task:Coin-v0", "--agent", "my_agent:Mine", "--help-settings", "--preset", "tmaze")
+    assert listed.returncode == 0 and "\nmodel:\n  model.discount_factor: " in listed.stdout, listed.stderr
+
+
 def test_a_run_directory_imports_from_the_working_directory_only_if_told(merlin, run_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "run")
     resume = ["train", "--resume", copy, "--steps", 300, "--wandb", "disabled"]
-    for arguments in (["evaluate", copy], resume):
-        refused = merlin(*arguments)
+    for arguments, place in ((["evaluate", copy], {"cwd": tmp_path}), (resume, {})):
+        refused, where = merlin(*arguments, **place), "DIR" if place else "."
         assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-        assert "No module named 'my_agent': install it, or say where it lies with --import-from DIR." in refused.stderr
+        told = f"No module named 'my_agent': install it, or say where it lies with --import-from {where}.\n"
+        assert refused.stderr.endswith(told)
     resumed = merlin(*resume, "--import-from", ".")
     assert resumed.returncode == 0, resumed.stderr
     found = merlin("evaluate", run_dir, "--episodes", 4, "--json", "--import-from", run_dir.parents[1], cwd=tmp_path)

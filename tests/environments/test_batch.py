@@ -1,5 +1,6 @@
 """Every environment looks the same to an agent: entries and types, tasks, pictures, and mistakes in asking for one."""
 
+import gymnasium
 import pytest
 import torch
 from gymnasium import spaces
@@ -69,6 +70,16 @@ def test_pictures_of_an_environment(vectorization):
         assert environment.render(0) is None
 
 
+class Lengthy(gymnasium.Env):
+    """Cannot be made."""
+
+    def __init__(self, length: int | None = None, parts: tuple[float, ...] = (), scale: float = 1.0):
+        raise TypeError(f"slices of {length} and {parts}")
+
+
+gymnasium.register("test/Lengthy-v0", entry_point=Lengthy)
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -77,10 +88,46 @@ def test_pictures_of_an_environment(vectorization):
             "There is no task 'MiniGrid-MemoryS6-v0'.*nearest of which is 'MiniGrid-Mem",
         ),
         ({"task": "merlin/MemoryGame-v1"}, "nearest of which is 'merlin/MemoryGame-v0'"),
+        ({"task": "tmaze"}, "nearest of which is 'merlin/TMaze-v0'"),
+        ({"task": "merlin/TMaz-v0"}, "nearest of which is 'merlin/TMaze-v0'"),
+        ({"task": "memory_game"}, "nearest of which is 'merlin/MemoryGame-v0'"),
+        ({"task": "Merln/tmaze"}, "nearest of which is 'merlin/TMaze-v0'"),
+        ({"task": "cartpole"}, "nearest of which is 'CartPole-v1'"),
+        ({"task": "qqq"}, "use a registered id, or module:Id"),
+        (
+            {"task": "Elsewhere/Pong-v5"},
+            "nobody registered ids that begin with 'Elsewhere': install .* name it as module:Elsewhere/Pong-v5",
+        ),
         ({"task": "no_such_module:Id-v0"}, "The module of 'no_such_module:Id-v0' cannot be imported"),
         ({"task": "a:b:Id-v0"}, "cannot be imported"),
-        ({"task": "MiniGrid-MemoryS7-v0", "env_kwargs": {"sise": 9}}, "cannot be built with {'sise': 9}: .*'sise'"),
-        ({"task": "merlin/MemoryGame-v0", "env_kwargs": {"pears": 9}}, "cannot be built with {'pears': 9}: .*'pears'"),
+        (
+            {"task": "MiniGrid-MemoryS7-v0", "env_kwargs": {"sise": 9}},
+            r"^MemoryEnv has no argument sise: did you mean 'size'\? It takes size, random_length, max_steps, .*\.$",
+        ),
+        (
+            {"task": "MiniGrid-MemoryS7-v0", "env_kwargs": {"sise": 9}, "vectorization": "async"},
+            r"^MemoryEnv has no argument sise: did you mean 'size'\? It takes size, ",
+        ),
+        (
+            {"task": "merlin/TMaze-v0", "env_kwargs": {"Q": 9}},
+            r"^TMaze has no argument Q: leave it out\. It takes length, view\.$",
+        ),
+        (
+            {"task": "CartPole-v1", "env_kwargs": {"sutton_barto_reward": "yes", "x": 1}},
+            r"^CartPoleEnv has no argument x: leave it out\. It takes sutton_barto_reward\.$",
+        ),
+        (
+            {"task": "test/Lengthy-v0", "env_kwargs": {"length": "five"}},
+            r"^The argument length of Lengthy must be int \| None, but 'five' came: correct it\.$",
+        ),
+        (
+            {"task": "test/Lengthy-v0", "env_kwargs": {"length": True}},
+            r"^The argument length of Lengthy must be int \| None, but True came: correct it\.$",
+        ),
+        (
+            {"task": "test/Lengthy-v0", "env_kwargs": {"length": 3, "parts": [1.0, 2]}},
+            r"^test/Lengthy-v0 cannot be built with {.*}: TypeError: slices of 3 and \[1.0, 2\]\.$",
+        ),
         ({"task": "merlin/MemoryGame-v0", "env_kwargs": {"pairs": 1}}, "cannot be built with .*at least 2"),
         ({"task": "CartPole-v1", "env_kwargs": {"num_envs": 3}}, "cannot include num_envs"),
         ({"task": "CartPole-v1", "num_envs": 0}, "The number of environments must be at least 1, but is 0"),

@@ -183,7 +183,8 @@ def test_a_run_of_two_processes_has_one_directory_and_resumes_exactly(tmp_path, 
         assert files == {"0.pt", "1.pt"}
 
     assert main([*resume, "9000"]) == 1
-    assert "as many processes as it began with, which were 2, but there are 1" in capsys.readouterr().err
+    told = "as many processes as it began with, which were 2, but there are 1: start it by torchrun --nproc-per-node 2."
+    assert told in capsys.readouterr().err
 
 
 def test_when_a_process_dies_the_other_ends_and_the_run_can_be_resumed(tmp_path):
@@ -212,9 +213,11 @@ def test_an_interrupt_of_one_process_stops_all_with_a_checkpoint(tmp_path):
     time.sleep(2)
     assert not checkpoint.steps(run_dir)
     processes[1].send_signal(signal.SIGTERM)
-    for code, _, errors in ends(processes, 60):
+    results = ends(processes, 60)
+    for code, _, errors in results:
         assert code == 130, errors
     assert checkpoint.steps(run_dir)
+    assert f"torchrun --nproc-per-node 2 -m merlin train --resume {run_dir}\n" in results[0][1]
 
 
 def test_environments_that_cannot_be_shared_out_are_told(tmp_path, capsys, monkeypatch):

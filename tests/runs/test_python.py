@@ -16,6 +16,7 @@ from gymnasium import spaces
 from PIL import Image
 
 import merlin
+from merlin.agents.rl_lstm import RLLSTM, RLLSTMState
 from merlin.environments import passed
 from merlin.environments.make import find_spec
 from merlin.errors import MerlinError, on_the_command_line, option, resuming
@@ -47,6 +48,14 @@ class Coin(gymnasium.Env):
 
     def close(self):
         self.is_closed = True
+
+
+class Restless(RLLSTM):
+    """Begins as if it had acted."""
+
+    def initial_state(self, batch_size: int) -> RLLSTMState:
+        state = super().initial_state(batch_size)
+        return state._replace(previous_action=state.previous_action + 1)
 
 
 class Coins(gymnasium.vector.SyncVectorEnv):
@@ -88,7 +97,7 @@ def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
     run = train("merlin/TMaze-v0", tmp_path / "run", env_kwargs={"length": 3})
     assert main(["evaluate", str(run.run_dir), "--episodes", "5", "--seed", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed.pop("memory") == "own"
+    assert [printed.pop(name) for name in ("memory", "checkpoint", "checkpoint_step")] == ["own", "last", 16]
     assert run.evaluate(episodes=5, seed=2) == printed
 
 
@@ -195,9 +204,32 @@ def test_options_are_told_as_they_are_given():
     python = [option("set", "model.x=0.1", "model.y=true", "model.z=none"), option("run-dir"), option("from", "a")]
     assert python == ['set={"model.x": 0.1, "model.y": True, "model.z": None}', "run_dir", 'started_from="a"']
     assert resuming("a") == '`merlin.train(resume="a")`'
-    with on_the_command_line():
+    with on_the_command_line("train"):
         shell = [option("set", "model.x=0.1", "model.y=true"), option("run-dir"), option("from", "a"), resuming("a")]
     assert shell == ["--set model.x=0.1 model.y=true", "--run-dir", "--from a", "`merlin train --resume a`"]
+
+
+@pytest.mark.parametrize(
+    "sizes, launcher",
+    [
+        ({"WORLD_SIZE": "2"}, "torchrun --nproc-per-node 2"),
+        ({"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, "torchrun --nnodes 3 --nproc-per-node 2"),
+    ],
+)
+def test_a_run_of_several_processes_goes_on_in_as_many(monkeypatch, sizes, launcher):
+    for name, value in (sizes | {"MASTER_ADDR": "localhost"}).items():
+        monkeypatch.setenv(name, value)
+    assert resuming("a") == f'`merlin.train(resume="a")` under {launcher}'
+    with on_the_command_line("evaluate"):
+        assert resuming("a run") == f"`{launcher} -m merlin train --resume 'a run'`"
+    with on_the_command_line("population"):
+        assert resuming("a") == f"`{launcher} -m merlin population --resume a`"
+
+
+def test_an_agent_whose_state_begins_with_more_than_zeros_is_refused(tmp_path):
+    with pytest.raises(MerlinError, match=r"must be all zeros, but 'previous_action' of its initial_state is not: ret"):
+        merlin.train(Coin, tmp_path / "run", agent=Restless, steps=8, **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_message_outside_the_command_line_names_an_option():

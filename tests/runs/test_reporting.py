@@ -1,6 +1,10 @@
+import fcntl
 import io
 import json
 import math
+import os
+import struct
+import termios
 import time
 
 import pytest
@@ -64,6 +68,29 @@ def test_a_terminal_gets_a_bar_that_notes_do_not_break(tmp_path):
     assert " 25% |" in shown, "the bar starts where the run resumes"
     assert " 50% |" in shown and "500/1.00k" in shown and "return  1.50" in shown
     assert "\rhello\n" in shown.replace(" ", ""), "the bar is cleared before the line is written"
+
+
+@pytest.mark.parametrize(
+    "columns, scores",
+    [
+        (140, ["return -0.19 ± 0.61", "success  50%", "kl 485.8 nats", "explained  93%"]),
+        (110, ["return -0.19 ± 0.61", "success  50%", "explained  93%"]),
+        (100, ["return -0.19", "success  50%", "explained  93%"]),
+    ],
+)
+def test_a_narrow_terminal_goes_without_the_kl_and_then_without_the_spread(tmp_path, columns, scores):
+    person, program = os.openpty()
+    fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    seen = {"episode_return_mean": -0.19, "episode_return_std": 0.61, "success_rate": 0.5}
+    with os.fdopen(program, "w") as stream, Reporter(tmp_path, 1_000_000, stream=stream) as reporter:
+        reporter.report(metrics(500_000, **seen, kl_nats=485.8, observation_explained=0.93))
+        shown = b""
+        while b"explained" not in shown:
+            shown += os.read(person, 10_000)
+    os.close(person)
+    line = shown.decode().rpartition("\r")[2]
+    assert line.rstrip().endswith(", " + ", ".join(scores)) and len(line) <= columns
+    assert len(line.split("|")[1]) >= 10, "a bar is left"
 
 
 def test_warnings_are_given_once_per_key(tmp_path):

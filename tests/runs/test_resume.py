@@ -171,7 +171,7 @@ def test_a_run_without_a_checkpoint_begins_at_its_beginning(tmp_path, monkeypatc
     assert f"{run_dir} has no checkpoint yet: it trains from the beginning" in stream.getvalue()
     train(config, tmp_path / "whole", stream=io.StringIO())
     assert rows(run_dir) == rows(tmp_path / "whole")
-    with pytest.raises(MerlinError, match=r"Only a run can be resumed, but .*nowhere holds none"):
+    with pytest.raises(MerlinError, match=r"There is no directory .*nowhere: give one that train made"):
         train(config, tmp_path / "nowhere", resume=True)
     assert not (tmp_path / "nowhere").exists()
 
@@ -433,7 +433,7 @@ def test_weights_of_other_sizes_are_refused_by_name_and_say_how_to_take_them(tmp
     with pytest.raises(MerlinError, match=r"must have shape .*needs the same agent, .* --set model.hidden_size=8$"):
         train(other, tmp_path / "run", stream=io.StringIO())
     assert not (tmp_path / "run").exists()
-    with pytest.raises(MerlinError, match=r"A run directory holds a config.json, but .*nowhere has none"):
+    with pytest.raises(MerlinError, match=r"There is no directory .*nowhere: "):
         train(replace(config, started_from=str(tmp_path / "nowhere")), tmp_path / "run", stream=io.StringIO())
 
 

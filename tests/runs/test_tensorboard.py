@@ -38,3 +38,4 @@ def test_without_the_package_a_sentence_says_so(tmp_path, monkeypatch, capsys):
         merlin.train("merlin/TMaze-v0", tmp_path / "a", agent="rl-lstm", steps=16, tensorboard=True)
     assert main(["train", "merlin/TMaze-v0", "--tensorboard", "--run-dir", str(tmp_path / "b")]) == 1
     assert "or leave out --tensorboard." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -179,7 +179,7 @@ def test_any_gymnasium_task_with_few_actions_can_be_played(capsys):
     "task, kwargs, message",
     [
         ("Pendulum-v1", {}, "action space is Discrete or MultiDiscrete, but Pendulum-v1 has a Box: choose another"),
-        ("merlin/TMaze-v0", {"lenght": 3}, "cannot be built with {'lenght': 3}: TypeError"),
+        ("merlin/TMaze-v0", {"lenght": 3}, "TMaze has no argument lenght: did you mean 'length'?"),
         ("merlin/TMaise-v0", {}, "There is no task 'merlin/TMaise-v0'.*TMaze"),
     ],
 )

@@ -144,7 +144,7 @@ def test_watch_says_that_a_long_episode_is_cut(tmp_path, monkeypatch):
     watching.watch(run_dir, tmp_path / "x.gif", note=notes.append)
     with Image.open(tmp_path / "x.gif") as image:
         assert image.n_frames == 4
-    assert notes == ["Only the first 4 steps are shown."]
+    assert notes[1:] == ["Only the first 4 steps are shown."]
 
 
 def test_user_mistakes_are_one_sentence(tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_user_mistakes_are_one_sentence(tmp_path, monkeypatch):
         watching.watch(run_dir, tmp_path / "episode.avi")
     with pytest.raises(MerlinError, match="at least 1, but is 0"):
         watching.watch(run_dir, episodes=0)
-    with pytest.raises(MerlinError, match=r"config\.json"):
+    with pytest.raises(MerlinError, match="There is no directory"):
         watching.watch(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(MerlinError, match="must be writable"):

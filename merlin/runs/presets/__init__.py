@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
+from merlin.environments.arguments import wrong_argument
 from merlin.environments.config import EnvironmentConfig
+from merlin.environments.make import find_spec
 from merlin.environments.sight import Sight, look
 from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
@@ -172,6 +174,8 @@ def recommended(
             "ftw": ftw.paper() if is_paper else ftw.table(name, env_kwargs),
         }
     except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers
+        if (told := wrong_argument(find_spec(task), env_kwargs)) is not None:
+            raise MerlinError(f"{told}.") from error
         raise MerlinError(
             f"Settings of {quote(task)} must be what it takes, but {quote(dict(env_kwargs))} came, of which the preset "
             f"{name!r} makes nothing ({describe(error)}): correct them."
