@@ -37,6 +37,7 @@ class Acting:
         self._actions: list[Tensor] = []
         self._extras: list[Any] = []
         self._reads: list[tuple[Tensor, ...]] = []  # weights, strengths and is_first, where value is transported
+        self._peaks: dict[str, list[Tensor]] = {}
 
     @property
     def state(self) -> Any:
@@ -58,6 +59,7 @@ class Acting:
         self._running, extras = advanced.state, advanced.extras
         if self.agent.config.value_transport:
             self._keep_reads(perceived, advanced, is_first)
+        self._keep_peaks(perceived.read_weights, advanced.read_weights)
         self._activations.append(activations)
         self._parameters.append(parameters)
         self._actions.append(action)
@@ -73,6 +75,18 @@ class Acting:
                 f"read_strengths with its steps: return them from perceive or advance, or take model.value_transport=0."
             )
         self._reads.append((read.read_weights.detach(), read.read_strengths.detach(), is_first))
+
+    @torch.no_grad()
+    def _keep_peaks(self, before: Tensor | None, after: Tensor | None) -> None:
+        """Keep how sharp reads are: those that the action depends on, and those after it."""
+        own, policys = (before, None) if after is None else (after, before)
+        for name, weights in (("read_peak", own), ("policy_read_peak", policys)):
+            if weights is not None and weights.shape[-1]:
+                self._peaks.setdefault(name, []).append(weights.amax(-1).mean())
+
+    def read_metrics(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the largest weight of a read, in the mean over keys, environments and steps, by whose it is."""
+        return {name: torch.stack(peaks).mean() for name, peaks in self._peaks.items()}
 
     @torch.no_grad()
     def next_value(

@@ -134,7 +134,7 @@ class ActorCriticLearner(Learner):
                 losses = self.agent.policy_losses(unroll, state, entropy_scale)
                 metrics |= losses.metrics | self._descend(losses.total, unroll, ("policy",))
         self.agent.update_scales(window.unroll)
-        return metrics
+        return metrics | window.acting.read_metrics() if metrics and window.acting is not None else metrics
 
     def losses(self, unroll: Unroll, state: Any, entropy_scale: float, acting: Any) -> Losses:
         """Return the loss of a window, or of a part of its environments; unless overridden, the agent's."""

@@ -131,11 +131,12 @@ def predict_returns(played: Trajectories, discount: float, horizon: int = 30) ->
 class ReadLocation(NamedTuple):
     """Cells that a key reads from: those that the agent was in when it wrote the slots, weighted by how they are read.
 
-    `to_goal` and `to_agent` are mean distances in steps; `by_chance` are those of a read of everything alike.
+    `to_goal` and `to_agent` are mean distances in steps; `by_chance` are those of a read of everything alike. Where the
+    task has no map, there is none and both are NaN.
     """
 
     name: str
-    on_map: Float[Tensor, "H W"]  # in one episode
+    on_map: Float[Tensor, "H W"] | None  # in one episode
     to_goal: float
     to_agent: float
     age: float  # steps since what is read was written
@@ -145,12 +146,14 @@ class ReadLocation(NamedTuple):
 def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
     """Return the cells that each read key reads from, the policy's first, and last one that reads everything alike.
 
-    None where the agent has no memory or the task no map. Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
+    None where the agent has no memory. Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
     """
-    if played.read_weights is None or played.agent_cell is None or played.grid_size is None:
+    if played.read_weights is None or played.slots is None:
         return None
-    height, width = played.grid_size
-    held, age = _held(played)
+    has_map = played.grid_size is not None
+    height, width = played.grid_size or (1, 1)
+    agent_cell = torch.zeros_like(played.slots) if played.agent_cell is None else played.agent_cell
+    held, age = _held(played, agent_cell)
     is_held = (held >= 0) & played.is_valid.unsqueeze(-1)
     weights = [] if played.policy_read_weights is None else [("policy", played.policy_read_weights)]
     weights.append(("predictor" if weights else "key", played.read_weights))
@@ -158,9 +161,11 @@ def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
     even = is_held.float() / is_held.sum(-1, keepdim=True).clamp(min=1)
     b, end = _first_episode(played)
     goal = played.goal_cell
-    to_agent = manhattan(held, played.agent_cell.unsqueeze(-1), width).float()
+    to_agent = (
+        manhattan(held, agent_cell.unsqueeze(-1), width).float() if has_map else torch.full(held.shape, torch.nan)
+    )
     to_goal = None
-    if goal is not None and bool((goal >= 0).all()):
+    if has_map and goal is not None and bool((goal >= 0).all()):
         to_goal = manhattan(held, goal.unsqueeze(-1), width).float()
     found = []
     for name, read in [*keys, ("by chance", even)]:
@@ -173,15 +178,16 @@ def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
 
         on_map = torch.zeros(height * width)
         on_map.index_add_(0, held[:end, b].clamp(min=0).flatten().long(), share[:end, b].flatten())
+        on_map = on_map.view(height, width) if has_map else None
         largest = float(share.amax(-1)[rows].mean()) if rows.any() else float("nan")
         goalward = float("nan") if to_goal is None else mean(to_goal)
-        found.append(ReadLocation(name, on_map.view(height, width), goalward, mean(to_agent), mean(age), largest))
+        found.append(ReadLocation(name, on_map, goalward, mean(to_agent), mean(age), largest))
     return found
 
 
-def _held(played: Trajectories) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
+def _held(played: Trajectories, agent_cell: Int[Tensor, "T B"]) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B N"]]:
     """Return of each slot, as each step reads it, the cell that its writer was in, −1 if empty, and how long ago."""
-    assert played.slots is not None and played.agent_cell is not None and played.read_weights is not None
+    assert played.slots is not None and played.read_weights is not None
     shape = played.read_weights.shape
     cells, ages = (torch.empty(shape[0], shape[1], shape[3], dtype=torch.int32) for _ in range(2))
     cell, age = torch.full_like(cells[0], -1), torch.zeros_like(ages[0])
@@ -189,7 +195,7 @@ def _held(played: Trajectories) -> tuple[Int[Tensor, "T B N"], Int[Tensor, "T B 
         cell = cell.masked_fill(played.is_first[t].unsqueeze(1), -1)
         cells[t], ages[t] = cell, age
         index = played.slots[t].unsqueeze(1)
-        cell = cell.scatter(1, index, played.agent_cell[t].unsqueeze(1).int())
+        cell = cell.scatter(1, index, agent_cell[t].unsqueeze(1).int())
         age = (age + 1).scatter(1, index, 1)
     return cells, ages
 

@@ -35,7 +35,6 @@ class Trajectories(NamedTuple):
     sub_episode: Int[Tensor, "T B"] | None
     sub_episode_steps: Int[Tensor, "T B"] | None  # taken in it before
     grid_size: tuple[int, int] | None  # height, width
-    has_memory: bool
 
     @property
     def num_complete(self) -> int:
@@ -55,7 +54,6 @@ class TrajectoryRecorder(Observer):
         self.task: Any = environment.vector_env.unwrapped  # of a grid if it tells of cells
         self.left = torch.full((count,), -(-episodes // count), device=environment.device)
         self.rows: list[dict] = []
-        self.has_memory = False
 
     def before_step(self, environment: Environment) -> None:
         """Keep the state of the task."""
@@ -64,7 +62,6 @@ class TrajectoryRecorder(Observer):
     def observe(self, moment: Moment) -> None:
         """Keep a step."""
         timestep, output, following = moment.timestep, moment.output, moment.next_timestep
-        has_map = self.task_state["agent_cell"] is not None
         row = {
             "is_valid": (self.left > 0) & ~timestep.is_last,
             "is_first": timestep.is_first,
@@ -74,19 +71,18 @@ class TrajectoryRecorder(Observer):
             "value": output.value,
             "features": self.agent.features(timestep.observation, output, moment.next_state),
             "slots": output.slots,
-            "read_weights": output.read_weights if has_map else None,
-            "policy_read_weights": output.policy_read_weights if has_map else None,
+            "read_weights": output.read_weights,
+            "policy_read_weights": output.policy_read_weights,
         }
         self.rows.append(_to_cpu(row | self.task_state))
         self.left = self.left - following.is_end.to(self.left.dtype)
         self.is_done = not bool((self.left > 0).any())
-        self.has_memory = output.read_weights is not None
 
     def trajectories(self) -> Trajectories:
         """Return all steps."""
         columns = {name: _stack([row[name] for row in self.rows]) for name in self.rows[0]}
         size = (self.task.height, self.task.width) if columns["agent_cell"] is not None else None
-        return Trajectories(**columns, grid_size=size, has_memory=self.has_memory)
+        return Trajectories(**columns, grid_size=size)
 
 
 def gather(agent: Agent, environment: Environment, *, episodes: int, seed: int, max_steps: int = 2000) -> Trajectories:

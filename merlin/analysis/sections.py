@@ -177,8 +177,19 @@ def reads_section(trajectories: Trajectories, out: Path) -> Section:
     title = "Where each key reads"
     found = where_keys_read(trajectories)
     if found is None:
-        return left_out(title, "the task tells of no map" if trajectories.has_memory else "the agent has no memory")
-    maps = [(place.name, place.on_map.numpy()) for place in found]
+        return left_out(title, "the agent has no memory")
+    maps = [(place.name, place.on_map.numpy()) for place in found if place.on_map is not None]
+    if not maps:
+        return Section(
+            title,
+            "How long ago what is read was written, in steps, weighted by how much of it is read, and the largest "
+            "weight of a read; means over all steps. `by chance` reads everything alike. The task tells of no map on "
+            "which to show where.",
+            ("key", "steps ago", "largest weight"),
+            [(place.name, place.age, place.largest) for place in found],
+            {},
+            {"reads": [place._asdict() for place in found]},
+        )
     plot_maps(maps, out / "reads.png", "Where what was read had been written, in one episode")
     return Section(
         title,

@@ -107,6 +107,24 @@ def test_acting_for_a_window_equals_single_steps(name, seed, records):
 
 
 @every_agent
+def test_how_sharp_reads_are_is_told_as_steps_read(name):
+    agent = make_agent(name)
+    *_, acting = act_for_a_window(agent, random_firsts(1))
+    *_, outputs = act(agent, random_firsts(1))
+
+    def peak(column):
+        return torch.stack([getattr(x, column).amax(-1).mean() for x in outputs]).mean()
+
+    names = {"read_peak": "read_weights", "policy_read_peak": "policy_read_weights"}
+    expected = {key: peak(column) for key, column in names.items() if getattr(outputs[0], column) is not None}
+    found = acting.read_metrics()
+    assert found.keys() == expected.keys()
+    for key, x in expected.items():
+        torch.testing.assert_close(found[key], x, atol=2e-5, rtol=1e-4)
+        assert 1 / 5 < x < 1
+
+
+@every_agent
 def test_what_was_acted_by_gives_the_loss_and_gradients_that_replaying_gives(name):
     agent = make_agent(name)
     middle = act(agent, random_firsts(1))[2]

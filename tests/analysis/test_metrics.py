@@ -17,7 +17,6 @@ def made_up(length: int, batch_size: int, **known) -> Trajectories:
     is_first[0], is_end[-1] = True, True
     nothing = dict.fromkeys(Trajectories._fields)
     always = {"is_valid": ~no, "is_first": is_first, "is_end": is_end, "is_truncated": no, "reward": zeros}
-    always |= {"has_memory": True}
     return Trajectories(**nothing | always | {"value": zeros, "features": {}} | known)
 
 
@@ -170,6 +169,11 @@ def test_a_key_that_reads_one_slot_reads_where_that_was_written():
     assert (policy.to_agent, policy.to_goal, policy.age, policy.largest) == (2, 1, 2, 1)
     assert (predictor.to_agent, predictor.to_goal, predictor.age) == (1, 2, 1)
     assert policy.on_map.sum() == policy.on_map[0, 0] == 3
+    without = where_keys_read(played._replace(agent_cell=None, goal_cell=None, grid_size=None))
+    assert [(x.name, x.age, x.largest, x.on_map) for x in without] == [
+        (x.name, x.age, x.largest, None) for x in (policy, predictor, chance)
+    ]
+    assert without[0].to_agent != without[0].to_agent and without[0].to_goal != without[0].to_goal, "NaN"
     assert chance.age == pytest.approx((1 + 1.5 + 2) / 3)
     assert where_keys_read(made_up(4, 1)) is None
 
