@@ -269,9 +269,16 @@ def _train(
         agent = build_agent(config, environment)
         if config.started_from is not None and not (resume and checkpoint.steps(run_dir)):
             _load_start(agent, config, notes.append)
-        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
         before, reporter, tracker, monitors, is_here = 0.0, None, None, None, lambda: True
         interrupted: list[int] = []
+        if leads:
+            is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
+        if resume:
+            check_unchanged(config, run_dir)
+            check_spaces(run_dir, config.task, environment)
+        if leads:
+            on_start()  # before the optimisers, whose first use imports for a second
+        trainer = Trainer(agent, environment, config.training, total_steps=config.steps, seed=config.seed)
 
         def enter() -> None:
             following = stack.enter_context(build_environment(_staged(config, curriculum)))
@@ -281,11 +288,6 @@ def _train(
                 stage = ", ".join(f"{name} {value}" for name, value in curriculum.env_kwargs.items())
                 reporter.note(f"stage {curriculum.stage}: {stage or 'the task as it is'}")
 
-        if leads:
-            is_here = stack.enter_context(claimed(run_dir, resume, notes.append))
-        if resume:
-            check_unchanged(config, run_dir)
-            check_spaces(run_dir, config.task, environment)
         if resume and checkpoint.steps(run_dir):
             rest = _load_training(run_dir, trainer, config, notes.append, curriculum, enter)
             before, monitors = rest["wall_seconds"], rest.get("monitors")
@@ -305,7 +307,6 @@ def _train(
             picture = partial(_draw, run_dir, environment)
             reporter = Reporter(run_dir, config.steps, trainer.env_steps, stream, reported_step, picture)
             stack.enter_context(reporter)
-            on_start()
             for sentence in (*describe_run(config, environment), *notes):
                 reporter.note(sentence)
             trackers: list[Tracks] = [TensorBoard(run_dir, to_dict(config), reported_step)] if tensorboard else []
