@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LAUNCHER = "MERLIN_LAUNCHER"
+"""The environment variable that tells how this process was started as one of several, if not by torchrun."""
 _COMMAND: list[str | None] = [None]  # that of the command line, or none in Python
 
 
@@ -84,11 +86,15 @@ def is_launched() -> bool:
 
 def launched(arguments: str) -> str:
     """Return the command that starts `merlin` with these arguments in as many processes as there are."""
-    return f"{launcher()} -m merlin {arguments}" if is_launched() else f"merlin {arguments}"
+    if not is_launched():
+        return f"merlin {arguments}"
+    return f"{launcher()} {arguments}" if LAUNCHER in os.environ else f"{launcher()} -m merlin {arguments}"
 
 
 def launcher() -> str:
     """Return the beginning of the command that starts as many processes as there are."""
+    if LAUNCHER in os.environ:
+        return os.environ[LAUNCHER]
     size = int(os.environ["WORLD_SIZE"])
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     return f"torchrun {f'--nnodes {size // here} ' * (here < size)}--nproc-per-node {here}"

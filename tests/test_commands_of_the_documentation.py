@@ -20,6 +20,7 @@ NOT_RUN = {
     r"python benchmarks/": "measures, for minutes or hours",
     r"python examples/": "runs in tests/test_examples.py",
     r"torchrun ": "starts processes, as tests/runs/test_distributed.py does",
+    r"merlin ray ": "runs in tests/runs/test_ray.py, where Ray is installed",
     r"wandb ": "needs an account",
     r"mkdocs serve": "serves until it is stopped; .ci/run builds the site",
     r"merlin play ": "waits for keys, which tests/viewer/test_play.py sends",

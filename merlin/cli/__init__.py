@@ -9,7 +9,20 @@ import sys
 import traceback
 from pathlib import Path
 
-from merlin.cli import analyse, compare, evaluate, export, lists, play, population, profile, tournament, train, watch
+from merlin.cli import (
+    analyse,
+    compare,
+    evaluate,
+    export,
+    lists,
+    on_ray,
+    play,
+    population,
+    profile,
+    tournament,
+    train,
+    watch,
+)
 from merlin.cli.arguments import Parser
 from merlin.cli.output import fail
 from merlin.errors import MerlinError, is_out_of_memory, on_the_command_line
@@ -64,7 +77,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser("merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, population, tournament, evaluate, compare, analyse, watch, export, profile, play, lists):
+    for module in (
+        train,
+        population,
+        tournament,
+        evaluate,
+        compare,
+        analyse,
+        watch,
+        export,
+        profile,
+        play,
+        on_ray,
+        lists,
+    ):
         module.add_to(commands)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:

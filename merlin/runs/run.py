@@ -421,13 +421,21 @@ def _load_training(
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of raising; a second one ends the process as usual."""
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of raising; one after the first second ends the process.
+
+    Earlier ones are the same request: `timeout` sends it to a process and to its group.
+    """
     caught: list[int] = []
+    since = None
     previous: dict[int, Callable | int | None] = {}
 
     def note(number: int, _: Any) -> None:
+        nonlocal since
+        since = since or time.monotonic()
         caught.append(number)
-        signal.signal(number, previous[number])
+        if time.monotonic() > since + 1:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     try:
         numbers = [signal.SIGINT, signal.SIGTERM]

@@ -226,6 +226,14 @@ def test_a_run_of_several_processes_goes_on_in_as_many(monkeypatch, sizes, launc
         assert resuming("a") == f"`{launcher} -m merlin population --resume a`"
 
 
+def test_a_run_on_ray_goes_on_there(monkeypatch):
+    ray = "merlin ray --processes 2"
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MERLIN_LAUNCHER": ray}.items():
+        monkeypatch.setenv(name, value)
+    with on_the_command_line("population"):
+        assert resuming("a") == f"`{ray} population --resume a`"
+
+
 def test_an_agent_whose_state_begins_with_more_than_zeros_is_refused(tmp_path):
     with pytest.raises(MerlinError, match=r"must be all zeros, but 'previous_action' of its initial_state is not: ret"):
         merlin.train(Coin, tmp_path / "run", agent=Restless, steps=8, **SMALL)
