@@ -35,8 +35,14 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
     baseline = common | {"model.policy_hidden_gain": 2.0}
     often: dict[str, Any] = {}
     if not sight.is_native:
-        # Latents begin some 6 wide: the gates of the policy's LSTM would stay where they put them.
-        often = {"model.policy_latent_scale": 0.2, "model.policy_read_scale": 0.2, "training.policy_passes": 4}
+        # Latents begin some 6 wide: the gates of the policy's LSTM would stay where they put them. And each is a sample:
+        # what is seen now the policy sees better for itself.
+        often = {
+            "model.policy_encoder": True,
+            "model.policy_latent_scale": 0.2,
+            "model.policy_read_scale": 0.2,
+            "training.policy_passes": 4,
+        }
         # The mode of a Beta moves little in a step, and a choice is soon settled.
         rate = {} if sight.is_continuous else {"training.learning_rate": 3e-4}
         baseline |= {"training.passes": passes + 1, "training.minibatches": 4} | rate
