@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare, gumbel_r, kstest
 
 from merlin.errors import MerlinError
-from merlin.latents import conditional_gumbels, gumbel, highest
+from merlin.latents import OneHots, conditional_gumbels, gumbel, highest
 from merlin.objectives.estimators import (
     SAMPLERS,
     Constant,
@@ -187,6 +187,21 @@ def test_gradients_of_conditional_gumbels_are_none():
         soft = torch.softmax((again + constant) / 0.5, -1)
         slope += torch.autograd.grad((soft.flatten() @ WEIGHTS), again)[0] / 7
     torch.testing.assert_close(found, slope)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sample_and_its_gradient_follow_from_the_noise_alone(name):
+    """Or neither a run's seed nor its last checkpoint would say how it goes on, and other draws of a program change."""
+    found = []
+    for luck in (0, 1):
+        torch.manual_seed(luck)
+        before, theta = torch.get_rng_state(), THETA.expand(5, -1, -1).clone().requires_grad_()
+        sample = OneHots(theta, name, 0.5 if "gumbel" in name else 1.0).sample(noise(5).flatten(-2))
+        found.append((sample, *torch.autograd.grad((sample @ WEIGHTS).sum(), theta)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(map(torch.equal, *found))
+    if name == "gumbel_rao":
+        assert len(found[0][1].unique(dim=0)) == 5
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
