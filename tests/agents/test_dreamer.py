@@ -274,6 +274,11 @@ def test_what_a_replay_cannot_do_is_told():
             run.update()
         with pytest.raises(MerlinError, match=r"training\.passes, which must be 1, but 3 came"):
             run.agent.learner(TrainingConfig(passes=3), torch.Generator())
+        run = trainer(environment)
+        run.update()
+        longer = run.agent.learner(TrainingConfig(unroll_length=6), run.generator)
+        with pytest.raises(MerlinError, match=r"of 4 rows, but training\.unroll_length is 6: resume with 4"):
+            longer.load_share_dict(run.learner.share_dict())
 
 
 def test_terminal_rows_are_decoded_and_start_no_imagination():
