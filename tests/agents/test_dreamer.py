@@ -128,6 +128,20 @@ def test_one_imagined_step_is_worth_its_reward_and_what_follows():
     assert (dream.weight == 1).all()
 
 
+def test_what_is_imagined_is_told_in_rewards_whatever_they_are_learnt_in():
+    found = []
+    for unit in (1.0, 50.0):
+        agent = make(running_scales=True)
+        unroll, state, _, _ = act(agent, firsts(), reward_unit=unit)
+        agent.update_scales(unroll)
+        losses = agent.behaviour_loss(agent.dream(torch.ones(8, agent.model.feature_size), torch.Generator().manual_seed(0)))
+        found.append(losses.metrics)
+    for name in ("imagined_return", "imagined_reward"):
+        assert found[0][name] != 0
+        torch.testing.assert_close(found[1][name], 50 * found[0][name])
+    torch.testing.assert_close(found[1]["advantage_spread"], found[0]["advantage_spread"])
+
+
 @pytest.mark.parametrize("action_space, box_actions", [("box", "gaussian"), ("box", "beta"), ("mixed", "gaussian")])
 def test_the_dynamics_gradient_is_the_exact_one_of_a_step(action_space, box_actions):
     """By finite differences with the same noise; of choices, which jump, only the gradient's being there is known."""

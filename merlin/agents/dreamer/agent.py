@@ -139,8 +139,11 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
     6. Rewards and discounts are those of the state arrived at; where it was never seen, as at an episode's end, the
        model imagines it. The authors' code stores final observations in the replay.
     7. Numbers are Gaussian or Beta (`box_actions`), not truncated normals in [−1, 1].
-    8. Returns are those of generalised advantages: the baseline of an action is the state that it is taken in.
+    8. Returns are those of generalised advantages: the baseline of an action is the state that it is taken in, by v'
+       rather than v.
     9. Behaviour is learnt in the same update as the model, with the model before it.
+    10. Pixels are Bernoulli (`decoder.image_likelihood`, the paper: gaussian), and pictures go through MERLIN's residual
+        convolutions rather than four plain ones.
 
     Settings of `ActorCriticConfig` that are PPO's have no effect: `clip_ratio`, `return_cost`,
     `normalize_advantages`, `policy_hidden_gain`. In imagination there are no masks of actions.
