@@ -265,9 +265,10 @@ def test_a_learnt_baseline_learns_the_expected_cost_and_needs_a_context():
         baseline(cost)
 
 
-def test_the_spread_of_costs_is_the_standard_deviation():
+@pytest.mark.parametrize("mean", [3, 3e4])
+def test_the_spread_of_costs_is_the_standard_deviation(mean):
     spread_of = CostSpread(0.9)
-    costs = 3 + 2 * torch.randn(50, 1000, generator=torch.Generator().manual_seed(0))
+    costs = mean + 2 * torch.randn(50, 1000, generator=torch.Generator().manual_seed(0))
     found = [float(spread_of(cost)) for cost in costs]
     assert found[0] == pytest.approx(float(costs[0].std()), rel=1e-2) and found[-1] == pytest.approx(2, rel=0.05)
 
