@@ -127,7 +127,8 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
     Differences from the paper, each with the setting that leads back to it, and to which `--preset paper` does:
 
     1. The previous reward may be observed (`observe_reward`, the paper: false).
-    2. Windows are replayed from the state that acting began them with (`replay_state`, the paper: zero).
+    2. Windows are replayed from the state that acting began them with (`replay_state`, the paper: zero), and as they were
+       collected, across episodes; the paper's begin anywhere in an episode and end within it.
     3. Advantages are divided by their running spread (`scale_advantages`, the paper: false), which makes 1e-3 nats of
        `entropy_cost` too few: 0.05.
     4. Latents have 1% of the uniform distribution in them (`latent_uniform_mix`, the paper: 0).
