@@ -132,10 +132,9 @@ def test_what_is_imagined_is_told_in_rewards_whatever_they_are_learnt_in():
     found = []
     for unit in (1.0, 50.0):
         agent = make(running_scales=True)
-        unroll, state, _, _ = act(agent, firsts(), reward_unit=unit)
-        agent.update_scales(unroll)
-        losses = agent.behaviour_loss(agent.dream(torch.ones(8, agent.model.feature_size), torch.Generator().manual_seed(0)))
-        found.append(losses.metrics)
+        agent.update_scales(act(agent, firsts(), reward_unit=unit)[0])
+        dream = agent.dream(torch.ones(8, agent.model.feature_size), torch.Generator().manual_seed(0))
+        found.append(agent.behaviour_loss(dream).metrics)
     for name in ("imagined_return", "imagined_reward"):
         assert found[0][name] != 0
         torch.testing.assert_close(found[1][name], 50 * found[0][name])
