@@ -19,6 +19,7 @@ Axes: Z entries of a latent; for one-hots G groups of C classes, Z = G · C.
 """
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -133,7 +134,8 @@ class OneHots(NamedTuple):
         """Return one-hots (with `gumbel_softmax`, what is between them), of which the noise is standard Gumbel.
 
         Args:
-            generator: Of what `gumbel_rao` draws beside the noise; it changes gradients alone.
+            generator: Of what `gumbel_rao` draws beside the noise, which unless given follows from that; it changes
+                gradients alone.
         """
         noise = noise.unflatten(-1, self.logits.shape[-2:])
         if self.estimator == "gumbel_rao":
@@ -338,9 +340,14 @@ def gumbel_rao(
 
     Args:
         num_samples: Draws of G.
-        generator: Of them.
+        generator: Of them. Unless given they follow from the noise: a step that is taken again has the same gradient.
     """
     one_hot = highest(logits.detach() + noise)
+    if not logits.requires_grad:
+        return one_hot
+    if generator is None:
+        seed = zlib.crc32(noise.detach().double().cpu().numpy().tobytes())
+        generator = torch.Generator(noise.device).manual_seed(seed)
     draws = conditional_gumbels(logits.detach(), one_hot, num_samples, generator)
     return pass_gradient(one_hot, ((logits + draws) / temperature).softmax(-1).mean(0))
 

@@ -119,7 +119,7 @@ class Codebook(nn.Module):
         rows = encodings.detach().reshape(-1, self.width).to(self.codes.dtype)
         if self.training:
             self._seed(rows, generator)
-        indices = torch.cdist(rows, self.codes.detach()).argmin(-1)
+        indices = distances(rows, self.codes.detach()).argmin(-1)
         codes = F.embedding(indices, self.codes).view(encodings.shape)
         loss = self.commitment_cost * (encodings - codes.detach()).square().sum(-1)
         if self.update == "loss":
@@ -165,6 +165,15 @@ class Codebook(nn.Module):
         return counts.squeeze(1)
 
 
+def distances(rows: Float[Tensor, "M W"], centres: Float[Tensor, "C W"]) -> Float[Tensor, "M C"]:
+    """Return how far each row is from each centre, wherever the origin is.
+
+    `cdist` makes them of squares and products, of which far from the origin nothing is left but rounding.
+    """
+    origin = centres.mean(0)
+    return torch.cdist(rows - origin, centres - origin)
+
+
 def perplexity(counts: Float[Tensor, " K"]) -> Float[Tensor, ""]:
     """Return exp(−Σ p log p), p = counts / Σ counts: K where all are alike, 1 where one has everything."""
     return torch.special.entr(counts / counts.sum()).sum().exp()
@@ -178,7 +187,7 @@ def draw_apart(
     The first is drawn uniformly if there is no centre. Arthur and Vassilvitskii 2007, k-means++.
     """
     drawn = rows.new_empty(number, rows.shape[1])
-    gaps = torch.cdist(rows, centres).square().amin(1) if len(centres) else torch.ones_like(rows[:, 0])
+    gaps = distances(rows, centres).square().amin(1) if len(centres) else torch.ones_like(rows[:, 0])
     for i in range(number):
         # Not exactly 0: where there are fewer different rows than draws, some must be drawn again.
         chosen = torch.multinomial(gaps.clamp(min=torch.finfo(gaps.dtype).tiny), 1, generator=generator)

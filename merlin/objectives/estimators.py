@@ -137,18 +137,19 @@ class CostSpread(nn.Module):
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
         self.decay = decay
-        for name in ("mean", "square", "weight"):
-            self.register_buffer(name, torch.zeros(()))
+        for name in ("mean", "square", "weight"):  # in float64, as the spread is a small difference of two of them
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
     def forward(self, cost: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
         """Return the spread, these costs included, at least 1e-8."""
         if self.training:
-            moments = torch.stack([cost.detach().mean(), cost.detach().square().mean(), torch.ones_like(self.weight)])
+            costs = cost.detach().double()
+            moments = torch.stack([costs.mean(), costs.square().mean(), torch.ones_like(self.weight)])
             moments = distributed.total(moments) / distributed.world_size()
             for buffer, now in zip((self.mean, self.square, self.weight), moments, strict=True):
                 buffer.copy_(torch.lerp(now, buffer, self.decay))
         weight = self.weight.clamp(min=1e-8)
-        return (self.square / weight - (self.mean / weight).square()).clamp(min=1e-16).sqrt()
+        return (self.square / weight - (self.mean / weight).square()).clamp(min=1e-16).sqrt().to(cost.dtype)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,19 @@ def test_one_imagined_step_is_worth_its_reward_and_what_follows():
     assert (dream.weight == 1).all()
 
 
+def test_what_is_imagined_is_told_in_rewards_whatever_they_are_learnt_in():
+    found = []
+    for unit in (1.0, 50.0):
+        agent = make(running_scales=True)
+        agent.update_scales(act(agent, firsts(), reward_unit=unit)[0])
+        dream = agent.dream(torch.ones(8, agent.model.feature_size), torch.Generator().manual_seed(0))
+        found.append(agent.behaviour_loss(dream).metrics)
+    for name in ("imagined_return", "imagined_reward"):
+        assert found[0][name] != 0
+        torch.testing.assert_close(found[1][name], 50 * found[0][name])
+    torch.testing.assert_close(found[1]["advantage_spread"], found[0]["advantage_spread"])
+
+
 @pytest.mark.parametrize("action_space, box_actions", [("box", "gaussian"), ("box", "beta"), ("mixed", "gaussian")])
 def test_the_dynamics_gradient_is_the_exact_one_of_a_step(action_space, box_actions):
     """By finite differences with the same noise; of choices, which jump, only the gradient's being there is known."""
@@ -274,6 +287,11 @@ def test_what_a_replay_cannot_do_is_told():
             run.update()
         with pytest.raises(MerlinError, match=r"training\.passes, which must be 1, but 3 came"):
             run.agent.learner(TrainingConfig(passes=3), torch.Generator())
+        run = trainer(environment)
+        run.update()
+        longer = run.agent.learner(TrainingConfig(unroll_length=6), run.generator)
+        with pytest.raises(MerlinError, match=r"of 4 rows, but training\.unroll_length is 6: resume with 4"):
+            longer.load_share_dict(run.learner.share_dict())
 
 
 def test_terminal_rows_are_decoded_and_start_no_imagination():

@@ -54,6 +54,14 @@ def test_every_encoding_becomes_exactly_the_nearest_code(update):
     assert 1 < len(used) == q.codes_used
 
 
+def test_codes_are_the_nearest_far_from_the_origin_too():
+    codes, u = randn(64, 16, seed=7) + 1000, randn(512, 16) + 1000
+    codebook = Codebook(64, 16, update="loss").eval()
+    codebook.codes.data.copy_(codes)
+    nearest = (u.float().double().unsqueeze(1) - codebook.codes.double()).square().sum(-1).argmin(-1)
+    assert torch.equal(codebook(u.float()).indices, nearest)
+
+
 @pytest.mark.parametrize("update", UPDATES)
 def test_encoder_gets_the_decoders_gradient_and_the_commitment_codes_their_loss_alone(update):
     codebook, u, weights = make(update, commitment_cost=0.4), randn(4, 6, 3).requires_grad_(), randn(4, 6, 3, seed=1)

@@ -150,6 +150,12 @@ def test_the_paper_has_its_sizes_and_costs():
     assert (model.latent_size, model.hidden_size, model.memory_size, training.unroll_length) == (100, 150, 40, 24)
     assert (model.discount_factor, model.gae_lambda, model.return_cost) == (1.0, 0.8, 1 / 24)
     assert preset("rl-mem", "CartPole-v1", name="paper").model.memory_size == 1350
+    of_dreamer = preset("dreamer", "merlin/Empty-v0", name="paper").model
+    assert (of_dreamer.latent_groups, of_dreamer.latent_classes, of_dreamer.kl_cost) == (32, 32, 0.1)
+    assert of_dreamer.decoder.image_likelihood == "gaussian"
+    assert (of_dreamer.reinforce_fraction, of_dreamer.entropy_cost) == (1, 1e-3)
+    of_numbers = preset("dreamer", "Pendulum-v1", name="paper").model
+    assert (of_numbers.reinforce_fraction, of_numbers.entropy_cost) == (0, 1e-4)
 
 
 def test_values_of_the_paper_are_those_that_are_not_ours():

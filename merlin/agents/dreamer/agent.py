@@ -127,7 +127,8 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
     Differences from the paper, each with the setting that leads back to it, and to which `--preset paper` does:
 
     1. The previous reward may be observed (`observe_reward`, the paper: false).
-    2. Windows are replayed from the state that acting began them with (`replay_state`, the paper: zero).
+    2. Windows are replayed from the state that acting began them with (`replay_state`, the paper: zero), and as they
+       were collected, across episodes; the paper's begin anywhere in an episode and end within it.
     3. Advantages are divided by their running spread (`scale_advantages`, the paper: false), which makes 1e-3 nats of
        `entropy_cost` too few: 0.05.
     4. Latents have 1% of the uniform distribution in them (`latent_uniform_mix`, the paper: 0).
@@ -139,8 +140,11 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
     6. Rewards and discounts are those of the state arrived at; where it was never seen, as at an episode's end, the
        model imagines it. The authors' code stores final observations in the replay.
     7. Numbers are Gaussian or Beta (`box_actions`), not truncated normals in [−1, 1].
-    8. Returns are those of generalised advantages: the baseline of an action is the state that it is taken in.
+    8. Returns are those of generalised advantages: the baseline of an action is the state that it is taken in, by v'
+       rather than v.
     9. Behaviour is learnt in the same update as the model, with the model before it.
+    10. Pixels are Bernoulli (`decoder.image_likelihood`, the paper: gaussian), and pictures go through MERLIN's
+        residual convolutions rather than four plain ones.
 
     Settings of `ActorCriticConfig` that are PPO's have no effect: `clip_ratio`, `return_cost`,
     `normalize_advantages`, `policy_hidden_gain`. In imagination there are no masks of actions.
@@ -290,8 +294,8 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         losses = {"policy_loss": -(weight * objective).mean(), "return_loss": (weight * 0.5 * error.square()).mean()}
         metrics = losses | {
             "entropy_nats": entropy.mean(),
-            "imagined_return": dream.returns.mean(),
-            "imagined_reward": dream.reward.mean(),
+            "imagined_return": self.model.reward_scale.restore_reward(dream.returns.mean()),
+            "imagined_reward": self.model.reward_scale.restore_reward(dream.reward.mean()),
             "advantage_spread": advantages.std(correction=0),
         }
         return Losses(sum(losses.values(), weight.new_zeros(())), metrics)

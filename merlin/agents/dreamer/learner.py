@@ -89,7 +89,13 @@ class DreamerLearner(Learner):
 
     def load_share_dict(self, share: dict[str, Any], directory: Path | None = None) -> None:
         if share:
-            self.replay = self._new_replay(share["length"])
+            length = getattr(self.config, "unroll_length", share["length"])
+            if length != share["length"]:
+                raise MerlinError(
+                    f"A replay goes on with windows as long as those that it holds, of {share['length']} rows, but "
+                    f"training.unroll_length is {length}: resume with {share['length']}."
+                )
+            self.replay = self._new_replay(length)
             like = self.agent.initial_state(1)
             self.replay.load_state_dict(share["replay"], like, self.generator.device, directory)
 

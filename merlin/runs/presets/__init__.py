@@ -136,8 +136,8 @@ def preset(
     reason = "as told" if name is not None and name != by_task else "by the task's name"
     name = by_task if name is None else name
     config_class = find_agent(agent).config_class
-    sight = look(task, env_kwargs, environment) if name == GENERAL else None
-    if sight is not None:
+    sight = look(task, env_kwargs, environment) if GENERAL in (name, by_task) else None
+    if name == GENERAL:
         reason = f"{'as told' if name != by_task else 'no table of ours names the task'}: {sight}"
     values = {"model": {}, "training": {}} | _nested(recommended(agent, task, env_kwargs, name, sight))
     values |= {"task": task, "agent": agent, "preset": name, "preset_reason": reason, "env_kwargs": env_kwargs}
@@ -159,7 +159,7 @@ def recommended(
     """Return the settings that a preset says of an agent, by their dotted names.
 
     Args:
-        sight: What the task looks like, of which only `general` makes something.
+        sight: What the task looks like, of which `general` and Dreamer make something.
     """
     if name not in FAMILIES:
         near = difflib.get_close_matches(name, FAMILIES, n=1)
@@ -170,7 +170,7 @@ def recommended(
     try:
         table = general.table(sight or Sight()) if table_of is None else table_of(task.rpartition(":")[2], env_kwargs)
         table |= {
-            "dreamer": dreamer.paper() if is_paper else dreamer.table(name, is_continuous),
+            "dreamer": dreamer.paper(is_continuous) if is_paper else dreamer.table(name, is_continuous),
             "ftw": ftw.paper() if is_paper else ftw.table(name, env_kwargs),
         }
     except (TypeError, ValueError, ArithmeticError) as error:  # sizes that follow from them, as if they were numbers

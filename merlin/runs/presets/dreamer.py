@@ -61,6 +61,7 @@ def paper(is_continuous: bool = False) -> dict[str, Any]:
         "num_envs": 1,
         "model.reinforce_fraction": 0.0 if is_continuous else 1.0,
         "model.entropy_cost": 1e-4 if is_continuous else 1e-3,
+        "model.decoder.image_likelihood": "gaussian",
         "training.unroll_length": 50,
         "training.learning_rate": 2e-4,
         "training.policy_learning_rate": 4e-5,
