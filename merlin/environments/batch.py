@@ -192,6 +192,9 @@ class Environment:
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
         self.events = self._tensor(info["events"], torch.float32) if "events" in info else None
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
+        if self._border.autoreset is AutoresetMode.NEXT_STEP:  # a wrapper may give something for an ignored action too
+            acted = ~self._is_last
+            reward, terminated, truncated = reward.where(acted, 0.0), terminated & acted, truncated & acted
         if cuts_now is not None and self._cut_by == "reset":
             truncated = truncated | (cuts_now & ~terminated)
         is_cut = self._no if cuts_now is None else cuts_now & truncated
@@ -331,9 +334,9 @@ class Environment:
         return {name: self._tensor(entries[name], dtype) for name, dtype in self._dtypes.items()}
 
     def _tensor(self, value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
-        # A copy, because vector environments of numpy arrays write the next observation into the same array.
+        # A copy, because many batches write the next observation into the same array or tensor.
         value = value if isinstance(value, Tensor) else torch.from_numpy(value)
-        return value.to(self.device, dtype, copy=not self.is_native)
+        return value.to(self.device, dtype, copy=True)
 
     def _success(self, told: Any | None, is_end: Tensor) -> Tensor:
         """Return whether the episodes that ended have succeeded, NaN of others.
