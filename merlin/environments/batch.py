@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -128,7 +129,9 @@ class Environment:
     @property
     def scores(self) -> dict[str, float]:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
-        return getattr(self.vector_env.unwrapped, "scores", {})
+        scores = getattr(self.vector_env.unwrapped, "scores", None)  # in a batch of others anything may be called so
+        is_told = isinstance(scores, Mapping) and all(isinstance(score, Real) for score in scores.values())
+        return dict(scores) if is_told else {}
 
     @property
     def is_self_play(self) -> bool:
@@ -136,8 +139,9 @@ class Environment:
 
         One wins what the other loses, so that returns say nothing of the agent that plays both.
         """
-        game, team = (getattr(self.vector_env.unwrapped, name, None) for name in ("game", "team"))
-        return game is not None and team is not None and len(torch.as_tensor(team).unique()) > 1
+        batch = self.vector_env.unwrapped
+        game, team = (_of_rows(getattr(batch, name, None), self.num_envs) for name in ("game", "team"))
+        return game is not None and team is not None and len(team.unique()) > 1
 
     @property
     def judged_by(self) -> dict[str, Any]:
@@ -190,7 +194,8 @@ class Environment:
         answer = self._ask("step", self.vector_env.step, self._actions(action))
         entries, reward, terminated, truncated, info = self._border.step(answer)
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
-        self.events = self._tensor(info["events"], torch.float32) if "events" in info else None
+        events = info.get("events")
+        self.events = self._tensor(events, torch.float32) if _are_events(events, self.num_envs) else None
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
         if self._border.autoreset is AutoresetMode.NEXT_STEP:  # a wrapper may give something for an ignored action too
             acted = ~self._is_last
@@ -382,10 +387,25 @@ class Cuts:
 
 def longest_first_episode(vector_env: VectorEnv) -> int:
     """Return the steps before which staggering cuts: an episode's limit where it is known, but not beyond reason."""
-    limit = vector_env.spec.max_episode_steps if vector_env.spec else None
-    for name in ("time_limit", "max_steps"):
-        limit = limit or getattr(vector_env.unwrapped, name, None)
-    return max(2, min(int(limit or 128), 1000))
+    limits = [vector_env.spec.max_episode_steps if vector_env.spec else None]
+    limits += [getattr(vector_env.unwrapped, name, None) for name in ("time_limit", "max_steps")]
+    known = (limit for limit in limits if isinstance(limit, Real) and limit > 0)
+    return int(max(2, min(next(known, 128), 1000)))
+
+
+def _of_rows(value: Any, num_envs: int) -> Int[Tensor, " B"] | None:
+    """Return what a batch says of each row by a whole number; None of anything else."""
+    try:
+        rows = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return rows if rows.shape == (num_envs,) and not rows.dtype.is_floating_point else None
+
+
+def _are_events(value: Any, num_envs: int) -> bool:
+    """Return whether an info's entry `events` counts events of each row."""
+    is_array = isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+    return is_array and value.ndim == 2 and len(value) == num_envs
 
 
 def spread_seed(seed: int, count: int) -> list[int]:
