@@ -130,8 +130,9 @@ class Environment:
     def scores(self) -> dict[str, float]:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
         scores = getattr(self.vector_env.unwrapped, "scores", None)  # in a batch of others anything may be called so
-        is_told = isinstance(scores, Mapping) and all(isinstance(score, Real) for score in scores.values())
-        return dict(scores) if is_told else {}
+        if not isinstance(scores, Mapping) or not all(isinstance(score, Real) for score in scores.values()):
+            return {}
+        return dict(scores)
 
     @property
     def is_self_play(self) -> bool:
@@ -194,8 +195,7 @@ class Environment:
         answer = self._ask("step", self.vector_env.step, self._actions(action))
         entries, reward, terminated, truncated, info = self._border.step(answer)
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
-        events = info.get("events")
-        self.events = self._tensor(events, torch.float32) if _are_events(events, self.num_envs) else None
+        self.events = self._events(info.get("events"))
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
         if self._border.autoreset is AutoresetMode.NEXT_STEP:  # a wrapper may give something for an ignored action too
             acted = ~self._is_last
@@ -343,6 +343,11 @@ class Environment:
         value = value if isinstance(value, Tensor) else torch.from_numpy(value)
         return value.to(self.device, dtype, copy=True)
 
+    def _events(self, told: Any) -> Float[Tensor, "B V"] | None:
+        """Return how often each event happened to each row; None of anything else that an info calls events."""
+        is_array = isinstance(told, Tensor) or (isinstance(told, np.ndarray) and told.dtype.kind in "biuf")
+        return self._tensor(told, torch.float32) if is_array and told.ndim == 2 and len(told) == self.num_envs else None
+
     def _success(self, told: Any | None, is_end: Tensor) -> Tensor:
         """Return whether the episodes that ended have succeeded, NaN of others.
 
@@ -400,12 +405,6 @@ def _of_rows(value: Any, num_envs: int) -> Int[Tensor, " B"] | None:
     except (TypeError, ValueError, RuntimeError):
         return None
     return rows if rows.shape == (num_envs,) and not rows.dtype.is_floating_point else None
-
-
-def _are_events(value: Any, num_envs: int) -> bool:
-    """Return whether an info's entry `events` counts events of each row."""
-    is_array = isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
-    return is_array and value.ndim == 2 and len(value) == num_envs
 
 
 def spread_seed(seed: int, count: int) -> list[int]:

@@ -83,4 +83,4 @@ def test_numbers_well_beyond_a_box_are_a_warning(value, is_told):
 def test_a_box_of_any_type_has_bounds_or_can_hold_nothing_else(dtype):
     bounds = _loosened(Box(0, 1, (2,), dtype))
     assert (bounds is None) == (dtype is bool)
-    assert bounds is None or (bounds[0] <= 0).all() and (bounds[1] >= 1).all()
+    assert bounds is None or ((bounds[0] <= 0).all() and (bounds[1] >= 1).all())
