@@ -129,10 +129,7 @@ class Environment:
     @property
     def scores(self) -> dict[str, float]:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
-        scores = getattr(self.vector_env.unwrapped, "scores", None)  # in a batch of others anything may be called so
-        if not isinstance(scores, Mapping) or not all(isinstance(score, Real) for score in scores.values()):
-            return {}
-        return dict(scores)
+        return reference_scores(self.vector_env.unwrapped)
 
     @property
     def is_self_play(self) -> bool:
@@ -388,6 +385,14 @@ class Cuts:
     def left(self) -> Int[Tensor, " B"]:
         """Return the steps that are left, 0 or less where it was done."""
         return self._steps - self._taken
+
+
+def reference_scores(task: Any) -> dict[str, float]:
+    """Return a task's `scores`; nothing where that is something else, as it may be in an environment of others."""
+    scores = getattr(task, "scores", None)
+    if not isinstance(scores, Mapping) or not all(isinstance(score, Real) for score in scores.values()):
+        return {}
+    return dict(scores)
 
 
 def longest_first_episode(vector_env: VectorEnv) -> int:
