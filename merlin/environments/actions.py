@@ -23,7 +23,8 @@ class EnvironmentActions:
     """The actions of a batch of environments, made of those of `ActionDistribution`, in the space's own form and types.
 
     That form is what `gymnasium.vector.utils.batch_space` says: an array [B, ...] for each simple space, in dicts and
-    tuples. A Box's numbers are rounded where it holds integers, and clipped.
+    tuples. A Box's numbers are rounded where it holds integers, and clipped. All are copies: an environment may change
+    what it is given, and the agent learns from what it did.
 
     Args:
         is_native: The environments take tensors.
@@ -46,7 +47,7 @@ class EnvironmentActions:
             MerlinError: A choice lies outside its space. Tensors are not asked: a GPU's host would have to wait.
         """
         if self._is_taken_as_is:
-            return action
+            return action.clone()
         form = self._tensor if self.is_native else self._array
         if not self._is_nested:
             return form(self._parts[0], action)
@@ -55,7 +56,7 @@ class EnvironmentActions:
         return _nested(self.space, values)
 
     def _tensor(self, part: "_Part", value: Tensor) -> Tensor:
-        return part.clip(value).to(part.dtype)
+        return part.clip(value).to(part.dtype, copy=True)
 
     def _array(self, part: "_Part", value: Tensor) -> np.ndarray:
         array = part.clip(value).cpu().numpy()
@@ -65,7 +66,7 @@ class EnvironmentActions:
                 f"Actions must lie in {part.space}, but that of environment {index} of {self.task} is "
                 f"{array[index].tolist()}: correct the agent."
             )
-        return array.astype(part.numpy_dtype, copy=False)
+        return array.astype(part.numpy_dtype)
 
 
 class _Part:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -128,7 +129,7 @@ class Environment:
     @property
     def scores(self) -> dict[str, float]:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
-        return getattr(self.vector_env.unwrapped, "scores", {})
+        return reference_scores(self.vector_env.unwrapped)
 
     @property
     def is_self_play(self) -> bool:
@@ -136,8 +137,9 @@ class Environment:
 
         One wins what the other loses, so that returns say nothing of the agent that plays both.
         """
-        game, team = (getattr(self.vector_env.unwrapped, name, None) for name in ("game", "team"))
-        return game is not None and team is not None and len(torch.as_tensor(team).unique()) > 1
+        batch = self.vector_env.unwrapped
+        game, team = (_of_rows(getattr(batch, name, None), self.num_envs) for name in ("game", "team"))
+        return game is not None and team is not None and len(team.unique()) > 1
 
     @property
     def judged_by(self) -> dict[str, Any]:
@@ -190,8 +192,11 @@ class Environment:
         answer = self._ask("step", self.vector_env.step, self._actions(action))
         entries, reward, terminated, truncated, info = self._border.step(answer)
         observation, reward = self._tensors(entries), self._tensor(reward, torch.float32)
-        self.events = self._tensor(info["events"], torch.float32) if "events" in info else None
+        self.events = self._events(info.get("events"))
         terminated, truncated = self._tensor(terminated, torch.bool), self._tensor(truncated, torch.bool)
+        if self._border.autoreset is AutoresetMode.NEXT_STEP:  # a wrapper may give something for an ignored action too
+            acted = ~self._is_last
+            reward, terminated, truncated = reward.where(acted, 0.0), terminated & acted, truncated & acted
         if cuts_now is not None and self._cut_by == "reset":
             truncated = truncated | (cuts_now & ~terminated)
         is_cut = self._no if cuts_now is None else cuts_now & truncated
@@ -331,9 +336,14 @@ class Environment:
         return {name: self._tensor(entries[name], dtype) for name, dtype in self._dtypes.items()}
 
     def _tensor(self, value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
-        # A copy, because vector environments of numpy arrays write the next observation into the same array.
+        # A copy, because many batches write the next observation into the same array or tensor.
         value = value if isinstance(value, Tensor) else torch.from_numpy(value)
-        return value.to(self.device, dtype, copy=not self.is_native)
+        return value.to(self.device, dtype, copy=True)
+
+    def _events(self, told: Any) -> Float[Tensor, "B V"] | None:
+        """Return how often each event happened to each row; None of anything else that an info calls events."""
+        is_array = isinstance(told, Tensor) or (isinstance(told, np.ndarray) and told.dtype.kind in "biuf")
+        return self._tensor(told, torch.float32) if is_array and told.ndim == 2 and len(told) == self.num_envs else None
 
     def _success(self, told: Any | None, is_end: Tensor) -> Tensor:
         """Return whether the episodes that ended have succeeded, NaN of others.
@@ -377,12 +387,29 @@ class Cuts:
         return self._steps - self._taken
 
 
+def reference_scores(task: Any) -> dict[str, float]:
+    """Return a task's `scores`; nothing where that is something else, as it may be in an environment of others."""
+    scores = getattr(task, "scores", None)
+    if not isinstance(scores, Mapping) or not all(isinstance(score, Real) for score in scores.values()):
+        return {}
+    return dict(scores)
+
+
 def longest_first_episode(vector_env: VectorEnv) -> int:
     """Return the steps before which staggering cuts: an episode's limit where it is known, but not beyond reason."""
-    limit = vector_env.spec.max_episode_steps if vector_env.spec else None
-    for name in ("time_limit", "max_steps"):
-        limit = limit or getattr(vector_env.unwrapped, name, None)
-    return max(2, min(int(limit or 128), 1000))
+    limits = [vector_env.spec.max_episode_steps if vector_env.spec else None]
+    limits += [getattr(vector_env.unwrapped, name, None) for name in ("time_limit", "max_steps")]
+    known = (limit for limit in limits if isinstance(limit, Real) and limit > 0)
+    return int(max(2, min(next(known, 128), 1000)))
+
+
+def _of_rows(value: Any, num_envs: int) -> Int[Tensor, " B"] | None:
+    """Return what a batch says of each row by a whole number; None of anything else."""
+    try:
+        rows = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return rows if rows.shape == (num_envs,) and not rows.dtype.is_floating_point else None
 
 
 def spread_seed(seed: int, count: int) -> list[int]:

@@ -27,7 +27,7 @@ class MemoryConfig(Settings):
     """content, or `module:Name`, a class of your own that is a `merlin.memory.Memory`."""
     memory_size: Annotated[int, Range(1, 10_000_000)] = 1350
     """N, slots."""
-    retroactive_discount: Annotated[float | None, Range(0, 1)] = 0.96
+    retroactive_discount: Annotated[float | None, Range(0, 0.9999)] = 0.96
     """g of the retroactive half of the memory; none leaves it out."""
     mask_unwritten: bool = True
     """Keep slots that were never written from being read."""

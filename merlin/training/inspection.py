@@ -114,6 +114,8 @@ def _loosened(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:
         with np.errstate(over="ignore", invalid="ignore"):
             slack = np.nan_to_num(TOLERANCE * (high - low), posinf=0.0)
             return (low - slack).astype(np.float32), (high + slack).astype(np.float32)
+    if space.dtype == bool:
+        return None
     limits = np.iinfo(str(space.dtype))
     if (space.low <= limits.min).all() and (space.high >= limits.max).all():
         return None

@@ -1,5 +1,6 @@
 """A task as a person plays it: keys, views, the state of the episode."""
 
+import copy
 import inspect
 import string
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import ImageColor
 
+from merlin.environments.batch import reference_scores
 from merlin.environments.make import find_spec, make_env
 from merlin.errors import MerlinError
 from merlin.networks.spaces import Tokens, flatten_observation, flatten_space, kind
@@ -121,7 +123,7 @@ class Game:
 
     def act(self, action: int) -> None:
         """Take one step."""
-        observation, reward, terminated, truncated, info = self.env.step(self.actions[action])
+        observation, reward, terminated, truncated, info = self.env.step(copy.copy(self.actions[action]))
         self._see(observation)
         self.action, self.reward, self.steps = action, float(reward), self.steps + 1
         self.total += self.reward
@@ -166,7 +168,7 @@ class Game:
 
     def scores(self) -> dict[str, float]:
         """Return the returns of reference players, where the task knows them."""
-        return getattr(self.unwrapped, "scores", {})
+        return reference_scores(self.unwrapped)
 
 
 def _in_text(space: gymnasium.Space, value: np.ndarray, task: Any) -> str:

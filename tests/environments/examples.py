@@ -85,6 +85,31 @@ class TensorBatch(VectorEnv):
         return self._tensors(observation), torch.tensor(reward, dtype=torch.float32), *flags, tensor_info
 
 
+class BufferBatch(TensorBatch):
+    """A batch of tensors that writes what it returns into the same tensors, and its actions over."""
+
+    def __init__(self, numpy_env):
+        super().__init__(numpy_env)
+        self.kept = {}
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return self._keep("observation", observation), info
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = super().step(actions)
+        actions.fill_(-1)
+        names = ("observation", "reward", "terminated", "truncated", "info")
+        return tuple(map(self._keep, names, (observation, reward, terminated, truncated, info)))
+
+    def _keep(self, name, x):
+        if isinstance(x, dict):
+            return {key: self._keep(f"{name}.{key}", child) for key, child in x.items()}
+        if isinstance(x, tuple):
+            return tuple(self._keep(f"{name}.{i}", child) for i, child in enumerate(x))
+        return self.kept.setdefault(name, torch.empty_like(x)).copy_(x)
+
+
 class Speaker(gymnasium.Env):
     """Says something; draws pictures; hears actions in a Box."""
 

@@ -1,5 +1,7 @@
 """What reaches an environment lies in its action space, in the space's own types, whatever the agent's numbers."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -145,10 +147,20 @@ class Batch(VectorEnv):
         return self._array(np.zeros((B, 2), np.float32)), {}
 
     def step(self, actions):
-        self.heard = to_arrays(actions) if self.tensors else actions
+        self.heard = copy.deepcopy(to_arrays(actions) if self.tensors else actions)
         assert self.action_space.contains(self.heard)
+        spoil(actions)
         flags = self._array(np.zeros(B, bool)), self._array(np.zeros(B, bool))
         return self._array(np.zeros((B, 2), np.float32)), self._array(np.zeros(B)), *flags, {}
+
+
+def spoil(actions):
+    """Write over actions."""
+    if isinstance(actions, dict | tuple):
+        for child in actions.values() if isinstance(actions, dict) else actions:
+            spoil(child)
+    else:
+        actions[...] = 0
 
 
 def to_arrays(actions):
@@ -166,7 +178,10 @@ def test_batches_of_others_get_what_gymnasium_says(name, tensors):
     environment = Environment(Batch(SPACES[name], tensors))
     environment.reset(0)
     for scale in (0.5, 1e7):
-        environment.step(drawn(SPACES[name], scale))
+        action = drawn(SPACES[name], scale)
+        before = action.clone()
+        environment.step(action)
+        assert torch.equal(action, before), "what a batch does to its actions is not done to the agent's"
 
 
 def test_whole_numbers_are_rounded_and_bounds_are_exact():

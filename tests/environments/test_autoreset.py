@@ -1,12 +1,13 @@
 """Every autoreset mode gives the same training data."""
 
+import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorWrapper
 
 from merlin.environments.batch import Environment, make_environment, spread_seed
 from merlin.errors import MerlinError
-from tests.environments.examples import Episodes, TensorBatch, episodes
+from tests.environments.examples import BufferBatch, Episodes, TensorBatch, episodes
 
 
 def row_of(observation, index):
@@ -73,15 +74,43 @@ def expected_transitions(num_envs, num_transitions, seeds=None):
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-@pytest.mark.parametrize("batch", ["sync", "async", "tensors"])
+@pytest.mark.parametrize("batch", ["sync", "async", "tensors", "buffers"])
 def test_every_autoreset_mode_gives_the_same_training_data(mode, batch):
-    expected = expected_transitions(3, 40, seeds=(7, 8, 9) if batch == "tensors" else None)  # a batch spreads its own
+    is_native = batch in ("tensors", "buffers")
+    expected = expected_transitions(3, 40, seeds=(7, 8, 9) if is_native else None)  # a batch spreads its own
     ends = [row["end"] for rows in expected for row in rows]
     assert ends.count((True, False)) > 5 and ends.count((False, True)) > 5
     vector_env = episodes(mode, "async" if batch == "async" else "sync")
-    with Environment(TensorBatch(vector_env) if batch == "tensors" else vector_env) as environment:
-        assert environment.is_native == (batch == "tensors")
+    wrap = {"tensors": TensorBatch, "buffers": BufferBatch}.get(batch, lambda vector_env: vector_env)
+    with Environment(wrap(vector_env)) as environment:
+        assert environment.is_native == is_native
         assert transitions(environment, 40) == expected
+
+
+class Generous(VectorWrapper):
+    """Rewards every row, that of a reset too, and says for one step too long that an episode ended."""
+
+    def reset(self, **options):
+        self.was_end = np.zeros(self.num_envs, bool)
+        return super().reset(**options)
+
+    def step(self, actions):
+        observation, reward, terminated, truncated, info = super().step(actions)
+        was_end, self.was_end = self.was_end, terminated | truncated
+        return observation, reward + 1, terminated | was_end, truncated, info
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, TensorBatch])
+def test_nothing_comes_of_an_action_that_is_ignored(wrap):
+    with Environment(wrap(Generous(episodes(AutoresetMode.NEXT_STEP)))) as environment:
+        timestep, ignored = environment.reset(7), 0
+        for _ in range(40):
+            following = environment.step(torch.zeros(3, dtype=torch.int64))
+            rows = timestep.is_last
+            assert not following.reward[rows].any() and not following.is_end[rows].any()
+            assert torch.equal(following.is_first, rows) and not following.is_last[rows].any()
+            timestep, ignored = following, ignored + int(rows.sum())
+        assert ignored > 5
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])

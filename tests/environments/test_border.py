@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from merlin.environments.batch import Environment
+from merlin.environments.batch import Environment, longest_first_episode
 from merlin.errors import MerlinError
 
 
@@ -222,3 +222,34 @@ def test_a_batch_of_tensors_is_one(rewrite, sentence):
 def test_tensors_are_looked_at_when_episodes_begin(space, sentence):
     with pytest.raises(MerlinError, match=sentence):
         Environment(Clocks(tensors=True, space=space)).reset(0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"max_steps": np.array([5, 6])},
+        {"max_steps": float("inf")},
+        {"time_limit": lambda: 3, "max_steps": "none"},
+        {"scores": np.zeros(2)},
+        {"scores": {"red": [1, 2]}},
+        {"game": "chess", "team": ["red", "blue"]},
+        {"game": 0, "team": np.array([0, 1])},
+    ],
+)
+def test_a_batch_may_call_what_it_has_as_it_likes(names):
+    batch = Clocks(lambda *answer: (*answer[:4], answer[4] | {"events": np.array(["ran", None], dtype=object)}))
+    for name, value in names.items():
+        setattr(batch, name, value)
+    environment = Environment(batch)
+    assert len(steps(environment)) == 3 and environment.events is None
+    assert environment.scores == environment.judged_by == {} and not environment.is_self_play
+    assert 2 <= longest_first_episode(batch) <= 1000
+
+
+def test_a_batch_of_games_and_known_scores_says_so():
+    batch = Clocks(lambda *answer: (*answer[:4], answer[4] | {"events": np.array([[1, 0, 2], [0, 0, 3]])}))
+    batch.game, batch.team, batch.scores, batch.max_steps = [0, 0], [0, 1], {"random": 0.5}, 7
+    environment = Environment(batch)
+    steps(environment)
+    assert environment.is_self_play and environment.scores == {"random": 0.5}
+    assert environment.events.tolist() == [[1, 0, 2], [0, 0, 3]] and longest_first_episode(batch) == 7

@@ -34,6 +34,17 @@ class Queue(Memory):
         return LastWords(torch.cat([word.unsqueeze(1), state.words[:, :-1]], 1)), None
 
 
+class Unread(Queue):
+    """Adds each word to the slot that was read least, which it tells nobody."""
+
+    def read(self, state, keys, strengths):
+        return memories.read(state.words, keys, 5 * strengths)
+
+    def write(self, state, word, read_weights, slot=None):
+        slot = read_weights.mean(1).argmin(1).view(-1, 1, 1).expand(-1, 1, self.word_size)
+        return LastWords(state.words.scatter_add(1, slot, word.unsqueeze(1))), None
+
+
 class NoMemory:
     """Of a name, but no memory."""
 
@@ -119,6 +130,17 @@ def test_an_agent_learns_with_a_memory_that_somebody_else_wrote(name):
     else:
         writer = agent.projection if name == "rl-mem" else agent.core.fast_writer
         assert writer.weight.grad.any(), "its words have gradients"
+
+
+def test_a_policy_that_learns_again_reads_what_the_predictors_reads_wrote():
+    agent = make_agent("merlin", memory=f"{__name__}:Unread")
+    unroll, initial, _, _ = act(agent, torch.rand(T, B, generator=torch.Generator().manual_seed(0)) < 0.1)
+    agent.losses(unroll, initial)[0].total.backward()
+    learnt = [p.grad.clone() for p in agent.policy.parameters()]
+    agent.zero_grad()
+    agent.policy_losses(unroll, initial).total.backward()
+    for parameter, gradient in zip(agent.policy.parameters(), learnt, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_an_end_of_a_window_is_cut_from_the_graph():

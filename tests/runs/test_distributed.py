@@ -95,8 +95,12 @@ with distributed.joined(torch.device("cpu")):
 """
 
 
-def window_to_learn_from(path, name, task):
-    """Store a window of an agent's in which shares do not weigh the same; return the configuration."""
+def window_to_learn_from(path, name, task=None, empty=0):
+    """Store a window of an agent's in which shares do not weigh the same; return the configuration.
+
+    Args:
+        empty: Environments, the first ones, none of whose rows counts.
+    """
     config = tiny(name, passes=2, policy_passes=3 if name == "merlin" else 1)
     config = replace(config, model=replace(config.model, normalize_advantages=True), task=task or config.task)
     if name == "ftw":  # whose processes keep sequences of their own to predict rewards of
@@ -112,13 +116,14 @@ def window_to_learn_from(path, name, task):
     unroll, state = in_double(window.unroll), to_double(window.state)
     unroll.is_valid[1:, 1] = False  # so that the processes' shares do not weigh the same
     unroll.is_valid[2, 6] = False
+    unroll.is_valid[:, :empty] = False
     torch.save((unroll, state, config), path)
     return config
 
 
 def test_processes_learn_what_one_with_all_environments_learns(tmp_path):
     """Of all agents in the same two processes, which take seconds to start."""
-    cases = [*((name, None) for name in ON_POLICY), ("merlin", "merlin/Empty-v0")]
+    cases = [*((name,) for name in ON_POLICY), ("merlin", "merlin/Empty-v0"), ("merlin", None, 4)]
     paths = [tmp_path / str(number) for number in range(len(cases))]
     configs = [window_to_learn_from(path, *case) for path, case in zip(paths, cases, strict=True)]
     for code, output, errors in ends(together(["-c", LEARN_SHARES, *map(str, paths)])):

@@ -14,6 +14,7 @@ from merlin.ranges import Range, Settings, above
 from merlin.runs.presets import preset
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import from_dict, list_settings, override, to_dict
+from merlin.training.evaluation import evaluate
 from merlin.training.trainer import Trainer
 
 SMALL = {
@@ -49,7 +50,7 @@ def beside(setting):
 
 
 def names(value):
-    return value if isinstance(value, str) else value.path
+    return value.path if hasattr(value, "path") else str(value)
 
 
 def each_once():
@@ -71,19 +72,25 @@ def test_every_number_is_held_to_its_range_and_refused_by_name(agent, setting):
         assert from_dict(type(config), to_dict(config), {"model": type(config.model)}) == config
 
 
-@pytest.mark.parametrize(("agent", "setting"), each_once(), ids=names)
-def test_the_smallest_number_of_a_range_trains(agent, setting):
-    """It may not learn, but it must not fail: else the range is too wide."""
-    low = setting.range.low
-    if setting.range.is_above:
-        low += 1e-6
-    config = override(CONFIGS[agent], [*beside(setting), f"{setting.path}={low}"])
+def ends():
+    """Return every setting with its smallest number, and with the largest of a part of something."""
+    for agent, setting in each_once():
+        yield agent, setting, setting.range.low + 1e-6 * setting.range.is_above
+        if setting.range.high <= 1:
+            yield agent, setting, setting.range.high
+
+
+@pytest.mark.parametrize(("agent", "setting", "number"), list(ends()), ids=names)
+def test_the_ends_of_a_range_train_and_act(agent, setting, number):
+    """They may not learn, but they must not fail: else the range is too wide."""
+    config = override(CONFIGS[agent], [*beside(setting), f"{setting.path}={number}"])
     if setting.path == "model.replay_rows":  # a replay of one window, of one row
         config = override(config, ["model.replay_windows=1", "training.unroll_length=1"])
     with build_environment(config) as environment:
         trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=100, seed=1)
         losses, _ = trainer.update()
         trainer.update()
+        evaluate(trainer.agent, environment, episodes=1, seed=1, max_steps=2)
     # Of an entry that did not change there is nothing to explain.
     assert all(x.isfinite() for name, x in losses.items() if not name.endswith("_explained"))
 

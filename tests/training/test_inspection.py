@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from merlin.errors import MerlinError
 from merlin.runs.run import build_agent, build_environment
+from merlin.training.inspection import _loosened
 from merlin.training.trainer import Trainer
 from tests.environments import examples  # noqa: F401 (they register themselves)
 from tests.training.test_trainer import tiny
@@ -74,3 +77,10 @@ def test_numbers_well_beyond_a_box_are_a_warning(value, is_told):
     warnings = update(NUMBERS, put("clock", value)).inspection.warnings
     assert list(warnings) == ["clock"] * is_told
     assert not is_told or "outside of the bounds that it declares, -1 to 100" in warnings["clock"]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int64, np.uint64, np.float16, np.float32, np.float64])
+def test_a_box_of_any_type_has_bounds_or_can_hold_nothing_else(dtype):
+    bounds = _loosened(Box(0, 1, (2,), dtype))
+    assert (bounds is None) == (dtype is bool)
+    assert bounds is None or ((bounds[0] <= 0).all() and (bounds[1] >= 1).all())

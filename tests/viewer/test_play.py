@@ -11,9 +11,10 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import MultiDiscrete
+from gymnasium.spaces import Box, MultiDiscrete
 
 from merlin import tasks
 from merlin.errors import MerlinError
@@ -87,6 +88,30 @@ def test_pictures_are_as_large_as_fits(shape, columns, rows, expected):
 def test_blocks_beside_each_other_are_filled_up():
     assert beside(Block(["ab"], 2), Block(["c", "d"], 1)) == Block(["ab  c", "    d"], 5)
     assert beside(Block(["a", "b"], 1), Block(["c"], 1), 1).lines == ["a c", "b  "]
+
+
+class Writing(gymnasium.Env):
+    """Writes over its actions, and calls its own what it likes."""
+
+    observation_space, action_space = Box(-1, 1, (2,)), MultiDiscrete([3, 2])
+    scores = (0, 0)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.heard = action.tolist()
+        action[:] = 0
+        return np.zeros(2, np.float32), 0.0, True, False, {}
+
+
+def test_an_environment_of_others_may_write_over_its_actions_and_have_scores_of_its_own():
+    game = Game(f"{__name__}:Writing", {}, seed=0)
+    for _ in range(2):
+        game.start()
+        game.act(2)
+        assert game.unwrapped.heard == [2, 0] and game.scores() == {}
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)

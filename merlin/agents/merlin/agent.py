@@ -95,11 +95,15 @@ class MerlinActivations(NamedTuple):
 
 
 class MerlinExtras(NamedTuple):
-    """What the latent was sampled with, what it was, and the slot that it was written to."""
+    """What the latent was sampled with, what it was, and the slot that it was written to.
+
+    `read_weights` are those of the predictor that it was written with, of a memory that names no slot.
+    """
 
     noise: Float[Tensor, "*batch Z"]
     latent: Float[Tensor, "*batch Z"]
     slots: Int[Tensor, "*batch"] | None
+    read_weights: Float[Tensor, "*batch K _"] | None = None
 
 
 class Policy(nn.Module):
@@ -314,7 +318,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         state: MerlinState = perceived.state
         predictor, weights, slots = self.predictor.advance(latent, action, state.predictor, extras.slots)
         strengths = self.predictor.read_strengths(predictor) if self.config.value_transport else None
-        return Advanced(state._replace(predictor=predictor), extras._replace(slots=slots), weights, strengths)
+        extras = extras._replace(slots=slots, read_weights=weights.detach() if slots is None else None)
+        return Advanced(state._replace(predictor=predictor), extras, weights, strengths)
 
     def policy_features(self, activations: MerlinActivations) -> Float[Tensor, "*batch F"]:
         """Return what the policy's heads read: [sg(z), h~, m~], and its own encoding, if it has one."""
@@ -388,7 +393,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             state, weights = stepping.recall(latent, reset_state(state, is_first), encoding)
             slot = None if extras.slots is None else extras.slots[t]
             rows.append((state.policy_hidden, state.policy_read_words))
-            memory, _ = self.memory.write(self.memory_state(state), latent, weights.detach(), slot)
+            weights = weights.detach() if extras.read_weights is None else extras.read_weights[t]
+            memory, _ = self.memory.write(self.memory_state(state), latent, weights, slot)
             state = self.with_memory(state, memory)
         hidden, words = map(torch.stack, zip(*rows, strict=True))
         activations = MerlinActivations(extras.latent, extras.latent, extras.latent, hidden, words, encodings)

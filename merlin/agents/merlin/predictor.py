@@ -9,6 +9,7 @@ from gymnasium import Space
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from merlin import distributed
 from merlin.experience import Unroll
 from merlin.latents import LatentConfig, kl_nats, make_family, split_kl_nats
 from merlin.memory import MemoryConfig, Reader, make_memory
@@ -340,7 +341,8 @@ class Predictor(nn.Module):
             rate = torch.where(self.observation_nats == 0, 1.0, 0.01)
             marginals = self.decoder.update_marginals(unroll.observation, unroll.is_valid)
             worth = sum_entries(marginals.values(), self.observation_nats)
-            self.observation_nats += rate * unroll.is_valid.any() * (worth - self.observation_nats)
+            some = distributed.total(unroll.is_valid.any().float()).clamp(max=1)
+            self.observation_nats += rate * some * (worth - self.observation_nats)
         if self.config.kl_cost is not None:
             return torch.as_tensor(self.config.kl_cost)
         return (self.observation_nats.clamp(min=4.25) / self.config.kl_reference_nats).clamp(max=1.0)
