@@ -187,6 +187,10 @@ class CaptureTheFlag(FramedWorld):
         super().load_state_dict(state)
         self._begin(torch.arange(self.num_games))
 
+    def _start_where(self, begins: Bool[Tensor, " B"]) -> None:
+        super()._start_where(begins)
+        self._begin(begins.nonzero().squeeze(1).cpu())  # a row is a game, or not all of its rows could begin alone
+
     def _begin(self, games: Int64[Tensor, "L"]) -> None:
         self._plan(games)
         for game in games.tolist():
