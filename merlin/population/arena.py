@@ -8,8 +8,8 @@ a cohort of games ends, so that games that end together are all dealt anew. A ga
 by one with the same players.
 
 Where an agent becomes another's copy while it plays, its rows are masked until their games end (`is_stale`): they count
-neither in losses nor in ratings, and the copy begins in them with an empty state. So no state of the old agent meets
-weights of the new one.
+neither in losses nor in ratings, are no episodes in reports, and the copy begins in them with an empty state. So no
+state of the old agent meets weights of the new one.
 
 Of several processes each acts for some of the agents. Actions are exchanged at every step, and all processes play all
 games: the same ones, from the same seed.

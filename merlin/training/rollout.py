@@ -115,7 +115,7 @@ class Collection:
         self._final_values.append(self._final_value(following))
         episode_return = self._episode_return + following.reward
         episode_length = self._episode_length + ~timestep.is_last
-        counts = ~(timestep.is_last | following.is_cut)  # no row that an episode ends with is masked, unless all of it is
+        counts = ~(timestep.is_last | following.is_cut)  # an episode whose last row is masked does not
         self._ended.append((is_end & counts, episode_return, episode_length, following.success))
         self._truncated.append(following.truncated & ~following.terminated)
         self._episode_return = episode_return.masked_fill(is_end, 0)

@@ -247,8 +247,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         self._start_some(begins)
         for name, old in before.items():
             new = getattr(self, name)
-            where = begins.to(new.device).view(-1, *[1] * (new.ndim - 1))  # a count may lie on the host
-            setattr(self, name, torch.where(where, new, old) if new.ndim else new)
+            setattr(self, name, torch.where(begins.view(-1, *[1] * (new.ndim - 1)), new, old) if new.ndim else new)
         self.num_taken, self.has_ended = (
             self.num_taken.masked_fill(begins, 0),
             self.has_ended.masked_fill(begins, False),

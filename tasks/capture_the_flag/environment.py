@@ -188,8 +188,9 @@ class CaptureTheFlag(FramedWorld):
         self._begin(torch.arange(self.num_games))
 
     def _start_where(self, begins: Bool[Tensor, " B"]) -> None:
-        super()._start_where(begins)
-        self._begin(begins.nonzero().squeeze(1).cpu())  # a row is a game, or not all of its rows could begin alone
+        if len(self.seats) > 1:
+            super()._start_where(begins)  # which refuses: players of a game begin together
+        self._restart(begins.nonzero().squeeze(1))
 
     def _begin(self, games: Int64[Tensor, "L"]) -> None:
         self._plan(games)
