@@ -94,8 +94,8 @@ def train(
         raise MerlinError("A population trains on one task, but a curriculum of several came: leave out curriculum.")
     if config.training.evaluation_steps is not None and not resume:
         raise MerlinError(
-            "Agents of a population are rated by their games and not evaluated in training, so training.evaluation_steps "
-            f"must be none, but is {config.training.evaluation_steps}: leave it out."
+            "A population is rated by its games and not evaluated in training, so training.evaluation_steps must be "
+            f"none, but is {config.training.evaluation_steps}: leave it out."
         )
     with distributed.joined(resolve_device(config.device)):
         return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream, on_start)
