@@ -8,8 +8,8 @@ a cohort of games ends, so that games that end together are all dealt anew. A ga
 by one with the same players.
 
 Where an agent becomes another's copy while it plays, its rows are masked until their games end (`is_stale`): they count
-neither in losses nor in ratings, and the copy begins in them with an empty state. So no state of the old agent meets
-weights of the new one.
+neither in losses nor in ratings, are no episodes in reports, and the copy begins in them with an empty state. So no
+state of the old agent meets weights of the new one.
 
 Of several processes each acts for some of the agents. Actions are exchanged at every step, and all processes play all
 games: the same ones, from the same seed.
@@ -94,7 +94,8 @@ class Arena:
         """Mask the running games of a participant that has become a copy of another."""
         rows = participant.rows
         if len(rows):
-            self.is_stale = self.is_stale.index_copy(0, rows, ~self.timestep.is_first.index_select(0, rows))
+            runs = ~(self.timestep.is_first | self.timestep.is_last).index_select(0, rows)
+            self.is_stale = self.is_stale.index_copy(0, rows, runs)
             participant.forget()
             participant.look(self._share(self.timestep, participant, rows))
 
@@ -116,10 +117,10 @@ class Arena:
         for _ in range(unroll_length):
             action = self._act({index: collection.act() for index, collection in collections.items()})
             self.timestep, self.events = self.environment.step(action), self.environment.events
-            num_ended = self._end_games(results)
+            self._end_games(results)
             for index, collection in collections.items():
                 collection.take(self._share(self.timestep, acting[index], acting[index].rows))
-            if num_ended >= enough:
+            if len(self.beginning) >= enough:  # a step after they ended, in gymnasium's autoreset mode NEXT_STEP
                 break
         windows = {}
         for index, collection in collections.items():
@@ -142,13 +143,13 @@ class Arena:
             action = torch.where(are_bots.view(-1, *[1] * (action.ndim - 1)), bots, action)
         return action
 
-    def _end_games(self, results: list[Results]) -> int:
-        """Add the games that have just ended to the results, and return their number."""
+    def _end_games(self, results: list[Results]) -> None:
+        """Add the games that have just ended to the results."""
         timestep, rows = self.timestep, self.players.rows
         self.returns = self.returns + timestep.reward
         is_end = timestep.is_end
         if not bool(is_end.any()):
-            return 0
+            return
         ended = is_end[rows].flatten(1)
         if bool((ended.any(1) != ended.all(1)).any()):
             raise EnvironmentFailure(
@@ -162,7 +163,6 @@ class Arena:
         results.append(Results(self.agent_of[rows][counts].cpu(), scores[counts].double().cpu()))
         self.returns = self.returns.masked_fill(is_end, 0)
         self.is_stale = self.is_stale & ~is_end
-        return int(ended[:, 0].sum())
 
     def _share(self, timestep: Timestep, who: Participant, rows: Int64[Tensor, "R"]) -> Timestep:
         """Return what an agent is told of its rows: its own reward of their events, and no rows that are masked."""
@@ -201,7 +201,7 @@ class Arena:
         """Go on from a `state_dict`, with members that have gone on from theirs."""
         device = self.environment.device
         self.environment.load_state_dict(state["environment"])
-        self.timestep = from_plain(state["timestep"], self.timestep)
+        self.timestep = from_plain(state["timestep"], self.timestep._replace(final_observation=None))
         self.events = None if state["events"] is None else state["events"].to(device)
         self.agent_of, self.is_stale, self.returns = (
             state[name].to(device) for name in ("agent_of", "is_stale", "returns")

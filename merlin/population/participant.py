@@ -12,7 +12,7 @@ from merlin.environments.batch import Timestep
 from merlin.population.evolution import Hyperparameters
 from merlin.ranges import ranges
 from merlin.states import map_state
-from merlin.training.plain import from_plain, to_plain
+from merlin.training.plain import from_plain, is_state_of, to_plain
 from merlin.training.rollout import RolloutState
 from merlin.training.value_errors import initial_sums
 
@@ -98,7 +98,10 @@ class Participant:
         Args:
             goes_on: The games go on too; else it waits for rows.
         """
-        self.generator.set_state(state["generator"].cpu())
+        if is_state_of(self.generator, drawn := state["generator"].cpu()):
+            self.generator.set_state(drawn)
+        else:  # of a GPU there and a CPU here, or the other way round
+            self.generator.manual_seed(self.generator.initial_seed() + state["env_steps"])
         saved = state["hyperparameters"]
         self.adopt(Hyperparameters(**saved | {"rewards": saved["rewards"] and tuple(saved["rewards"])}))
         self.rows = state["rows"].to(self.device) if goes_on else self.rows[:0]

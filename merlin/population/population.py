@@ -31,7 +31,7 @@ from merlin.population.ratings import INITIAL_RATING, updated
 from merlin.ranges import Range, above
 from merlin.states import map_state
 from merlin.training.inspection import Inspection
-from merlin.training.plain import to_plain
+from merlin.training.plain import is_state_of, to_plain
 from merlin.training.rollout import Episodes
 from merlin.training.trainer import TrainingConfig
 
@@ -209,10 +209,11 @@ class Population:
         left = max(0.0, 1.0 - self.env_steps / self.total_steps)
         learnt: dict[int, Learnt] = {}
         for index, (window, episodes) in windows.items():
-            self.inspection.check(window.unroll)
+            num_steps = self.inspection.check(window.unroll)
             try:
                 with distributed.alone():
-                    losses = self.members[index].update(window, left)
+                    # Of a window that is masked altogether nothing is learnt: momentum alone would move weights.
+                    losses = self.members[index].update(window, left) if num_steps else {}
             except FloatingPointError as error:
                 if not self.config.evolves:
                     raise MerlinError(
@@ -220,7 +221,7 @@ class Population:
                         f"and {self.inspection.blame(window.unroll)}."
                     ) from error
                 losses = None  # an agent that cannot learn will lose, and copy another
-            learnt[index] = Learnt(losses, episodes, int(window.unroll.is_valid.sum()))
+            learnt[index] = Learnt(losses, episodes, num_steps)
         if distributed.world_size() == 1:
             return learnt
         own = {
@@ -372,11 +373,13 @@ class Population:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Go on from a `state_dict`, and return whether the games go on too; else they begin anew.
+        """Go on from a `state_dict`, and return whether games and random choices go on too.
 
-        It may be of another number of processes.
+        They begin anew where the environment cannot be saved, or was on another kind of device. It may be of another
+        number of processes.
         """
         goes_on = state["arena"] is not None
+        goes_on &= is_state_of(self.members[0].generator, state["members"][0]["generator"])
         self.env_steps, self.games_played, self.games = state["env_steps"], state["games_played"], list(state["games"])
         self.ratings = state["ratings"].cpu().clone()
         self.generator.set_state(state["generator"].cpu())

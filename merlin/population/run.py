@@ -38,6 +38,7 @@ from merlin.runs.run import Summary, build_agent, build_environment, interrupts,
 from merlin.runs.settings import from_dict, to_dict
 from merlin.training import checkpoint
 from merlin.training.storage import parse_json, read_json, replace_file
+from merlin.training.trainer import check_transport
 
 CONFIG, JOURNAL, PICTURE, AGENTS = "population.json", "population.jsonl", "population.png", "agents"
 
@@ -91,6 +92,11 @@ def train(
     """
     if config.curriculum.values:
         raise MerlinError("A population trains on one task, but a curriculum of several came: leave out curriculum.")
+    if config.training.evaluation_steps is not None and not resume:
+        raise MerlinError(
+            "A population is rated by its games and not evaluated in training, so training.evaluation_steps must be "
+            f"none, but is {config.training.evaluation_steps}: leave it out."
+        )
     with distributed.joined(resolve_device(config.device)):
         return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream, on_start)
 
@@ -114,6 +120,8 @@ def _train(
             for index in range(population.agents)
         ]
         agents = [build_agent(own, environment) for own in configs]
+        if not resume:
+            check_transport(agents[0], config.training)
         trained = Population(
             agents, environment, config.training, population, total_steps=config.steps, seed=config.seed
         )

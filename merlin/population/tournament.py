@@ -222,6 +222,7 @@ def tournament(
             f"take {games + 1}."
         )
     run_dirs = [directory for name in names if Path(name).is_dir() for directory in run_dirs_of(Path(name))]
+    run_dirs = list(dict.fromkeys(run_dirs))  # an agent may be named twice, as by itself and in its population
     if not run_dirs:
         raise MerlinError(
             f"A tournament needs an agent, but {', '.join(names)} names none: give the directory of a run or of a "

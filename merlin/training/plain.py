@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from merlin.errors import MerlinError
 
@@ -55,6 +55,11 @@ def from_plain(plain: Any, template: Any, path: str = "state") -> Any:
     if isinstance(template, list | tuple):
         return type(template)(_each(dict(enumerate(plain)), dict(enumerate(template)), path).values())
     return plain
+
+
+def is_state_of(generator: Generator, state: Tensor) -> bool:
+    """Return whether a generator can go on from a state, rather than one of another kind of device."""
+    return state.shape == generator.get_state().shape
 
 
 def _each(plain: Any, template: Mapping, path: str) -> dict:

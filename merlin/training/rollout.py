@@ -15,7 +15,7 @@ from merlin.training.value_errors import initial_sums, sum_window
 
 
 class Episodes(NamedTuple):
-    """The episodes that ended in a window, but for those cut to stagger them: one entry each, on the CPU.
+    """The episodes that ended in a window, but for those cut to stagger them, or masked: one entry each, on the CPU.
 
     Success is NaN where the task does not define it.
 
@@ -115,7 +115,8 @@ class Collection:
         self._final_values.append(self._final_value(following))
         episode_return = self._episode_return + following.reward
         episode_length = self._episode_length + ~timestep.is_last
-        self._ended.append((is_end & ~following.is_cut, episode_return, episode_length, following.success))
+        counts = ~(timestep.is_last | following.is_cut)
+        self._ended.append((is_end & counts, episode_return, episode_length, following.success))
         self._truncated.append(following.truncated & ~following.terminated)
         self._episode_return = episode_return.masked_fill(is_end, 0)
         self._episode_length = episode_length.masked_fill(is_end, 0)

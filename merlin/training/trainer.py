@@ -18,7 +18,7 @@ from merlin.experience import Unroll
 from merlin.objectives.value_transport import horizon_steps
 from merlin.ranges import COUNT, Range, above
 from merlin.training.inspection import Inspection
-from merlin.training.plain import from_plain, to_plain
+from merlin.training.plain import from_plain, is_state_of, to_plain
 from merlin.training.rollout import Episodes, Rollout, Source
 
 
@@ -91,7 +91,7 @@ class Trainer:
         )
         self.source: Source = agent.source(self.rollout)
         self.learner = agent.learner(config, self.generator)
-        _check_transport(agent, config)
+        check_transport(agent, config)
         self.inspection = Inspection(environment)
         self.seconds = {"rollout": 0.0, "learning": 0.0}
 
@@ -183,7 +183,7 @@ class Trainer:
         share = state["shares"][distributed.rank()]
         self.env_steps = state["env_steps"]
         drawn, goes_on = share["generator"].cpu(), share["environment"] is not None
-        if drawn.shape == self.generator.get_state().shape:
+        if is_state_of(self.generator, drawn):
             self.generator.set_state(drawn)
         else:  # of a GPU there and a CPU here, or the other way round
             goes_on = False
@@ -200,7 +200,7 @@ class Trainer:
         return goes_on
 
 
-def _check_transport(agent: Agent, config: TrainingConfig) -> None:
+def check_transport(agent: Agent, config: TrainingConfig) -> None:
     """Refuse value transport where there is nothing to transport along, or no window that it fits into."""
     settings = agent.config
     if not settings.value_transport:

@@ -187,6 +187,11 @@ class CaptureTheFlag(FramedWorld):
         super().load_state_dict(state)
         self._begin(torch.arange(self.num_games))
 
+    def _start_where(self, begins: Bool[Tensor, " B"]) -> None:
+        if len(self.seats) > 1:
+            super()._start_where(begins)  # which refuses: players of a game begin together
+        self._restart(begins.nonzero().squeeze(1))
+
     def _begin(self, games: Int64[Tensor, "L"]) -> None:
         self._plan(games)
         for game in games.tolist():

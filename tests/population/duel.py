@@ -66,6 +66,11 @@ class Duel(TensorVectorEnv):
         if self.staggers:
             self.num_steps[len(self.num_steps) // 2 :] = self.length // COHORTS
 
+    def _start_where(self, begins):
+        assert begins.all(), "games that are not staggered begin together"
+        self._start()
+        self.has_ended = torch.zeros_like(begins)
+
     def _observe(self):
         time = (self.num_steps / self.length).float().repeat_interleave(4)
         return {"symbol": self.symbol, "time": time.unsqueeze(1)}

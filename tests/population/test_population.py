@@ -83,6 +83,8 @@ def test_a_population_goes_on_from_its_state_bit_for_bit(name):
     state = to_plain(first.state_dict())
     second = make(name, **settings)
     second.update()  # is elsewhere
+    now = second.arena.timestep
+    second.arena.timestep = now._replace(final_observation=now.observation)  # which is there after any step on a GPU
     for member, own in zip(second.members, weights, strict=True):
         member.agent.load_state_dict(own)
     assert second.load_state_dict(from_plain(state, state))
@@ -94,6 +96,20 @@ def test_a_population_goes_on_from_its_state_bit_for_bit(name):
         copies += len(one.evolutions)
     assert copies > 0
     assert same(to_plain(whole.state_dict()), to_plain(second.state_dict()))
+
+
+def test_a_population_of_another_kind_of_device_goes_on_with_other_games():
+    """Random states of a GPU mean nothing to a CPU; a GPU's has 16 bytes."""
+    first, second = make(past_selves=1, past_every=1), make(past_selves=1, past_every=1)
+    while not first.num_frozen:
+        first.update()
+    state = to_plain(first.state_dict())
+    for saved in (*state["members"], *state["past"], state["arena"]["environment"]):
+        saved["generator"] = torch.zeros(16, dtype=torch.uint8)
+    assert not second.load_state_dict(state)
+    assert torch.equal(second.ratings, first.ratings) and second.env_steps == first.env_steps
+    assert second.arena.timestep.is_first.all() and (second.arena.agent_of >= 0).all()
+    assert second.update().losses
 
 
 def test_a_copy_is_equal_and_shares_no_storage():
@@ -134,12 +150,25 @@ def test_the_running_games_of_a_copy_are_masked_until_they_end():
     assert torch.equal(population.arena.is_stale, running & mine)
     assert all((x == 0).all() for x in tensors(member.state.agent_state))
     windows, results = population.arena.collect(4)
-    for index, (window, _) in windows.items():
-        expected = population.members[index].rows
-        expected = ~(running & mine)[expected]
+    for index, (window, episodes) in windows.items():
+        rows = population.members[index].rows
+        expected = ~(running & mine)[rows]
         assert torch.equal(window.unroll.is_valid, expected.expand(4, -1))
+        assert episodes.lengths.tolist() == [duel.LENGTH] * int((running & ~mine)[rows].sum())
     # a game that the old agent began counts for nobody; here all agents play in all games
     assert len(results.scores) == 0 and not population.arena.is_stale.any()
+
+
+def test_of_a_window_that_is_masked_altogether_nothing_is_learnt():
+    population = make(training={"staggered_episodes": False})
+    population.update()
+    population.update()  # which begins all games anew; momentum is left
+    population.arena.collect(2)
+    population._copy(Copy(1, 0, 0.1))
+    before = {name: x.clone() for name, x in population.members[1].agent.state_dict().items()}
+    happened = population.update()
+    assert happened.losses[1] == {} and happened.losses[0] and not happened.diverged
+    assert same(before, dict(population.members[1].agent.state_dict()))
 
 
 def test_agents_learn_from_their_own_rewards_of_events():
@@ -187,6 +216,22 @@ def test_a_window_ends_where_a_cohort_of_games_does():
     population = make(training={"unroll_length": 3})
     lengths = [len(next(iter(population.arena.collect(3)[0].values()))[0].unroll.reward) for _ in range(6)]
     assert lengths == [3, 1, 3, 1, 3, 1]  # cohorts of games begin four steps apart
+
+
+@pytest.mark.parametrize("unroll_length", [3, 8, 20])
+def test_games_that_begin_a_step_after_others_ended_are_dealt_anew_and_learnt_from(unroll_length):
+    """In gymnasium's autoreset mode NEXT_STEP an episode's last observation is a row of its own."""
+    training = {"unroll_length": unroll_length, "staggered_episodes": False}
+    population = make(count=5, env_kwargs={"autoreset_mode": "NEXT_STEP"}, training=training, evolution_threshold=1.0)
+    ended, dealt, steps, copies = 0, 0, 0, 0
+    while ended < 6 * 4:
+        happened = population.update()
+        ended, dealt = ended + len(happened.results.scores), dealt + len(happened.seats)
+        copies += len(happened.evolutions)
+        assert not population.arena.is_stale.any(), "copies are made where games end, and none runs on"
+        steps += sum(x.lengths.sum() for x in happened.episodes.values())
+    assert copies > 0 and steps == ended * 4 * duel.LENGTH
+    assert dealt == ended - 4 * bool(population.arena.timestep.is_last.all())  # those that ended now begin next
 
 
 def test_results_are_those_of_the_task():

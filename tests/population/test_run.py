@@ -109,6 +109,8 @@ def test_a_tournament_rates_agents(trained, capsys):
     assert all(abs(x.wins + x.draws + x.losses - 1) < 1e-9 for x in found)
     assert all(x.rating_low <= x.rating <= x.rating_high for x in found)
     assert sum(x.wins for x in found) == sum(x.losses for x in found)
+    twice = tournament([str(trained), str(trained / "agents" / "01"), str(trained)], games=4)
+    assert len(twice.standings) == 4 and len({x.name for x in twice.standings}) == 4
     assert main(["tournament", str(trained), "--games", "4", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert len(printed["standings"]) == 4
@@ -167,6 +169,11 @@ def test_standings_are_the_best_first():
         ),
         (["--resume", "nowhere", "--past-every", "3"], "but --past-every, --num-envs, --run-dir came"),
         (["--set", "population.bots=nobody"], "population.bots must be bots of merlin/CaptureTheFlag-v0 (mixed"),
+        (["--set", "training.evaluation_steps=99"], "training.evaluation_steps must be none, but is 99: leave it out"),
+        (
+            ["--agent", "rl-mem", "--set", "model.value_transport=0.9"],
+            "unroll_length must be at least 52, better the length of an episode, but is 16",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, capsys, tmp_path):

@@ -112,6 +112,20 @@ def test_bots_take_seats_and_the_others_are_rows():
             assert torch.equal(info["captures"], all_info["captures"][rows])
 
 
+def test_where_games_alone_begin_anew_bots_know_their_maps():
+    env = CaptureTheFlag(6, size=9, opponents="mixed", team_mate="attacker")
+    env.reset(seed=2)
+    for _ in range(12):
+        env.step(torch.tensor([[1, 2, 1]]).expand(6, -1))
+    before, mask = env.state_dict(), torch.arange(6) % 3 == 0
+    env.reset(options={"reset_mask": mask})
+    for name in env.state_names:
+        assert torch.equal(getattr(env, name)[~mask], before[name][~mask])
+    assert not env.num_steps[mask].any() and not torch.equal(env.cells, before["cells"])
+    maps = env.cells[:, env.grid_positions.flatten()] >= 0
+    assert torch.equal(env.distances, distances(maps.view(-1, 9, 9)))
+
+
 def test_events_are_worth_what_rewards_say():
     worth = torch.arange(13.0) - 6
     env, plain = (
