@@ -4,6 +4,7 @@ import functools
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,14 @@ def describe(error: BaseException) -> str:
     except Exception:  # an exception that cannot say what it is
         message = []
     return f"{type(error).__name__}: {message[0].rstrip('.')[:500]}" if message else type(error).__name__
+
+
+def describe_with_place(error: BaseException) -> str:
+    """Return `describe`'s line, and the last line of code that it passed which is of no installed package, if any."""
+    installed = (str(Path(__file__).parent), sys.prefix, sys.base_prefix, "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(installed)]
+    return describe(error) + (f" at {own[-1].filename}:{own[-1].lineno}" if own else "")
 
 
 @functools.cache
