@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,9 +152,12 @@ def check_unchanged(config: RunConfig, run_dir: Path) -> None:
 def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
     """Make the run directory and keep other processes from it; yield what tells whether it is still this one's.
 
+    What fails before a run has begun leaves nothing behind.
+
     Raises:
         MerlinError: It holds a run and is not to be resumed, another process trains in it, or it cannot be written.
     """
+    was_there = run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,7 +171,14 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
                 f"{option('run-dir')}."
             )
         checkpoint.tidy(run_dir)
-        yield lambda: is_ours() and (run_dir / "config.json").exists()
+        try:
+            yield lambda: is_ours() and (run_dir / "config.json").exists()
+        finally:
+            if not _holds_run(run_dir):
+                with suppress(OSError):
+                    (run_dir / ".lock").unlink()
+                    if not was_there:
+                        run_dir.rmdir()
 
 
 def _holds_run(run_dir: Path) -> bool:

@@ -131,6 +131,20 @@ def test_an_environment_that_is_there_is_played_and_stays_open(num_envs, tmp_pat
     train(env, tmp_path / "run", resume=tmp_path / "run", steps=16 * num_envs, num_envs=None, set=(), agent=None)
 
 
+class Wordless(Coin):
+    def reset(self, *, seed=None, options=None):
+        return "heads", {}
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_what_fails_before_a_run_has_begun_leaves_nothing_behind(was_there, tmp_path):
+    if was_there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(MerlinError, match="Observations must be"):
+        train(Wordless, tmp_path / "run")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "run"] * was_there
+
+
 def test_a_batch_of_ours_keeps_its_preset():
     envs = gymnasium.make_vec("merlin/TMaze-v0", num_envs=5, vectorization_mode="vector_entry_point", length=4)
     config = configure(envs)
