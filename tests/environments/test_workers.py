@@ -32,13 +32,43 @@ def run_misbehaving(vectorization, **env_kwargs):
 @pytest.mark.parametrize(
     "vectorization, misdeed, when, sentence",
     [
-        ("sync", "raise", "step", r"test/Misbehaving-v0 failed in step: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+\."),
-        ("sync", "raise", "reset", r"test/Misbehaving-v0 failed in reset: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+\."),
-        ("sync", "raise", "constructor", r"cannot be built with .*: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+"),
+        (
+            "sync",
+            "raise",
+            "step",
+            r"test/Misbehaving-v0 failed in step: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+\.",
+        ),
+        (
+            "sync",
+            "raise",
+            "reset",
+            r"test/Misbehaving-v0 failed in reset: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+\.",
+        ),
+        (
+            "sync",
+            "raise",
+            "constructor",
+            r"cannot be built with .*: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+",
+        ),
         ("sync", "nan", "step", "Rewards must be finite, but test/Misbehaving-v0 returned nan in environment 0"),
-        ("async", "raise", "step", r"failed in step: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+ \(environment \d\)."),
-        ("async", "raise", "reset", r"failed in reset: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+ \(environment \d\)."),
-        ("async", "raise", "constructor in a worker", r"cannot be built with .*: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+"),
+        (
+            "async",
+            "raise",
+            "step",
+            r"failed in step: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+ \(environment \d\).",
+        ),
+        (
+            "async",
+            "raise",
+            "reset",
+            r"failed in reset: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+ \(environment \d\).",
+        ),
+        (
+            "async",
+            "raise",
+            "constructor in a worker",
+            r"cannot be built with .*: ZeroDivisionError: the moon is full at .*misbehaving.py:\d+",
+        ),
         ("async", "raise what cannot be pickled", "step", "failed in step: LocalError: .*held"),
         ("async", "exit", "step", r"failed in step: the worker process of environment \d ended with status 7."),
         (

@@ -101,6 +101,17 @@ def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
     assert run.evaluate(episodes=5, seed=2) == printed
 
 
+def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones_own(tmp_path, capsys):
+    from merlin.cli import main
+
+    run = train(Coin, tmp_path / "run")
+    assert main(["evaluate", str(run.run_dir), "--episodes", "3"]) == 0
+    found = re.search(r"\n    of random play +(\d\.\d{3}) \(30 episodes\)\n", capsys.readouterr().out)
+    assert found is not None and 1.1 < float(found[1]) < 1.9  # a coin for each of three steps
+    assert main(["evaluate", str(run.run_dir), "--episodes", "3", "--max-steps", "2"]) == 0
+    assert "random" not in capsys.readouterr().out, "no episode ended that it could be compared with"
+
+
 @pytest.mark.parametrize("env", [Coin, lambda **settings: Coin(**settings)], ids=["class", "lambda"])
 def test_a_function_that_makes_environments(env, tmp_path):
     run = train(env, tmp_path / "run", env_kwargs={"reward": 2.0})
