@@ -111,10 +111,13 @@ def describe(error: BaseException) -> str:
 
 def describe_with_place(error: BaseException) -> str:
     """Return `describe`'s line, and the last line of code that it passed which is of no installed package, if any."""
-    installed = (str(Path(__file__).parent), sys.prefix, sys.base_prefix, "<")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(installed)]
-    return describe(error) + (f" at {own[-1].filename}:{own[-1].lineno}" if own else "")
+    installed = (sys.prefix, sys.base_prefix, "<")
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
+        if not f"{module}.".startswith("merlin.") and not file.startswith(installed):
+            place = f" at {file}:{line}"
+    return describe(error) + place
 
 
 @functools.cache

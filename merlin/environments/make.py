@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -22,7 +23,7 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
 from merlin.environments.workers import WorkerFailure, Workers
-from merlin.errors import MerlinError, describe_with_place, quote
+from merlin.errors import MerlinError, describe_with_place, quote, resuming
 from merlin.plugins import check_is_no_file, load_module, nearest
 
 Wrapper = Callable[[gymnasium.Env], Any]
@@ -73,6 +74,8 @@ def _refuse_name(module: str, name: str) -> None:
 
 def _no_such_task(task_id: str) -> MerlinError:
     """Return what to do about an id that nobody registered: ids are alike if they are but for case and version."""
+    if Path(task_id, "config.json").is_file():
+        return MerlinError(f"{quote(task_id)} is a run directory and no task: {resuming(task_id)} goes on with it.")
 
     def likeness(known: str) -> tuple[float, float, int]:
         version = gymnasium.registry[known].version or 0

@@ -148,6 +148,12 @@ def check_unchanged(config: RunConfig, run_dir: Path) -> None:
             )
 
 
+def unwritable(run_dir: Path, error: OSError) -> MerlinError:
+    """Return what to do about a run directory that cannot be written."""
+    why = error.strerror or error
+    return MerlinError(f"The run directory {run_dir} must be writable, but {why}: choose another {option('run-dir')}.")
+
+
 @contextmanager
 def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
     """Make the run directory and keep other processes from it; yield what tells whether it is still this one's.
@@ -161,9 +167,7 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
-        ) from error
+        raise unwritable(run_dir, error) from error
     with alone_in(run_dir, note) as is_ours:
         if not resume and _holds_run(run_dir):
             raise MerlinError(
@@ -202,6 +206,4 @@ def write_config(config: RunConfig, run_dir: Path, spaces: Mapping[str, Any] | N
         run_dir.mkdir(parents=True, exist_ok=True)
         replace_file(run_dir / "config.json", lambda file: file.write(text.encode()))
     except OSError as error:
-        raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
-        ) from error
+        raise unwritable(run_dir, error) from error
