@@ -69,7 +69,9 @@ def _refuse_name(module: str, name: str) -> None:
         return
     there = [key for key, value in vars(sys.modules[module]).items() if callable(value) and not key.startswith("_")]
     hint = nearest(name, [*there, *gymnasium.registry], "correct the name.")
-    raise MerlinError(f"A task module:NAME must be an id, a function or a class, but {module} has no {name!r}: {hint}")
+    raise MerlinError(
+        f"A task module:NAME must be an id, a function or a class, but {module} has none named {name!r}: {hint}"
+    )
 
 
 def _no_such_task(task_id: str) -> MerlinError:

@@ -102,7 +102,7 @@ gymnasium.register("test/Lengthy-v0", entry_point=Lengthy)
         ({"task": "a:b:Id-v0"}, "cannot be imported"),
         (
             {"task": "tests.environments.misbehaving:Misbehavin"},
-            r"tests\.environments\.misbehaving has no 'Misbehavin': did you mean 'Misbehaving'\?$",
+            r"tests\.environments\.misbehaving has none named 'Misbehavin': did you mean 'Misbehaving'\?$",
         ),
         ({"task": "tests.environments.misbehaving:CartPole-v9"}, "nearest of which is 'CartPole-v1'"),
         ({"task": "a/b.py:Id-v0"}, "'a/b.py' is a file: write b:Id-v0, and add its folder to sys.path"),
