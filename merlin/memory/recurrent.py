@@ -4,6 +4,8 @@ One tensor is the whole state, so that whatever keeps an LSTM's state keeps this
 dictionary, a list. Zeros are the state at the start of an episode, so that multiplying by 0 resets it.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -114,8 +116,9 @@ class MemoryLSTM(nn.Module):
         elif is_flat:
             packed = packed.unsqueeze(1)
         self._check(x, packed, first)
-        steps = self._steps
-        if len(x) > 1 and (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+        steps: Any = self._steps
+        is_traced = torch.jit.is_tracing() or torch.compiler.is_exporting()  # pyright: ignore[reportPrivateImportUsage]
+        if len(x) > 1 and is_traced:
             raise MerlinError(
                 f"Of a MemoryLSTM a single step can be traced or exported, but the input has {len(x)}: give it one."
             )

@@ -200,9 +200,9 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         try:
             outcome = self._step(actions)
         except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
-            space = self.single_action_space
-            if isinstance(space, Box):
+            if dtype is not torch.int64:
                 raise
+            space = self.single_action_space
             highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1)
             came = actions.cpu()
             if (came < 0).any() or (came > highest).any():
