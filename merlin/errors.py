@@ -4,6 +4,7 @@ import functools
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +113,17 @@ def describe(error: BaseException) -> str:
     except Exception:  # an exception that cannot say what it is
         message = []
     return f"{type(error).__name__}: {message[0].rstrip('.')[:500]}" if message else type(error).__name__
+
+
+def describe_with_place(error: BaseException) -> str:
+    """Return `describe`'s line, and the last line of code that it passed which is of no installed package, if any."""
+    installed = (sys.prefix, sys.base_prefix, "<")
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
+        if not f"{module}.".startswith("merlin.") and not file.startswith(installed):
+            place = f" at {file}:{line}"
+    return describe(error) + place
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from merlin.errors import MerlinError, describe, is_on_the_command_line
+from merlin.errors import MerlinError, describe_with_place, is_on_the_command_line
 
 Class = TypeVar("Class")
 
@@ -47,16 +48,31 @@ def load_module(module: str, name: str) -> ModuleType:
     Raises:
         MerlinError: It cannot be imported.
     """
+    check_is_no_file(module, name.rpartition(":")[2])
     try:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the module does while it is imported
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         root = Path(module.partition(".")[0])
         place = "." if root.is_dir() or root.with_name(f"{root.name}.py").is_file() else "DIR"
-        told = f"say where it lies with --import-from {place}"
-        where = told if is_on_the_command_line() else "add its folder to sys.path"
-        hint = f": install it, or {where}" if is_missing else ""
-        raise MerlinError(f"The module of {name!r} cannot be imported: {describe(error)}{hint}.") from error
+        hint = f": install it, or {_lies_in(place)}" if is_missing else ""
+        raise MerlinError(f"The module of {name!r} cannot be imported: {describe_with_place(error)}{hint}.") from error
+
+
+def check_is_no_file(module: str, name: str) -> None:
+    """Raise a MerlinError if a module is named by its file, as Python's own command takes it."""
+    if module.endswith(".py"):
+        *folders, file = Path(module).parts
+        raise MerlinError(
+            f"A module is named as in `import`, but {module!r} is a file: write {file.removesuffix('.py')}:{name}"
+            + (f", and {_lies_in(shlex.quote(str(Path(*folders))))}." if folders else ".")
+        )
+
+
+def _lies_in(folder: str) -> str:
+    """Return what to do for modules of a folder to be found."""
+    told = f"say where it lies with `--import-from {folder}`"
+    return told if is_on_the_command_line() else "add its folder to sys.path"
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def _make_writable(out: Path) -> None:
         (out / ".analysis.json").write_text("", encoding="utf-8")
     except OSError as error:
         raise MerlinError(
-            f"{out} must be a directory to write into, but {error}: choose another {option('out')}."
+            f"{out} must be a directory to write into, but {error.strerror or error}: choose another {option('out')}."
         ) from error
 
 

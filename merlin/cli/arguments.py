@@ -30,6 +30,9 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
+            message += f": did you mean {near[0]!r}?" if near else ""
         self.fail(message, f"{self.prog} --help")
 
     def fail(self, message: str, more: str = "") -> NoReturn:

@@ -45,22 +45,22 @@ def new_config(options: argparse.Namespace) -> "RunConfig":
 
 def resumed_config(options: argparse.Namespace) -> "RunConfig":
     """Return the configuration of the run that `--resume` names, which goes on as it began."""
-    names = ("task", "agent", "preset", "seed", "num_envs", "env_kwargs", "vectorization", "wrap", "run_dir",
+    names = ("task", "agent", "preset", "seed", "num_envs", "env_kwargs", "wrap", "run_dir",
              "started_from", "started_from_checkpoint")  # fmt: skip
     given = ["TASK" if name == "task" else flag(name) for name in names if getattr(options, name) is not None]
     given += [f"--set {setting}" for setting in options.set if not setting.startswith("training.")]
     if given:
         options.parser.error(
-            f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --wandb and --set "
-            f"training.* may change, but {', '.join(given)} came: leave that out"
+            f"--resume continues a run as it began, so only --steps, --max-seconds, --device, --vectorization, "
+            f"--wandb, --tensorboard and --set training.* may change, but {', '.join(given)} came: leave that out"
         )
     from merlin.runs.configure import changed
     from merlin.runs.directory import load_config
 
     config = load_config(options.resume)
     try:
-        given = {name: value for name in ("steps", "device") if (value := getattr(options, name)) is not None}
-        return changed(config, given, options.set)
+        values = {name: getattr(options, name) for name in ("steps", "device", "vectorization")}
+        return changed(config, {name: value for name, value in values.items() if value is not None}, options.set)
     except MerlinError as error:
         refuse(options, error)
 

@@ -59,7 +59,7 @@ def evaluate(options: argparse.Namespace) -> int:
         player = load(options.run_dir, options.checkpoint, device)
         weights = player.weights
         assert weights is not None, "a run's agent has some of its weights"
-        result, scores = play_held_out(
+        result, references = play_held_out(
             player.agent,
             config,
             episodes=options.episodes,
@@ -71,6 +71,7 @@ def evaluate(options: argparse.Namespace) -> int:
             as_told=options.env_kwargs is not None,
             tell=Progress(),
             note=partial(print, file=sys.stderr),
+            plays_at_random=not options.json,
         )
     if options.json:
         defined = {name: value if math.isfinite(value) else None for name, value in result.items()}  # JSON has no NaN
@@ -87,12 +88,15 @@ def evaluate(options: argparse.Namespace) -> int:
             "episode return",
             f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}" if ended else "-",
         ),
-        *((f"  of {name} play", f"{score:.3f}") for name, score in scores.items()),
+        *(
+            (f"  of {name} play", f"{mean:.3f}" + (f" ({played} episodes)" if played else ""))
+            for name, (mean, played) in references.items()
+        ),
         ("episode length", f"{result['episode_length_mean']:.1f} steps" if ended else "-"),
         ("episodes", f"{ended:,}"),
     ]
     if "success_rate" in result:
-        rows.insert(1 + len(scores), ("success rate", f"{result['success_rate']:.1%}"))
+        rows.insert(1 + len(references), ("success rate", f"{result['success_rate']:.1%}"))
     print_table(rows)
     if "unfinished_episodes" in result:
         print(

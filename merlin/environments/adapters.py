@@ -230,7 +230,7 @@ def token_reader(space: Tokens, split: Callable[[str], list[str]] | None = None)
         pieces = split(text)
         unknown = [piece for piece in pieces if piece not in ids]
         if unknown or len(pieces) > length:
-            raise ValueError(repr(unknown[0]) if unknown else f"{len(pieces)} tokens")
+            raise ValueError(f"{unknown[0]!r}, which is none of its tokens" if unknown else f"{len(pieces)} tokens")
         padded = np.zeros(length, dtype=space.dtype)
         padded[: len(pieces)] = [ids[piece] for piece in pieces]
         padded.flags.writeable = False

@@ -5,9 +5,11 @@ import importlib
 import inspect
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -21,8 +23,8 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
 from merlin.environments.workers import WorkerFailure, Workers
-from merlin.errors import MerlinError, describe, quote
-from merlin.plugins import load_module
+from merlin.errors import MerlinError, describe_with_place, quote, resuming
+from merlin.plugins import check_is_no_file, load_module, nearest
 
 Wrapper = Callable[[gymnasium.Env], Any]
 
@@ -51,6 +53,8 @@ def find_spec(task: str) -> EnvSpec:
             found = getattr(found, part, None)
         if callable(found):
             return spec_of(task_id, found)
+        _refuse_name(module, task_id)
+    check_is_no_file(task, "NAME")
     if task_id not in gymnasium.registry:
         _import_quietly([name for prefix, name in REGISTERED_BY.items() if task_id.startswith(prefix)])
     if task_id not in gymnasium.registry:
@@ -59,8 +63,21 @@ def find_spec(task: str) -> EnvSpec:
     return gymnasium.registry[task_id]
 
 
+def _refuse_name(module: str, name: str) -> None:
+    """Raise a MerlinError about a name that is neither an id nor in a module, unless it looks like an id."""
+    if name in gymnasium.registry or re.search(r"-v\d+$|/", name):
+        return
+    there = [key for key, value in vars(sys.modules[module]).items() if callable(value) and not key.startswith("_")]
+    hint = nearest(name, [*there, *gymnasium.registry], "correct the name.")
+    raise MerlinError(
+        f"A task module:NAME must be an id, a function or a class, but {module} has none named {name!r}: {hint}"
+    )
+
+
 def _no_such_task(task_id: str) -> MerlinError:
     """Return what to do about an id that nobody registered: ids are alike if they are but for case and version."""
+    if Path(task_id, "config.json").is_file():
+        return MerlinError(f"{quote(task_id)} is a run directory and no task: {resuming(task_id)} goes on with it.")
 
     def likeness(known: str) -> tuple[float, float, int]:
         version = gymnasium.registry[known].version or 0
@@ -202,7 +219,7 @@ def _make_view(spec: EnvSpec, env_kwargs: dict[str, Any], wrappers: dict[str, Wr
         except Exception as error:
             raise MerlinError(
                 f"A wrapper is called with one environment and nothing else, but {name} failed around {spec.id}: "
-                f"{describe(error)}."
+                f"{describe_with_place(error)}."
             ) from error
         if not isinstance(wrapped, gymnasium.Env):
             raise MerlinError(
@@ -219,7 +236,7 @@ def _check_free(env_kwargs: dict[str, Any], taken: set[str]) -> None:
 
 def _cannot_be_built(spec: EnvSpec, env_kwargs: dict[str, Any], error: BaseException) -> MerlinError:
     settings = f" with {env_kwargs}" if env_kwargs else ""
-    reason = str(error) if isinstance(error, WorkerFailure) else describe(error)
+    reason = str(error) if isinstance(error, WorkerFailure) else describe_with_place(error)
     reason = re.sub(r" was raised from the environment creator for .*", "", reason)  # gymnasium's, of a TypeError
     if (told := unknown_argument(spec, reason) or wrong_argument(spec, env_kwargs)) is not None:
         return MerlinError(f"{told}.")

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
-from merlin.errors import EnvironmentFailure, describe
+from merlin.errors import EnvironmentFailure, describe_with_place
 from merlin.networks.spaces import ROOT, shape_of
 
 STEP = ("observation", "reward", "terminated", "truncated", "info")
@@ -100,7 +100,7 @@ def text_reader(task: str, path: str, read: Callable[[str], np.ndarray]) -> Read
 
 def failed(task: str, what: str, error: BaseException) -> EnvironmentFailure:
     """Return the sentence about what an environment raised."""
-    return EnvironmentFailure(f"{task} failed in {what}: {describe(error)}.")
+    return EnvironmentFailure(f"{task} failed in {what}: {describe_with_place(error)}.")
 
 
 def parts_of(answer: Any, names: tuple[str, ...], task: str, method: str) -> tuple[Any, ...]:

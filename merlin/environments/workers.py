@@ -24,7 +24,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import _async_worker
 
-from merlin.errors import EnvironmentFailure, MerlinError, describe
+from merlin.errors import EnvironmentFailure, MerlinError, describe_with_place
 
 LOOK_SECONDS = 0.25
 """Between looks at whether the run is to end, while a worker is waited for."""
@@ -189,7 +189,7 @@ def run_worker(
         _async_worker(index, env_fn, pipe, parent_pipe, memory, _RaisedAgain(), *rest)  # pyright: ignore[reportArgumentType]
     except BaseException as error:  # sys.exit() too
         is_sentence = isinstance(error, MerlinError)
-        reason = str(error) if is_sentence else describe(error)
+        reason = str(error) if is_sentence else describe_with_place(error)
         with suppress(OSError):  # the environment has closed files that it did not open
             failures.put((index, reason, is_sentence, traceback.format_exc()[-8000:]))
 

@@ -119,7 +119,7 @@ def _alone_in(directory: Path) -> Iterator[int]:
         file = open(directory / ".lock", "w", encoding="utf-8")
     except OSError as error:
         raise MerlinError(
-            f"{directory} must be a directory to write into, but {error}: choose another --out."
+            f"{directory} must be a directory to write into, but {error.strerror or error}: choose another --out."
         ) from error
     with file:
         try:

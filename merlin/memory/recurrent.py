@@ -4,6 +4,8 @@ One tensor is the whole state, so that whatever keeps an LSTM's state keeps this
 dictionary, a list. Zeros are the state at the start of an episode, so that multiplying by 0 resets it.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -114,7 +116,15 @@ class MemoryLSTM(nn.Module):
         elif is_flat:
             packed = packed.unsqueeze(1)
         self._check(x, packed, first)
-        outputs, after = self._steps(x, packed, first)
+        steps: Any = self._steps
+        is_traced = torch.jit.is_tracing() or torch.compiler.is_exporting()  # pyright: ignore[reportPrivateImportUsage]
+        if len(x) > 1 and is_traced:
+            raise MerlinError(
+                f"Of a MemoryLSTM a single step can be traced or exported, but the input has {len(x)}: give it one."
+            )
+        if len(x) > 1 and torch.compiler.is_compiling():
+            steps = torch.compiler.disable(steps)  # a window is written in place, and is as large as what is in memory
+        outputs, after = steps(x, packed, first)
         if not is_batch:
             outputs, after = outputs.squeeze(1), after.squeeze(1) if is_flat else after
         outputs = outputs.transpose(0, 1) if swaps else outputs
@@ -162,12 +172,16 @@ class MemoryLSTM(nn.Module):
 
     def _check(self, x: Tensor, packed: Tensor, is_first: Tensor | None) -> None:
         wanted = (1, x.shape[1] if x.ndim == 3 else 0, self.state_size)
-        must = None
-        if x.ndim != 3 or x.shape[2] != self.input_size or len(x) < 1:
-            must, came = f"the input must be [T, B, {self.input_size}] of at least one step", list(x.shape)
+        axes, must = "[B, T" if self.batch_first else "[T, B", None
+        if x.ndim != 3 or x.shape[2] != self.input_size or not (len(x) and x.shape[1]):
+            must, came = f"the input must be {axes}, {self.input_size}] of at least one step", self._order(x)
         elif tuple(packed.shape) != wanted:
             must, came = f"the state must be {list(wanted)}, or two halves of it", list(packed.shape)
         elif is_first is not None and is_first.shape != x.shape[:2]:
-            must, came = f"is_first must be {list(x.shape[:2])}, time first", list(is_first.shape)
+            must, came = f"is_first must be {axes}], which is {self._order(x)[:2]}", self._order(is_first)
         if must is not None:
             raise MerlinError(f"Of a MemoryLSTM {must}, but it is {came}: correct what is passed.")
+
+    def _order(self, x: Tensor) -> list[int]:
+        """Return the shape as the caller knows it."""
+        return list(x.transpose(0, 1).shape if self.batch_first and x.ndim > 1 else x.shape)

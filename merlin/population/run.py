@@ -30,7 +30,7 @@ from merlin.errors import MerlinError, describe, option
 from merlin.population.evolution import Hyperparameters
 from merlin.population.population import Evolution, Population, PopulationConfig, Round, member_seed
 from merlin.runs.agent_spaces import to_config
-from merlin.runs.directory import write_config
+from merlin.runs.directory import unwritable, write_config
 from merlin.runs.lock import alone_in
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -426,9 +426,7 @@ def _claim(run_dir: Path, resume: bool, notes: list[str], stack: ExitStack) -> N
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
-        ) from error
+        raise unwritable(run_dir, error) from error
     stack.enter_context(alone_in(run_dir, notes.append))
     for directory in (run_dir, *(run_dir / AGENTS).glob("*")):
         checkpoint.tidy(directory)

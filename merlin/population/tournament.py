@@ -185,7 +185,7 @@ def write(found: Tournament, out: Path, title: str) -> None:
         plot_points(names, found.points, out / "points.png", title)
     except OSError as error:
         raise MerlinError(
-            f"The directory {out} must be writable, but {error}: choose another {option('out')}."
+            f"The directory {out} must be writable, but {error.strerror or error}: choose another {option('out')}."
         ) from error
 
 

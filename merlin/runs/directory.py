@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,19 +148,26 @@ def check_unchanged(config: RunConfig, run_dir: Path) -> None:
             )
 
 
+def unwritable(run_dir: Path, error: OSError) -> MerlinError:
+    """Return what to do about a run directory that cannot be written."""
+    why = error.strerror or error
+    return MerlinError(f"The run directory {run_dir} must be writable, but {why}: choose another {option('run-dir')}.")
+
+
 @contextmanager
 def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
     """Make the run directory and keep other processes from it; yield what tells whether it is still this one's.
 
+    What fails before a run has begun leaves nothing behind.
+
     Raises:
         MerlinError: It holds a run and is not to be resumed, another process trains in it, or it cannot be written.
     """
+    was_there = run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
-        ) from error
+        raise unwritable(run_dir, error) from error
     with alone_in(run_dir, note) as is_ours:
         if not resume and _holds_run(run_dir):
             raise MerlinError(
@@ -168,7 +175,14 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
                 f"{option('run-dir')}."
             )
         checkpoint.tidy(run_dir)
-        yield lambda: is_ours() and (run_dir / "config.json").exists()
+        try:
+            yield lambda: is_ours() and (run_dir / "config.json").exists()
+        finally:
+            if not _holds_run(run_dir):
+                with suppress(OSError):
+                    (run_dir / ".lock").unlink()
+                    if not was_there:
+                        run_dir.rmdir()
 
 
 def _holds_run(run_dir: Path) -> bool:
@@ -192,6 +206,4 @@ def write_config(config: RunConfig, run_dir: Path, spaces: Mapping[str, Any] | N
         run_dir.mkdir(parents=True, exist_ok=True)
         replace_file(run_dir / "config.json", lambda file: file.write(text.encode()))
     except OSError as error:
-        raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error}: choose another {option('run-dir')}."
-        ) from error
+        raise unwritable(run_dir, error) from error

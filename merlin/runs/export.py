@@ -129,7 +129,9 @@ def export(
     except MerlinError:
         raise
     except OSError as error:
-        raise MerlinError(f"{path} must be writable, but {error}: choose another {option('out')}.") from error
+        raise MerlinError(
+            f"{path} must be writable, but {error.strerror or error}: choose another {option('out')}."
+        ) from error
     except Exception as error:  # whatever an agent's step makes of being traced
         raise MerlinError(
             f"The step of {type(agent).__name__} must be a program without branches on data to be exported, "

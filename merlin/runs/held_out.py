@@ -1,8 +1,9 @@
 """Held-out episodes of a run's task: what `merlin evaluate` plays."""
 
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from merlin.agents import Agent
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
@@ -11,9 +12,18 @@ from merlin.runs.agent_spaces import AgentSpaces, check_same_spaces
 from merlin.runs.build import build_environment, build_judged
 from merlin.runs.presets import RunConfig
 from merlin.training.evaluation import HELD_OUT_SEED, Evaluation, evaluate
+from merlin.training.random_play import RANDOM_EPISODES, random_return
 
 Shown = Literal["own", "zeroed", "frozen", "shuffled"]
 """Which memory an agent is shown."""
+
+
+class Reference(NamedTuple):
+    """The mean return of a reference policy."""
+
+    mean: float
+    episodes: int | None = None
+    """Episodes that were played for it; None where the task knows it."""
 
 
 def play_held_out(
@@ -29,7 +39,8 @@ def play_held_out(
     as_told: bool = False,
     tell: Callable[[Evaluation], object] | None = None,
     note: Callable[[str], object] = lambda _: None,
-) -> tuple[dict[str, Any], dict[str, float]]:
+    plays_at_random: bool = False,
+) -> tuple[dict[str, Any], dict[str, Reference]]:
     """Return an agent's scores in held-out episodes, and the scores of reference policies where the task knows them.
 
     Args:
@@ -40,6 +51,8 @@ def play_held_out(
         as_told: Play the task with the settings of `config`, also where an agent would play against itself.
         tell: Is called after each step, to show progress.
         note: Is told of the bots that it plays against instead.
+        plays_at_random: Play random episodes too, where the task does not know what they earn and they all end within
+            a second, or a tenth of the time that the agent's took.
 
     Raises:
         MerlinError: The environment has other spaces than the agent's, or a number makes no sense.
@@ -60,6 +73,7 @@ def play_held_out(
             )
         theirs = AgentSpaces(agent.spaces, agent.action_space)
         check_same_spaces(theirs, environment, config.task, "the agent was trained with")
+        begin = time.monotonic()
         result = evaluate(
             agent if memory == "own" else MemoryAblation(agent, memory),
             environment,
@@ -70,4 +84,10 @@ def play_held_out(
             max_steps=max_steps,
             tell=tell,
         )
-        return result, environment.scores
+        references = {name: Reference(score) for name, score in environment.scores.items()}
+        if plays_at_random and result["episodes"] and "random" not in references:
+            seconds = max(1.0, 0.1 * (time.monotonic() - begin))
+            mean = random_return(environment, seed + HELD_OUT_SEED, seconds)
+            if mean is not None:
+                references = {"random": Reference(mean, RANDOM_EPISODES), **references}
+        return result, references

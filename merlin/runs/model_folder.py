@@ -44,13 +44,16 @@ def save_folder(
         raise MerlinError(f"{folder} holds a run: choose another {option('out')} for the agent's folder.")
     best = best or Best(0, math.nan)
     metadata = {name: str(x) for name, x in best._asdict().items() if x is not None}
-    write_config(config, folder, to_config(AgentSpaces(agent.spaces, agent.action_space)))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_config(config, folder, to_config(AgentSpaces(agent.spaces, agent.action_space)))
         replace_file(folder / checkpoint.MODEL, lambda file: write_weights(file, agent.state_dict(), metadata))
         card = write_card(agent, config, best, scores)
         replace_file(folder / "README.md", lambda file: file.write(card.encode()))
     except OSError as error:
-        raise MerlinError(f"{folder} must be writable, but {error}: choose another {option('out')}.") from error
+        raise MerlinError(
+            f"{folder} must be writable, but {error.strerror or error}: choose another {option('out')}."
+        ) from error
     return folder
 
 

@@ -33,7 +33,7 @@ from merlin.runs.build import resolve_device as resolve_device
 from merlin.runs.choice import compare
 from merlin.runs.configure import Assignments, changed, configure
 from merlin.runs.curriculum import Curriculum
-from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir, no_run
+from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir, no_run, saved_config
 from merlin.runs.directory import load_config as load_config
 from merlin.runs.directory import start as start
 from merlin.runs.directory import write_config as write_config
@@ -291,6 +291,11 @@ def _train(
         if resume and checkpoint.steps(run_dir):
             rest = _load_training(run_dir, trainer, config, notes.append, curriculum, enter)
             before, monitors = rest["wall_seconds"], rest.get("monitors")
+            if config.steps < min(trainer.env_steps, (saved_config(run_dir) or {}).get("steps", 0)):
+                raise MerlinError(
+                    f"A run goes on from where it is, so {option('steps')} must be above {trainer.env_steps:,}, but is "
+                    f"{config.steps:,}: raise it, or leave it out."
+                )
         elif resume:
             notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
         window = config.training.unroll_length * config.num_envs

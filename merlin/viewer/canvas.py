@@ -131,7 +131,9 @@ class Canvas:
         try:
             self.image.save(path)
         except OSError as error:
-            raise MerlinError(f"{path} must be writable, but {error}: choose another file.") from error
+            raise MerlinError(
+                f"{path} must be writable, but {error.strerror or error}: choose another file."
+            ) from error
 
     def small(self) -> Image.Image:
         """Return the sheet at one pixel a point, its edges smoothed."""

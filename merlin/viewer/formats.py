@@ -30,7 +30,7 @@ def save_episodes(episodes: list[Episode], path: Path, heading: str = "") -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         write(episodes, path, heading)
     except OSError as error:
-        raise MerlinError(f"{path} must be writable, but {error}: choose another file.") from error
+        raise MerlinError(f"{path} must be writable, but {error.strerror or error}: choose another file.") from error
 
 
 def find_writer(path: Path) -> Writer:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.spaces import MultiDiscrete
+from gymnasium.spaces import Box, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from .views import VIEWS, Arrays, Onehot
@@ -90,8 +90,8 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
     cut: Bool[Tensor, " B"] | None = None
     autoreset = True
     state_names: tuple[str, ...] = ()
-    action_names: tuple[str, ...] | tuple[tuple[str, ...], ...]
-    """Of the choices of a Discrete, or of those of each part of a MultiDiscrete."""
+    action_names: tuple[str, ...] | tuple[tuple[str, ...], ...] | None = None
+    """Of the choices of a Discrete, or of those of each part of a MultiDiscrete; None where they have none."""
     words: tuple[str, ...] = ()
     window: Window | None = None
     scores: dict[str, float]
@@ -116,6 +116,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         self.single_action_space = action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
+        self._action_dtype = torch.float32 if isinstance(action_space, Box) else torch.int64
         self.generator = torch.Generator(self.device)
         self.generator.seed()
         self._is_reset = False
@@ -183,8 +184,9 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
             raise ClosedEnvironmentError("an environment that was closed cannot be stepped: make a new one.")
         if not self._is_reset:
             raise ResetNeeded("an environment must be reset before its first step: call reset().")
-        if not isinstance(actions, Tensor) or actions.dtype is not torch.int64 or actions.device != self.device:
-            actions = torch.as_tensor(actions, dtype=torch.int64, device=self.device)
+        dtype = self._action_dtype
+        if not isinstance(actions, Tensor) or actions.dtype is not dtype or actions.device != self.device:
+            actions = torch.as_tensor(actions, dtype=dtype, device=self.device)
         shape = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape}, but have {tuple(actions.shape)}: give one to each.")
@@ -198,6 +200,8 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         try:
             outcome = self._step(actions)
         except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
+            if dtype is not torch.int64:
+                raise
             space = self.single_action_space
             highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1)
             came = actions.cpu()
@@ -298,7 +302,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
 
     @abstractmethod
     def _step(
-        self, actions: Int64[Tensor, " B *A"]
+        self, actions: Num[Tensor, " B *A"]
     ) -> tuple[Any, Float[Tensor, " B"], Bool[Tensor, " B"], Bool[Tensor, " B"], dict[str, Any]]:
         """Do what `step` says; an impossible action fails in a lookup, before anything is changed."""
 

@@ -202,7 +202,9 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
     "arguments, message",
     [
         ([], "required: COMMAND"),
-        (["trian"], "invalid choice: 'trian'"),
+        (["trian"], "'agents'): did you mean 'train'? (merlin --help tells more).\n"),
+        (["evaluate", "x", "--checkpoint", "bets"], "'last'): did you mean 'best'? (merlin eva"),
+        (["evaluate", "x", "--checkpoint", "zzz"], "(choose from 'best', 'last') (merlin eva"),
         (
             ["train", "--agnet", "merlin"],
             "no option --agnet: did you mean --agent? (merlin train --help tells more).\n",
@@ -236,7 +238,7 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
         (["train", "--set", "model.memory_size"], "must be written path=value"),
         (["train", "--set", "task=CartPole-v1"], "use TASK"),
         (["train", "--set", "preset=paper"], "use TASK, --agent, --preset"),
-        (["train", "--agent", "nowhere_to_be_found:Mine"], "say where it lies with --import-from"),
+        (["train", "--agent", "nowhere_to_be_found:Mine"], "say where it lies with `--import-from DIR`.\n"),
         (["train", "--resume", "x", "--preset", "paper"], "but --preset came"),
         (["train", "--set", "training.passes=2", DEFAULT_TASK], "must be written path=value"),
         (["train", DEFAULT_TASK, "--seed", "1", "--resume", "x"], "but TASK, --seed came"),
@@ -273,6 +275,7 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
         (["population", "--run-dir", "a file/run"], "a file/run"),
+        (["train", "--run-dir", "a file"], "must be writable, but File exists: choose another"),
     ],
 )
 def test_what_goes_wrong_later_is_one_sentence_and_status_1(merlin, arguments, message, tmp_path, monkeypatch):
@@ -464,6 +467,19 @@ def test_an_interrupted_run_can_be_resumed(merlin, tmp_path):
     done = int(checkpoint.steps(tmp_path / "run")[-1].name.removeprefix("step-"))
     status, out, _ = merlin("train", "--resume", tmp_path / "run", "--steps", done + 1)
     assert status == 0 and int(checkpoint.steps(tmp_path / "run")[-1].name.removeprefix("step-")) > done
+
+
+def test_a_run_that_goes_on_has_more_steps_than_it_had_and_may_be_stepped_in_another_way(merlin, run_dir, tmp_path):
+    copy = Path(shutil.copytree(run_dir, tmp_path / "copy"))
+    status, _, err = merlin("train", "--resume", copy, "--steps", "300", "--wandb", "disabled")
+    assert status == 1 and "so --steps must be above 512, but is 300: raise it, or leave it out." in err
+    assert load_config(copy) == load_config(run_dir), "a refused change is none"
+    status, _, err = merlin("train", copy)
+    assert (
+        status == 1 and one_sentence(err) and f"is a run directory and no task: `merlin train --resume {copy}`" in err
+    )
+    assert merlin("train", "--resume", copy, "--vectorization", "async", "--wandb", "disabled")[0] == 0
+    assert load_config(copy).vectorization == "async"
 
 
 def test_a_command_interrupted_before_it_has_anything_to_save_says_so(merlin, monkeypatch):

@@ -105,7 +105,7 @@ def test_a_run_directory_imports_from_the_working_directory_only_if_told(merlin,
     for arguments, place in ((["evaluate", copy], {"cwd": tmp_path}), (resume, {})):
         refused, where = merlin(*arguments, **place), "DIR" if place else "."
         assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-        told = f"No module named 'my_agent': install it, or say where it lies with --import-from {where}.\n"
+        told = f"No module named 'my_agent': install it, or say where it lies with `--import-from {where}`.\n"
         assert refused.stderr.endswith(told)
     resumed = merlin(*resume, "--import-from", ".")
     assert resumed.returncode == 0, resumed.stderr

@@ -101,6 +101,13 @@ gymnasium.register("test/Lengthy-v0", entry_point=Lengthy)
         ({"task": "no_such_module:Id-v0"}, "The module of 'no_such_module:Id-v0' cannot be imported"),
         ({"task": "a:b:Id-v0"}, "cannot be imported"),
         (
+            {"task": "tests.environments.misbehaving:Misbehavin"},
+            r"tests\.environments\.misbehaving has none named 'Misbehavin': did you mean 'Misbehaving'\?$",
+        ),
+        ({"task": "tests.environments.misbehaving:CartPole-v9"}, "nearest of which is 'CartPole-v1'"),
+        ({"task": "a/b.py:Id-v0"}, "'a/b.py' is a file: write b:Id-v0, and add its folder to sys.path"),
+        ({"task": "./b.py"}, "'./b.py' is a file: write b:NAME.$"),
+        (
             {"task": "MiniGrid-MemoryS7-v0", "env_kwargs": {"sise": 9}},
             r"^MemoryEnv has no argument sise: did you mean 'size'\? It takes size, random_length, max_steps, .*\.$",
         ),

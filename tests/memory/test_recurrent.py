@@ -1,6 +1,8 @@
 """The memory called as `torch.nn.LSTM` is, against its equations written step by step, in float64."""
 
 import importlib.util
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -156,7 +158,8 @@ def test_other_types_count_their_slots_in_float32(dtype):
             None,
             r"state must be \[1, 3, \d+\], or two halves of it, but it is \[1, 3, 9\]",
         ),
-        (draw(T, B, I), None, torch.ones(B, T), r"is_first must be \[7, 3\], time first, but it is \[3, 7\]"),
+        (draw(T, 0, I), None, None, r"of at least one step, but it is \[7, 0, 4\]"),
+        (draw(T, B, I), None, torch.ones(B, T), r"is_first must be \[T, B\], which is \[7, 3\], but it is \[3, 7\]"),
     ],
 )
 def test_what_does_not_fit_is_told(x, state, is_first, sentence):
@@ -164,6 +167,40 @@ def test_what_does_not_fit_is_told(x, state, is_first, sentence):
         make()(x, state, is_first)
     with pytest.raises(MerlinError, match="Sizes must be at least 1"):
         MemoryLSTM(0, 1)
+
+
+def test_shapes_are_told_in_the_order_in_which_they_came():
+    core = make(batch_first=True)
+    with pytest.raises(MerlinError, match=r"input must be \[B, T, 4\] of at least one step, but it is \[3, 7, 5\]"):
+        core(draw(B, T, I + 1))
+    with pytest.raises(MerlinError, match=r"is_first must be \[B, T\], which is \[3, 7\], but it is \[7, 3\]"):
+        core(draw(B, T, I), is_first=torch.ones(T, B))
+
+
+COMPILED = """
+import torch
+from merlin.errors import MerlinError
+from merlin.memory import MemoryLSTM
+
+core, x = MemoryLSTM(4, 5, memory_size=3), torch.randn(7, 3, 4)
+model = torch.nn.Sequential(torch.nn.Linear(4, 4), core)
+outputs, state = torch.compile(model, backend="eager")(x)
+torch.testing.assert_close(outputs, model(x)[0])
+step, state = x[:1], state.detach()
+torch.testing.assert_close(torch.jit.trace(core, (step, state))(step, state)[0], core(step, state)[0])
+for export in (torch.jit.trace, torch.export.export):
+    try:
+        export(core, (x,))
+    except MerlinError as error:
+        print(error)
+"""
+
+
+def test_a_model_around_it_is_compiled_and_a_step_is_traced():
+    # in a process whose shapes nobody checks: what checks them cannot be compiled
+    process = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=200)
+    told = "Of a MemoryLSTM a single step can be traced or exported, but the input has 7: give it one."
+    assert process.stdout.splitlines() == [told] * 2, process.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sb3_contrib") is None, reason="needs sb3_contrib")

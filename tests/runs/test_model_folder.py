@@ -48,6 +48,12 @@ def test_a_folder_loads_scores_and_starts_runs_as_the_run_does(run, tmp_path, ca
     assert (agent.save(tmp_path / "again", episodes=0) / "README.md").read_text().count("No held-out episodes") == 1
 
 
+def test_a_file_in_the_folders_place_is_told(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["export", str(run.run_dir), "--out", str(tmp_path / "file"), "--episodes", "2"]) == 1
+    assert capsys.readouterr().err.endswith("file must be writable, but File exists: choose another --out.\n")
+
+
 def test_the_command_of_the_card_has_the_same_configuration(run):
     config = run.agent.config
     words = shlex.split(command_of(config))

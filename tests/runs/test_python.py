@@ -101,6 +101,17 @@ def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
     assert run.evaluate(episodes=5, seed=2) == printed
 
 
+def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones_own(tmp_path, capsys):
+    from merlin.cli import main
+
+    run = train(Coin, tmp_path / "run")
+    assert main(["evaluate", str(run.run_dir), "--episodes", "3"]) == 0
+    found = re.search(r"\n    of random play +(\d\.\d{3}) \(30 episodes\)\n", capsys.readouterr().out)
+    assert found is not None and 1.1 < float(found[1]) < 1.9  # a coin for each of three steps
+    assert main(["evaluate", str(run.run_dir), "--episodes", "3", "--max-steps", "2"]) == 0
+    assert "random" not in capsys.readouterr().out, "no episode ended that it could be compared with"
+
+
 @pytest.mark.parametrize("env", [Coin, lambda **settings: Coin(**settings)], ids=["class", "lambda"])
 def test_a_function_that_makes_environments(env, tmp_path):
     run = train(env, tmp_path / "run", env_kwargs={"reward": 2.0})
@@ -129,6 +140,20 @@ def test_an_environment_that_is_there_is_played_and_stays_open(num_envs, tmp_pat
     with pytest.raises(MerlinError, match=r"training\.evaluation_steps must be none"):
         train(env, tmp_path / "other", num_envs=None, set={"training.evaluation_steps": 8})
     train(env, tmp_path / "run", resume=tmp_path / "run", steps=16 * num_envs, num_envs=None, set=(), agent=None)
+
+
+class Wordless(Coin):
+    def reset(self, *, seed=None, options=None):
+        return "heads", {}
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_what_fails_before_a_run_has_begun_leaves_nothing_behind(was_there, tmp_path):
+    if was_there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(MerlinError, match="Observations must be"):
+        train(Wordless, tmp_path / "run")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "run"] * was_there
 
 
 def test_a_batch_of_ours_keeps_its_preset():

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from merlin.environments.batch import make_environment
 from merlin.experience import StepOutput
 from merlin.training.evaluation import MAX_STEPS, Evaluation, evaluate
+from merlin.training.random_play import RANDOM_EPISODES, RandomPlayer, random_return
 
 
 class Lasting(gymnasium.Env):
@@ -98,3 +99,50 @@ def test_progress_is_told_after_each_step():
     seen = []
     play([[3], [5]], episodes=2, tell=lambda evaluation: seen.append((len(evaluation.returns), evaluation.is_done)))
     assert seen == [(0, False), (0, False), (1, False), (1, False), (2, True)]
+
+
+class Grip(gymnasium.Env):
+    """An episode of one step, which earns what is chosen of what the mask allows: 1 or 3. Step 500 may fail."""
+
+    observation_space = spaces.Discrete(2)
+    arm = spaces.Box(np.array([[-1, 5], [0, 2]]), np.array([[1, 500], [3, 2]]), dtype=np.float64)
+    action_space = spaces.Dict({"arm": arm, "count": spaces.Box(0, 2, (1,), np.int8), "hand": spaces.Discrete(4)})
+    mask = np.array([0, 1, 0, 1], np.int8)
+
+    def __init__(self, fails=False):
+        self.fails, self.taken = fails, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {"action_mask": self.mask}
+
+    def step(self, action):
+        assert action in self.action_space
+        self.taken.append(action)
+        assert not self.fails or len(self.taken) < 5
+        return 0, float(action["hand"]), True, False, {"action_mask": self.mask}
+
+
+gymnasium.register("test/Grip-v0", entry_point=Grip)
+
+
+def test_random_play_is_uniform_over_what_is_allowed():
+    with make_environment("test/Grip-v0", 2) as environment:
+        evaluate(RandomPlayer(environment, 0), environment, episodes=800, seed=0)
+        taken = [action for env in environment.vector_env.unwrapped.envs for action in env.unwrapped.taken]
+    arms = np.stack([action["arm"] for action in taken])
+    assert np.abs(arms.mean(0) - [[0, 252.5], [1.5, 2]]).max() < 20 and arms[:, 0, 1].min() < 20 < 480 < arms.max()
+    for found in ([int(action["count"][0]) for action in taken], [action["hand"] for action in taken]):
+        values, counts = np.unique(found, return_counts=True)
+        assert values.tolist() in ([0, 1, 2], [1, 3]) and (np.abs(counts / len(taken) - 1 / len(values)) < 0.06).all()
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 40])
+def test_what_random_play_earns_is_told_if_all_of_it_ends_in_time(num_envs):
+    with make_environment("test/Grip-v0", num_envs) as environment:
+        mean = random_return(environment, 0, seconds=10.0)
+        assert mean == random_return(environment, 0, seconds=10.0) and 1 < mean < 3
+        assert (mean * RANDOM_EPISODES) % 1 == pytest.approx(0, abs=1e-6)
+        assert num_envs == 40 or random_return(environment, 0, seconds=0.0) is None
+    with make_environment("test/Grip-v0", num_envs, env_kwargs={"fails": True}) as environment:
+        assert num_envs == 40 or random_return(environment, 0, seconds=10.0) is None
