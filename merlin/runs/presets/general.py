@@ -35,8 +35,8 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
     baseline = common | {"model.policy_hidden_gain": 2.0}
     often: dict[str, Any] = {}
     if not sight.is_native:
-        # Latents begin some 6 wide: the gates of the policy's LSTM would stay where they put them. And each is a sample:
-        # what is seen now the policy sees better for itself.
+        # Latents begin some 6 wide: the gates of the policy's LSTM would stay where they put them. And each is a
+        # sample: what is seen now the policy sees better for itself.
         often = {
             "model.policy_encoder": True,
             "model.policy_latent_scale": 0.2,
