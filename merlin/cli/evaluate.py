@@ -96,7 +96,9 @@ def evaluate(options: argparse.Namespace) -> int:
         ("episodes", f"{ended:,}"),
     ]
     if "success_rate" in result:
-        rows.insert(1 + len(references), ("success rate", f"{result['success_rate']:.1%}"))
+        success, drawn = result["success_rate"], result.get("draw_rate", 0.0)
+        told = f"{success:.1%}" + (f" ({success - drawn / 2:.1%} won, {drawn:.1%} drawn)" if drawn else "")
+        rows.insert(1 + len(references), ("success rate", told))
     print_table(rows)
     if "unfinished_episodes" in result:
         print(

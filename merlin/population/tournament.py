@@ -252,10 +252,11 @@ def tournament(
         if RANDOM in bot_teams and RANDOM not in bots:
             bots.insert(0, RANDOM)
         entrants = [Entrant(name, bots=tuple(bot_teams[name])) for name in dict.fromkeys(bots)]
+        event_weights = getattr(environment.vector_env.unwrapped, "event_weights", list)
         for directory, own in zip(run_dirs, configs, strict=True):
             agent = load_agent(directory, environment, replace(own, device=config.device), checkpoint)
             rewards = own.env_kwargs.get("rewards")
-            weights = None if rewards is None else torch.tensor(rewards, device=environment.device)
+            weights = None if rewards is None else torch.tensor(event_weights(rewards), device=environment.device)
             entrants.append(Entrant(str(directory), agent, weights))
         if len(entrants) < 2:
             raise MerlinError(

@@ -89,8 +89,9 @@ class Evaluation(Observer):
     def result(self) -> dict[str, Any]:
         """Return mean, spread and length of the episodes, and the success rate where the task defines success.
 
-        What no episode ended for is NaN. Where some are unfinished, their number is in it, and the mean of what was
-        earned in those that were begun, when they were given up.
+        What no episode ended for is NaN. The share of drawn games, which are half a success, is in it where there are
+        any. Where some episodes are unfinished, their number is in it, and the mean of what was earned in those that
+        were begun, when they were given up.
         """
         result = {
             "episode_return_mean": _mean(self.returns),
@@ -108,6 +109,8 @@ class Evaluation(Observer):
         told = [success for success in self.successes if not math.isnan(success)]
         if told:  # an episode that does not tell, where others do, has not succeeded
             result["success_rate"] = sum(told) / len(self.successes)
+            if draws := told.count(0.5):
+                result["draw_rate"] = draws / len(self.successes)
         return result
 
 

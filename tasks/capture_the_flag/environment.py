@@ -1,6 +1,6 @@
 """Capture the flag as a batch of environments, a row for each player that learns, and as a single one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -70,7 +70,8 @@ class CaptureTheFlag(FramedWorld):
         max_steps: Steps of a game.
         opponents: "self", "random", "attacker", "defender" or "mixed", an attacker and a defender.
         team_mate: "self", "random", "attacker" or "defender".
-        rewards: Of each of `EVENTS`, each time, added to the reward: 13 numbers; none adds nothing.
+        rewards: Of each of `EVENTS`, each time, added to the reward: 13 numbers, or numbers by the names of events,
+            the others' being 0; none adds nothing.
         view: "grid" or "first_person".
         picture_size: Pixels along each side of a picture.
         sight_distance: Cells to where the fog of a picture hides everything.
@@ -92,7 +93,7 @@ class CaptureTheFlag(FramedWorld):
         max_steps: int = 200,
         opponents: str = "self",
         team_mate: str = "self",
-        rewards: Sequence[float] | None = None,
+        rewards: Sequence[float] | Mapping[str, float] | None = None,
         view: str = "grid",
         picture_size: int = 64,
         sight_distance: int = 16,
@@ -105,8 +106,6 @@ class CaptureTheFlag(FramedWorld):
             raise ValueError(f"openness must be from 0 to 1, but is {openness}.")
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, but is {max_steps}.")
-        if rewards is not None and len(rewards) != len(EVENTS):
-            raise ValueError(f"rewards must be {len(EVENTS)} numbers, one for each event, but are {len(rewards)}.")
         if view not in ("grid", "first_person"):
             raise ValueError(f"view must be 'grid' or 'first_person', but is {view!r}.")
         self.size, self.openness, self.max_steps = size, openness, max_steps
@@ -144,7 +143,7 @@ class CaptureTheFlag(FramedWorld):
         self.seat_team = self.seat_index // MATES
         self.game = torch.arange(num_games, device=self.device).repeat_interleave(len(self.seats))  # of each row
         self.team = self.seat_team.repeat(num_games)
-        self.weights = None if rewards is None else torch.tensor(rewards, dtype=torch.float32, device=self.device)
+        self.weights = None if rewards is None else torch.tensor(self.event_weights(rewards), device=self.device)
         self.packed = cells.packed().to(self.device)
         self.cohort = torch.arange(num_games) % NUM_COHORTS
         self.sight = Sight(VIEW_SIZE, self.device)
@@ -159,6 +158,18 @@ class CaptureTheFlag(FramedWorld):
     @classmethod
     def rows_per_game(cls, opponents: str = "self", team_mate: str = "self", **settings: Any) -> int:
         return seat_names(opponents, team_mate).count(None)
+
+    @staticmethod
+    def event_weights(rewards: Sequence[float] | Mapping[str, float]) -> list[float]:
+        """Return what `rewards` says that each of `EVENTS` is worth."""
+        if isinstance(rewards, Mapping):
+            if unknown := [name for name in rewards if name not in EVENTS]:
+                known = ", ".join(EVENTS)
+                raise ValueError(f"rewards must be of these events: {known}; but {unknown[0]!r} is none of them.")
+            return [float(rewards.get(name, 0)) for name in EVENTS]
+        if len(rewards) != len(EVENTS):
+            raise ValueError(f"rewards must be {len(EVENTS)} numbers, one for each event, but are {len(rewards)}.")
+        return [*map(float, rewards)]
 
     @property
     def num_games(self) -> int:

@@ -13,6 +13,7 @@ from merlin.cli import main
 from merlin.environments.batch import make_environment
 from merlin.population import run as populations
 from merlin.population.population import PopulationConfig
+from merlin.population.tournament import tournament
 from merlin.runs.presets import preset
 from merlin.training import checkpoint
 from tests.population import duel
@@ -100,7 +101,7 @@ def test_an_agent_is_analysed(run_dir, tmp_path):
 
 def test_evaluations_choose_the_weights_with_most_points_against_bots(tmp_path):
     told = io.StringIO()
-    own = config(evaluation_steps=512, env_kwargs={"rewards": EVENTS})
+    own = config(evaluation_steps=512, env_kwargs={"rewards": {"I picked up": 0.5}})
     merlin.train(own, tmp_path, stream=told)
     assert "its best weights are chosen by games with opponents=mixed" in told.getvalue()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -108,6 +109,7 @@ def test_evaluations_choose_the_weights_with_most_points_against_bots(tmp_path):
     best = checkpoint.read_best(tmp_path)
     assert len(points) == 2 and best is not None and best.chosen_by == "evaluation"
     assert best.score == max(points.values()) and points[best.step] == best.score
+    assert len(tournament([str(tmp_path)], games=4).standings) == 2  # with the rewards it is shown, by their names
 
 
 def test_which_batches_are_self_play():

@@ -21,8 +21,8 @@ class Lasting(gymnasium.Env):
     action_space = spaces.Discrete(2)
     made = 0
 
-    def __init__(self, lengths):
-        self.lengths, self.episode = lengths[Lasting.made % len(lengths)], -1
+    def __init__(self, lengths, successes=(True,)):
+        self.lengths, self.successes, self.episode = lengths[Lasting.made % len(lengths)], successes, -1
         Lasting.made += 1
 
     def reset(self, *, seed=None, options=None):
@@ -32,7 +32,8 @@ class Lasting(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         length = self.lengths[self.episode % len(self.lengths)]
-        return np.zeros(1, np.float32), 2.0, self.steps == length, False, {"is_success": True}
+        success = self.successes[self.episode % len(self.successes)]
+        return np.zeros(1, np.float32), 2.0, self.steps == length, False, {"is_success": success}
 
 
 gymnasium.register("test/Lasting-v0", entry_point=Lasting)
@@ -50,9 +51,10 @@ class Idle:
         return StepOutput(nothing.long(), nothing, nothing, nothing.unsqueeze(1)), state
 
 
-def play(lengths, task="test/Lasting-v0", **how):
+def play(lengths, task="test/Lasting-v0", successes=(True,), **how):
     Lasting.made = 0
-    with make_environment(task, len(lengths), env_kwargs={"lengths": lengths}) as environment:
+    settings = {"lengths": lengths, "successes": successes}
+    with make_environment(task, len(lengths), env_kwargs=settings) as environment:
         return evaluate(Idle(), environment, seed=1, **how)
 
 
@@ -62,6 +64,12 @@ def test_each_environment_plays_as_many_episodes():
         "episode_return_mean": 6.5, "episode_return_std": pytest.approx(np.std([6, 6, 10, 4])),
         "episode_length_mean": 3.25, "episodes": 4, "env_steps": 13, "success_rate": 1.0,
     }  # fmt: skip
+
+
+def test_draws_are_told_apart_from_wins():
+    result = play([[1]], episodes=8, successes=(1, 0.5, 0.5, 0))
+    assert (result["success_rate"], result["draw_rate"]) == (0.5, 0.5)
+    assert "draw_rate" not in play([[1]], episodes=8, successes=(True, False))
 
 
 def test_an_episode_that_takes_too_long_is_given_up_and_told():

@@ -146,6 +146,11 @@ def test_events_are_worth_what_rewards_say():
     assert outcomes == {-1.0, 0.0, 1.0}
 
 
+def test_rewards_may_be_told_by_the_names_of_events():
+    env = CaptureTheFlag(rewards={"they captured": -2.0, "I captured": 1.0})
+    assert env.weights is not None and env.weights.tolist() == [1, *[0] * 9, -2, 0, 0]
+
+
 def test_pictures_from_inside_are_mirror_images_too():
     env, mirror = (CaptureTheFlag(8, size=7, view="first_person", picture_size=32) for _ in range(2))
     observation, reflected = env.reset(seed=0)[0], mirror.reset(seed=0)[0]
@@ -198,6 +203,7 @@ def test_bots_are_as_good_as_is_said():
         ),
         ({"team_mate": "mixed"}, "team_mate must be one of self, random, attacker, defender, but is 'mixed'"),
         ({"rewards": [1.0]}, "rewards must be 13 numbers, one for each event, but are 1"),
+        ({"rewards": {"captured": 1.0}}, "rewards must be of these events: I captured, .*; but 'captured' is none of them"),
         ({"view": "picture"}, "view must be 'grid' or 'first_person', but is 'picture'"),
         ({"num_envs": 6}, "num_envs must be a multiple of 4, the players of a game that learn, but is 6"),
         ({"num_envs": 3, "opponents": "random"}, "num_envs must be a multiple of 2, .*, but is 3"),
