@@ -18,7 +18,7 @@ from merlin.environments.adapters import STAGGER, AgentView, first_cut
 from merlin.environments.border import Border, Entries
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
-from merlin.environments.validation import failed, what_came
+from merlin.environments.validation import check_batch, failed, what_came
 from merlin.environments.workers import WorkerFailure, Workers, end
 from merlin.errors import EnvironmentFailure, MerlinError
 from merlin.networks.spaces import ACTION_MASK, flatten_space
@@ -104,6 +104,7 @@ class Environment:
             config: How the observation is read.
         """
         config = config or EnvironmentConfig()
+        check_batch(vector_env)
         self.vector_env = vector_env
         self.device = torch.device(device)
         self.task = task or (vector_env.spec.id if vector_env.spec else type(vector_env.unwrapped).__name__)

@@ -1,13 +1,16 @@
 """Environments that users pass as objects, and the ids by which they are then known.
 
 A function or a class of a module is known by its name, `module:Name`, in every process. Anything else, such as an
-environment that is there already, is known to this process alone, as `object/Name`; the newest of a name counts.
+environment that is there already, is known to this process alone, as `object/Name`, and the next of that name as
+`object/Name-2`: two lambdas are two tasks.
 """
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from types import MethodType
 from typing import Any
 
@@ -16,11 +19,13 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from merlin.environments.adapters import AgentView
+from merlin.environments.validation import check_batch
 from merlin.errors import MerlinError, option, quote
 
 PREFIX = "object/"
 """Of ids that this process alone knows."""
 _SPECS: dict[str, EnvSpec] = {}
+_THINGS: dict[str, Any] = {}
 
 Passed = gymnasium.Env | VectorEnv | Callable[..., Any]
 """An environment, a batch of them, or what makes one when it is called."""
@@ -33,6 +38,8 @@ class Instance:
     """
 
     def __init__(self, env: gymnasium.Env | VectorEnv) -> None:
+        if isinstance(env, VectorEnv):
+            check_batch(env)
         self.env, self.metadata = env, env.metadata
         self.num_envs = env.num_envs if isinstance(env, VectorEnv) else 1
 
@@ -87,7 +94,9 @@ def name_of(thing: str | Passed) -> str:
             )
         if (name := module_name(thing)) is not None:
             return name
-    task = PREFIX + _short_name(thing)
+    short = PREFIX + _short_name(thing)
+    numbered = (f"{short}-{number}" if number > 1 else short for number in count(1))
+    task = next(name for name in numbered if _THINGS.get(name, thing) is thing)
     keep(task, thing)
     return task
 
@@ -95,7 +104,18 @@ def name_of(thing: str | Passed) -> str:
 def keep(task: str, thing: Passed) -> None:
     """Let a task that this process alone knows be what was passed."""
     is_there = isinstance(thing, gymnasium.Env | VectorEnv)
-    _SPECS[task] = spec_of(task, Instance(thing) if is_there else thing)
+    _SPECS[task], _THINGS[task] = spec_of(task, Instance(thing) if is_there else thing), thing
+
+
+@contextmanager
+def known(thing: str | Passed) -> Iterator[str]:
+    """Let what was passed be known as a task, as long as the context lasts if it was not before."""
+    before, task = set(_SPECS), name_of(thing)
+    try:
+        yield task
+    finally:
+        if task not in before:
+            _SPECS.pop(task, None), _THINGS.pop(task, None)
 
 
 def find_passed(task: str) -> EnvSpec | None:

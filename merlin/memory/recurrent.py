@@ -100,8 +100,15 @@ class MemoryLSTM(nn.Module):
                 bools, or numbers that are not 0. None zeroes nothing.
 
         Raises:
-            MerlinError: A shape does not fit.
+            MerlinError: A shape does not fit, or something is no tensor, as a `PackedSequence` is none.
         """
+        halves = state if isinstance(state, tuple) else (state,)
+        for name, x in (("input", input), ("state", halves[0]), ("state", halves[-1]), ("is_first", is_first)):
+            if not isinstance(x, Tensor) and (x is not None or name == "input"):
+                raise MerlinError(
+                    f"Of a MemoryLSTM {name} must be a tensor, but it is a {type(x).__name__}: pad a packed sequence, "
+                    "and give a state as one tensor or as a pair of them."
+                )
         is_batch, swaps = input.ndim == 3, self.batch_first and input.ndim == 3
 
         def arrange(x: Tensor) -> Tensor:
@@ -139,8 +146,9 @@ class MemoryLSTM(nn.Module):
         (h, c, r), before = self._unpack(packed)
         words, seen = self.word(x), []
         memory = self.memory.begin_window(before, len(x)) if len(x) > 1 else before
-        # One answer from the device for the whole window, and no resets where nothing starts.
-        starts = [] if is_first is None else is_first.any(1).tolist()
+        # One answer from the device for the whole window, and no resets where nothing starts. A single step asks for
+        # none: traced, it must reset whatever comes.
+        starts = [True] if is_first is None or len(x) == 1 else is_first.any(1).tolist()
         for t in range(len(x)):
             if is_first is not None and starts[t]:
                 h, c, r, memory = (reset_state(y, is_first[t]) for y in (h, c, r, memory))

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from merlin.agents import Agent
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
 from merlin.errors import MerlinError, option, quote
+from merlin.ranges import COUNT, SEED, check
 from merlin.runs.agent_spaces import AgentSpaces, check_same_spaces
 from merlin.runs.build import build_environment, build_judged
 from merlin.runs.presets import RunConfig
@@ -59,8 +60,10 @@ def play_held_out(
     """
     if memory not in ("own", *ABLATIONS):
         raise MerlinError(f"The memory must be own, {', '.join(ABLATIONS)}, but is {quote(memory)}: choose one.")
-    if episodes < 1:
-        raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}: raise it.")
+    check("episodes", episodes, Annotated[int, COUNT])
+    for name, number in (("num_envs", num_envs), ("max_steps", max_steps)):
+        check(name, number, Annotated[int | None, COUNT])
+    check("seed", seed, Annotated[int | None, SEED])
     seed = config.seed if seed is None else seed
     num_envs = min(num_envs or config.num_envs, episodes)
     config.training.set_torch()

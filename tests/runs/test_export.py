@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import merlin
 from merlin import cli
 from merlin.errors import MerlinError
 from merlin.runs import export as exports
 from merlin.runs.export import StepProgram, export, largest_difference, named_state
-from tests.agents.helpers import EVERY_KIND, VARIANTS, make_agent, tensors
+from tests.agents.helpers import ACTION_SPACES, EVERY_KIND, VARIANTS, make_agent, random_observation, tensors
 from tests.agents.test_border import observations
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
@@ -46,6 +47,18 @@ def test_the_program_is_a_greedy_step(name, action_space, box_actions):
         torch.testing.assert_close({key: found[key] for key in named_state(state)}, named_state(state))
 
 
+@pytest.mark.parametrize("parameter, row", [(0.2, [4, 0.8, 0.8, 5, 0]), (9.0, [4, 2, 2, 9, 0])])
+def test_actions_of_a_tuple_lie_in_it(parameter, row, monkeypatch):
+    """Means of 0.5 + 1.5 x and 4.5 + 4.5 x, and choices that are all alike likely."""
+    boxes = spaces.Box(-1, 2, (2,)), spaces.Box(0, 9, (), np.int8)
+    monkeypatch.setitem(ACTION_SPACES, "tuple", spaces.Tuple([spaces.Discrete(3, start=4), *boxes, spaces.Discrete(2)]))
+    agent = make_agent("rl-lstm", "tuple")
+    monkeypatch.setattr(agent, "policy_parameters", lambda _: torch.full((3, agent.actions.num_parameters), parameter))
+    program, is_first = StepProgram(agent), torch.ones(3, dtype=torch.bool)
+    inputs = program.inputs(random_observation(3), named_state(agent.initial_state(3)), is_first, torch.zeros(3))
+    torch.testing.assert_close(program(inputs)["action"], torch.tensor([row] * 3, dtype=torch.float64))
+
+
 KINDS = {
     "merlin": ("card", "picture"),
     "merlin-policy-encoder": ("card", "grid"),
@@ -60,6 +73,7 @@ FORMS = [
     ("torch", "rl-mem", "multi", 2),
     ("torch", "rl-lstm", "box", 1),
     ("torch", "rl-lstm", "box_of_betas", None),
+    ("torch", "rl-lstm", "mixed", None),
     pytest.param("onnx", "merlin", "box", None, marks=needs_onnx),
     pytest.param("onnx", "rl-lstm", "box_of_betas", 2, marks=needs_onnx),
     pytest.param("onnx", "rl-mem", "discrete", 2, marks=needs_onnx),

@@ -117,7 +117,21 @@ def test_a_function_that_makes_environments(env, tmp_path):
     run = train(env, tmp_path / "run", env_kwargs={"reward": 2.0})
     assert 0 <= run.evaluate(episodes=8)["episode_return_mean"] <= 6
     assert run.evaluate(lambda: Coin(reward=0.0), episodes=8)["episode_return_mean"] == 0
-    assert run.agent.config.task == ("tests.runs.test_python:Coin" if env is Coin else "object/lambda")
+    name = "tests.runs.test_python:Coin" if env is Coin else r"object/lambda(-\d+)?"
+    assert re.fullmatch(name, run.agent.config.task)
+
+
+def test_two_functions_of_one_name_are_two_tasks(tmp_path):
+    """As in a loop over settings, whose lambdas all have one name."""
+    run = train(lambda: Coin(reward=1.0), tmp_path / "run")
+    before = set(passed._SPECS)
+    assert run.evaluate(lambda: Coin(reward=-1.0), episodes=20)["episode_return_mean"] < 0
+    assert set(passed._SPECS) == before, "what is only evaluated on is not kept"
+    names = [passed.name_of(lambda reward=reward: Coin(reward)) for reward in (0.0, -1.0)]
+    assert len({run.agent.config.task, *names}) == 3
+    assert run.evaluate(episodes=20)["episode_return_mean"] > 0
+    coin = Coin()
+    assert passed.name_of(coin) == passed.name_of(coin) != passed.name_of(Coin())
 
 
 def test_a_function_of_a_module_is_found_by_its_name_in_any_process():
@@ -159,7 +173,7 @@ def test_what_fails_before_a_run_has_begun_leaves_nothing_behind(was_there, tmp_
 def test_a_batch_of_ours_keeps_its_preset():
     envs = gymnasium.make_vec("merlin/TMaze-v0", num_envs=5, vectorization_mode="vector_entry_point", length=4)
     config = configure(envs)
-    assert (config.task, config.preset, config.num_envs) == ("object/TMaze", "tmaze", 5)
+    assert re.fullmatch(r"object/TMaze(-\d+)?", config.task) and (config.preset, config.num_envs) == ("tmaze", 5)
     assert config.model == merlin.preset("merlin", "merlin/TMaze-v0", {"length": 4}).model
 
 
