@@ -2,7 +2,7 @@
 
 Inputs, batch first, by name:
 
-    observation.NAME     an entry of the observation, texts as token ids
+    observation.NAME     an entry of the observation, texts as token ids; `action_mask` too, of a task that gives masks
     state.PATH           zeros before the first step, afterwards what came out under that name
     is_first             true where an episode starts: the state is zeroed before anything else
     reward               what the previous action earned
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from merlin.agents import Agent
 from merlin.errors import MerlinError, describe, option
 from merlin.networks.action_spaces import SimpleSpace, open_action_space
-from merlin.networks.spaces import shape_of
+from merlin.networks.spaces import ACTION_MASK, shape_of
 from merlin.runs.agent_spaces import AgentSpaces, to_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment
@@ -59,6 +59,7 @@ class StepProgram(nn.Module):
         super().__init__()
         self.agent = agent.eval().requires_grad_(False)
         self.template = agent.initial_state(1)
+        self._seen = [*agent.spaces, ACTION_MASK]
         self.bounds: list[Tensor] | None = None
         parts = [part for _, part in open_action_space(agent.action_space)]
         if any(isinstance(part, Box) for part in parts):
@@ -71,7 +72,7 @@ class StepProgram(nn.Module):
     def forward(self, inputs: Named) -> Named:
         """Return a step's outputs."""
         agent = self.agent
-        observation = {name: inputs[f"observation.{name}"] for name in agent.spaces}
+        observation = {name: inputs[key] for name in self._seen if (key := f"observation.{name}") in inputs}
         state = unflatten_state(self.template, (inputs[name] for name in named_state(self.template)))
         extras = agent.likeliest_extras(state)
         perceived = agent.perceive_new(observation, state, inputs["is_first"], inputs["reward"], None, extras)
@@ -85,7 +86,7 @@ class StepProgram(nn.Module):
 
     def inputs(self, observation: Named, state: Named, is_first: Tensor, reward: Tensor) -> Named:
         """Return the inputs of a step by their names, in their order."""
-        seen = {f"observation.{name}": observation[name] for name in self.agent.spaces}
+        seen = {f"observation.{name}": observation[name] for name in self._seen if name in observation}
         return seen | state | {"is_first": is_first, "reward": reward}
 
 

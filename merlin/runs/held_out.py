@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from merlin.agents import Agent
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
 from merlin.errors import MerlinError, option, quote
+from merlin.precision import restoring_torch
 from merlin.ranges import COUNT, SEED, check
 from merlin.runs.agent_spaces import AgentSpaces, check_same_spaces
 from merlin.runs.build import build_environment, build_judged
@@ -27,6 +28,7 @@ class Reference(NamedTuple):
     """Episodes that were played for it; None where the task knows it."""
 
 
+@restoring_torch()
 def play_held_out(
     agent: Agent,
     config: RunConfig,

@@ -14,9 +14,10 @@ import merlin
 from merlin import cli
 from merlin.errors import MerlinError
 from merlin.runs import export as exports
-from merlin.runs.export import StepProgram, export, largest_difference, named_state
+from merlin.runs.export import StepProgram, export, largest_difference, named_state, play
 from tests.agents.helpers import ACTION_SPACES, EVERY_KIND, VARIANTS, make_agent, random_observation, tensors
 from tests.agents.test_border import observations
+from tests.environments import examples as examples  # (registers test/Masked-v0)
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxruntime and onnxscript are an extra")
@@ -90,6 +91,25 @@ def test_what_is_exported_computes_the_agents_numbers(form, name, action_space, 
     exported = export(agent, of_nowhere(name), tmp_path / "agent", form, batch_size, steps=12)
     assert exported.path.stat().st_size > 1000 and exported.steps == 12 and not exported.is_of_environment
     assert exported.difference <= (1e-6 if form == "torch" else 1e-5)
+
+
+@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=needs_onnx)])
+def test_a_task_that_gives_masks_has_them_among_the_inputs(form, tmp_path):
+    """Its environment ends the run of whoever does what is not allowed."""
+    config = replace(of_nowhere("rl-lstm"), task="test/Masked-v0")
+    with merlin.build_environment(config, 1) as environment:
+        agent = merlin.build_agent(config, environment)
+    exported = export(agent, config, tmp_path / "agent", form, steps=12)
+    assert exported.is_of_environment and exported.difference < 1e-5
+    inputs = play(StepProgram(agent), config, 3, 1)[0][0]
+    for choice in range(3):
+        inputs["observation.action_mask"] = torch.eye(3, dtype=torch.bool)[[choice] * 3]
+        if form == "torch":
+            action = torch.export.load(exported.path).module()(inputs)["action"]
+        else:
+            session = importlib.import_module("onnxruntime").InferenceSession(exported.path)
+            action = session.run(["action"], {x.name: inputs[x.name].numpy() for x in session.get_inputs()})[0]
+        assert action.tolist() == [choice - 1] * 3
 
 
 def test_a_torch_program_is_loaded_without_merlin_and_says_what_its_spaces_are(tmp_path):

@@ -161,7 +161,6 @@ def test_a_late_or_missing_reset_is_told(memory_game):
         ("reset", "num_envs", 2.0),
         ("reset", "seed", -1),
         ("evaluate", "episodes", 0),
-        ("evaluate", "episodes", 2.5),
         ("evaluate", "num_envs", 0),
         ("evaluate", "max_steps", -3),
         ("evaluate", "seed", -5),
@@ -174,6 +173,15 @@ def test_numbers_out_of_range_are_told(told, tmp_path, method, name, value):
     arguments = [tmp_path / "folder"] if method == "save" else []
     with pytest.raises(MerlinError, match=f"^{name} must be a whole number from .*, but is {value}"):
         function(merlin.load(told), *arguments, **{name: value})
+
+
+def test_evaluating_leaves_pytorch_as_it_was(told):
+    torch.set_num_threads(2)
+    try:
+        assert merlin.load(told).evaluate(episodes=1)["episodes"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_whole_numbers_beside_a_box_are_exact():
