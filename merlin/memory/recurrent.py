@@ -102,13 +102,7 @@ class MemoryLSTM(nn.Module):
         Raises:
             MerlinError: A shape does not fit, or something is no tensor, as a `PackedSequence` is none.
         """
-        halves = state if isinstance(state, tuple) else (state,)
-        for name, x in (("input", input), ("state", halves[0]), ("state", halves[-1]), ("is_first", is_first)):
-            if not isinstance(x, Tensor) and (x is not None or name == "input"):
-                raise MerlinError(
-                    f"Of a MemoryLSTM {name} must be a tensor, but it is a {type(x).__name__}: pad a packed sequence, "
-                    "and give a state as one tensor or as a pair of them."
-                )
+        _check_types(input, state, is_first)
         is_batch, swaps = input.ndim == 3, self.batch_first and input.ndim == 3
 
         def arrange(x: Tensor) -> Tensor:
@@ -193,3 +187,14 @@ class MemoryLSTM(nn.Module):
     def _order(self, x: Tensor) -> list[int]:
         """Return the shape as the caller knows it."""
         return list(x.transpose(0, 1).shape if self.batch_first and x.ndim > 1 else x.shape)
+
+
+def _check_types(input: Any, state: Any, is_first: Any) -> None:
+    halves = () if state is None else state if isinstance(state, tuple) else (state,)
+    given = [("input", input), *(("state", half) for half in halves), ("is_first", is_first)]
+    for name, x in given:
+        if not isinstance(x, Tensor) and not (name == "is_first" and x is None):
+            raise MerlinError(
+                f"Of a MemoryLSTM {name} must be a tensor, but it is a {type(x).__name__}: pad a packed sequence, and "
+                "give a state as one tensor or as a pair of them."
+            )

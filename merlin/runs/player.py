@@ -146,7 +146,8 @@ class LoadedAgent:
             env: Played instead of the task that it was trained on: an id, an environment, or a function that makes one.
             seed: Chooses the episodes; the run's unless told. None of them begins as one in training did.
             greedy: Take the most probable actions rather than samples.
-            num_envs: Environments that are stepped together; as many as in training unless told.
+            num_envs: Environments that are stepped together; as many as in training unless told, or as there are in an
+                environment that is passed itself.
             env_kwargs: Settings of the task that are not those of training. An agent that plays against itself is
                 judged against bots unless there are any.
             memory: What the agent is shown: its own memory; or one that is zeroed at each step, frozen as an earlier

@@ -53,11 +53,13 @@ def test_actions_of_a_tuple_lie_in_it(parameter, row, monkeypatch):
     """Means of 0.5 + 1.5 x and 4.5 + 4.5 x, and choices that are all alike likely."""
     boxes = spaces.Box(-1, 2, (2,)), spaces.Box(0, 9, (), np.int8)
     monkeypatch.setitem(ACTION_SPACES, "tuple", spaces.Tuple([spaces.Discrete(3, start=4), *boxes, spaces.Discrete(2)]))
-    agent = make_agent("rl-lstm", "tuple")
-    monkeypatch.setattr(agent, "policy_parameters", lambda _: torch.full((3, agent.actions.num_parameters), parameter))
+    agent = make_agent("rl-lstm", "tuple", box_actions="gaussian")
+    parameters = torch.full((3, agent.actions.num_parameters), parameter)
+    monkeypatch.setattr(agent, "heads", lambda *_: (parameters, torch.zeros(3)))
     program, is_first = StepProgram(agent), torch.ones(3, dtype=torch.bool)
     inputs = program.inputs(random_observation(3), named_state(agent.initial_state(3)), is_first, torch.zeros(3))
-    torch.testing.assert_close(program(inputs)["action"], torch.tensor([row] * 3, dtype=torch.float64))
+    expected = torch.tensor([row] * 3, dtype=torch.float64)
+    torch.testing.assert_close(program(inputs)["action"], expected, rtol=1e-6, atol=0)
 
 
 KINDS = {

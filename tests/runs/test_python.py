@@ -131,6 +131,10 @@ def test_two_functions_of_one_name_are_two_tasks(tmp_path):
     assert len({run.agent.config.task, *names}) == 3
     assert run.evaluate(episodes=20)["episode_return_mean"] > 0
     coin = Coin()
+    for there, number in ((coin, 1), (Coins(3), 3)):  # the run has two
+        assert 0 <= run.evaluate(there, episodes=4)["episode_return_mean"] <= 3
+        with pytest.raises(MerlinError, match=f"num_envs must be {number}, but is 4"):
+            run.evaluate(there, episodes=4, num_envs=4)
     assert passed.name_of(coin) == passed.name_of(coin) != passed.name_of(Coin())
 
 
