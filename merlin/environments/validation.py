@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -101,7 +102,7 @@ def text_reader(task: str, path: str, read: Callable[[str], np.ndarray]) -> Read
 
 def check_batch(vector_env: VectorEnv) -> None:
     """Raise a MerlinError unless a vector environment says how many environments it has, and of which spaces."""
-    kinds = {"num_envs": int, "single_observation_space": spaces.Space, "single_action_space": spaces.Space}
+    kinds = {"num_envs": Integral, "single_observation_space": spaces.Space, "single_action_space": spaces.Space}
     for name, kind in kinds.items():
         if not isinstance(value := getattr(vector_env, name, None), kind):
             raise MerlinError(

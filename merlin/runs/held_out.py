@@ -65,8 +65,7 @@ def play_held_out(
     if memory not in ("own", *ABLATIONS):
         raise MerlinError(f"The memory must be own, {', '.join(ABLATIONS)}, but is {quote(memory)}: choose one.")
     check("episodes", episodes, Annotated[int, COUNT])
-    for name, number in (("num_envs", num_envs), ("max_steps", max_steps)):
-        check(name, number, Annotated[int | None, COUNT])
+    check("num_envs", num_envs, Annotated[int | None, COUNT])
     check("seed", seed, Annotated[int | None, SEED])
     seed = config.seed if seed is None else seed
     instance = find_instance(find_spec(config.task))  # which is played as it is

@@ -133,14 +133,20 @@ def test_two_functions_of_one_name_are_two_tasks(tmp_path):
     coin = Coin()
     for there, number in ((coin, 1), (Coins(3), 3)):  # the run has two
         assert 0 <= run.evaluate(there, episodes=4)["episode_return_mean"] <= 3
-        with pytest.raises(MerlinError, match=f"num_envs must be {number}, but is 4"):
-            run.evaluate(there, episodes=4, num_envs=4)
+        with pytest.raises(MerlinError, match=f"num_envs must be {number}, but is {2 * number}"):
+            run.evaluate(there, episodes=8, num_envs=2 * number)
     assert passed.name_of(coin) == passed.name_of(coin) != passed.name_of(Coin())
 
 
 def test_a_function_of_a_module_is_found_by_its_name_in_any_process():
     assert find_spec("tests.runs.test_python:Coin").entry_point is Coin
     assert find_spec("tests.runs.test_python:Coins").vector_entry_point is Coins
+
+
+@pytest.mark.parametrize("thing", [Coin, lambda: Coin(), Coins(2)], ids=["class", "lambda", "batch"])
+def test_what_is_trained_on_is_made_without_training_too(thing):
+    with merlin.make_environment(thing, 2) as environment:
+        assert environment.reset(0).observation["observation"].shape == (2,)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
