@@ -1,10 +1,11 @@
 """Environments that users pass as objects, and the ids by which they are then known.
 
 A function or a class of a module is known by its name, `module:Name`, in every process. Anything else, such as an
-environment that is there already, is known to this process alone, as `object/Name`, and the next of that name as
-`object/Name-2`: two lambdas are two tasks.
+environment that is there already, is known to this process alone, as `object/Name-PROCESS`, and the next of that name
+as `object/Name-PROCESS-2`: two lambdas are two tasks, and none is taken for one that another program had.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from merlin.errors import MerlinError, option, quote
 
 PREFIX = "object/"
 """Of ids that this process alone knows."""
+PROCESS = os.urandom(3).hex()
 _SPECS: dict[str, EnvSpec] = {}
 _THINGS: dict[str, Any] = {}
 
@@ -94,7 +96,7 @@ def name_of(thing: str | Passed) -> str:
             )
         if (name := module_name(thing)) is not None:
             return name
-    short = PREFIX + _short_name(thing)
+    short = f"{PREFIX}{_short_name(thing)}-{PROCESS}"
     numbered = (f"{short}-{number}" if number > 1 else short for number in count(1))
     task = next(name for name in numbered if _THINGS.get(name, thing) is thing)
     keep(task, thing)

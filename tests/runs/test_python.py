@@ -117,7 +117,7 @@ def test_a_function_that_makes_environments(env, tmp_path):
     run = train(env, tmp_path / "run", env_kwargs={"reward": 2.0})
     assert 0 <= run.evaluate(episodes=8)["episode_return_mean"] <= 6
     assert run.evaluate(lambda: Coin(reward=0.0), episodes=8)["episode_return_mean"] == 0
-    name = "tests.runs.test_python:Coin" if env is Coin else r"object/lambda(-\d+)?"
+    name = "tests.runs.test_python:Coin" if env is Coin else rf"object/lambda-{passed.PROCESS}(-\d+)?"
     assert re.fullmatch(name, run.agent.config.task)
 
 
@@ -183,13 +183,21 @@ def test_what_fails_before_a_run_has_begun_leaves_nothing_behind(was_there, tmp_
 def test_a_batch_of_ours_keeps_its_preset():
     envs = gymnasium.make_vec("merlin/TMaze-v0", num_envs=5, vectorization_mode="vector_entry_point", length=4)
     config = configure(envs)
-    assert re.fullmatch(r"object/TMaze(-\d+)?", config.task) and (config.preset, config.num_envs) == ("tmaze", 5)
+    assert re.fullmatch(rf"object/TMaze-{passed.PROCESS}(-\d+)?", config.task)
+    assert (config.preset, config.num_envs) == ("tmaze", 5)
     assert config.model == merlin.preset("merlin", "merlin/TMaze-v0", {"length": 4}).model
 
 
-def test_what_was_passed_in_another_process_is_told():
+def test_what_was_passed_in_another_process_is_told(tmp_path, monkeypatch):
+    """Also where this one has an environment of the same name: it is another."""
+    monkeypatch.setattr(passed, "PROCESS", "another")
+    run = train(lambda: Coin(), tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(passed, "_SPECS", {})
+    passed.name_of(lambda: Coin())
     with pytest.raises(MerlinError, match="which only that program has"):
-        find_spec("object/gone")
+        run.evaluate(episodes=2)
+    assert run.evaluate(lambda: Coin(), episodes=2)["episodes"] == 2
 
 
 def test_what_is_no_environment(tmp_path):
