@@ -1,7 +1,7 @@
 """Where autocast must not choose the type of numbers, and PyTorch's own settings, which are the process's."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor
@@ -12,12 +12,15 @@ _AS_IT_IS = nullcontext()
 @contextmanager
 def restoring_torch() -> Iterator[None]:
     """Give PyTorch back, at the end, the threads and the precision of products that it had: others compute with it."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads, precision = torch.get_num_threads(), None
+    with suppress(RuntimeError):  # who has set it by backend cannot ask for it so
+        precision = torch.get_float32_matmul_precision()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:
