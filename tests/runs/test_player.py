@@ -184,6 +184,16 @@ def test_evaluating_leaves_pytorch_as_it_was(told):
         torch.set_num_threads(1)
 
 
+def test_a_mask_goes_beside_the_observation():
+    agent = merlin.RLLSTM({"observation": spaces.Discrete(2)}, spaces.Discrete(3), merlin.RLLSTMConfig())
+    player = merlin.LoadedAgent(agent)
+    player.reset()
+    for choice, mask in enumerate(np.eye(3, dtype=np.int8)):
+        assert player.act({"observation": 1, "action_mask": mask}, 0.0) == choice
+    player.reset(3)
+    assert player.act({"observation": [0, 1, 0], "action_mask": np.eye(3)}).tolist() == [0, 1, 2]
+
+
 def test_whole_numbers_beside_a_box_are_exact():
     """Of a Tuple all numbers are one row, and float32 has no whole number between 2**26 and 2**26 + 8."""
     first = 2**26 + 1
