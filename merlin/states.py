@@ -51,7 +51,8 @@ def is_known_false(flags: Bool[Tensor, "B"]) -> bool:
 
     A GPU's host would have to wait, and a program that is compiled, exported or traced has no branches.
     """
-    is_program = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    is_program = is_traced or torch.compiler.is_compiling()
     return flags.device.type == "cpu" and not is_program and not flags.any()
 
 

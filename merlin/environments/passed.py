@@ -10,9 +10,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from itertools import count
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium
@@ -98,9 +98,14 @@ def name_of(thing: str | Passed) -> str:
             return name
     short = f"{PREFIX}{_short_name(thing)}-{PROCESS}"
     numbered = (f"{short}-{number}" if number > 1 else short for number in count(1))
-    task = next(name for name in numbered if _THINGS.get(name, thing) is thing)
+    task = next(name for name in numbered if _is_same(_THINGS.get(name, thing), thing))
     keep(task, thing)
     return task
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two things are one; a method of an object is another object whenever it is asked for."""
+    return one is other or (isinstance(one, MethodType) and isinstance(other, MethodType) and one == other)
 
 
 def keep(task: str, thing: Passed) -> None:
@@ -117,7 +122,8 @@ def known(thing: str | Passed) -> Iterator[str]:
         yield task
     finally:
         if task not in before:
-            _SPECS.pop(task, None), _THINGS.pop(task, None)
+            _SPECS.pop(task, None)
+            _THINGS.pop(task, None)
 
 
 def find_passed(task: str) -> EnvSpec | None:
@@ -149,7 +155,19 @@ def spec_of(name: str, creator: Callable[..., Any]) -> EnvSpec:
     is_batch = isinstance(creator, Instance) or (isinstance(creator, type) and issubclass(creator, VectorEnv))
     if is_batch:
         return EnvSpec(name, vector_entry_point=creator)  # pyright: ignore[reportArgumentType]
+    if not isinstance(creator, type | FunctionType):
+        creator = _as_function(creator)
     return EnvSpec(name, entry_point=creator)  # pyright: ignore[reportArgumentType]
+
+
+def _as_function(creator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what is called as a function, of which gymnasium's copies of a specification do not copy what it holds."""
+
+    @wraps(creator, updated=())
+    def make(**settings: Any) -> Any:
+        return creator(**settings)
+
+    return make
 
 
 def module_name(thing: Any) -> str | None:

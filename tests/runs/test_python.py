@@ -1,6 +1,7 @@
 """Training, evaluating and loading from Python: any environment, messages without options, reports that stop a run."""
 
 import ast
+import functools
 import inspect
 import io
 import json
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from PIL import Image
 
@@ -141,6 +143,35 @@ def test_two_functions_of_one_name_are_two_tasks(tmp_path):
 def test_a_function_of_a_module_is_found_by_its_name_in_any_process():
     assert find_spec("tests.runs.test_python:Coin").entry_point is Coin
     assert find_spec("tests.runs.test_python:Coins").vector_entry_point is Coins
+
+
+class Mint:
+    """Makes coins, in a wrapper, and is not to be copied: it may hold much."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot pickle '_thread.lock' object")
+
+    def coin(self, reward: float = 1.0):
+        return gymnasium.wrappers.TimeLimit(Coin(reward), 3)
+
+    __call__ = coin
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Mint().coin, Mint(), functools.partial(lambda mint, **more: mint.coin(**more), Mint())],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_an_object_makes_is_played_and_the_object_is_not_copied(make):
+    with merlin.make_environment(make, 2, env_kwargs={"reward": 3.0}) as environment:
+        environment.reset(0)
+        rewards = {x for _ in range(9) for x in environment.step(torch.zeros(2, dtype=torch.int64)).reward.tolist()}
+    assert rewards == {0.0, 3.0}
+    mint = Mint()
+    assert passed.name_of(mint.coin) == passed.name_of(mint.coin) != passed.name_of(Mint().coin)
+    if not isinstance(make, functools.partial):
+        with pytest.raises(MerlinError, match="has no argument rewards: did you mean 'reward'"):
+            merlin.make_environment(make, 2, env_kwargs={"rewards": 3.0})
 
 
 @pytest.mark.parametrize("thing", [Coin, lambda: Coin(), Coins(2)], ids=["class", "lambda", "batch"])
