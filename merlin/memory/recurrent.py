@@ -157,7 +157,7 @@ class MemoryLSTM(nn.Module):
 
     def _pack(self, h: Tensor, c: Tensor, r: Tensor, memory: MemoryState) -> Float[Tensor, "B S"]:
         parts = [h, c, r, *(y.flatten(1) for y in memory[:4]), memory.num_written.unsqueeze(1)]
-        parts.append(h.new_zeros(len(h), self._sizes[-1]))
+        parts.append(h.new_zeros(h.shape[0], self._sizes[-1]))
         dtype = torch.promote_types(h.dtype, torch.float32)
         return torch.cat([y.to(dtype) for y in parts], -1)
 

@@ -205,8 +205,12 @@ torch.testing.assert_close(outputs, model(x)[0])
 step, state = x[:1], state.detach()
 torch.testing.assert_close(torch.jit.trace(core, (step, state))(step, state)[0], core(step, state)[0])
 never, starts = torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[True, False, True]])
-for program in (torch.jit.trace(core, (step, state, never)), torch.export.export(core, (step, state, never)).module()):
-    torch.testing.assert_close(program(step, state, starts), core(step, state, starts))
+more = step.repeat(1, 2, 1), state.repeat(1, 2, 1), starts.repeat(1, 2)
+any_batch = ({1: torch.export.Dim("batch", min=1)},) * 3
+exported = torch.export.export(core, (step, state, never), dynamic_shapes=any_batch).module()
+for program in (torch.jit.trace(core, (step, state, never)), exported):
+    for arguments in ((step, state, starts), more):
+        torch.testing.assert_close(program(*arguments), core(*arguments))
 for export in (torch.jit.trace, torch.export.export):
     try:
         export(core, (x,))
