@@ -1,11 +1,26 @@
-"""Where autocast must not choose the type of numbers: in what is carried from step to step."""
+"""Where autocast must not choose the type of numbers, and PyTorch's own settings, which are the process's."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor
 
 _AS_IT_IS = nullcontext()
+
+
+@contextmanager
+def restoring_torch() -> Iterator[None]:
+    """Give PyTorch back, at the end, the threads and the precision of products that it had: others compute with it."""
+    threads, precision = torch.get_num_threads(), None
+    with suppress(RuntimeError):  # who has set it by backend cannot ask for it so
+        precision = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if precision is not None:
+            torch.set_float32_matmul_precision(precision)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:

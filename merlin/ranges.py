@@ -59,7 +59,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations(type(self)).items():
-            _check(name, getattr(self, name), annotation)
+            check(name, getattr(self, name), annotation)
 
 
 def ranges(owner: type) -> dict[str, Range]:
@@ -79,7 +79,8 @@ def _range(annotation: Any) -> Range | None:
     return next((extra for extra in extras if isinstance(extra, Range)), None)
 
 
-def _check(name: str, value: Any, annotation: Any) -> None:
+def check(name: str, value: Any, annotation: Any) -> None:
+    """Raise a SettingError unless a value is what its annotation says, such as `Annotated[int, Range(1, 9)]`."""
     if get_origin(annotation) is Literal and value not in get_args(annotation):
         raise SettingError(f"{name} must be one of {', '.join(get_args(annotation))}, but is {quote(value)}: take one.")
     limits = _range(annotation)

@@ -49,9 +49,11 @@ def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
 def is_known_false(flags: Bool[Tensor, "B"]) -> bool:
     """Return whether no flag is set, which spares a copy of the memory; false where it would cost more to know.
 
-    A GPU's host would have to wait, and a program that is compiled or exported has no branches.
+    A GPU's host would have to wait, and a program that is compiled, exported or traced has no branches.
     """
-    return flags.device.type == "cpu" and not torch.compiler.is_compiling() and not flags.any()
+    is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    is_program = is_traced or torch.compiler.is_compiling()
+    return flags.device.type == "cpu" and not is_program and not flags.any()
 
 
 def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:

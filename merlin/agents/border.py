@@ -53,7 +53,7 @@ def convert(
                 f"An observation must have the entries {', '.join(spaces)}, but {name!r} is missing: "
                 "pass what the environment gives."
             )
-        value, shape = _tensor(found[name], f"entry {name!r}", like), shape_of(space)
+        value, shape = _tensor(found[name], f"entry {name!r}", like, is_seen=True), shape_of(space)
         if value.shape == shape:
             batch_sizes.add(None)
             value = value.unsqueeze(0)
@@ -100,13 +100,21 @@ def _entries(node: Any, path: str, spaces: dict[str, gymnasium.Space]) -> Iterat
             yield from _entries(child, f"{path}.{index}" if path else str(index), spaces)
 
 
-def _tensor(value: Any, what: str, like: Tensor) -> Tensor:
-    """Return a tensor on the agent's device, numbers with a fraction in the agent's type."""
+def _tensor(value: Any, what: str, like: Tensor, is_seen: bool = False) -> Tensor:
+    """Return a tensor on the agent's device, numbers with a fraction in the agent's type.
+
+    Args:
+        is_seen: Numbers that are no tensor must be finite: one NaN, and the agent remembers nothing else.
+    """
     if not isinstance(value, Tensor):
         try:
             array = np.array(value, order="C")  # a copy: environments write the next observation into the same array
             if array.dtype.kind in "fui" and array.dtype not in (np.float32, np.uint8):
                 array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+            if is_seen and array.dtype.kind == "f" and not (is_finite := np.isfinite(array)).all():
+                raise MerlinError(
+                    f"The {what} of an observation must be finite, but {array[~is_finite][0]} came: pass numbers."
+                )
             value = torch.from_numpy(array)
         except (TypeError, ValueError, OverflowError) as error:
             raise MerlinError(f"The {what} must be an array of numbers, but is none ({describe(error)}).") from error

@@ -17,11 +17,13 @@ from merlin.analysis import sections
 from merlin.analysis.recording import gather
 from merlin.analysis.sections import Section, left_out
 from merlin.errors import MerlinError, option
+from merlin.precision import restoring_torch
 from merlin.runs.build import build_environment, describe_weights, load_agent_and_weights
 from merlin.runs.directory import load_config
 from merlin.training.evaluation import HELD_OUT_SEED
 
 
+@restoring_torch()
 def analyse(
     run_dir: Path,
     out: Path | None = None,

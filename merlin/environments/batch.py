@@ -18,7 +18,8 @@ from merlin.environments.adapters import STAGGER, AgentView, first_cut
 from merlin.environments.border import Border, Entries
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.make import find_spec, make_vector_env
-from merlin.environments.validation import failed, what_came
+from merlin.environments.passed import Passed, name_of
+from merlin.environments.validation import check_batch, failed, what_came
 from merlin.environments.workers import WorkerFailure, Workers, end
 from merlin.errors import EnvironmentFailure, MerlinError
 from merlin.networks.spaces import ACTION_MASK, flatten_space
@@ -104,6 +105,7 @@ class Environment:
             config: How the observation is read.
         """
         config = config or EnvironmentConfig()
+        check_batch(vector_env)
         self.vector_env = vector_env
         self.device = torch.device(device)
         self.task = task or (vector_env.spec.id if vector_env.spec else type(vector_env.unwrapped).__name__)
@@ -421,7 +423,7 @@ def spread_seed(seed: int, count: int) -> list[int]:
 
 
 def make_environment(
-    task: str,
+    task: str | Passed,
     num_envs: int,
     *,
     device: str | torch.device = "cpu",
@@ -434,7 +436,7 @@ def make_environment(
     """Return a batch of a task.
 
     Args:
-        task: A gymnasium id, or "module:Id", which imports the module first.
+        task: A gymnasium id, or "module:Id", which imports the module first; or an environment, or what makes one.
         env_kwargs: For the constructor of the task.
         vectorization: "sync" steps all environments in this process, "async" each in a worker process of its own.
             A task that is a batch of tensors has no need of either.
@@ -448,6 +450,7 @@ def make_environment(
         raise MerlinError(f"The number of environments must be at least 1, but is {num_envs}.")
     if vectorization not in ("sync", "async"):
         raise MerlinError(f"The vectorization must be 'sync' or 'async', but is {vectorization!r}.")
+    task = name_of(task)
     vector_env = make_vector_env(
         find_spec(task),
         num_envs,

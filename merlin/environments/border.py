@@ -18,7 +18,7 @@ from merlin.environments.validation import (
     successes_of,
     what_came,
 )
-from merlin.errors import EnvironmentFailure, MerlinError
+from merlin.errors import EnvironmentFailure, MerlinError, quote
 from merlin.networks.spaces import flatten_observation, leaves, shape_of
 
 FINAL_KEYS = ("final_obs", "final_observation")  # gymnasium's, and that of versions before 1.0
@@ -44,12 +44,14 @@ class Border:
         self.spaces = dict(leaves(space))
         self._read_batch, self._read_one = reader_of(space, task, (self.num_envs,)), reader_of(space, task)
         self._ranges = ranges_of(self.spaces)
-        if "autoreset_mode" not in vector_env.metadata:
+        told = vector_env.metadata.get("autoreset_mode")
+        mode = next((mode for mode in AutoresetMode if told in (mode, mode.name, mode.value)), None)
+        if mode is None:
             raise MerlinError(
-                "A vector environment must declare when it resets; "
-                f"{task} does not: put an AutoresetMode into its metadata as 'autoreset_mode'."
+                f"A vector environment must declare when it resets, but in the metadata of {task} 'autoreset_mode' is "
+                f"{quote(told)}: put an AutoresetMode there."
             )
-        self.autoreset = AutoresetMode(vector_env.metadata["autoreset_mode"])
+        self.autoreset = mode
 
     def reset(self, answer: Any) -> tuple[Entries, Mapping[str, Any]]:
         """Return the observation and the info that a reset returned."""

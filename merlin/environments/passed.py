@@ -1,14 +1,18 @@
 """Environments that users pass as objects, and the ids by which they are then known.
 
 A function or a class of a module is known by its name, `module:Name`, in every process. Anything else, such as an
-environment that is there already, is known to this process alone, as `object/Name`; the newest of a name counts.
+environment that is there already, is known to this process alone, as `object/Name-PROCESS`, and the next of that name
+as `object/Name-PROCESS-2`: two lambdas are two tasks, and none is taken for one that another program had.
 """
 
+import os
 import re
 import sys
-from collections.abc import Callable
-from functools import partial
-from types import MethodType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from itertools import count
+from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium
@@ -16,11 +20,14 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from merlin.environments.adapters import AgentView
+from merlin.environments.validation import check_batch
 from merlin.errors import MerlinError, option, quote
 
 PREFIX = "object/"
 """Of ids that this process alone knows."""
+PROCESS = os.urandom(3).hex()
 _SPECS: dict[str, EnvSpec] = {}
+_THINGS: dict[str, Any] = {}
 
 Passed = gymnasium.Env | VectorEnv | Callable[..., Any]
 """An environment, a batch of them, or what makes one when it is called."""
@@ -33,6 +40,8 @@ class Instance:
     """
 
     def __init__(self, env: gymnasium.Env | VectorEnv) -> None:
+        if isinstance(env, VectorEnv):
+            check_batch(env)
         self.env, self.metadata = env, env.metadata
         self.num_envs = env.num_envs if isinstance(env, VectorEnv) else 1
 
@@ -87,15 +96,34 @@ def name_of(thing: str | Passed) -> str:
             )
         if (name := module_name(thing)) is not None:
             return name
-    task = PREFIX + _short_name(thing)
+    short = f"{PREFIX}{_short_name(thing)}-{PROCESS}"
+    numbered = (f"{short}-{number}" if number > 1 else short for number in count(1))
+    task = next(name for name in numbered if _is_same(_THINGS.get(name, thing), thing))
     keep(task, thing)
     return task
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether two things are one; a method of an object is another object whenever it is asked for."""
+    return one is other or (isinstance(one, MethodType) and isinstance(other, MethodType) and one == other)
 
 
 def keep(task: str, thing: Passed) -> None:
     """Let a task that this process alone knows be what was passed."""
     is_there = isinstance(thing, gymnasium.Env | VectorEnv)
-    _SPECS[task] = spec_of(task, Instance(thing) if is_there else thing)
+    _SPECS[task], _THINGS[task] = spec_of(task, Instance(thing) if is_there else thing), thing
+
+
+@contextmanager
+def known(thing: str | Passed) -> Iterator[str]:
+    """Let what was passed be known as a task, as long as the context lasts if it was not before."""
+    before, task = set(_SPECS), name_of(thing)
+    try:
+        yield task
+    finally:
+        if task not in before:
+            _SPECS.pop(task, None)
+            _THINGS.pop(task, None)
 
 
 def find_passed(task: str) -> EnvSpec | None:
@@ -127,7 +155,19 @@ def spec_of(name: str, creator: Callable[..., Any]) -> EnvSpec:
     is_batch = isinstance(creator, Instance) or (isinstance(creator, type) and issubclass(creator, VectorEnv))
     if is_batch:
         return EnvSpec(name, vector_entry_point=creator)  # pyright: ignore[reportArgumentType]
+    if not isinstance(creator, type | FunctionType):
+        creator = _as_function(creator)
     return EnvSpec(name, entry_point=creator)  # pyright: ignore[reportArgumentType]
+
+
+def _as_function(creator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what is called as a function, of which gymnasium's copies of a specification do not copy what it holds."""
+
+    @wraps(creator, updated=())
+    def make(**settings: Any) -> Any:
+        return creator(**settings)
+
+    return make
 
 
 def module_name(thing: Any) -> str | None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from numbers import Integral
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from merlin.errors import EnvironmentFailure, describe_with_place
+from merlin.errors import EnvironmentFailure, MerlinError, describe_with_place
 from merlin.networks.spaces import ROOT, shape_of
 
 STEP = ("observation", "reward", "terminated", "truncated", "info")
@@ -96,6 +98,17 @@ def text_reader(task: str, path: str, read: Callable[[str], np.ndarray]) -> Read
         return read(text)
 
     return read_text
+
+
+def check_batch(vector_env: VectorEnv) -> None:
+    """Raise a MerlinError unless a vector environment says how many environments it has, and of which spaces."""
+    kinds = {"num_envs": Integral, "single_observation_space": spaces.Space, "single_action_space": spaces.Space}
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(vector_env, name, None), kind):
+            raise MerlinError(
+                f"A vector environment must have {', '.join(kinds)}, but {name} of "
+                f"{type(vector_env.unwrapped).__name__} is {what_came(value)}: set it in its constructor."
+            )
 
 
 def failed(task: str, what: str, error: BaseException) -> EnvironmentFailure:

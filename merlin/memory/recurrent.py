@@ -100,8 +100,9 @@ class MemoryLSTM(nn.Module):
                 bools, or numbers that are not 0. None zeroes nothing.
 
         Raises:
-            MerlinError: A shape does not fit.
+            MerlinError: A shape does not fit, or something is no tensor, as a `PackedSequence` is none.
         """
+        _check_types(input, state, is_first)
         is_batch, swaps = input.ndim == 3, self.batch_first and input.ndim == 3
 
         def arrange(x: Tensor) -> Tensor:
@@ -139,8 +140,9 @@ class MemoryLSTM(nn.Module):
         (h, c, r), before = self._unpack(packed)
         words, seen = self.word(x), []
         memory = self.memory.begin_window(before, len(x)) if len(x) > 1 else before
-        # One answer from the device for the whole window, and no resets where nothing starts.
-        starts = [] if is_first is None else is_first.any(1).tolist()
+        # One answer from the device for the whole window, and no resets where nothing starts. A single step asks for
+        # none: traced, it must reset whatever comes.
+        starts = [True] if is_first is None or len(x) == 1 else is_first.any(1).tolist()
         for t in range(len(x)):
             if is_first is not None and starts[t]:
                 h, c, r, memory = (reset_state(y, is_first[t]) for y in (h, c, r, memory))
@@ -155,7 +157,7 @@ class MemoryLSTM(nn.Module):
 
     def _pack(self, h: Tensor, c: Tensor, r: Tensor, memory: MemoryState) -> Float[Tensor, "B S"]:
         parts = [h, c, r, *(y.flatten(1) for y in memory[:4]), memory.num_written.unsqueeze(1)]
-        parts.append(h.new_zeros(len(h), self._sizes[-1]))
+        parts.append(h.new_zeros(h.shape[0], self._sizes[-1]))
         dtype = torch.promote_types(h.dtype, torch.float32)
         return torch.cat([y.to(dtype) for y in parts], -1)
 
@@ -185,3 +187,14 @@ class MemoryLSTM(nn.Module):
     def _order(self, x: Tensor) -> list[int]:
         """Return the shape as the caller knows it."""
         return list(x.transpose(0, 1).shape if self.batch_first and x.ndim > 1 else x.shape)
+
+
+def _check_types(input: Any, state: Any, is_first: Any) -> None:
+    halves = () if state is None else state if isinstance(state, tuple) else (state,)
+    given = [("input", input), *(("state", half) for half in halves), ("is_first", is_first)]
+    for name, x in given:
+        if not isinstance(x, Tensor) and not (name == "is_first" and x is None):
+            raise MerlinError(
+                f"Of a MemoryLSTM {name} must be a tensor, but it is a {type(x).__name__}: pad a packed sequence, and "
+                "give a state as one tensor or as a pair of them."
+            )

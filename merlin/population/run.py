@@ -29,6 +29,7 @@ from merlin.agents import find_agent
 from merlin.errors import MerlinError, describe, option
 from merlin.population.evolution import Hyperparameters
 from merlin.population.population import Evolution, Population, PopulationConfig, Round, member_seed
+from merlin.precision import restoring_torch
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.directory import unwritable, write_config
 from merlin.runs.lock import alone_in
@@ -67,6 +68,7 @@ def load_config(run_dir: Path) -> tuple[RunConfig, PopulationConfig]:
     return from_dict(RunConfig, run, classes), from_dict(PopulationConfig, population)
 
 
+@restoring_torch()
 def train(
     config: RunConfig,
     population: PopulationConfig,

@@ -25,6 +25,7 @@ from merlin.errors import MerlinError, option
 from merlin.population.games import Players, players_of
 from merlin.population.ratings import ANCHOR_RATING, fit_with_intervals
 from merlin.population.run import AGENTS, CONFIG
+from merlin.precision import restoring_torch
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment, load_agent, load_config
 
@@ -194,6 +195,7 @@ def run_dirs_of(path: Path) -> list[Path]:
     return sorted((path / AGENTS).glob("*")) if (path / CONFIG).exists() else [path]
 
 
+@restoring_torch()
 def tournament(
     names: Sequence[str],
     *,

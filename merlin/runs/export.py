@@ -2,7 +2,7 @@
 
 Inputs, batch first, by name:
 
-    observation.NAME     an entry of the observation, texts as token ids
+    observation.NAME     an entry of the observation, texts as token ids; `action_mask` too, of a task that gives masks
     state.PATH           zeros before the first step, afterwards what came out under that name
     is_first             true where an episode starts: the state is zeroed before anything else
     reward               what the previous action earned
@@ -14,6 +14,7 @@ the next `state.PATH`.
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Generator
 from importlib import import_module
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 
 from merlin.agents import Agent
 from merlin.errors import MerlinError, describe, option
+from merlin.networks.action_spaces import SimpleSpace, open_action_space
+from merlin.networks.spaces import ACTION_MASK, shape_of
 from merlin.runs.agent_spaces import AgentSpaces, to_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment
@@ -56,16 +59,20 @@ class StepProgram(nn.Module):
         super().__init__()
         self.agent = agent.eval().requires_grad_(False)
         self.template = agent.initial_state(1)
-        self.bounds: tuple[Tensor, Tensor] | None = None
-        if isinstance(agent.action_space, Box):
-            low, high = (torch.from_numpy(x).float() for x in (agent.action_space.low, agent.action_space.high))
-            self.bounds = low, high
-        self.is_rounded = np.issubdtype(agent.action_space.dtype, np.integer)
+        self._seen = [*agent.spaces, ACTION_MASK]
+        self.bounds: list[Tensor] | None = None
+        parts = [part for _, part in open_action_space(agent.action_space)]
+        if any(isinstance(part, Box) for part in parts):
+            rows = [_bounds_of(part) for part in parts]
+            columns = (np.concatenate(column) for column in zip(*rows, strict=True))
+            low, high, whole = (column.reshape(agent.actions.shape) for column in columns)
+            self.bounds = [torch.from_numpy(x).to(agent.actions.dtype) for x in (low, high)]
+            self.is_whole = torch.from_numpy(whole)
 
     def forward(self, inputs: Named) -> Named:
         """Return a step's outputs."""
         agent = self.agent
-        observation = {name: inputs[f"observation.{name}"] for name in agent.spaces}
+        observation = {name: inputs[key] for name in self._seen if (key := f"observation.{name}") in inputs}
         state = unflatten_state(self.template, (inputs[name] for name in named_state(self.template)))
         extras = agent.likeliest_extras(state)
         perceived = agent.perceive_new(observation, state, inputs["is_first"], inputs["reward"], None, extras)
@@ -74,13 +81,22 @@ class StepProgram(nn.Module):
         after = agent.advance(perceived, agent.actions.encode(action)).state
         if self.bounds is not None:
             action = torch.clamp(action, *self.bounds)
-            action = action.round() if self.is_rounded else action
+            action = torch.where(self.is_whole, action.round(), action)
         return {"action": action, "policy_parameters": parameters, "value": value} | named_state(after)
 
     def inputs(self, observation: Named, state: Named, is_first: Tensor, reward: Tensor) -> Named:
         """Return the inputs of a step by their names, in their order."""
-        seen = {f"observation.{name}": observation[name] for name in self.agent.spaces}
+        seen = {f"observation.{name}": observation[name] for name in self._seen if name in observation}
         return seen | state | {"is_first": is_first, "reward": reward}
+
+
+def _bounds_of(part: SimpleSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the least and the largest of each number of a simple space, and whether it is whole; choices have none."""
+    if not isinstance(part, Box):
+        infinite = np.full(math.prod(shape_of(part)), np.inf)
+        return -infinite, infinite, np.zeros(infinite.shape, bool)
+    low, high = (bound.astype(np.float64).ravel() for bound in (part.low, part.high))
+    return low, high, np.full(low.shape, not np.issubdtype(part.dtype, np.floating))
 
 
 def named_state(state: Any, path: str = "state") -> Named:

@@ -3,11 +3,15 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from merlin.agents import Agent
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation
+from merlin.environments.make import find_spec
+from merlin.environments.passed import find_instance
 from merlin.errors import MerlinError, option, quote
+from merlin.precision import restoring_torch
+from merlin.ranges import COUNT, SEED, check
 from merlin.runs.agent_spaces import AgentSpaces, check_same_spaces
 from merlin.runs.build import build_environment, build_judged
 from merlin.runs.presets import RunConfig
@@ -26,6 +30,7 @@ class Reference(NamedTuple):
     """Episodes that were played for it; None where the task knows it."""
 
 
+@restoring_torch()
 def play_held_out(
     agent: Agent,
     config: RunConfig,
@@ -46,7 +51,7 @@ def play_held_out(
     Args:
         config: Of the run, with the device that the agent is on and the task that is played.
         seed: Chooses the episodes; the run's unless told.
-        num_envs: Environments that are stepped together; the run's unless told.
+        num_envs: Environments that are stepped together; the run's unless told, or those that are there already.
         memory: What the agent is shown.
         as_told: Play the task with the settings of `config`, also where an agent would play against itself.
         tell: Is called after each step, to show progress.
@@ -59,10 +64,12 @@ def play_held_out(
     """
     if memory not in ("own", *ABLATIONS):
         raise MerlinError(f"The memory must be own, {', '.join(ABLATIONS)}, but is {quote(memory)}: choose one.")
-    if episodes < 1:
-        raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}: raise it.")
+    check("episodes", episodes, Annotated[int, COUNT])
+    check("num_envs", num_envs, Annotated[int | None, COUNT])
+    check("seed", seed, Annotated[int | None, SEED])
     seed = config.seed if seed is None else seed
-    num_envs = min(num_envs or config.num_envs, episodes)
+    instance = find_instance(find_spec(config.task))  # which is played as it is
+    num_envs = min(num_envs or (config.num_envs if instance is None else instance.num_envs), episodes)
     config.training.set_torch()
     build = build_environment if as_told else partial(build_judged, note=note)
     with build(config, num_envs) as environment:

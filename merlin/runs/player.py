@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from merlin.agents import Agent
 from merlin.agents.actor import Actor
 from merlin.environments.actions import EnvironmentActions, row_view
 from merlin.environments.adapters import token_reader
-from merlin.environments.passed import Passed, name_of
+from merlin.environments.passed import Passed, known
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, Tokens
+from merlin.ranges import COUNT, SEED, check
 from merlin.runs.agent_spaces import AgentSpaces, read_spaces
 from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
 from merlin.runs.directory import load_config
@@ -74,8 +75,8 @@ class LoadedAgent:
         Raises:
             MerlinError: There is no environment.
         """
-        if num_envs is not None and num_envs < 1:
-            raise MerlinError(f"num_envs must be at least 1, or None for one environment, but is {num_envs}.")
+        check("num_envs", num_envs, Annotated[int | None, COUNT])
+        check("seed", seed, Annotated[int | None, SEED])
         if seed is not None:
             self._generator.manual_seed(seed)
         if self._state is None or num_envs != self._num_envs:
@@ -145,7 +146,8 @@ class LoadedAgent:
             env: Played instead of the task that it was trained on: an id, an environment, or a function that makes one.
             seed: Chooses the episodes; the run's unless told. None of them begins as one in training did.
             greedy: Take the most probable actions rather than samples.
-            num_envs: Environments that are stepped together; as many as in training unless told.
+            num_envs: Environments that are stepped together; as many as in training unless told, or as there are in an
+                environment that is passed itself.
             env_kwargs: Settings of the task that are not those of training. An agent that plays against itself is
                 judged against bots unless there are any.
             memory: What the agent is shown: its own memory; or one that is zeroed at each step, frozen as an earlier
@@ -156,21 +158,21 @@ class LoadedAgent:
             MerlinError: The environment has other spaces, or cannot be built.
         """
         config = self._known_config()
-        config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})})
-        if env is not None:
-            config = replace(config, task=name_of(env), env_kwargs=dict(env_kwargs or {}))
-        config = replace(config, device=str(self._device))
-        return play_held_out(
-            self.agent,
-            config,
-            episodes=episodes,
-            seed=seed,
-            greedy=greedy,
-            num_envs=num_envs,
-            memory=memory,
-            max_steps=max_steps,
-            as_told=env_kwargs is not None,
-        )[0]
+        config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})}, device=str(self._device))
+        with known(config.task if env is None else env) as task:
+            if env is not None:
+                config = replace(config, task=task, env_kwargs=dict(env_kwargs or {}))
+            return play_held_out(
+                self.agent,
+                config,
+                episodes=episodes,
+                seed=seed,
+                greedy=greedy,
+                num_envs=num_envs,
+                memory=memory,
+                max_steps=max_steps,
+                as_told=env_kwargs is not None,
+            )[0]
 
     def save(self, folder: str | Path, *, episodes: int = 100) -> Path:
         """Write the agent as a folder, which `merlin.load` and the commands read, and return that.
@@ -231,8 +233,6 @@ def to_environment(space: Space, num_envs: int | None) -> Callable[[torch.Tensor
 
     def convert(action: torch.Tensor) -> Any:
         action = action.cpu()
-        if action.is_floating_point():
-            action = action.float()  # numpy has no bfloat16
         if num_envs is not None:
             return form(action)
         one = next(iter(iterate(batched, form(action.unsqueeze(0)))))

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from merlin.environments.batch import Environment
 from merlin.networks.products import flop_formulas, product
 from merlin.networks.spaces import describe_entries
+from merlin.precision import restoring_torch
 from merlin.runs.monitor import Monitor
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
@@ -59,6 +60,7 @@ class Profile:
         return self.steps_per_second * self.flops_per_step / self.product_flops_per_second
 
 
+@restoring_torch()
 def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None) -> Profile:
     """Train for some seconds after a warm-up of two windows, and return where the time went. Nothing is kept.
 

@@ -22,6 +22,7 @@ from merlin.environments.batch import Environment
 from merlin.environments.make import find_spec
 from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep
 from merlin.errors import EnvironmentFailure, MerlinError, describe, option
+from merlin.precision import restoring_torch
 from merlin.runs.advice import describe_run
 from merlin.runs.agent_spaces import AgentSpaces, check_spaces, difference, read_spaces, to_config
 from merlin.runs.build import build_agent as build_agent
@@ -127,6 +128,7 @@ def compare_held_out(
         )
 
 
+@restoring_torch()
 def train(
     env: RunConfig | str | Passed | None = None,
     run_dir: str | Path | None = None,

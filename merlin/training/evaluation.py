@@ -3,12 +3,13 @@
 import math
 import statistics
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from merlin.environments.batch import Environment
+from merlin.ranges import COUNT, check
 from merlin.training.play import Moment, Observer, Player, play
 
 HELD_OUT_SEED = 1_000_000_007
@@ -47,6 +48,8 @@ class Evaluation(Observer):
         max_steps: int | None = None,
         tell: Callable[["Evaluation"], object] | None = None,
     ) -> None:
+        check("episodes", episodes, Annotated[int, COUNT])
+        check("max_steps", max_steps, Annotated[int | None, COUNT])
         self.episodes, self.max_steps, self.tell = episodes, max_steps or most_steps(environment), tell
         self.num_steps, self.unfinished = 0, 0
         self.unfinished_returns: list[float] = []

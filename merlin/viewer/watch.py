@@ -4,10 +4,11 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
-from merlin.errors import MerlinError
+from merlin.ranges import COUNT, SEED, check
 from merlin.runs.build import build_environment, describe_weights, load_agent_and_weights
 from merlin.runs.directory import load_config
 from merlin.training.evaluation import HELD_OUT_SEED
@@ -47,8 +48,8 @@ def watch(
     run_dir = Path(run_dir)
     out = Path(out) if out is not None else run_dir / "episode.gif"
     find_writer(out)  # before an episode is played in vain
-    if episodes < 1:
-        raise MerlinError(f"The number of episodes must be at least 1, but is {episodes}.")
+    check("episodes", episodes, Annotated[int, COUNT])
+    check("seed", seed, Annotated[int, SEED])
     config = dataclasses.replace(load_config(run_dir), device=device, vectorization="sync")
     seed += config.seed + HELD_OUT_SEED
     played: list[Episode] = []

@@ -123,6 +123,8 @@ WRONG = {
     "'card' is missing": lambda arrays: ({key: x for key, x in arrays.items() if key != "card"}, FIRST, 0),
     "as many environments as the state, 3, but is of .*4": change("card", np.zeros(4, np.int64)),
     "but is of .*without a batch axis": change("card", 2),
+    "entry 'place' of an observation must be finite, but nan came": change("place", np.full((B, 3), [0, np.nan, 0])),
+    "entry 'place' of an observation must be finite, but -inf came": change("place", [[0, 0, -np.inf]] * B),
     "'place' must be an array of numbers": change("place", "abc"),
     "'place' must be an array of numbers.*": change("place", [[1.0], [1.0, 2.0], []]),
     "'card' of an observation must hold categories, integers from 0 to 4, but 5 came": change("card", [0, 5, 1]),

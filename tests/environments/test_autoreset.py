@@ -5,6 +5,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 
+from merlin.environments import passed
 from merlin.environments.batch import Environment, make_environment, spread_seed
 from merlin.errors import MerlinError
 from tests.environments.examples import BufferBatch, Episodes, TensorBatch, episodes
@@ -178,8 +179,28 @@ def test_what_a_step_returned_is_never_written_again():
             assert all(map(torch.equal, tensors_of(step), copied))
 
 
-def test_a_batch_must_say_when_it_resets():
+@pytest.mark.parametrize("told", [AutoresetMode.NEXT_STEP, "NEXT_STEP", "NextStep"])
+def test_a_batch_says_when_it_resets_by_the_modes_name_too(told):
     vector_env = episodes(AutoresetMode.SAME_STEP)
-    del vector_env.metadata["autoreset_mode"]
-    with pytest.raises(MerlinError, match="must declare when it resets"):
+    vector_env.metadata["autoreset_mode"] = told
+    assert Environment(vector_env)._border.autoreset is AutoresetMode.NEXT_STEP
+
+
+@pytest.mark.parametrize("told", [None, True, "next step"])
+def test_a_batch_must_say_when_it_resets(told):
+    vector_env = episodes(AutoresetMode.SAME_STEP)
+    vector_env.metadata["autoreset_mode"] = told
+    with pytest.raises(MerlinError, match=f"must declare when it resets, .* 'autoreset_mode' is {told!r}: put"):
         Environment(vector_env)
+    del vector_env.metadata["autoreset_mode"]
+    with pytest.raises(MerlinError, match=r"must declare when it resets, .* 'autoreset_mode' is None: put"):
+        Environment(vector_env)
+
+
+@pytest.mark.parametrize("name", ["num_envs", "single_observation_space", "single_action_space"])
+@pytest.mark.parametrize("take", [Environment, passed.name_of], ids=["batch", "passed"])
+def test_a_batch_must_say_what_is_in_it(name, take):
+    vector_env = episodes(AutoresetMode.SAME_STEP)
+    delattr(vector_env, name)
+    with pytest.raises(MerlinError, match=f"must have .*, but {name} of SyncVectorEnv is None: set it"):
+        take(vector_env)

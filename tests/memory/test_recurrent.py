@@ -1,6 +1,7 @@
 """The memory called as `torch.nn.LSTM` is, against its equations written step by step, in float64."""
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 from functools import partial
@@ -169,6 +170,21 @@ def test_what_does_not_fit_is_told(x, state, is_first, sentence):
         MemoryLSTM(0, 1)
 
 
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ((nn.utils.rnn.pack_padded_sequence(draw(T, B, I), [7, 4, 2]),), "input must be a tensor, .* a PackedSequence"),
+        ((draw(T, B, I).numpy(),), "input must be a tensor, but it is a ndarray"),
+        ((draw(T, B, I), [draw(1, B, 30)] * 2), "state must be a tensor, but it is a list"),
+        ((draw(T, B, I), (draw(1, B, 30), None)), "state must be a tensor, but it is a NoneType"),
+        ((draw(T, B, I), None, starts().numpy()), "is_first must be a tensor, but it is a ndarray"),
+    ],
+)
+def test_what_is_no_tensor_is_told(arguments, sentence):
+    with pytest.raises(MerlinError, match=sentence):
+        inspect.unwrap(MemoryLSTM.forward)(make(), *arguments)  # which the tests would not let through by its type
+
+
 def test_shapes_are_told_in_the_order_in_which_they_came():
     core = make(batch_first=True)
     with pytest.raises(MerlinError, match=r"input must be \[B, T, 4\] of at least one step, but it is \[3, 7, 5\]"):
@@ -188,6 +204,13 @@ outputs, state = torch.compile(model, backend="eager")(x)
 torch.testing.assert_close(outputs, model(x)[0])
 step, state = x[:1], state.detach()
 torch.testing.assert_close(torch.jit.trace(core, (step, state))(step, state)[0], core(step, state)[0])
+never, starts = torch.zeros(1, 3, dtype=torch.bool), torch.tensor([[True, False, True]])
+more = step.repeat(1, 2, 1), state.repeat(1, 2, 1), starts.repeat(1, 2)
+any_batch = ({1: torch.export.Dim("batch", min=1)},) * 3
+exported = torch.export.export(core, (step, state, never), dynamic_shapes=any_batch).module()
+for program in (torch.jit.trace(core, (step, state, never)), exported):
+    for arguments in ((step, state, starts), more):
+        torch.testing.assert_close(program(*arguments), core(*arguments))
 for export in (torch.jit.trace, torch.export.export):
     try:
         export(core, (x,))

@@ -8,14 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import merlin
 from merlin import cli
 from merlin.errors import MerlinError
 from merlin.runs import export as exports
-from merlin.runs.export import StepProgram, export, largest_difference, named_state
-from tests.agents.helpers import EVERY_KIND, VARIANTS, make_agent, tensors
+from merlin.runs.export import StepProgram, export, largest_difference, named_state, play
+from tests.agents.helpers import ACTION_SPACES, EVERY_KIND, VARIANTS, make_agent, random_observation, tensors
 from tests.agents.test_border import observations
+from tests.environments import examples as examples  # (registers test/Masked-v0)
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxruntime and onnxscript are an extra")
@@ -46,6 +48,20 @@ def test_the_program_is_a_greedy_step(name, action_space, box_actions):
         torch.testing.assert_close({key: found[key] for key in named_state(state)}, named_state(state))
 
 
+@pytest.mark.parametrize("parameter, row", [(0.2, [4, 0.8, 0.8, 5, 0]), (9.0, [4, 2, 2, 9, 0])])
+def test_actions_of_a_tuple_lie_in_it(parameter, row, monkeypatch):
+    """Means of 0.5 + 1.5 x and 4.5 + 4.5 x, and choices that are all alike likely."""
+    boxes = spaces.Box(-1, 2, (2,)), spaces.Box(0, 9, (), np.int8)
+    monkeypatch.setitem(ACTION_SPACES, "tuple", spaces.Tuple([spaces.Discrete(3, start=4), *boxes, spaces.Discrete(2)]))
+    agent = make_agent("rl-lstm", "tuple", box_actions="gaussian")
+    parameters = torch.full((3, agent.actions.num_parameters), parameter)
+    monkeypatch.setattr(agent, "heads", lambda *_: (parameters, torch.zeros(3)))
+    program, is_first = StepProgram(agent), torch.ones(3, dtype=torch.bool)
+    inputs = program.inputs(random_observation(3), named_state(agent.initial_state(3)), is_first, torch.zeros(3))
+    expected = torch.tensor([row] * 3, dtype=torch.float64)
+    torch.testing.assert_close(program(inputs)["action"], expected, rtol=1e-6, atol=0)
+
+
 KINDS = {
     "merlin": ("card", "picture"),
     "merlin-policy-encoder": ("card", "grid"),
@@ -60,6 +76,7 @@ FORMS = [
     ("torch", "rl-mem", "multi", 2),
     ("torch", "rl-lstm", "box", 1),
     ("torch", "rl-lstm", "box_of_betas", None),
+    ("torch", "rl-lstm", "mixed", None),
     pytest.param("onnx", "merlin", "box", None, marks=needs_onnx),
     pytest.param("onnx", "rl-lstm", "box_of_betas", 2, marks=needs_onnx),
     pytest.param("onnx", "rl-mem", "discrete", 2, marks=needs_onnx),
@@ -76,6 +93,25 @@ def test_what_is_exported_computes_the_agents_numbers(form, name, action_space, 
     exported = export(agent, of_nowhere(name), tmp_path / "agent", form, batch_size, steps=12)
     assert exported.path.stat().st_size > 1000 and exported.steps == 12 and not exported.is_of_environment
     assert exported.difference <= (1e-6 if form == "torch" else 1e-5)
+
+
+@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=needs_onnx)])
+def test_a_task_that_gives_masks_has_them_among_the_inputs(form, tmp_path):
+    """Its environment ends the run of whoever does what is not allowed."""
+    config = replace(of_nowhere("rl-lstm"), task="test/Masked-v0")
+    with merlin.build_environment(config, 1) as environment:
+        agent = merlin.build_agent(config, environment)
+    exported = export(agent, config, tmp_path / "agent", form, steps=12)
+    assert exported.is_of_environment and exported.difference < 1e-5
+    inputs = play(StepProgram(agent), config, 3, 1)[0][0]
+    for choice in range(3):
+        inputs["observation.action_mask"] = torch.eye(3, dtype=torch.bool)[[choice] * 3]
+        if form == "torch":
+            action = torch.export.load(exported.path).module()(inputs)["action"]
+        else:
+            session = importlib.import_module("onnxruntime").InferenceSession(exported.path)
+            action = session.run(["action"], {x.name: inputs[x.name].numpy() for x in session.get_inputs()})[0]
+        assert action.tolist() == [choice - 1] * 3
 
 
 def test_a_torch_program_is_loaded_without_merlin_and_says_what_its_spaces_are(tmp_path):

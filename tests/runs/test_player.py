@@ -1,5 +1,6 @@
 """`merlin.load`: a trained agent that plays any loop, arrays in and arrays out, also without its environment."""
 
+import inspect
 import io
 import json
 from dataclasses import replace
@@ -151,8 +152,58 @@ def test_a_late_or_missing_reset_is_told(memory_game):
     with pytest.raises(MerlinError, match="these are of one environment: call"):
         player.act(seen(1))
     player.act(seen([1]))
-    with pytest.raises(MerlinError, match="num_envs must be at least 1"):
-        player.reset(0)
+
+
+@pytest.mark.parametrize(
+    "method, name, value",
+    [
+        ("reset", "num_envs", 0),
+        ("reset", "num_envs", 2.0),
+        ("reset", "seed", -1),
+        ("evaluate", "episodes", 0),
+        ("evaluate", "num_envs", 0),
+        ("evaluate", "max_steps", -3),
+        ("evaluate", "seed", -5),
+        ("evaluate", "seed", 2**31),
+        ("save", "episodes", -1),
+    ],
+)
+def test_numbers_out_of_range_are_told(told, tmp_path, method, name, value):
+    function = inspect.unwrap(getattr(merlin.LoadedAgent, method))  # or its type would be what is told
+    arguments = [tmp_path / "folder"] if method == "save" else []
+    with pytest.raises(MerlinError, match=f"^{name} must be a whole number from .*, but is {value}"):
+        function(merlin.load(told), *arguments, **{name: value})
+
+
+def test_evaluating_leaves_pytorch_as_it_was(told):
+    torch.set_num_threads(2)
+    try:
+        assert merlin.load(told).evaluate(episodes=1)["episodes"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_mask_goes_beside_the_observation():
+    agent = merlin.RLLSTM({"observation": spaces.Discrete(2)}, spaces.Discrete(3), merlin.RLLSTMConfig())
+    player = merlin.LoadedAgent(agent)
+    player.reset()
+    for choice, mask in enumerate(np.eye(3, dtype=np.int8)):
+        assert player.act({"observation": 1, "action_mask": mask}, 0.0) == choice
+    player.reset(3)
+    assert player.act({"observation": [0, 1, 0], "action_mask": np.eye(3)}).tolist() == [0, 1, 2]
+
+
+def test_whole_numbers_beside_a_box_are_exact():
+    """Of a Tuple all numbers are one row, and float32 has no whole number between 2**26 and 2**26 + 8."""
+    first = 2**26 + 1
+    space = spaces.Tuple([spaces.Discrete(3, start=first), spaces.Box(-1, 1, (1,))])
+    player = merlin.LoadedAgent(merlin.RLLSTM({"observation": spaces.Discrete(2)}, space, merlin.RLLSTMConfig()))
+    player.reset()
+    single = [player.act(0, 0.0)[0] for _ in range(50)]
+    player.reset(50)
+    for numbers in (single, player.act(np.zeros(50, int))[0].tolist()):
+        assert set(numbers) == {first, first + 1, first + 2}
 
 
 def test_texts_are_those_that_the_agent_knows(told):

@@ -1,6 +1,7 @@
 """Training, evaluating and loading from Python: any environment, messages without options, reports that stop a run."""
 
 import ast
+import functools
 import inspect
 import io
 import json
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from PIL import Image
 
@@ -117,12 +119,65 @@ def test_a_function_that_makes_environments(env, tmp_path):
     run = train(env, tmp_path / "run", env_kwargs={"reward": 2.0})
     assert 0 <= run.evaluate(episodes=8)["episode_return_mean"] <= 6
     assert run.evaluate(lambda: Coin(reward=0.0), episodes=8)["episode_return_mean"] == 0
-    assert run.agent.config.task == ("tests.runs.test_python:Coin" if env is Coin else "object/lambda")
+    name = "tests.runs.test_python:Coin" if env is Coin else rf"object/lambda-{passed.PROCESS}(-\d+)?"
+    assert re.fullmatch(name, run.agent.config.task)
+
+
+def test_two_functions_of_one_name_are_two_tasks(tmp_path):
+    """As in a loop over settings, whose lambdas all have one name."""
+    run = train(lambda: Coin(reward=1.0), tmp_path / "run")
+    before = set(passed._SPECS)
+    assert run.evaluate(lambda: Coin(reward=-1.0), episodes=20)["episode_return_mean"] < 0
+    assert set(passed._SPECS) == before, "what is only evaluated on is not kept"
+    names = [passed.name_of(lambda reward=reward: Coin(reward)) for reward in (0.0, -1.0)]
+    assert len({run.agent.config.task, *names}) == 3
+    assert run.evaluate(episodes=20)["episode_return_mean"] > 0
+    coin = Coin()
+    for there, number in ((coin, 1), (Coins(3), 3)):  # the run has two
+        assert 0 <= run.evaluate(there, episodes=4)["episode_return_mean"] <= 3
+        with pytest.raises(MerlinError, match=f"num_envs must be {number}, but is {2 * number}"):
+            run.evaluate(there, episodes=8, num_envs=2 * number)
+    assert passed.name_of(coin) == passed.name_of(coin) != passed.name_of(Coin())
 
 
 def test_a_function_of_a_module_is_found_by_its_name_in_any_process():
     assert find_spec("tests.runs.test_python:Coin").entry_point is Coin
     assert find_spec("tests.runs.test_python:Coins").vector_entry_point is Coins
+
+
+class Mint:
+    """Makes coins, in a wrapper, and is not to be copied: it may hold much."""
+
+    def __deepcopy__(self, memo):
+        raise TypeError("cannot pickle '_thread.lock' object")
+
+    def coin(self, reward: float = 1.0):
+        return gymnasium.wrappers.TimeLimit(Coin(reward), 3)
+
+    __call__ = coin
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Mint().coin, Mint(), functools.partial(lambda mint, **more: mint.coin(**more), Mint())],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_an_object_makes_is_played_and_the_object_is_not_copied(make):
+    with merlin.make_environment(make, 2, env_kwargs={"reward": 3.0}) as environment:
+        environment.reset(0)
+        rewards = {x for _ in range(9) for x in environment.step(torch.zeros(2, dtype=torch.int64)).reward.tolist()}
+    assert rewards == {0.0, 3.0}
+    mint = Mint()
+    assert passed.name_of(mint.coin) == passed.name_of(mint.coin) != passed.name_of(Mint().coin)
+    if not isinstance(make, functools.partial):
+        with pytest.raises(MerlinError, match="has no argument rewards: did you mean 'reward'"):
+            merlin.make_environment(make, 2, env_kwargs={"rewards": 3.0})
+
+
+@pytest.mark.parametrize("thing", [Coin, lambda: Coin(), Coins(2)], ids=["class", "lambda", "batch"])
+def test_what_is_trained_on_is_made_without_training_too(thing):
+    with merlin.make_environment(thing, 2) as environment:
+        assert environment.reset(0).observation["observation"].shape == (2,)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
@@ -159,13 +214,21 @@ def test_what_fails_before_a_run_has_begun_leaves_nothing_behind(was_there, tmp_
 def test_a_batch_of_ours_keeps_its_preset():
     envs = gymnasium.make_vec("merlin/TMaze-v0", num_envs=5, vectorization_mode="vector_entry_point", length=4)
     config = configure(envs)
-    assert (config.task, config.preset, config.num_envs) == ("object/TMaze", "tmaze", 5)
+    assert re.fullmatch(rf"object/TMaze-{passed.PROCESS}(-\d+)?", config.task)
+    assert (config.preset, config.num_envs) == ("tmaze", 5)
     assert config.model == merlin.preset("merlin", "merlin/TMaze-v0", {"length": 4}).model
 
 
-def test_what_was_passed_in_another_process_is_told():
+def test_what_was_passed_in_another_process_is_told(tmp_path, monkeypatch):
+    """Also where this one has an environment of the same name: it is another."""
+    monkeypatch.setattr(passed, "PROCESS", "another")
+    run = train(lambda: Coin(), tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr(passed, "_SPECS", {})
+    passed.name_of(lambda: Coin())
     with pytest.raises(MerlinError, match="which only that program has"):
-        find_spec("object/gone")
+        run.evaluate(episodes=2)
+    assert run.evaluate(lambda: Coin(), episodes=2)["episodes"] == 2
 
 
 def test_what_is_no_environment(tmp_path):

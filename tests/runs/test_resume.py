@@ -294,14 +294,10 @@ def test_settings_of_learning_take_effect_when_a_run_is_resumed(tmp_path, begun,
 def test_other_settings_of_training_take_effect_when_a_run_is_resumed(tmp_path, begun, monkeypatch):
     config, run_dir = begun["merlin/MemoryGame-v0"]
     copy, saves, save = Path(shutil.copytree(run_dir, tmp_path / "run")), [], Monitor.save
-    monkeypatch.setattr(Monitor, "save", lambda self: saves.append(self.trainer.env_steps) or save(self))
-    try:
-        train(replace(config, training=replace(config.training, **OTHERS)), copy, resume=True, stream=io.StringIO())
-        assert torch.get_num_threads() == 2 and torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_num_threads(1)
-        torch.set_float32_matmul_precision("highest")
-    assert saves == [6 * WINDOW]
+    now = lambda: (torch.get_num_threads(), torch.get_float32_matmul_precision())  # noqa: E731
+    monkeypatch.setattr(Monitor, "save", lambda self: saves.append((self.trainer.env_steps, *now())) or save(self))
+    train(replace(config, training=replace(config.training, **OTHERS)), copy, resume=True, stream=io.StringIO())
+    assert saves == [(6 * WINDOW, 2, "high")] and now() == (1, "highest"), "which are the process's own"
     assert [row["env_steps"] for row in rows(copy)] == [WINDOW * n for n in (2, 3, 4, 5, 6)]
     assert [row.get("evaluation_episodes") for row in rows(copy)] == [None, None, 3, None, 3]
 

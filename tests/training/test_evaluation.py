@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from merlin.environments.batch import make_environment
+from merlin.errors import MerlinError
 from merlin.experience import StepOutput
 from merlin.training.evaluation import MAX_STEPS, Evaluation, evaluate
 from merlin.training.random_play import RANDOM_EPISODES, RandomPlayer, random_return
@@ -154,3 +155,10 @@ def test_what_random_play_earns_is_told_if_all_of_it_ends_in_time(num_envs):
         assert num_envs == 40 or random_return(environment, 0, seconds=0.0) is None
     with make_environment("test/Grip-v0", num_envs, env_kwargs={"fails": True}) as environment:
         assert num_envs == 40 or random_return(environment, 0, seconds=10.0) is None
+
+
+@pytest.mark.parametrize("numbers", [{"episodes": 0}, {"episodes": -1}, {"episodes": 1, "max_steps": 0}])
+def test_numbers_that_play_nothing_are_told(numbers):
+    name = list(numbers)[-1]
+    with pytest.raises(MerlinError, match=f"^{name} must be a whole number from 1 to .* but is {numbers[name]}"):
+        play([[3]], **numbers)
