@@ -155,6 +155,13 @@ def add_wandb(add: Callable, more: str = "") -> None:
         "auto, the default, goes online if you are logged in")  # fmt: skip
 
 
+def add_trackers(add: Callable) -> None:
+    """Add --wandb and --tensorboard."""
+    add_wandb(add)
+    add("--tensorboard", action="store_true", help="write files for TensorBoard too, in RUN_DIR/tensorboard; needs "
+        "pip install 'merlin-agents[tensorboard]'")  # fmt: skip
+
+
 def flag(name: str) -> str:
     """Return how an option is written."""
     return f"--{name.replace('_', '-').removeprefix('started-')}"

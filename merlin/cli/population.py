@@ -7,7 +7,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merlin.cli.arguments import add_command, add_configuration, add_import_from, path, seconds, whole_number
+from merlin.cli.arguments import (
+    add_command,
+    add_configuration,
+    add_import_from,
+    add_trackers,
+    path,
+    seconds,
+    whole_number,
+)
 from merlin.cli.configuration import new_config, refuse
 from merlin.cli.output import print_table
 from merlin.errors import MerlinError, launched
@@ -45,6 +53,7 @@ def add_to(commands: Any) -> None:
     add("--resume", metavar="DIR", type=path, help="continue the population in this directory exactly where its last "
         "checkpoint was taken; needs nothing else")  # fmt: skip
     add("--max-seconds", metavar="S", type=seconds, default=math.inf, help="stop after this long, with a checkpoint")
+    add_trackers(add)
     add_import_from(add, "the working directory; none with --resume")
 
 
@@ -67,7 +76,16 @@ def population(options: argparse.Namespace) -> int:
         )
 
     is_resumed = options.resume is not None
-    summary = run.train(config, settings, files, resume=is_resumed, max_seconds=options.max_seconds, on_start=tell)
+    summary = run.train(
+        config,
+        settings,
+        files,
+        resume=is_resumed,
+        wandb=options.wandb,
+        tensorboard=options.tensorboard,
+        max_seconds=options.max_seconds,
+        on_start=tell,
+    )
     if distributed.speaks():
         done = summary.env_steps >= config.steps
         how = "interrupted" if summary.interrupted else "done" if done else "out of time"

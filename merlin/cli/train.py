@@ -10,7 +10,7 @@ from merlin.cli.arguments import (
     add_command,
     add_configuration,
     add_import_from,
-    add_wandb,
+    add_trackers,
     path,
     seconds,
     whole_number,
@@ -52,9 +52,7 @@ def add_to(commands: Any) -> None:
     add("--from-checkpoint", choices=("best", "last"), dest="started_from_checkpoint", help="which weights of that run "
         "(default: best)")  # fmt: skip
     add("--max-seconds", metavar="S", type=seconds, default=math.inf, help="stop after this long, with a checkpoint")
-    add_wandb(add)
-    add("--tensorboard", action="store_true", help="write files for TensorBoard too, in RUN_DIR/tensorboard; needs "
-        "pip install 'merlin-agents[tensorboard]'")  # fmt: skip
+    add_trackers(add)
     add_import_from(add, "the working directory; none with --resume")
 
 

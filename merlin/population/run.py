@@ -37,6 +37,8 @@ from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.run import Summary, build_agent, build_environment, interrupts, resolve_device
 from merlin.runs.settings import from_dict, to_dict
+from merlin.runs.trackers import TensorBoard, Trackers, Tracks, summary_writer
+from merlin.runs.tracking import Tracker
 from merlin.training import checkpoint
 from merlin.training.storage import parse_json, read_json, replace_file
 from merlin.training.trainer import check_transport
@@ -75,6 +77,8 @@ def train(
     run_dir: Path,
     *,
     resume: bool = False,
+    wandb: str = "disabled",
+    tensorboard: bool = False,
     max_seconds: float = math.inf,
     on_start: Callable[[], object] = lambda: None,
     stream: TextIOBase | TextIO | None = None,
@@ -88,6 +92,8 @@ def train(
 
     Args:
         resume: Go on from the last checkpoint of `run_dir`, bit for bit where the task's state can be saved.
+        wandb: auto, online, offline or disabled: one run of it for the population, with all that its agents report.
+        tensorboard: Write files for TensorBoard, in RUN_DIR/tensorboard.
         max_seconds: Stop after this long, but not before the first window is learnt from.
         on_start: Is called once players, agents and directory are made, in the process that reports.
         stream: Where progress is shown; standard error unless told.
@@ -99,8 +105,11 @@ def train(
             "A population is rated by its games and not evaluated in training, so training.evaluation_steps must be "
             f"none, but is {config.training.evaluation_steps}: leave it out."
         )
+    if tensorboard:
+        summary_writer()  # without which no directory is made
     with distributed.joined(resolve_device(config.device)):
-        return _train(config, population, Path(run_dir).absolute(), resume, max_seconds, stream, on_start)
+        tracked = (wandb, tensorboard)
+        return _train(config, population, Path(run_dir).absolute(), resume, tracked, max_seconds, stream, on_start)
 
 
 def _train(
@@ -108,6 +117,7 @@ def _train(
     population: PopulationConfig,
     run_dir: Path,
     resume: bool,
+    tracked: tuple[str, bool],
     max_seconds: float,
     stream: TextIOBase | TextIO | None,
     on_start: Callable[[], object],
@@ -137,6 +147,7 @@ def _train(
         if leads:
             write_population(config, population, run_dir)
             chronicle = Chronicle(configs, run_dir, trained, before - begin, stream, reported, stack)
+            chronicle.track(*tracked, config, population)
             on_start()
             for sentence in (*_describe(config, trained), *notes):
                 chronicle.note(sentence)
@@ -160,6 +171,7 @@ def _train(
         state, was_interrupted = trained.state_dict(), distributed.any_of(bool(interrupted))
         if chronicle is not None:
             chronicle.finish(state)
+            chronicle.tracker.close(130 if was_interrupted else 0)
     if chronicle is None:
         return Summary(trained.env_steps, 0.0, math.nan, was_interrupted, run_dir)
     best = agent_dir(run_dir, chronicle.best_agent)
@@ -168,8 +180,12 @@ def _train(
 
 def write_population(config: RunConfig, population: PopulationConfig, run_dir: Path) -> None:
     """Write the configuration of a population's directory."""
-    text = json.dumps({"run": to_dict(config), "population": to_dict(population)}, indent=2) + "\n"
+    text = json.dumps(_to_dict(config, population), indent=2) + "\n"
     replace_file(run_dir / CONFIG, lambda file: file.write(text.encode()))
+
+
+def _to_dict(config: RunConfig, population: PopulationConfig) -> dict[str, Any]:
+    return {"run": to_dict(config), "population": to_dict(population)}
 
 
 class Chronicle:
@@ -213,6 +229,8 @@ class Chronicle:
         self.journal = stack.enter_context(_open_journal(run_dir / JOURNAL, env_steps))
         if not self.journal.tell():
             self._write("start", {"hyperparameters": [_flat(member.hyperparameters) for member in population.members]})
+        self.tracker = Trackers([])
+        stack.callback(lambda: self.tracker.close(1))  # unless it was closed already
         self.saved_at = time.monotonic()
         self._clear()
         if saved is not None:
@@ -220,6 +238,13 @@ class Chronicle:
         self.note = self.reporter.note
         self._write_configs()
         self.reporter.break_silence(lambda: f"env_steps {population.env_steps:,} of {steps:,}")
+
+    def track(self, wandb: str, tensorboard: bool, config: RunConfig, population: PopulationConfig) -> None:
+        """Tell trackers what is reported from here on."""
+        values = _to_dict(config, population)
+        trackers: list[Tracks] = [TensorBoard(self.run_dir, values, self.reported[0])] if tensorboard else []
+        trackers.append(Tracker(wandb, self.run_dir, values, self.run_dir.name, config.task, note=self.note))
+        self.tracker = Trackers(trackers)
 
     def wall_seconds(self) -> float:
         """Return the run's training time, that of earlier sessions included."""
@@ -320,8 +345,10 @@ class Chronicle:
         self.reporter.report(row)
         if is_due:
             self._write("ratings", self._ratings())
-        for reporter, metrics in zip(self.reporters, own, strict=True):
+        for index, (reporter, metrics) in enumerate(zip(self.reporters, own, strict=True)):
             reporter.report(metrics)
+            row |= {f"{AGENTS}/{index:02d}/{name}": value for name, value in metrics.items()}
+        self.tracker.log(row, population.env_steps)
         self.reported = (population.env_steps, now, population.games_played)
         self.own_steps = [member.env_steps for member in population.members]
         self._clear()
@@ -368,6 +395,7 @@ class Chronicle:
 
         try:
             plot_population(self.run_dir / JOURNAL, self.run_dir / PICTURE)
+            self.tracker.log_media(self.run_dir / PICTURE, "population")
         except OSError as error:  # all is finished and saved, but the disk is full
             self.note(f"{self.run_dir / PICTURE} could not be drawn: {error.strerror}")
 

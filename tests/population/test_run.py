@@ -78,6 +78,39 @@ def test_a_population_that_was_stopped_goes_on_bit_for_bit(trained, tmp_path):
         assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
 
 
+def test_trackers_get_what_the_population_and_its_agents_report(tmp_path, monkeypatch):
+    told = []
+
+    class Fake:
+        is_on = True
+
+        def __init__(self, mode, run_dir, values, name, group, note):
+            told.append(("begin", mode, values["population"]["agents"], values["run"]["task"], name, group))
+
+        def log(self, metrics, step):
+            told.append(("log", dict(metrics), step))
+
+        def log_media(self, path, key):
+            told.append(("media", path.name, key))
+
+        def close(self, code=0):
+            told.append(("close", code))
+
+    monkeypatch.setattr(run, "Tracker", Fake)
+    train(tmp_path / "whole", wandb="online")
+    assert told[0] == ("begin", "online", 3, TASK, "whole", TASK)
+    logs = [x for x in told if x[0] == "log"]
+    assert [step for *_, step in logs] == [row["env_steps"] for row in rows(tmp_path / "whole/metrics.jsonl")]
+    (own,) = [row["rating"] for row in rows(tmp_path / "whole/agents/02/metrics.jsonl")[-1:]]
+    assert logs[-1][1]["agents/02/rating"] == own and "rating_best" in logs[-1][1]
+    assert told[-3:-1] == [("media", "population.png", "population"), ("close", 0)]
+    told.clear()
+    monkeypatch.setattr(run.Population, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "failed", wandb="online")
+    assert told[-1] == ("close", 1)
+
+
 def test_evolutions_tell_who_copied_whom_and_what_changed(trained):
     evolution = next(row for row in rows(trained / "population.jsonl") if row["kind"] == "evolution")
     assert evolution["agent"] != evolution["copied"] and 0 < evolution["win_probability"] < 1

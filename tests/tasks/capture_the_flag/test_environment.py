@@ -203,7 +203,7 @@ def test_bots_are_as_good_as_is_said():
         ),
         ({"team_mate": "mixed"}, "team_mate must be one of self, random, attacker, defender, but is 'mixed'"),
         ({"rewards": [1.0]}, "rewards must be 13 numbers, one for each event, but are 1"),
-        ({"rewards": {"captured": 1.0}}, "rewards must be of these events: I captured, .*; but 'captured' is none of them"),
+        ({"rewards": {"captured": 1.0}}, "rewards must be of these events: I captured, .*; but 'captured' is none"),
         ({"view": "picture"}, "view must be 'grid' or 'first_person', but is 'picture'"),
         ({"num_envs": 6}, "num_envs must be a multiple of 4, the players of a game that learn, but is 6"),
         ({"num_envs": 3, "opponents": "random"}, "num_envs must be a multiple of 2, .*, but is 3"),
