@@ -70,7 +70,7 @@ def drawn(
     """Return the hyperparameters that an agent begins with.
 
     Args:
-        settings: As the run's configuration has them.
+        settings: As the run's configuration has them; rewards are those that the task is given, if it is.
         event_signs: 1 of events that are welcome and −1 of others; None leaves the task's reward.
         spread: `initial_spread`.
         generator: Nothing is drawn from it for a spread of 1 and an agent that has neither ticks nor internal rewards.
@@ -79,8 +79,10 @@ def drawn(
     def spread_out(number: float) -> float:
         return number if spread == 1 else number * _log_uniform(1 / spread, spread, generator)
 
-    signs = event_signs or ()
-    rewards = tuple(sign * _log_uniform(*REWARD_MAGNITUDES, generator) for sign in signs) or None
+    if settings.rewards is not None:
+        rewards = tuple(map(spread_out, settings.rewards))
+    else:
+        rewards = tuple(sign * _log_uniform(*REWARD_MAGNITUDES, generator) for sign in event_signs or ()) or None
     return Hyperparameters(
         {name: spread_out(x) for name, x in settings.rates.items()},
         {name: spread_out(x) for name, x in settings.costs.items()},

@@ -17,6 +17,8 @@ class Players(NamedTuple):
     """Of the members of both teams of each game."""
     event_signs: tuple[int, ...] | None
     """1 of events that are welcome and −1 of others; None of a task that tells of none."""
+    rewards: tuple[float, ...] | None = None
+    """Of each event, where the task is given them."""
 
     @property
     def num_games(self) -> int:
@@ -30,8 +32,8 @@ class Players(NamedTuple):
 def players_of(environment: Environment) -> Players:
     """Return who the rows of a batch are, as it says itself by two attributes: `game` and `team` (0 or 1) of each row.
 
-    A task that tells as `info["events"]` what happened says by `event_signs` which events are welcome, and takes their
-    rewards as its keyword argument `rewards`.
+    A task that tells as `info["events"]` what happened says by `event_signs` which events are welcome, takes their
+    rewards as its keyword argument `rewards`, and has these as `weights`, or None.
 
     Raises:
         MerlinError: It says nothing, or its games are not of two teams with the same number of players.
@@ -51,5 +53,6 @@ def players_of(environment: Environment) -> Players:
             f"{sizes[0, 0]} and {sizes[1, 0]}: leave no team to bots, or take another task."
         )
     rows = torch.argsort(2 * game + team, stable=True).view(-1, 2, int(sizes[0, 0])).to(environment.device)
-    signs = getattr(batch, "event_signs", None)
-    return Players(rows, None if signs is None else tuple(signs))
+    signs, weights = getattr(batch, "event_signs", None), getattr(batch, "weights", None)
+    rewards = None if weights is None else tuple(torch.as_tensor(weights).tolist())
+    return Players(rows, None if signs is None else tuple(signs), rewards)

@@ -46,7 +46,8 @@ class PopulationConfig(EvolutionConfig):
     """K, points that a game between equals moves half of: 16 to 32 for thousands of games, 2 for 100,000."""
     internal_rewards: bool = True
     """Each agent learns from rewards of its own for the events of a game, which evolve, and not from the task's reward,
-    where the task tells of events."""
+    where the task tells of events. They begin at those that the task is given, each times a factor as below, or else
+    log-uniformly between 0.1 and 1."""
 
     bots: str | None = None
     """A team of the task's bots, such as mixed, that some games are played against; it is rated too."""
@@ -162,9 +163,10 @@ class Population:
         for index, participant in enumerate(self.participants):
             participant.is_here = index % distributed.world_size() == distributed.rank()
         self.num_frozen = 0
-        signs = self.players.event_signs if config.internal_rewards else None
+        signs, rewards = (self.players.event_signs, self.players.rewards) if config.internal_rewards else (None, None)
         for member in self.members:
-            member.adopt(drawn(member.hyperparameters, signs, config.initial_spread, self.generator))
+            settings = member.hyperparameters._replace(rewards=rewards)
+            member.adopt(drawn(settings, signs, config.initial_spread, self.generator))
         self._seat_bots()
         players = len(self.participants) + (config.bots is not None)
         self.ratings = torch.full((players,), INITIAL_RATING, dtype=torch.float64)

@@ -121,6 +121,13 @@ def test_internal_rewards_begin_with_their_signs_between_a_tenth_and_one():
     assert len({h.rates["learning_rate"] for h in found}) == 50
 
 
+def test_internal_rewards_begin_at_those_of_the_task_where_it_has_them():
+    found = [drawn(SETTINGS._replace(rewards=(2.0, 0.0, -1.0)), (1, 1, -1), 2.0, generator(seed)) for seed in range(50)]
+    high, none, low = torch.tensor([h.rewards for h in found]).unbind(1)
+    assert ((high >= 1) & (high <= 4)).all() and not none.any() and ((low <= -0.5) & (low >= -2)).all()
+    assert len({*high.tolist()}) == 50
+
+
 def test_without_a_spread_an_agent_begins_as_configured_and_draws_nothing():
     plain, drawing = SETTINGS._replace(tick_steps=None), generator(3)
     assert drawn(plain, None, 1.0, drawing) == plain

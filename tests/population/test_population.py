@@ -171,6 +171,13 @@ def test_of_a_window_that_is_masked_altogether_nothing_is_learnt():
     assert same(before, dict(population.members[1].agent.state_dict()))
 
 
+def test_internal_rewards_begin_at_those_that_the_task_is_given():
+    given = {"env_kwargs": {"rewards": [5.0, 0.0, -1.0]}, "evolves": False}
+    for spread, internal, wanted in ((1.0, True, (5.0, 0.0, -1.0)), (1.0, False, None)):
+        population = make(games=2, initial_spread=spread, internal_rewards=internal, **given)
+        assert [member.hyperparameters.rewards for member in population.members] == [wanted] * len(population.members)
+
+
 def test_agents_learn_from_their_own_rewards_of_events():
     population = make("ftw", games=2)
     weights = [torch.tensor(member.hyperparameters.rewards) for member in population.members]
