@@ -177,7 +177,11 @@ def reads_section(trajectories: Trajectories, out: Path) -> Section:
     title = "Where each key reads"
     found = where_keys_read(trajectories)
     if found is None:
-        return left_out(title, "the agent has no memory")
+        reads = trajectories.read_weights is not None
+        return left_out(
+            title,
+            "of this memory it is not known which step wrote what is read" if reads else "the agent has no memory",
+        )
     maps = [(place.name, place.on_map.numpy()) for place in found if place.on_map is not None]
     if not maps:
         return Section(

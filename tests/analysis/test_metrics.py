@@ -6,6 +6,7 @@ import torch
 from merlin.analysis.metrics import decode_goal, predict_returns, steps_to_goal, where_keys_read
 from merlin.analysis.probes import DECAYS, guess_class, manhattan
 from merlin.analysis.recording import Trajectories, discounted_returns
+from merlin.analysis.sections import reads_section
 
 HEIGHT, WIDTH = 3, 4
 
@@ -151,7 +152,7 @@ def test_errors_are_counted_from_the_reward_that_comes_next():
     assert found.count.tolist() == [2, 2, 2, 0, 0]
 
 
-def test_a_key_that_reads_one_slot_reads_where_that_was_written():
+def test_a_key_that_reads_one_slot_reads_where_that_was_written(tmp_path):
     """The agent walks along the first row and writes a slot a step; one key reads the first slot, one the newest."""
     length, slots = 4, 6
     first, newest = torch.zeros(length, 1, 1, slots), torch.zeros(length, 1, 1, slots)
@@ -176,6 +177,9 @@ def test_a_key_that_reads_one_slot_reads_where_that_was_written():
     assert without[0].to_agent != without[0].to_agent and without[0].to_goal != without[0].to_goal, "NaN"
     assert chance.age == pytest.approx((1 + 1.5 + 2) / 3)
     assert where_keys_read(made_up(4, 1)) is None
+    assert reads_section(made_up(4, 1), tmp_path).text == "Left out: the agent has no memory."
+    text = reads_section(played._replace(slots=None), tmp_path).text
+    assert text == "Left out: of this memory it is not known which step wrote what is read."
 
 
 def test_an_episode_begins_with_nothing_to_read():
