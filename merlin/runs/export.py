@@ -14,6 +14,7 @@ the next `state.PATH`.
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Generator
 from importlib import import_module
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 
 from merlin.agents import Agent
 from merlin.errors import MerlinError, describe, option
+from merlin.networks.action_spaces import SimpleSpace, open_action_space
+from merlin.networks.spaces import shape_of
 from merlin.runs.agent_spaces import AgentSpaces, to_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment
@@ -56,11 +59,14 @@ class StepProgram(nn.Module):
         super().__init__()
         self.agent = agent.eval().requires_grad_(False)
         self.template = agent.initial_state(1)
+        parts = [part for _, part in open_action_space(agent.action_space)]
         self.bounds: tuple[Tensor, Tensor] | None = None
-        if isinstance(agent.action_space, Box):
-            low, high = (torch.from_numpy(x).float() for x in (agent.action_space.low, agent.action_space.high))
-            self.bounds = low, high
-        self.is_rounded = np.issubdtype(agent.action_space.dtype, np.integer)
+        if any(isinstance(part, Box) for part in parts):  # choices beside a Box are as they are
+            columns = zip(*map(_bounds, parts), strict=True)
+            low, high, is_whole = (torch.from_numpy(np.concatenate(column)) for column in columns)
+            dtype, shape = agent.actions.dtype, agent.actions.shape
+            self.bounds = low.to(dtype).reshape(shape), high.to(dtype).reshape(shape)
+            self.is_whole = is_whole.reshape(shape)
 
     def forward(self, inputs: Named) -> Named:
         """Return a step's outputs."""
@@ -73,14 +79,22 @@ class StepProgram(nn.Module):
         action = agent.actions.greedy(parameters)
         after = agent.advance(perceived, agent.actions.encode(action)).state
         if self.bounds is not None:
-            action = torch.clamp(action, *self.bounds)
-            action = action.round() if self.is_rounded else action
+            action = torch.where(self.is_whole, action.round(), action).clamp(*self.bounds)
         return {"action": action, "policy_parameters": parameters, "value": value} | named_state(after)
 
     def inputs(self, observation: Named, state: Named, is_first: Tensor, reward: Tensor) -> Named:
         """Return the inputs of a step by their names, in their order."""
         seen = {f"observation.{name}": observation[name] for name in self.agent.spaces}
         return seen | state | {"is_first": is_first, "reward": reward}
+
+
+def _bounds(part: SimpleSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return between which bounds the numbers of a simple space lie, flat, and which of them are rounded."""
+    count = math.prod(shape_of(part))
+    if not isinstance(part, Box):
+        return np.full(count, -np.inf), np.full(count, np.inf), np.full(count, False)
+    is_whole = not np.issubdtype(part.dtype, np.floating)
+    return part.low.astype(np.float64).ravel(), part.high.astype(np.float64).ravel(), np.full(count, is_whole)
 
 
 def named_state(state: Any, path: str = "state") -> Named:
