@@ -11,11 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from merlin import cli
 from merlin.errors import MerlinError
-from merlin.experiments.results import bootstrap_interval, interquartile_mean, table
-from merlin.experiments.spec import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
+from merlin.experiments.results import bootstrap_interval, interquartile_mean, plot_comparison, table
+from merlin.experiments.spec import (
+    RESULT,
+    AgentSpec,
+    Run,
+    TaskSpec,
+    choose,
+    last_metrics,
+    make_comparison,
+    plan,
+    read_comparison,
+)
 from merlin.runs.presets import DEFAULT_TASK
 from merlin.runs.run import write_config
 from tests.experiments.in_process import call_runs_in_process
@@ -324,3 +335,29 @@ def test_the_table_has_a_line_for_each_agent_and_one_for_all_tasks():
     rows[0]["env_steps"] = rows[0]["wall_seconds"] = None  # ended before its first report
     assert table(rows, {"a": {"oracle": 4.0}, "b": {}}) == text
     assert text.count("| all |") == 2 and "| all | y | 6 |  |  | 0.60 (" in text
+
+
+def test_every_agent_is_in_the_legend_whatever_its_name_and_however_few_its_reports(tmp_path, monkeypatch):
+    legends, legend = [], Figure.legend
+    monkeypatch.setattr(
+        Figure, "legend", lambda self, *args, **kwargs: legends.append(legend(self, *args, **kwargs)) or legends[-1]
+    )
+    task = TaskSpec(task="t", name="costs $x^$ {")
+    reports = {"merlin": 3, "_private": 2, "$a^$ {": 1, "no episode": 0}
+    runs = []
+    for agent, count in reports.items():
+        run_dir = tmp_path / str(count)
+        run_dir.mkdir()
+        rows = [{"env_steps": 10 * i, "wall_seconds": i, "episode_return_mean": 0.5 * i} for i in range(1, count + 1)]
+        rows = rows or [{"env_steps": 10, "wall_seconds": 1, "episode_return_mean": None}]
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        runs.append(Run(task, AgentSpec(agent="a", name=agent), 1, run_dir, {}))
+    plot_comparison(runs, {task.name: {}}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+    assert [text.get_text() for text in legends[0].get_texts()] == ["merlin", "_private", r"\$a^\$ {"]
+
+
+def test_a_name_stays_in_its_cell_of_the_table():
+    row = dict.fromkeys(("env_steps", "wall_seconds", "success_rate", "of_gap")) | {"episode_return_mean": 1.0}
+    text = table([row | {"task": "a|b", "agent": "c | d"}], {"a|b": {"oracle": 4.0}})
+    assert "| a\\|b | c \\| d | 1 | 1.00 |" in text and "| a\\|b | *oracle play* |" in text
