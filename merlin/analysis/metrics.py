@@ -146,7 +146,9 @@ class ReadLocation(NamedTuple):
 def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
     """Return the cells that each read key reads from, the policy's first, and last one that reads everything alike.
 
-    None where the agent reads no memory, or one of which it is not known what is in its slots. Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
+    None where the agent reads no memory, or one of which it is not known what is in its slots.
+
+    Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
     """
     if played.read_weights is None or played.slots is None:
         return None
