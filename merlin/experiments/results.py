@@ -21,8 +21,8 @@ COLOURS = (
     "#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200", "#35b5b0", "#e08fb4",
 )  # fmt: skip
 COLUMNS = (
-    "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
-    "value_explained", *ABLATIONS,
+    "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes",
+    "unfinished_episodes", "of_gap", "value_explained", *ABLATIONS,
 )  # fmt: skip
 CURVE_COLUMNS = ("task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate")
 
@@ -64,7 +64,7 @@ def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> lis
 
     `of_gap` is the return as a fraction of the way from the best memoryless policy to the oracle, `value_explained` the
     fraction of the return's variance that V explained in training's last report; `zeroed`, `frozen` and `shuffled` are
-    returns with such a memory.
+    returns with such a memory. `unfinished_episodes` were given up, of all of these evaluations, and count in no score.
     """
     rows = []
     for run in runs:
@@ -102,7 +102,10 @@ def write_rows(rows: Sequence[dict], path: Path, columns: Sequence[str] = COLUMN
 
 
 def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
-    """Return a Markdown table: of each agent on each task the interquartile mean and its 95% interval over seeds."""
+    """Return a Markdown table: of each agent on each task the interquartile mean and its 95% interval over seeds.
+
+    Below it is told of which runs some episodes were given up.
+    """
     ablations = [name for name in ABLATIONS if any(row.get(name) is not None for row in rows)]
     head = ("task", "agent", "seeds", "return", "success", "of the gap", "steps", "seconds", *ablations)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -129,7 +132,13 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                 count = sum(map(len, groups))
                 interval = f"{middle:.2f} ({low:.2f} to {high:.2f})"
                 lines.append(f"| all | {_cell(agent)} | {count} |  |  | {interval} |  |  |{'  |' * len(ablations)}")
-    return "\n".join(lines) + "\n"
+    unfinished = [
+        f"\n{row['task']}, {row['agent']}, seed {row['seed']}: {number:,} held-out episodes were given up unfinished, "
+        "and count nowhere above."
+        for row in rows
+        if (number := row.get("unfinished_episodes"))
+    ]
+    return "\n".join(lines + unfinished) + "\n"
 
 
 def _cell(name: str) -> str:

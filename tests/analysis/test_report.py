@@ -20,6 +20,7 @@ from merlin.errors import MerlinError
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import override
 from merlin.states import map_state
+from merlin.training.evaluation import evaluate
 from tests.viewer.test_watch import make_run, tiny
 
 MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})
@@ -209,3 +210,14 @@ def test_the_title_of_a_narrow_picture_is_not_cut_off(tmp_path):
     draw_observations(seen, ["step 1"], {"card": gymnasium.spaces.Discrete(3)}, tmp_path / "x.png", title)
     with Image.open(tmp_path / "x.png") as image:
         assert (np.asarray(image)[:, -10:] == 255).all()
+
+
+def test_episodes_that_were_given_up_are_told_of(monkeypatch):
+    """Of four none ends within two steps."""
+    monkeypatch.setattr(sections, "evaluate", partial(evaluate, max_steps=2))
+    config = tiny("rl-mem", "merlin/MemoryGame-v0", {"pairs": 2})
+    with build_environment(config, 2) as environment:
+        section = sections.memory_section(build_agent(config, environment).eval(), environment, 4, 0)
+    assert "With own memory 4 had not ended after 2 steps. With zeroed memory 4 had" in section.text
+    assert section.text.endswith("These count nowhere.")
+    assert section.numbers["memory"]["own"]["unfinished_episodes"] == 4

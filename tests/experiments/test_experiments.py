@@ -29,6 +29,7 @@ from merlin.experiments.spec import (
 )
 from merlin.runs.presets import DEFAULT_TASK
 from merlin.runs.run import write_config
+from merlin.training import evaluation
 from tests.experiments.in_process import call_runs_in_process
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +193,35 @@ def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monke
     assert (
         "the bridge is out" in err and "1 of 2 runs failed" in err and "| merlin/MemoryGame-v0 | rl-lstm | 1 |" in out
     )
+
+
+@pytest.mark.usefixtures("in_process")
+def test_episodes_that_were_given_up_are_told_of(tmp_path, capsys, monkeypatch):
+    """One that ends where its first observation is 1, at once; of 8 held-out ones some never do."""
+    monkeypatch.setattr(evaluation, "MAX_STEPS", 20)
+    (tmp_path / "endless.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Endless(gymnasium.Env):\n"
+        "    observation_space, action_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        self.ends = int(self.np_random.integers(2))\n"
+        "        return self.ends, {}\n"
+        "    def step(self, action):\n"
+        "        return self.ends, 1.0, bool(self.ends), False, {}\n"
+        "gymnasium.register('Endless-v0', Endless)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["compare", "endless:Endless-v0", "--agents", "rl-mem", "--seeds", "1", "--memory", "zeroed", *SMALL]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    (row,) = csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())
+    assert float(row["episode_return_mean"]) == float(row["zeroed"]) == 1.0
+    number = int(row["unfinished_episodes"])
+    assert number % 2 == 0 and 0 < number < 16, "as many with its own memory as with one that is zeroed"
+    told = f"Endless-v0, rl-mem, seed 1: {number} held-out episodes were given up unfinished, and count nowhere above."
+    assert told in shown.out and told in (tmp_path / "out" / "results.md").read_text()
+    assert f"return 1.00, {number} episodes given up unfinished after" in shown.err
 
 
 def test_an_interruption_leaves_checkpoints_and_the_same_command_goes_on(tmp_path):
