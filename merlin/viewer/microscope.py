@@ -148,6 +148,7 @@ def _memory(episode: Episode) -> dict[str, Any]:
         "width": words.shape[1],
         "keys": [{"name": name, "colour": colour} for name, colour, _ in rows[0]],
         "written": [step.slot for step in episode.steps],
+        "before": [-1 if step.slot_before_reads is None else step.slot_before_reads for step in episode.steps],
         "weights": _packed(np.round(255 * np.sqrt(weights.clip(0, 1))).astype(np.uint8)),
         "words": _packed(np.round(127 * words / largest).astype(np.int8)),
     }

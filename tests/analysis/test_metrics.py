@@ -193,3 +193,15 @@ def test_an_episode_begins_with_nothing_to_read():
     again[2] = True
     (key, _) = where_keys_read(played._replace(is_first=again))
     assert key.age == 1  # in steps 1 and 3; in 0 and 2 there is nothing
+
+
+def test_what_is_written_before_the_reads_is_read_in_the_same_step():
+    """The agent walks along the first row; what it reads was written in the first step and in the last, at once."""
+    weights, before = torch.zeros(3, 1, 1, 2), torch.tensor([[1], [-1], [1]])
+    weights[..., 1] = 1
+    played = made_up(
+        3, 1, agent_cell=torch.arange(3).unsqueeze(1), slots=torch.zeros(3, 1, dtype=torch.int64), read_weights=weights,
+        slots_before_reads=before, grid_size=(HEIGHT, WIDTH),
+    )  # fmt: skip
+    key, _ = where_keys_read(played)
+    assert key.age == key.to_agent == pytest.approx(1 / 3) and key.on_map[0].tolist() == [2, 0, 1, 0]

@@ -94,6 +94,29 @@ def test_a_slot_that_is_used_again_holds_what_was_written_last():
     draw_step(episode, 8)
 
 
+@pytest.mark.parametrize("memory_size", [24, 5])
+def test_what_a_slow_core_wrote_is_read_and_is_no_observation(memory_size, tmp_path):
+    """It writes in steps 1, 4, 7, ... before the fast one reads; where there is room, nothing is written over."""
+    played = play(tiny("ftw", env_kwargs={"pairs": 4}, memory_size=memory_size, tick_steps=3))
+    assert len(played.steps) == 12
+    for t, step in enumerate(played.steps):
+        held, before = played.held(t), played.held_before_reads(t)
+        if memory_size == 24:
+            assert sorted(held.values()) == list(range(t)) and sorted(before.values()) == list(range(0, t + 1, 3))
+        if t % 3 == 0:
+            assert before[step.slot_before_reads] == t and step.slot_before_reads not in held
+        assert set(np.flatnonzero(step.read_weights.max(0) > 1e-6)) <= {*held, *before}
+        sharpest = step.read_weights[step.read_weights.max(1).argmax()].argmax()
+        words = in_a_sentence(played, t, held, before)
+        assert "empty" not in words and ("before it looked" in words) == (sharpest in before)
+    draw_step(played, 6)
+    memory_picture(played, tmp_path / "memory.png")
+    write_page([played], tmp_path / "x.html", "")
+    assert json.loads(re.search(r'"before":(\[.*?\])', (tmp_path / "x.html").read_text())[1]) == [
+        step.slot_before_reads if t % 3 == 0 else -1 for t, step in enumerate(played.steps)
+    ]
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_agents_without_a_decoder_or_memory_leave_these_out(agent):
     first = play(tiny(agent)).steps[0]
