@@ -66,6 +66,7 @@ FORMS = [
     ("torch", "rl-mem", "multi", 2),
     ("torch", "rl-lstm", "box", 1),
     ("torch", "rl-lstm", "box_of_betas", None),
+    ("torch", "rl-lstm", "mixed", None),
     pytest.param("onnx", "merlin", "box", None, marks=needs_onnx),
     pytest.param("onnx", "rl-lstm", "box_of_betas", 2, marks=needs_onnx),
     pytest.param("onnx", "rl-mem", "discrete", 2, marks=needs_onnx),
