@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtim
 
 import torch
 from gymnasium import Space
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin.agents import border
@@ -218,6 +218,14 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """
         held = {name: x for name, x in state._asdict().items() if isinstance(x, Tensor) and x.ndim == 2}
         return {name.replace("_", " "): x for name, x in held.items() if name != "previous_action"}
+
+    def slots_before_reads(self, output: StepOutput, state: State) -> Int[Tensor, "B"] | None:
+        """Return the slots that a step wrote before it read, −1 where none; None, unless overridden: none is.
+
+        Args:
+            state: After the step.
+        """
+        return None
 
     @torch.no_grad()
     def step(

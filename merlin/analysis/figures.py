@@ -10,7 +10,8 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from merlin.viewer.canvas import GREY, INK, Canvas
+from merlin.runs.learning_curve import literal
+from merlin.viewer.canvas import GREY, INK, Canvas, width_of
 from merlin.viewer.observations import draw_entry, height_of, is_picture, label
 
 Array = np.ndarray
@@ -35,11 +36,10 @@ def plot_lines(
     colours = cycle(COLOURS)
     for name, (at, values) in lines.items():
         if name == reference:
-            axes.plot(at, values, color="#8a8a8a", linestyle="--", label=name)
+            axes.plot(at, values, color="#8a8a8a", linestyle="--", label=literal(name))
         else:
-            axes.plot(
-                at, values, color=next(colours), marker="o" if len(at) <= 40 else None, markersize=3.5, label=name
-            )
+            dot = "o" if len(at) <= 40 else None
+            axes.plot(at, values, color=next(colours), marker=dot, markersize=3.5, label=literal(name))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, loc="left", fontsize=10)
@@ -63,7 +63,7 @@ def plot_maps(maps: Sequence[tuple[str, Float[Array, "H W"]]], path: Path, title
     for index, (name, values) in enumerate(maps):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(values, cmap="Purples", vmin=0)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(literal(name), fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(title, fontsize=10, x=0.01, horizontalalignment="left")
@@ -80,7 +80,8 @@ def draw_observations(
     """Write a PNG of observations: a column for each headline, a row for each (name, observations)."""
     side, gap, left, top = 92, 10, 96, 58
     height = sum(side if is_picture(space) else 18 + height_of(space) for space in entries.values()) + gap
-    canvas = Canvas(left + len(heads) * (side + gap) + gap, top + len(rows) * height + gap)
+    width = max(left + len(heads) * (side + gap) + gap, width_of(title, 12, bold=True) + 2 * gap)
+    canvas = Canvas(width, top + len(rows) * height + gap)
     canvas.text(gap, 18, title, 12, INK, bold=True)
     for column, head in enumerate(heads):
         canvas.text(left + column * (side + gap), 42, head, 10, GREY)

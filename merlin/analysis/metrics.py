@@ -146,7 +146,9 @@ class ReadLocation(NamedTuple):
 def where_keys_read(played: Trajectories) -> list[ReadLocation] | None:
     """Return the cells that each read key reads from, the policy's first, and last one that reads everything alike.
 
-    None where the agent has no memory. Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
+    None where the agent reads no memory, or one of which it is not known what is in its slots.
+
+    Wayne et al. 2018, arXiv:1803.10760, Figures 3h and i.
     """
     if played.read_weights is None or played.slots is None:
         return None
@@ -193,6 +195,11 @@ def _held(played: Trajectories, agent_cell: Int[Tensor, "T B"]) -> tuple[Int[Ten
     cell, age = torch.full_like(cells[0], -1), torch.zeros_like(ages[0])
     for t in range(shape[0]):
         cell = cell.masked_fill(played.is_first[t].unsqueeze(1), -1)
+        if played.slots_before_reads is not None:
+            index = played.slots_before_reads[t].unsqueeze(1)
+            (writes, index), here = (index >= 0, index.clamp(min=0)), agent_cell[t].unsqueeze(1).int()
+            cell = cell.scatter(1, index, torch.where(writes, here, cell.gather(1, index)))
+            age = age.scatter(1, index, torch.where(writes, 0, age.gather(1, index)))
         cells[t], ages[t] = cell, age
         index = played.slots[t].unsqueeze(1)
         cell = cell.scatter(1, index, agent_cell[t].unsqueeze(1).int())

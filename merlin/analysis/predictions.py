@@ -69,14 +69,13 @@ class PredictionRecorder(Observer):
     def predictions(self, imagine: int, generator: torch.Generator) -> Predictions:
         """Return these, the memory, and `imagine` steps imagined from somewhere before the episode's middle on."""
         written = sorted({slot: step for step, slot in enumerate(self.slots)}.values())
-        memory = self.agent.memory_state(self.last_state) if self.agent.memory is not None else None
-        if not isinstance(memory, MemoryState):  # of a memory of another kind it is not known what a slot holds
-            written, words = [], None
-        else:  # the first half of a word is a latent, the other what followed
-            words = memory.memory[0].chunk(2, -1)[0]
-        remembered = [
-            _decode(self.agent, words[self.slots[step]].unsqueeze(0)) for step in written if words is not None
-        ]
+        memory = self.agent.memory
+        state = None if memory is None else self.agent.memory_state(self.last_state)
+        if memory is None or not isinstance(state, MemoryState):  # of a memory of another kind it is not known
+            written, words = [], []  # what a slot holds
+        else:  # a latent, and behind it what followed, where the memory has a retroactive half
+            words = [state.memory[:1, self.slots[step], : memory.word_size] for step in written]
+        remembered = [_decode(self.agent, word) for word in words]
         middle = max(step for step in self.states if step <= len(self.seen) // 2)
         done = self.actions[middle + 1 : middle + 1 + imagine]
         latents = self.agent.imagine(self.states[middle], imagine, generator, torch.stack(done) if done else None)

@@ -15,9 +15,9 @@ class Trajectories(NamedTuple):
     """T steps of B environments, on the CPU. Entries that neither agent nor task tells are None.
 
     Cells count along the rows of the grid, y · width + x; a goal that is nowhere is −1. `features` are the agent's
-    vectors after it saw the observation, by their names. Reads are of the memory before the step's write. Rows that do
-    not count (`is_valid` is false) are those whose action the environment ignored, and those of more episodes than were
-    asked of an environment: else fast ones would count more.
+    vectors after it saw the observation, by their names. Reads are of the memory before the step writes `slots`. Rows
+    that do not count (`is_valid` is false) are those whose action the environment ignored, and those of more episodes
+    than were asked of an environment: else fast ones would count more.
     """
 
     is_valid: Bool[Tensor, "T B"]
@@ -30,6 +30,7 @@ class Trajectories(NamedTuple):
     read_weights: Float[Tensor, "T B K N"] | None
     policy_read_weights: Float[Tensor, "T B Q N"] | None
     slots: Int[Tensor, "T B"] | None  # written by the step
+    slots_before_reads: Int[Tensor, "T B"] | None  # written by it before its reads, −1 where none was
     agent_cell: Int[Tensor, "T B"] | None
     goal_cell: Int[Tensor, "T B"] | None
     sub_episode: Int[Tensor, "T B"] | None
@@ -43,10 +44,7 @@ class Trajectories(NamedTuple):
 
 
 class TrajectoryRecorder(Observer):
-    """Trajectories of an agent until `episodes` are complete in all, as many in each environment.
-
-    Read weights are kept where the task tells of a map.
-    """
+    """Trajectories of an agent until `episodes` are complete in all, as many in each environment."""
 
     def __init__(self, agent: Agent, environment: Environment, episodes: int) -> None:
         count = environment.num_envs
@@ -71,6 +69,7 @@ class TrajectoryRecorder(Observer):
             "value": output.value,
             "features": self.agent.features(timestep.observation, output, moment.next_state),
             "slots": output.slots,
+            "slots_before_reads": self.agent.slots_before_reads(output, moment.next_state),
             "read_weights": output.read_weights,
             "policy_read_weights": output.policy_read_weights,
         }

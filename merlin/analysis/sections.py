@@ -49,7 +49,7 @@ def memory_section(agent: Agent, environment: Environment, episodes: int, seed: 
     title = "What the memory is worth"
     if agent.memory is None:
         return left_out(title, "the agent has no memory but its recurrent state")
-    rows, numbers = [], {}
+    rows, numbers, unfinished = [], {}, []
     for name, what in {"own": "as the agent wrote it", **ABLATIONS}.items():
         try:
             player = agent if name == "own" else MemoryAblation(agent, name)
@@ -60,10 +60,16 @@ def memory_section(agent: Agent, environment: Environment, episodes: int, seed: 
         score, success = result["episode_return_mean"], result.get("success_rate", math.nan)
         numbers[name] = {"episode_return_mean": score, "success_rate": success}
         rows.append((name, what, score, success))
+        if "unfinished_episodes" in result:
+            numbers[name]["unfinished_episodes"] = count = result["unfinished_episodes"]
+            unfinished.append(f"With {name} memory {count:,} had not ended after {result['max_steps']:,} steps.")
     rows += [(f"*{name} play*", "", score, math.nan) for name, score in environment.scores.items()]
+    text = f"{episodes} held-out episodes each; frozen, those after each environment's first."
+    if unfinished:
+        text = " ".join([text, *unfinished, "These count nowhere."])
     return Section(
         title,
-        f"{episodes} held-out episodes each; frozen, those after each environment's first.",
+        text,
         ("memory", "what the agent reads", "return", "success"),
         rows,
         numbers={"memory": numbers},
@@ -177,7 +183,11 @@ def reads_section(trajectories: Trajectories, out: Path) -> Section:
     title = "Where each key reads"
     found = where_keys_read(trajectories)
     if found is None:
-        return left_out(title, "the agent has no memory")
+        reads = trajectories.read_weights is not None
+        return left_out(
+            title,
+            "of this memory it is not known which step wrote what is read" if reads else "the agent has no memory",
+        )
     maps = [(place.name, place.on_map.numpy()) for place in found if place.on_map is not None]
     if not maps:
         return Section(

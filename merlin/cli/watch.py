@@ -24,7 +24,7 @@ def add_to(commands: Any) -> None:
 
 def watch(options: argparse.Namespace) -> int:
     """Record the episodes, and print the path of the file."""
-    if options.out is not None and options.out.suffix not in (".gif", ".mp4", ".html", ".png"):
+    if options.out is not None and options.out.suffix.lower() not in (".gif", ".mp4", ".html", ".png"):
         options.parser.error(f"--out must end in .gif, .mp4, .html or .png, but is {options.out}: choose one of them")
     from merlin.viewer import watch as recorder
 

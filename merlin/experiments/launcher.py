@@ -210,6 +210,8 @@ class RunProcess:
                 return False
             if self.evaluating != "own":
                 result[self.evaluating] = found["episode_return_mean"]
+                unfinished = result.get("unfinished_episodes", 0) + found.get("unfinished_episodes", 0)
+                result |= {"unfinished_episodes": unfinished} if unfinished else {}
             temporary = self.run.run_dir / f".{RESULT}"
             temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
             os.replace(temporary, self.run.run_dir / RESULT)
@@ -232,6 +234,8 @@ class RunProcess:
         """Return how well the run ended, in a line."""
         result = self.run.result() or {}
         success = f", success {result['success_rate']:.0%}" if "success_rate" in result else ""
+        if unfinished := result.get("unfinished_episodes"):
+            success += f", {unfinished:,} episodes given up unfinished"
         return (
             f"return {result['episode_return_mean']:.2f}{success} after {self.env_steps():,} steps, "
             f"{self._last('wall_seconds'):,.0f} s"

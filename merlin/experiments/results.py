@@ -10,18 +10,19 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from merlin.agents.memory_ablation import ABLATIONS
 from merlin.experiments.spec import Comparison, Run, last_metrics
-from merlin.runs.learning_curve import draw_references, load, shorten
+from merlin.runs.learning_curve import draw_curve, draw_references, literal, load, shorten
 from merlin.runs.run import build_environment
 
 COLOURS = (
     "#6b3fa0", "#d9822b", "#2b7bba", "#3a8f5c", "#b8336a", "#7a6a58", "#4c4c4c", "#c2a200", "#35b5b0", "#e08fb4",
 )  # fmt: skip
 COLUMNS = (
-    "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes", "of_gap",
-    "value_explained", *ABLATIONS,
+    "task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate", "episodes",
+    "unfinished_episodes", "of_gap", "value_explained", *ABLATIONS,
 )  # fmt: skip
 CURVE_COLUMNS = ("task", "agent", "seed", "env_steps", "wall_seconds", "episode_return_mean", "success_rate")
 
@@ -63,7 +64,7 @@ def collect(runs: Sequence[Run], references: dict[str, dict[str, float]]) -> lis
 
     `of_gap` is the return as a fraction of the way from the best memoryless policy to the oracle, `value_explained` the
     fraction of the return's variance that V explained in training's last report; `zeroed`, `frozen` and `shuffled` are
-    returns with such a memory.
+    returns with such a memory. `unfinished_episodes` were given up, of all of these evaluations, and count in no score.
     """
     rows = []
     for run in runs:
@@ -101,7 +102,10 @@ def write_rows(rows: Sequence[dict], path: Path, columns: Sequence[str] = COLUMN
 
 
 def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
-    """Return a Markdown table: of each agent on each task the interquartile mean and its 95% interval over seeds."""
+    """Return a Markdown table: of each agent on each task the interquartile mean and its 95% interval over seeds.
+
+    Below it is told of which runs some episodes were given up.
+    """
     ablations = [name for name in ABLATIONS if any(row.get(name) is not None for row in rows)]
     head = ("task", "agent", "seeds", "return", "success", "of the gap", "steps", "seconds", *ablations)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -115,9 +119,9 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                     known = [row[name] for row in mine if row[name] is not None]
                     cells.append(f"{np.median(known):,.0f}" if known else "")
                 cells += [_interval(mine, name) for name in ablations]
-                lines.append(f"| {task} | {agent} | {len(mine)} | {' | '.join(cells)} |")
+                lines.append(f"| {_cell(task)} | {_cell(agent)} | {len(mine)} | {' | '.join(cells)} |")
         for name, score in references[task].items():
-            lines.append(f"| {task} | *{name} play* |  | {score:.2f} |  |  |  |  |{'  |' * len(ablations)}")
+            lines.append(f"| {_cell(task)} | *{name} play* |  | {score:.2f} |  |  |  |  |{'  |' * len(ablations)}")
     if len(tasks) > 1 and all(row["of_gap"] is not None for row in rows):
         for agent in agents:
             groups = [np.array([row["of_gap"] for row in rows if (row["task"], row["agent"]) == (task, agent)])
@@ -127,8 +131,19 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
                 middle = interquartile_mean(np.concatenate(groups))
                 count = sum(map(len, groups))
                 interval = f"{middle:.2f} ({low:.2f} to {high:.2f})"
-                lines.append(f"| all | {agent} | {count} |  |  | {interval} |  |  |{'  |' * len(ablations)}")
-    return "\n".join(lines) + "\n"
+                lines.append(f"| all | {_cell(agent)} | {count} |  |  | {interval} |  |  |{'  |' * len(ablations)}")
+    unfinished = [
+        f"\n{row['task']}, {row['agent']}, seed {row['seed']}: {number:,} held-out episodes were given up unfinished, "
+        "and count nowhere above."
+        for row in rows
+        if (number := row.get("unfinished_episodes"))
+    ]
+    return "\n".join(lines + unfinished) + "\n"
+
+
+def _cell(name: str) -> str:
+    """Return a name that stays in its cell."""
+    return name.replace("|", "\\|")
 
 
 def _interval(rows: Sequence[dict], name: str) -> str:
@@ -155,13 +170,15 @@ def plot_comparison(runs: Sequence[Run], references: dict[str, dict[str, float]]
     )
     canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(len(tasks), 2, squeeze=False, sharey="row")
+    legend: dict[str, Line2D] = {}
     for task, pair in zip(tasks, grid, strict=True):
         for axes, column, label in zip(
             pair, ("env_steps", "wall_seconds"), ("environment steps", "wall seconds"), strict=True
         ):
             for agent, colour in zip(agents, cycle(COLOURS), strict=False):
                 mine = [r for r in runs if (r.task.name, r.agent.name) == (task, agent) and last_metrics(r.run_dir)]
-                _draw([load(run.run_dir) for run in mine], column, axes, colour, agent)
+                if _draw([load(run.run_dir) for run in mine], column, axes, colour):
+                    legend[literal(agent)] = Line2D([], [], color=colour, linewidth=2)
             draw_references(axes, references[task])
             axes.set_xlabel(label)
             axes.set_xlim(left=0)
@@ -170,29 +187,29 @@ def plot_comparison(runs: Sequence[Run], references: dict[str, dict[str, float]]
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.set_axisbelow(True)
         pair[0].set_ylabel("episode return")
-        pair[0].set_title(task, loc="left", fontsize=10)
-    drawn = {label: line for axes in grid[:, 0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if drawn:
-        figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+        pair[0].set_title(literal(task), loc="left", fontsize=10)
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     canvas.print_png(str(path))
 
 
-def _draw(curves: list[dict[str, np.ndarray]], column: str, axes, colour: str, label: str) -> None:
+def _draw(curves: list[dict[str, np.ndarray]], column: str, axes, colour: str) -> bool:
+    """Draw an agent's curves, and return whether there is anything of them."""
     lines = []
     for curve in curves:
         seen = np.isfinite(curve["episode_return_mean"])
         if seen.any():
             lines.append((curve[column][seen], curve["episode_return_mean"][seen]))
     if not lines:
-        return
+        return False
     for line in lines:
-        axes.plot(*line, color=colour, linewidth=0.7, alpha=0.35)
+        draw_curve(axes, *line, color=colour, linewidth=0.7, alpha=0.35)
     begin, end = max(line[0][0] for line in lines), min(line[0][-1] for line in lines)
-    if begin >= end:  # nowhere do all of them have reports
-        return
-    x = np.linspace(begin, end, 100)
-    scores = np.stack([np.interp(x, *line) for line in lines], -1)
-    axes.plot(x, interquartile_mean(scores), color=colour, linewidth=2, label=label)
-    if len(lines) > 1:
-        intervals = np.array([bootstrap_interval([row], resamples=500) for row in scores])
-        axes.fill_between(x, *intervals.T, color=colour, alpha=0.18, linewidth=0)
+    if begin < end:  # somewhere all of them have reports
+        x = np.linspace(begin, end, 100)
+        scores = np.stack([np.interp(x, *line) for line in lines], -1)
+        axes.plot(x, interquartile_mean(scores), color=colour, linewidth=2)
+        if len(lines) > 1:
+            intervals = np.array([bootstrap_interval([row], resamples=500) for row in scores])
+            axes.fill_between(x, *intervals.T, color=colour, alpha=0.18, linewidth=0)
+    return True

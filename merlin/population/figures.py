@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from merlin.errors import MerlinError
-from merlin.runs.learning_curve import shorten
+from merlin.runs.learning_curve import literal, shorten
 from merlin.training.storage import parse_json
 
 COLUMNS = 5
@@ -59,7 +59,9 @@ def plot_population(journal: Path, path: Path, title: str = "") -> None:
     axes = figure.add_subplot(grid[0, :])
     _draw_ratings(axes, rated, count, colours)
     _draw_copies(axes, rated, copies, colours)
-    axes.set_title(title or "Ratings; dotted where an agent copied another, with its rating", loc="left", fontsize=10)
+    axes.set_title(
+        literal(title) or "Ratings; dotted where an agent copied another, with its rating", loc="left", fontsize=10
+    )
     _finish(axes, end)
 
     axes = figure.add_subplot(grid[1, :])
@@ -88,8 +90,8 @@ def plot_points(names: Sequence[str], points: Float[np.ndarray, "P P"], path: Pa
     Args:
         points: Shares, NaN where a pair has not played.
     """
-    side = 0.62 * len(names)
-    figure = Figure(figsize=(side + 3.6, side + 2.4), dpi=120, facecolor="white", layout="constrained")
+    side, room = 0.62 * len(names), max(2.4, 0.075 * max(map(len, names)))  # inches; directories have long names
+    figure = Figure(figsize=(side + room + 1.2, side + room), dpi=120, facecolor="white", layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(points, cmap="RdYlGn", vmin=0, vmax=1)
@@ -97,8 +99,9 @@ def plot_points(names: Sequence[str], points: Float[np.ndarray, "P P"], path: Pa
         share = points[row, column]
         axes.text(column, row, f"{share:.0%}", horizontalalignment="center", verticalalignment="center", fontsize=8,
                   color="white" if abs(share - 0.5) > 0.35 else "black")  # fmt: skip
-    axes.set_xticks(range(len(names)), names, rotation=40, horizontalalignment="right", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    labels = [literal(name) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=40, horizontalalignment="right", fontsize=8)
+    axes.set_yticks(range(len(names)), labels, fontsize=8)
     axes.set_xlabel("against", fontsize=9)
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[:].set_visible(False)

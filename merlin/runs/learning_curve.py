@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +12,7 @@ from PIL.Image import Image, fromarray
 from merlin.errors import MerlinError
 from merlin.runs.metrics import read_rows
 
+NAME_HEIGHT = 0.07  # of a name beside a line, as part of the axis' height
 _COLOUR = "#1f5fa8"
 
 
@@ -49,7 +51,7 @@ def plot_learning_curve(
     for env_steps, returns, _ in curves:
         seen = np.isfinite(returns)
         width, alpha = (0.9, 0.4) if several else (1.8, 1.0)
-        axes.plot(env_steps[seen], returns[seen], color=_COLOUR, linewidth=width, alpha=alpha)
+        draw_curve(axes, env_steps[seen], returns[seen], color=_COLOUR, linewidth=width, alpha=alpha)
     if several:
         axes.plot(*_median(curves), color=_COLOUR, linewidth=2.2, label=f"median of {len(curves)} seeds")
         axes.legend(loc="best", frameon=False, fontsize=9)
@@ -64,7 +66,7 @@ def plot_learning_curve(
     axes.set_axisbelow(True)
     _add_seconds(axes, curves[int(np.argmax([env_steps[-1] for env_steps, _, _ in curves]))])
     if title:
-        axes.set_title(title, fontsize=11)
+        axes.set_title(literal(title), fontsize=11)
     canvas.draw()
     # A palette of 64 colours: half the size, and no difference to see.
     picture = fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
@@ -88,15 +90,38 @@ def _median(curves: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarra
     return grid[started], np.median(rows, axis=0)[started]
 
 
+def draw_curve(axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
+    """Draw a curve, of a single report as a dot: a line has none to join it with."""
+    dot = {"marker": "o", "markersize": 6, "clip_on": False} if len(x) == 1 else {}
+    axes.plot(x, y, **dot, **style)
+
+
+def literal(name: str) -> str:
+    """Return a name for matplotlib to write as it is: two dollars would begin and end a formula."""
+    return name.replace("$", r"\$")
+
+
 def draw_references(axes, scores: Mapping[str, int | float]) -> None:
-    """Draw each score as a dashed line with its name at the right; equal ones share a line."""
+    """Draw each score as a dashed line with its name at the right, after the curves. Equal ones share a line.
+
+    Names of lines that are too near for a name each stand one below the other, at their middle.
+    """
     names: dict[str, list[str]] = {}
     for name, score in scores.items():
         names.setdefault(f"{score:.2f}", []).append(name)
-    for score, equal in names.items():
+    for score in names:
         axes.axhline(float(score), color="#8a8a8a", linewidth=1.0, linestyle=(0, (5, 4)))
+    low, high = axes.get_ylim()
+    groups: list[list[str]] = []
+    for score in sorted(names, key=float):
+        if groups and float(score) - float(groups[-1][-1]) < NAME_HEIGHT * (high - low):
+            groups[-1].append(score)
+        else:
+            groups.append([score])
+    for group in groups:
+        text = "\n".join(literal(f"{', '.join(names[score])} {score}") for score in reversed(group))
         axes.annotate(
-            f"{', '.join(equal)} {score}", (1.0, float(score)), xycoords=axes.get_yaxis_transform(), xytext=(5, 0),
+            text, (1.0, np.mean([float(score) for score in group])), xycoords=axes.get_yaxis_transform(), xytext=(5, 0),
             textcoords="offset points", verticalalignment="center", fontsize=8.5, color="#555555",
         )  # fmt: skip
 

@@ -140,6 +140,11 @@ class Canvas:
         return self.image.reduce(SCALE)
 
 
+def width_of(words: str, size: Number, bold: bool = False) -> float:
+    """Return how wide one line is, in points."""
+    return _font(size, bold).getlength(words) / SCALE
+
+
 @lru_cache
 def _font(size: Number, bold: bool) -> ImageFont.FreeTypeFont:
     # The font that plots are written in, which comes with the plotting library.

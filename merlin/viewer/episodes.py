@@ -25,7 +25,8 @@ class Step(NamedTuple):
     `expected` is decoded from the prior, before the agent looked; `reconstruction` from the latent of what it saw.
     `policy` holds probabilities of choices [C], of those beside a Box in a Dict too; where there are only n numbers of
     Boxes, their means, their standard deviations and the action [3, n], in half ranges from the middle. `reward` is
-    that of `action`. Reads are of the memory before this step's write of `word` into `slot`.
+    that of `action`. Reads are of the memory before this step's write of `word` into `slot`, and after what was written
+    before them, into `slot_before_reads`.
     """
 
     observation: dict[str, np.ndarray]
@@ -42,6 +43,7 @@ class Step(NamedTuple):
     picture: np.ndarray | None  # the task, as it draws itself [Y, X, 3]
     imagined: list[dict[str, np.ndarray]] | None = None
     """Observations of the steps that follow as they are imagined from this one on, where what was done is done."""
+    slot_before_reads: int | None = None
 
 
 class Episode(NamedTuple):
@@ -56,8 +58,21 @@ class Episode(NamedTuple):
     success: float
 
     def held(self, step: int) -> dict[int, int]:
-        """Return, for each slot that is written when `step` reads the memory, the step that wrote it."""
-        return {past.slot: index for index, past in enumerate(self.steps[:step]) if past.slot is not None}
+        """Return, for each slot that holds what a step saw when `step` reads the memory, that step."""
+        return {slot: writer for slot, (writer, saw) in self._writers(step).items() if saw}
+
+    def held_before_reads(self, step: int) -> dict[int, int]:
+        """Return the same of each slot that holds what a step wrote before it read."""
+        return {slot: writer for slot, (writer, saw) in self._writers(step).items() if not saw}
+
+    def _writers(self, step: int) -> dict[int, tuple[int, bool]]:
+        found: dict[int, tuple[int, bool]] = {}
+        for index, past in enumerate(self.steps[: step + 1]):
+            if past.slot_before_reads is not None:
+                found[past.slot_before_reads] = index, False
+            if past.slot is not None and index < step:
+                found[past.slot] = index, True
+        return found
 
     def action_name(self, step: int) -> str:
         """Return in words what was done in a step."""
@@ -119,6 +134,7 @@ class EpisodeRecorder(Observer):
         if slot is not None and agent.memory is not None:
             word = agent.memory.last_word(agent.memory_state(moment.next_state))
         slot = None if word is None else slot  # of a memory that cannot tell what it holds nothing is drawn
+        before = None if slot is None else agent.slots_before_reads(output, moment.next_state)
         self.steps.append(
             Step(
                 observation=first_row(timestep.observation),
@@ -133,6 +149,7 @@ class EpisodeRecorder(Observer):
                 slot=slot,
                 word=first_row(word),
                 picture=self.picture,
+                slot_before_reads=None if before is None or before[0] < 0 else int(before[0]),
             )
         )
         self.is_done = bool(moment.next_timestep.is_end[0])

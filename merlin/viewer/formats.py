@@ -10,7 +10,7 @@ from PIL import Image
 from merlin.errors import MerlinError
 from merlin.viewer.canvas import Canvas
 from merlin.viewer.episodes import Episode
-from merlin.viewer.frames import draw_step
+from merlin.viewer.frames import draw_step, height_of_step
 from merlin.viewer.microscope import write_page
 
 VIDEO_FPS = 10
@@ -52,13 +52,14 @@ def telling_step(episode: Episode) -> int:
 
 
 def _draw(episodes: list[Episode], heading: str, chosen: set[int] | None = None) -> Iterator[Canvas]:
-    """Yield the pictures of all steps of all episodes, or of the chosen ones."""
+    """Yield the pictures of all steps of all episodes, or of the chosen ones, all of one size."""
+    height = max(height_of_step(episode, step) for episode in episodes for step in range(len(episode.steps)))
     index = 0
     for number, episode in enumerate(episodes, start=1):
         which = f", episode {number} of {len(episodes)}" if len(episodes) > 1 else ""
         for step in range(len(episode.steps)):
             if chosen is None or index in chosen:
-                yield draw_step(episode, step, heading + which)
+                yield draw_step(episode, step, heading + which, height)
             index += 1
 
 

@@ -16,17 +16,17 @@ MOST_BARS = 16
 SCENE = 2  # times as wide as high, and more than half as many pixels as the page: a picture that has a row of its own
 
 
-def draw_step(episode: Episode, step: int, heading: str = "") -> Canvas:
+def draw_step(episode: Episode, step: int, heading: str = "", least_height: Number = 0) -> Canvas:
     """Return the picture of one step of an episode.
 
     Args:
         heading: Above the title, small: whose episode this is.
+        least_height: Of the sheet, as the pictures of a film are all of one size.
     """
     has_memory, picture = episode.steps[0].slot is not None, episode.steps[step].picture
-    height, inside = _height_of_panels(episode), WIDTH - 2 * MARGIN
-    has_row = picture is not None and needs_row(picture)
-    row = inside * picture.shape[0] / picture.shape[1] + 16 if picture is not None and has_row else 0
-    canvas = Canvas(WIDTH, TOP + height + row + MARGIN + (height_of_memory(episode) if has_memory else 0))
+    height, inside, row = _height_of_panels(episode), WIDTH - 2 * MARGIN, _height_of_row(picture)
+    has_row = row > 0
+    canvas = Canvas(WIDTH, max(least_height, height_of_step(episode, step)))
     _draw_title(canvas, episode, step, heading)
     names = ["sees", "will do", "expects"]
     widths = {"task": 1.0, "sees": 1.0, "will do": 1.0, "expects": 1.15}
@@ -43,6 +43,19 @@ def draw_step(episode: Episode, step: int, heading: str = "") -> Canvas:
     if has_memory:
         draw_memory(canvas, MARGIN, TOP + height + row + 16, inside, episode, step)
     return canvas
+
+
+def height_of_step(episode: Episode, step: int) -> Number:
+    """Return how high `draw_step` draws."""
+    memory = 0 if episode.steps[0].slot is None else height_of_memory(episode)
+    return TOP + _height_of_panels(episode) + _height_of_row(episode.steps[step].picture) + MARGIN + memory
+
+
+def _height_of_row(picture: np.ndarray | None) -> Number:
+    """Return the room for a task's picture that has a row of its own; 0 for another."""
+    if picture is None or not needs_row(picture):
+        return 0
+    return (WIDTH - 2 * MARGIN) * picture.shape[0] / picture.shape[1] + 16
 
 
 def needs_row(picture: np.ndarray) -> bool:
@@ -69,7 +82,7 @@ def _draw_title(canvas: Canvas, episode: Episode, step: int, heading: str) -> No
     now = episode.steps[step]
     canvas.text(MARGIN, 22, heading, 10.5, GREY, width=WIDTH - 2 * MARGIN)
     x = MARGIN + canvas.text(MARGIN, 47, f"Step {step + 1} of {len(episode.steps)}", 19, bold=True)
-    x += 14 + canvas.text(x + 14, 47, f"{episode.action_name(step)},", 19)
+    x += 14 + canvas.text(x + 14, 47, f"{episode.action_name(step)},", 19, width=WIDTH - MARGIN - x - 360)
     colour = GREEN if now.reward > 0 else RED if now.reward < 0 else GREY
     canvas.text(x + 7, 47, f"reward {signed(now.reward)}", 19, colour, bold=bool(now.reward))
     total = f"return so far {sum(past.reward for past in episode.steps[: step + 1]):.3g}".replace("-", "−")
@@ -105,8 +118,10 @@ def _draw_observation(canvas: Canvas, x: Number, width: Number, height: Number, 
     y, bottom = TOP, TOP + height
     for i, (name, space) in enumerate(entries.items()):
         room = picture_height if is_picture(space) else height_of(space)
-        if y + heads[name] + room > bottom + 9:
-            canvas.text(x, bottom - 4, f"and {len(entries) - i} more", 9.5, GREY)
+        if y + heads[name] + room > bottom + (
+            9 if i == len(entries) - 1 else -6
+        ):  # where others follow, or are told of
+            canvas.text(x, bottom + 2, f"and {len(entries) - i} more", 9.5, GREY)
             break
         if heads[name]:
             canvas.text(x, y + 6, label(name), 9.5, GREY, width=width)

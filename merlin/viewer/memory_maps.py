@@ -34,7 +34,8 @@ def read_rows(step: Step) -> list[tuple[str, str, np.ndarray]]:
 def num_shown_slots(episode: Episode) -> int:
     """Return how many slots are worth drawing."""
     memory_size = read_rows(episode.steps[0])[0][2].shape[0]
-    return min(memory_size, max(FEWEST_SLOTS, 1 + max(step.slot for step in episode.steps if step.slot is not None)))
+    written = {slot for step in episode.steps for slot in (step.slot, step.slot_before_reads) if slot is not None}
+    return min(memory_size, max(FEWEST_SLOTS, 1 + max(written)))
 
 
 def height_of_memory(episode: Episode) -> Number:
@@ -45,6 +46,8 @@ def height_of_memory(episode: Episode) -> Number:
 def draw_memory(canvas: Canvas, x: Number, y: Number, width: Number, episode: Episode, step: int) -> None:
     """Draw what each slot holds, how much each key reads from it, and which one is written."""
     now, held, count = episode.steps[step], episode.held(step), num_shown_slots(episode)
+    before = episode.held_before_reads(step)
+    full = {*held, *before}
     assert now.slot is not None, "a memory is drawn where there is one"
     rows = read_rows(now)
     x_slots = x + LABELS
@@ -52,14 +55,14 @@ def draw_memory(canvas: Canvas, x: Number, y: Number, width: Number, episode: Ep
     x_end = x_slots + cell * count
     canvas.line([(x, y), (x + width, y)], LINE, 0.75)
     end = x + 12 + canvas.text(x, y + 20, "memory", 11, bold=True)
-    canvas.text(end, y + 20, in_a_sentence(episode, step, held), 11, rows[0][1], width=x + width - end)
+    canvas.text(end, y + 20, in_a_sentence(episode, step, held, before), 11, rows[0][1], width=x + width - end)
 
     y += HEAD + 6
-    is_new = now.slot not in held
+    is_new = now.slot not in full
     y = _draw_contents(canvas, x, y, cell, episode, held | ({now.slot: step} if is_new else {}), now.slot)
     for name, colour, weights in rows:
         canvas.text(x, y + ROW / 2 - 1, f"{name} reads", 10.5, INK)
-        _draw_weights(canvas, x_slots, y, cell, ROW - 2, colour, weights[:count], held)
+        _draw_weights(canvas, x_slots, y, cell, ROW - 2, colour, weights[:count], full)
         y += ROW
     place = x_slots + (now.slot + 0.5) * cell
     if now.slot < count:
@@ -99,7 +102,7 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
         if cell >= 16:
             _draw_contents(canvas, 42 if k == 0 and wordy else None, contents, cell, episode, last, None, x_slots=x)
     for index, step in enumerate(episode.steps):
-        y, held = top + index * line, episode.held(index)
+        y, full = top + index * line, {*episode.held(index), *episode.held_before_reads(index)}
         if wordy:
             canvas.text(24, y + line / 2, str(index + 1), 9.5, GREY)
             seen = in_words(episode.spaces, step.observation)
@@ -111,7 +114,7 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
         for k, (_, colour, weights) in enumerate(read_rows(step)):
             x = 24 + story + k * (panel + gap)
             height = line - (1.5 if line > 8 else 0)
-            _draw_weights(canvas, x, y, cell, height, colour, weights[:count], held, percent=False)
+            _draw_weights(canvas, x, y, cell, height, colour, weights[:count], full, percent=False)
             if step.slot is not None and step.slot < count and cell >= NARROWEST:
                 canvas.box(x + step.slot * cell, y, cell - 1.5, line - 1.5, outline=ORANGE, line=1.25, radius=2)
     y = top + line * num_steps + 20
@@ -130,18 +133,27 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
     canvas.save(path)
 
 
-def in_a_sentence(episode: Episode, step: int, held: dict[int, int]) -> str:
-    """Return in words what the sharpest key of the policy reads, or of whoever reads."""
+def in_a_sentence(episode: Episode, step: int, held: dict[int, int], before: dict[int, int] | None = None) -> str:
+    """Return in words what the sharpest key of the policy reads, or of whoever reads.
+
+    Args:
+        held: See `Episode.held`.
+        before: See `Episode.held_before_reads`.
+    """
+    before = before or {}
     rows = read_rows(episode.steps[step])
     name, _, weights = max((row for row in rows if row[1] == rows[0][1]), key=lambda row: row[2].max())
-    if not held:
+    if not held and not before:
         return "is empty"
     slot = int(weights.argmax())
-    if slot not in held:
+    if slot in held:
+        seen = in_words(episode.spaces, episode.steps[held[slot]].observation)
+        what = f"step {held[slot] + 1}" + (f", when it saw {seen}" if seen else "")
+    elif slot in before:
+        what = f"step {before[slot] + 1}, before it looked"
+    else:
         return f"{name} reads empty slots"
-    seen = in_words(episode.spaces, episode.steps[held[slot]].observation)
-    what = f"step {held[slot] + 1}" + (f", when it saw {seen}" if seen else "")
-    if weights[slot] < DIFFUSE and len(held) > 1:
+    if weights[slot] < DIFFUSE and len(held) + len(before) > 1:
         return f"{name} reads no slot much: at most {100 * weights[slot]:.0f}%, from {what}"
     return f"{name} reads most from {what}: {100 * weights[slot]:.0f}%"
 
@@ -193,15 +205,15 @@ def _draw_contents(canvas, x, y, cell, episode, held, written, x_slots=None) -> 
     return y + 6
 
 
-def _draw_weights(canvas, x, y, cell, height, colour, weights, held, percent=True) -> None:
+def _draw_weights(canvas, x, y, cell, height, colour, weights, full, percent=True) -> None:
     """Draw a key's weights as cells, darker where it reads more; slots that hold nothing are hatched."""
     if cell < NARROWEST:
-        shades = [_shade(colour, float(w)) if slot in held else EMPTY for slot, w in enumerate(weights)]
+        shades = [_shade(colour, float(w)) if slot in full else EMPTY for slot, w in enumerate(weights)]
         canvas.strip(x, y, cell * len(weights), height, shades)
         return
     for slot, weight in enumerate(weights):
         place, share = x + slot * cell, float(weight)
-        if slot not in held and share < 0.005:
+        if slot not in full and share < 0.005:
             canvas.hatched(place, y, cell - 2, height)
             continue
         canvas.box(place, y, cell - 2, height, _shade(colour, share), mix(FAINT, 0.5), 0.5, 2)

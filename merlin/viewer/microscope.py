@@ -2,7 +2,8 @@
 
 The page itself, `microscope.html` beside this module, draws what is given to it here as JSON. What is large is bytes:
 read weights as round(255 · √w), which keeps small ones apart, words as round(127 · x / largest |x|), both compressed.
-Pictures are stored once, however often they are seen.
+Pictures are stored once, however often they are seen. Those that an agent decodes, of which a step may have ten, are
+near what they were, at a fraction of the size.
 """
 
 import base64
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from merlin.networks.spaces import kind
 from merlin.viewer.episodes import Episode, Step
@@ -49,19 +50,23 @@ class _Pictures:
         self.stored: list[str] = []
         self._index: dict[bytes, int] = {}
 
-    def index(self, pixels: Array) -> int:
-        """Return the number of a picture, uint8 [Y, X, 3]."""
-        key = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+    def index(self, pixels: Array, is_exact: bool = True) -> int:
+        """Return the number of a picture, uint8 [Y, X, 3].
+
+        Args:
+            is_exact: Keep every shade of it.
+        """
+        key = hashlib.blake2b(repr((pixels.shape, is_exact)).encode() + pixels.tobytes()).digest()
         if key not in self._index:
             image, file = Image.fromarray(pixels), io.BytesIO()
             if needs_row(pixels):
                 image = image.quantize(256, dither=Image.Dither.NONE)
             else:
                 image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
-            few = image.getcolors(256)
-            (image.quantize(len(few)) if few else image).save(file, "PNG")
+            few, form = image.getcolors(256), "png" if is_exact or not features.check("webp") else "webp"
+            (image.quantize(len(few)) if few and form == "png" else image).save(file, form, quality=90)
             self._index[key] = len(self.stored)
-            self.stored.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+            self.stored.append(f"data:image/{form};base64," + base64.b64encode(file.getvalue()).decode())
         return self._index[key]
 
 
@@ -92,10 +97,11 @@ def _episode(episode: Episode, pictures: _Pictures) -> dict[str, Any]:
 def _entry(name: str, space: Any, views: dict[str, list], steps: list[Step], pictures: _Pictures) -> dict[str, Any]:
     shows = is_picture(space)
 
-    def draw(value: Array) -> int | str:
-        return pictures.index(as_picture(space, value)) if shows else _words(space, value)
+    def draw(value: Array, is_exact: bool) -> int | str:
+        return pictures.index(as_picture(space, value), is_exact) if shows else _words(space, value)
 
-    drawn = {view: [draw(row[name]) for row in rows] for view, rows in views.items()}
+    is_grid = kind(space) == "symbols"
+    drawn = {view: [draw(row[name], is_grid or view == "seen") for row in rows] for view, rows in views.items()}
     # what differs from what was seen is marked, but for numbers, which always differ a little
     off = {
         view: [bool((seen[name] != row[name]).any()) for seen, row in zip(views["seen"], rows, strict=True)]
@@ -104,7 +110,7 @@ def _entry(name: str, space: Any, views: dict[str, list], steps: list[Step], pic
     }
     found = {"name": label(name), "picture": shows, **drawn, "off": off}
     if steps[0].imagined is not None:
-        found["imagined"] = [[draw(row[name]) for row in step.imagined or ()] for step in steps]
+        found["imagined"] = [[draw(row[name], is_grid) for row in step.imagined or ()] for step in steps]
     return found
 
 
@@ -142,6 +148,7 @@ def _memory(episode: Episode) -> dict[str, Any]:
         "width": words.shape[1],
         "keys": [{"name": name, "colour": colour} for name, colour, _ in rows[0]],
         "written": [step.slot for step in episode.steps],
+        "before": [-1 if step.slot_before_reads is None else step.slot_before_reads for step in episode.steps],
         "weights": _packed(np.round(255 * np.sqrt(weights.clip(0, 1))).astype(np.uint8)),
         "words": _packed(np.round(127 * words / largest).astype(np.int8)),
     }

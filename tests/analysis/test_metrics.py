@@ -6,6 +6,7 @@ import torch
 from merlin.analysis.metrics import decode_goal, predict_returns, steps_to_goal, where_keys_read
 from merlin.analysis.probes import DECAYS, guess_class, manhattan
 from merlin.analysis.recording import Trajectories, discounted_returns
+from merlin.analysis.sections import reads_section
 
 HEIGHT, WIDTH = 3, 4
 
@@ -151,7 +152,7 @@ def test_errors_are_counted_from_the_reward_that_comes_next():
     assert found.count.tolist() == [2, 2, 2, 0, 0]
 
 
-def test_a_key_that_reads_one_slot_reads_where_that_was_written():
+def test_a_key_that_reads_one_slot_reads_where_that_was_written(tmp_path):
     """The agent walks along the first row and writes a slot a step; one key reads the first slot, one the newest."""
     length, slots = 4, 6
     first, newest = torch.zeros(length, 1, 1, slots), torch.zeros(length, 1, 1, slots)
@@ -176,6 +177,9 @@ def test_a_key_that_reads_one_slot_reads_where_that_was_written():
     assert without[0].to_agent != without[0].to_agent and without[0].to_goal != without[0].to_goal, "NaN"
     assert chance.age == pytest.approx((1 + 1.5 + 2) / 3)
     assert where_keys_read(made_up(4, 1)) is None
+    assert reads_section(made_up(4, 1), tmp_path).text == "Left out: the agent has no memory."
+    text = reads_section(played._replace(slots=None), tmp_path).text
+    assert text == "Left out: of this memory it is not known which step wrote what is read."
 
 
 def test_an_episode_begins_with_nothing_to_read():
@@ -189,3 +193,15 @@ def test_an_episode_begins_with_nothing_to_read():
     again[2] = True
     (key, _) = where_keys_read(played._replace(is_first=again))
     assert key.age == 1  # in steps 1 and 3; in 0 and 2 there is nothing
+
+
+def test_what_is_written_before_the_reads_is_read_in_the_same_step():
+    """The agent walks along the first row; what it reads was written in the first step and in the last, at once."""
+    weights, before = torch.zeros(3, 1, 1, 2), torch.tensor([[1], [-1], [1]])
+    weights[..., 1] = 1
+    played = made_up(
+        3, 1, agent_cell=torch.arange(3).unsqueeze(1), slots=torch.zeros(3, 1, dtype=torch.int64), read_weights=weights,
+        slots_before_reads=before, grid_size=(HEIGHT, WIDTH),
+    )  # fmt: skip
+    key, _ = where_keys_read(played)
+    assert key.age == key.to_agent == pytest.approx(1 / 3) and key.on_map[0].tolist() == [2, 0, 1, 0]

@@ -3,10 +3,14 @@
 import json
 from functools import partial
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from merlin.analysis import metrics, sections
+from merlin.analysis.figures import draw_observations
 from merlin.analysis.predictions import expectations
 from merlin.analysis.probes import DECAYS, guess_class
 from merlin.analysis.recording import gather
@@ -16,6 +20,7 @@ from merlin.errors import MerlinError
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import override
 from merlin.states import map_state
+from merlin.training.evaluation import evaluate
 from tests.viewer.test_watch import make_run, tiny
 
 MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})
@@ -121,8 +126,9 @@ def test_the_goal_of_a_water_maze_is_the_platform_of_the_pool():
     torch.testing.assert_close(played.agent_cell[1:][found], played.goal_cell[:-1][found])
 
 
-def test_what_is_inferred_and_remembered_is_what_the_agent_thought():
-    config = tiny(task="merlin/MemoryGame-v0")
+@pytest.mark.parametrize("retroactive_discount", [0.96, None])
+def test_what_is_inferred_and_remembered_is_what_the_agent_thought(retroactive_discount):
+    config = tiny(task="merlin/MemoryGame-v0", retroactive_discount=retroactive_discount)
     with build_environment(config, 1) as environment:
         agent = build_agent(config, environment)
         with torch.no_grad():  # a posterior without noise
@@ -196,3 +202,22 @@ def test_an_analysis_that_is_broken_off_leaves_the_one_before(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         analyse(run_dir, episodes=8)
     assert (run_dir / "analysis" / "analysis.json").read_text() == before != ""
+
+
+def test_the_title_of_a_narrow_picture_is_not_cut_off(tmp_path):
+    seen = [("seen", [{"card": np.array(1)}])]
+    title = "Decoded from the prior, before it looked, and from the posterior"
+    draw_observations(seen, ["step 1"], {"card": gymnasium.spaces.Discrete(3)}, tmp_path / "x.png", title)
+    with Image.open(tmp_path / "x.png") as image:
+        assert (np.asarray(image)[:, -10:] == 255).all()
+
+
+def test_episodes_that_were_given_up_are_told_of(monkeypatch):
+    """Of four none ends within two steps."""
+    monkeypatch.setattr(sections, "evaluate", partial(evaluate, max_steps=2))
+    config = tiny("rl-mem", "merlin/MemoryGame-v0", {"pairs": 2})
+    with build_environment(config, 2) as environment:
+        section = sections.memory_section(build_agent(config, environment).eval(), environment, 4, 0)
+    assert "With own memory 4 had not ended after 2 steps. With zeroed memory 4 had" in section.text
+    assert section.text.endswith("These count nowhere.")
+    assert section.numbers["memory"]["own"]["unfinished_episodes"] == 4

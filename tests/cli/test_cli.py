@@ -268,6 +268,7 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["train", "--env-kwargs", '{"pears": 4}'], "pears"),
         (["train", "--device", "abacus"], "'abacus'"),
         (["train", "--resume", "nowhere"], "There is no directory nowhere: give one that train made"),
+        (["watch", "nowhere", "--out", "film.GIF"], "There is no directory nowhere: give one that train made"),
         (["train", "--from", "nowhere"], "nowhere: give one that train made"),
         (["evaluate", "nowhere"], "nowhere"),
         (["watch", "nowhere"], "nowhere"),

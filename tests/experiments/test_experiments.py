@@ -11,13 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from merlin import cli
 from merlin.errors import MerlinError
-from merlin.experiments.results import bootstrap_interval, interquartile_mean, table
-from merlin.experiments.spec import RESULT, choose, last_metrics, make_comparison, plan, read_comparison
+from merlin.experiments.results import bootstrap_interval, interquartile_mean, plot_comparison, table
+from merlin.experiments.spec import (
+    RESULT,
+    AgentSpec,
+    Run,
+    TaskSpec,
+    choose,
+    last_metrics,
+    make_comparison,
+    plan,
+    read_comparison,
+)
 from merlin.runs.presets import DEFAULT_TASK
 from merlin.runs.run import write_config
+from merlin.training import evaluation
 from tests.experiments.in_process import call_runs_in_process
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +195,35 @@ def test_a_failed_run_is_told_of_and_the_others_are_done(tmp_path, capsys, monke
     )
 
 
+@pytest.mark.usefixtures("in_process")
+def test_episodes_that_were_given_up_are_told_of(tmp_path, capsys, monkeypatch):
+    """One that ends where its first observation is 1, at once; of 8 held-out ones some never do."""
+    monkeypatch.setattr(evaluation, "MAX_STEPS", 20)
+    (tmp_path / "endless.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Endless(gymnasium.Env):\n"
+        "    observation_space, action_space = gymnasium.spaces.Discrete(2), gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        self.ends = int(self.np_random.integers(2))\n"
+        "        return self.ends, {}\n"
+        "    def step(self, action):\n"
+        "        return self.ends, 1.0, bool(self.ends), False, {}\n"
+        "gymnasium.register('Endless-v0', Endless)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["compare", "endless:Endless-v0", "--agents", "rl-mem", "--seeds", "1", "--memory", "zeroed", *SMALL]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    (row,) = csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines())
+    assert float(row["episode_return_mean"]) == float(row["zeroed"]) == 1.0
+    number = int(row["unfinished_episodes"])
+    assert number % 2 == 0 and 0 < number < 16, "as many with its own memory as with one that is zeroed"
+    told = f"Endless-v0, rl-mem, seed 1: {number} held-out episodes were given up unfinished, and count nowhere above."
+    assert told in shown.out and told in (tmp_path / "out" / "results.md").read_text()
+    assert f"return 1.00, {number} episodes given up unfinished after" in shown.err
+
+
 def test_an_interruption_leaves_checkpoints_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "merlin", "compare", DEFAULT_TASK, "--agents", "rl-lstm", "--seeds", "1"]
     command += ["--steps", "100000000", "--max-seconds", "6", "--episodes", "4", "--wandb", "disabled"]
@@ -324,3 +365,29 @@ def test_the_table_has_a_line_for_each_agent_and_one_for_all_tasks():
     rows[0]["env_steps"] = rows[0]["wall_seconds"] = None  # ended before its first report
     assert table(rows, {"a": {"oracle": 4.0}, "b": {}}) == text
     assert text.count("| all |") == 2 and "| all | y | 6 |  |  | 0.60 (" in text
+
+
+def test_every_agent_is_in_the_legend_whatever_its_name_and_however_few_its_reports(tmp_path, monkeypatch):
+    legends, legend = [], Figure.legend
+    monkeypatch.setattr(
+        Figure, "legend", lambda self, *args, **kwargs: legends.append(legend(self, *args, **kwargs)) or legends[-1]
+    )
+    task = TaskSpec(task="t", name="costs $x^$ {")
+    reports = {"merlin": 3, "_private": 2, "$a^$ {": 1, "no episode": 0}
+    runs = []
+    for agent, count in reports.items():
+        run_dir = tmp_path / str(count)
+        run_dir.mkdir()
+        rows = [{"env_steps": 10 * i, "wall_seconds": i, "episode_return_mean": 0.5 * i} for i in range(1, count + 1)]
+        rows = rows or [{"env_steps": 10, "wall_seconds": 1, "episode_return_mean": None}]
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        runs.append(Run(task, AgentSpec(agent="a", name=agent), 1, run_dir, {}))
+    plot_comparison(runs, {task.name: {}}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+    assert [text.get_text() for text in legends[0].get_texts()] == ["merlin", "_private", r"\$a^\$ {"]
+
+
+def test_a_name_stays_in_its_cell_of_the_table():
+    row = dict.fromkeys(("env_steps", "wall_seconds", "success_rate", "of_gap")) | {"episode_return_mean": 1.0}
+    text = table([row | {"task": "a|b", "agent": "c | d"}], {"a|b": {"oracle": 4.0}})
+    assert "| a\\|b | c \\| d | 1 | 1.00 |" in text and "| a\\|b | *oracle play* |" in text

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from merlin.cli import main
 from merlin.errors import MerlinError
 from merlin.population import run
-from merlin.population.figures import _num_agents, _numbers, plot_population
+from merlin.population.figures import _num_agents, _numbers, plot_points, plot_population
 from merlin.population.population import PopulationConfig
 from merlin.population.tournament import Match, standings, tournament
 from merlin.runs.presets import preset
@@ -244,3 +244,12 @@ def test_agents_of_other_spaces_or_games_do_not_play_one_another(trained, tmp_pa
     with pytest.raises(MerlinError, match="symbol") as caught:
         tournament([str(tmp_path / "0")], games=4, env_kwargs={"symbols": 4})
     assert str(caught.value).count(". ") == 0
+
+
+def test_long_names_of_entrants_are_not_cut_off(tmp_path):
+    population = "/home/somebody/with a long name/runs/CaptureTheFlag-v0-ftw-population-seed1-20260101-120000/agents/"
+    names = ["random", *(f"{population}{i}" for i in range(2))]
+    plot_points(names, np.full((3, 3), 0.5), tmp_path / "points.png", "Points")
+    with Image.open(tmp_path / "points.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert all((edge == 255).all() for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]))

@@ -1,8 +1,10 @@
 import json
+from itertools import combinations
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -66,3 +68,23 @@ def test_equal_references_share_a_line_and_its_label():
     draw_references(axes, {"random": 12.5, "memoryless": 12.5, "oracle": 44})
     assert [text.get_text() for text in axes.texts] == ["random, memoryless 12.50", "oracle 44.00"]
     assert [line.get_ydata()[0] for line in axes.lines] == [12.5, 44.0]
+
+
+def test_names_of_near_references_do_not_overlap():
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    axes.plot([0, 1], [0, 4])
+    draw_references(axes, {"random": 1.1, "memoryless": 1.18, "expert": 3.5, "oracle": 4.0, "costs $1, or $2": 3.95})
+    canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    names = ["memoryless 1.18\nrandom 1.10", "expert 3.50", "oracle 4.00\ncosts \\$1, or \\$2 3.95"]
+    assert [text.get_text() for text in axes.texts] == names
+    assert sorted(line.get_ydata()[0] for line in axes.lines[1:]) == [1.1, 1.18, 3.5, 3.95, 4.0]
+
+
+def test_a_single_report_is_a_dot(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 10, "wall_seconds": 1.5, "episode_return_mean": 0.25}\n')
+    picture = plot_learning_curve([tmp_path], title="of $x^$ {").convert("RGB")
+    pixels = np.asarray(picture).astype(int)
+    assert (pixels[..., 2] - pixels[..., 0] > 50).sum() > 50

@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from merlin.networks.spaces import Tokens
+from merlin.networks.spaces import Picture, Tokens
 from merlin.viewer.episodes import Episode, Step
 from merlin.viewer.formats import save_episodes
 from tests.viewer.test_watch import AGENTS, play, tiny
@@ -104,6 +104,28 @@ def test_a_picture_of_an_episode_is_the_one_that_was_seen(tmp_path):
     for t, number in enumerate(data["episodes"][0]["task"]):
         image = Image.open(io.BytesIO(base64.b64decode(data["pictures"][number].split(",")[1]))).convert("RGB")
         np.testing.assert_array_equal(np.asarray(image), played.steps[t].picture)
+
+
+def test_decoded_pictures_of_many_shades_are_small_and_near(tmp_path):
+    """What was seen is exact; what was decoded may be off by some shades of 255, and takes a fraction of the room."""
+    y, x = np.mgrid[:64, :64]
+    smooth = np.stack([2 * x + y, 3 * y + 20, 128 + 100 * np.sin(x / 9 + y / 17)], -1)
+    picture = (smooth + np.random.default_rng(0).normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8)
+    rows = {
+        name: {"view": np.roll(picture, i, 0)} for i, name in enumerate(("observation", "expected", "reconstruction"))
+    }
+    step = made_up(1, 3, 4, 2).steps[0]._replace(**rows, imagined=[{"view": picture[::-1]}])
+    space = {"view": Picture(spaces.Box(0, 255, (64, 64, 3), np.uint8), 0)}
+    _, data = page_of([Episode("x", space, spaces.Discrete(2), None, [step], True, 0.0)], tmp_path / "x.html")
+    entry = data["episodes"][0]["entries"][0]
+    (seen,), decoded = entry["seen"], [*entry["expected"], *entry["inferred"], *entry["imagined"][0]]
+    true = [*(row["view"] for row in rows.values()), picture[::-1]]
+    stored = [base64.b64decode(data["pictures"][number].split(",")[1]) for number in (seen, *decoded)]
+    differences = [
+        abs(np.asarray(Image.open(io.BytesIO(x)).convert("RGB")) * 1.0 - y) for x, y in zip(stored, true, strict=True)
+    ]
+    assert differences[0].max() == 0 and max(x.mean() for x in differences) < 5
+    assert all(4 * len(x) < len(stored[0]) for x in stored[1:])
 
 
 def made_up(length: int, slots: int, keys: int, width: int) -> Episode:

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import re
 import time
+from itertools import pairwise
 
 import gymnasium
 import numpy as np
@@ -18,10 +19,11 @@ from merlin.runs.presets import preset
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import to_dict
 from merlin.training import checkpoint
+from merlin.viewer import frames
 from merlin.viewer import watch as watching
 from merlin.viewer.canvas import SCALE, Canvas
 from merlin.viewer.episodes import record_episode
-from merlin.viewer.formats import find_writer, save_episodes, telling_step
+from merlin.viewer.formats import _draw, find_writer, save_episodes, telling_step
 from merlin.viewer.frames import choices, draw_step
 from merlin.viewer.memory_maps import in_a_sentence, memory_picture, num_shown_slots
 from merlin.viewer.microscope import write_page
@@ -92,6 +94,29 @@ def test_a_slot_that_is_used_again_holds_what_was_written_last():
     draw_step(episode, 8)
 
 
+@pytest.mark.parametrize("memory_size", [24, 5])
+def test_what_a_slow_core_wrote_is_read_and_is_no_observation(memory_size, tmp_path):
+    """It writes in steps 1, 4, 7, ... before the fast one reads; where there is room, nothing is written over."""
+    played = play(tiny("ftw", env_kwargs={"pairs": 4}, memory_size=memory_size, tick_steps=3))
+    assert len(played.steps) == 12
+    for t, step in enumerate(played.steps):
+        held, before = played.held(t), played.held_before_reads(t)
+        if memory_size == 24:
+            assert sorted(held.values()) == list(range(t)) and sorted(before.values()) == list(range(0, t + 1, 3))
+        if t % 3 == 0:
+            assert before[step.slot_before_reads] == t and step.slot_before_reads not in held
+        assert set(np.flatnonzero(step.read_weights.max(0) > 1e-6)) <= {*held, *before}
+        sharpest = step.read_weights[step.read_weights.max(1).argmax()].argmax()
+        words = in_a_sentence(played, t, held, before)
+        assert "empty" not in words and ("before it looked" in words) == (sharpest in before)
+    draw_step(played, 6)
+    memory_picture(played, tmp_path / "memory.png")
+    write_page([played], tmp_path / "x.html", "")
+    assert json.loads(re.search(r'"before":(\[.*?\])', (tmp_path / "x.html").read_text())[1]) == [
+        step.slot_before_reads if t % 3 == 0 else -1 for t, step in enumerate(played.steps)
+    ]
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_agents_without_a_decoder_or_memory_leave_these_out(agent):
     first = play(tiny(agent)).steps[0]
@@ -136,6 +161,26 @@ def test_watch_shows_several_episodes_beside_the_run_unless_told(tmp_path):
     assert watching.watch(run_dir, episodes=2, greedy=True) == run_dir / "episode.gif"
     with Image.open(run_dir / "episode.gif") as image:
         assert image.n_frames == 12
+
+
+def test_pictures_of_a_film_are_all_of_one_size(episode, tmp_path):
+    """Though the second episode writes more slots than there is room for what they hold."""
+
+    def wide(weights):
+        return np.pad(weights, ((0, 0), (0, 120 - weights.shape[1])))
+
+    steps = [
+        step._replace(
+            slot=100, read_weights=wide(step.read_weights), policy_read_weights=wide(step.policy_read_weights)
+        )
+        for step in episode.steps[:2]
+    ]
+    short, long = episode._replace(steps=episode.steps[:2]), episode._replace(steps=steps)
+    heights = {draw_step(one, 0).height for one in (short, long)}
+    assert len(heights) == 2
+    assert {canvas.height for canvas in _draw([short, long], "")} == {max(heights)}
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        save_episodes([short, long], tmp_path / "x.mp4")
 
 
 def test_watch_says_that_a_long_episode_is_cut(tmp_path, monkeypatch):
@@ -294,6 +339,34 @@ def test_any_space_is_drawn_also_without_a_picture_of_the_task(action_space, tmp
         part = episode._replace(steps=steps)
         assert num_shown_slots(part) == shown and draw_step(part, 3).image.width == 960 * SCALE
     write_page([episode._replace(steps=episode.steps[:4])], tmp_path / "x.html", "")
+
+
+def test_what_is_written_does_not_overlap(monkeypatch):
+    """Of a long action the title has no more than fits, and what is left out of a panel is told of below the rest."""
+    config, space = tiny(task="anything"), spaces.MultiDiscrete([3] * 40)
+    make = [lambda: Everything(space)]
+    vector_env = gymnasium.vector.SyncVectorEnv(make, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
+    with Environment(vector_env) as environment:
+        agent = build_agent(config, environment).eval()
+        episode = record_episode(agent, environment, 0, torch.Generator().manual_seed(0), max_steps=2)
+    written, ends, write, draw = [], [], Canvas.text, frames.draw_entry
+
+    def text(self, x, y, words, size=11, colour="", anchor="lm", **more):
+        width = write(self, x, y, words, size, colour or "#000000", anchor, **more)
+        written.append((x - width if anchor == "rm" else x, x if anchor == "rm" else x + width, y, words))
+        return width
+
+    def draw_entry(canvas, x, y, width, height, *more):
+        ends.append(y + height)
+        draw(canvas, x, y, width, height, *more)
+
+    monkeypatch.setattr(Canvas, "text", text)
+    monkeypatch.setattr(frames, "draw_entry", draw_entry)
+    draw_step(episode, 1)
+    title = sorted(row for row in written if row[2] == 47)
+    assert all(one[1] <= other[0] for one, other in pairwise(title)) and title[-1][1] <= 960
+    (more,) = (row for row in written if re.fullmatch(r"and \d+ more", row[3]))
+    assert more[2] - 5 >= max(ends)
 
 
 def test_betas_are_shown_by_their_moments_in_half_ranges():

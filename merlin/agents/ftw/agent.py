@@ -403,6 +403,13 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
             found |= {"latent": output.latent, "slow recurrent state": state.core.slow_hidden}
         return found | ({} if self.memory is None else {"reads": state.core.fast_words})
 
+    def slots_before_reads(self, output: StepOutput, state: FTWState) -> Int[Tensor, "B"] | None:
+        """Return where the slow core wrote, −1 where it did not tick. See `Agent.slots_before_reads`."""
+        if output.slots is None or output.extras.slow_slots is None:
+            return None
+        ticked = (state.core.num_steps - 1) % self.hyperparameters.tick_steps == 0
+        return output.extras.slow_slots.masked_fill(~ticked, -1)
+
     def warnings(self, metrics: dict[str, int | float]) -> dict[str, str]:
         """Tell of a posterior that says nothing beyond the prior, where V explains nothing either."""
         kl, explained, cost = (metrics.get(x, math.nan) for x in ("kl_nats", "value_explained", "kl_cost"))
