@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.error import ResetNeeded
 
 from .vector import TensorVectorEnv
 from .views import VIEWS, onehot, onehot_space
@@ -24,7 +25,8 @@ class SingleEnv(gymnasium.Env):
     def __init__(self, render_mode: str | None = None, observation: str = "own", **kwargs):
         if observation not in VIEWS:
             raise ValueError(f"observation must be one of {', '.join(VIEWS)}, but is {observation!r}: choose one.")
-        self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
+        self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs).unwrapped  # of tensors
+        self.has_ended = False
         self.is_onehot = observation == "onehot"
         self.batch.autoreset = False
         self.render_mode = render_mode
@@ -41,12 +43,18 @@ class SingleEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         observation, _ = self.batch.reset(seed=seed, options=options)
+        self.has_ended = False
         return self._view(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.has_ended:
+            raise ResetNeeded("an episode that has ended must be reset before the next step: call reset().")
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        success = {"is_success": float(info["is_success"])} if terminated | truncated else {}
-        return self._view(observation), float(reward), bool(terminated), bool(truncated), success
+        self.has_ended = bool(terminated | truncated)
+        left_out = {"final_obs", "_final_obs"} | (set() if self.has_ended else {"is_success"})
+        told = {k: _first_row(x) for k, x in info.items() if k not in left_out and isinstance(x, torch.Tensor)}
+        told = {name: x.item() if x.ndim == 0 else x for name, x in told.items()}
+        return self._view(observation), float(reward), bool(terminated), bool(truncated), told
 
     def _view(self, observation: Any) -> Any:
         row = _first_row(observation)
