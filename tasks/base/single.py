@@ -14,7 +14,8 @@ from .views import VIEWS, onehot, onehot_space
 class SingleEnv(gymnasium.Env):
     """A batch of one without its batch axis; subclasses name the batched task in `batched`.
 
-    With observation="onehot", categories are numbers 0 and 1 along the last axis.
+    With observation="onehot", categories are numbers 0 and 1 along the last axis. The info is that of the batch, without
+    what is NaN there, as there is nothing to tell.
 
     After reset(seed), equal actions give the episode of a batch with num_envs=1 and that seed.
     """
@@ -51,9 +52,9 @@ class SingleEnv(gymnasium.Env):
             raise ResetNeeded("an episode that has ended must be reset before the next step: call reset().")
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
         self.has_ended = bool(terminated | truncated)
-        left_out = {"final_obs", "_final_obs"} | (set() if self.has_ended else {"is_success"})
-        told = {k: _first_row(x) for k, x in info.items() if k not in left_out and isinstance(x, torch.Tensor)}
-        told = {name: x.item() if x.ndim == 0 else x for name, x in told.items()}
+        of_batch = {"final_obs", "_final_obs"}
+        rows = {k: _first_row(x) for k, x in info.items() if isinstance(x, torch.Tensor) and k not in of_batch}
+        told = {k: x.item() if x.ndim == 0 else x for k, x in rows.items() if not np.isnan(x).all()}
         return self._view(observation), float(reward), bool(terminated), bool(truncated), told
 
     def _view(self, observation: Any) -> Any:

@@ -250,7 +250,9 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         if not isinstance(actions, Tensor) or actions.dtype is not dtype or actions.device != self.device:
             came = torch.as_tensor(actions, device=self.device)
             if came.is_floating_point() and dtype is torch.int64:
-                raise ValueError(f"actions must be whole numbers, but came as {came.dtype}: give those of action_space.")
+                raise ValueError(
+                    f"actions must be whole numbers, but came as {came.dtype}: give those of action_space."
+                )
             actions = came.to(dtype)
         shape = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != shape:
