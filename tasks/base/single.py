@@ -14,8 +14,8 @@ from .views import VIEWS, onehot, onehot_space
 class SingleEnv(gymnasium.Env):
     """A batch of one without its batch axis; subclasses name the batched task in `batched`.
 
-    With observation="onehot", categories are numbers 0 and 1 along the last axis. The info is that of the batch, without
-    what is NaN there, as there is nothing to tell.
+    With observation="onehot", categories are numbers 0 and 1 along the last axis. The info is the batch's, without what
+    is NaN there, as there is nothing to tell.
 
     After reset(seed), equal actions give the episode of a batch with num_envs=1 and that seed.
     """
