@@ -60,7 +60,8 @@ def _autoreset_mode(named: AutoresetMode | str) -> AutoresetMode:
 def undisturbed(device_type: str) -> Iterator[None]:
     """Compute as ever where a caller has autocast or inference mode on.
 
-    Autocast would round the numbers that views are looked up by; what is made in inference mode cannot be written later.
+    Autocast would round the numbers that views are looked up by; what is made in inference mode cannot be written
+    later.
     """
     with ExitStack() as stack:
         if torch.is_autocast_enabled(device_type):

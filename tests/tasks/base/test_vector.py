@@ -111,7 +111,7 @@ def test_a_mask_has_a_boolean_for_each(mask):
 def test_no_action_is_rounded():
     env = bells()
     for actions in (np.array([0.9, 0.0]), [1.0, 1.0], torch.zeros(2)):
-        with pytest.raises(ValueError, match="actions must be whole numbers, but came as torch.float"):
+        with pytest.raises(ValueError, match=r"actions must be whole numbers, but came as torch\.float"):
             env.step(actions)
     assert env.step([True, False])[1].tolist() == [9, 1]
 
