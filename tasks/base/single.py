@@ -27,7 +27,6 @@ class SingleEnv(gymnasium.Env):
         if observation not in VIEWS:
             raise ValueError(f"observation must be one of {', '.join(VIEWS)}, but is {observation!r}: choose one.")
         self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs).unwrapped  # of tensors
-        self.has_ended = False
         self.is_onehot = observation == "onehot"
         self.batch.autoreset = False
         self.render_mode = render_mode
@@ -44,14 +43,13 @@ class SingleEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         observation, _ = self.batch.reset(seed=seed, options=options)
-        self.has_ended = False
         return self._view(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self.has_ended:
+        if bool(self.batch.has_ended):
             raise ResetNeeded("an episode that has ended must be reset before the next step: call reset().")
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        self.has_ended = bool(terminated | truncated)
+        self.batch.has_ended = terminated | truncated
         of_batch = {"final_obs", "_final_obs"}
         rows = {k: _first_row(x) for k, x in info.items() if isinstance(x, torch.Tensor) and k not in of_batch}
         told = {k: x.item() if x.ndim == 0 else x for k, x in rows.items() if not np.isnan(x).all()}

@@ -220,7 +220,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
 
         Raises:
             ValueError: An action is not in the action space; nothing has changed then.
-            gymnasium.error.ResetNeeded: `reset` was never called.
+            gymnasium.error.ResetNeeded: `reset` was never called, or not where an episode ended in the mode DISABLED.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
         if self.closed:
@@ -280,7 +280,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         if self._action_dtype is not torch.int64:
             return
         space = self.single_action_space
-        highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1)
+        highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1, device="cpu")
         came = actions.cpu()
         if (came < 0).any() or (came > highest).any():
             raise ValueError(
@@ -355,6 +355,7 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
                     "load the state into a task with the settings that it came from."
                 )
         self._is_reset = True
+        self.has_ended = torch.zeros_like(self.has_ended)  # unless the state says otherwise
         self.generator.set_state(state["generator"].cpu())
         with undisturbed(self.device.type):
             for name in names:
