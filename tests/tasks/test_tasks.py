@@ -440,15 +440,15 @@ AROUND = {
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
-@pytest.mark.parametrize("has_kernels", [True, False])
 @pytest.mark.parametrize(
-    "task_id, kwargs",
+    "task_id, kwargs, has_kernels",
     [
-        ("merlin/MemoryGame-v0", {}),
-        ("merlin/RepeatPrevious-v0", {"length": 6}),
-        ("merlin/VisuomotorMapping-v0", {"trials": 6}),
-        ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}),
-        ("merlin/Memory-v0", {"view": "first_person", "picture_size": 16, "max_steps": 5}),
+        ("merlin/MemoryGame-v0", {}, True),
+        ("merlin/RepeatPrevious-v0", {"length": 6}, True),
+        ("merlin/VisuomotorMapping-v0", {"trials": 6}, True),
+        ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}, True),
+        ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}, False),
+        ("merlin/Memory-v0", {"view": "first_person", "picture_size": 16, "max_steps": 5}, False),
     ],
 )
 def test_what_surrounds_a_task_changes_nothing(task_id, kwargs, has_kernels, around, monkeypatch):
