@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.error import ResetNeeded
 
 from .vector import TensorVectorEnv
 from .views import VIEWS, onehot, onehot_space
@@ -13,7 +14,8 @@ from .views import VIEWS, onehot, onehot_space
 class SingleEnv(gymnasium.Env):
     """A batch of one without its batch axis; subclasses name the batched task in `batched`.
 
-    With observation="onehot", categories are numbers 0 and 1 along the last axis.
+    With observation="onehot", categories are numbers 0 and 1 along the last axis. The info is the batch's, without what
+    is NaN there, as there is nothing to tell.
 
     After reset(seed), equal actions give the episode of a batch with num_envs=1 and that seed.
     """
@@ -24,7 +26,7 @@ class SingleEnv(gymnasium.Env):
     def __init__(self, render_mode: str | None = None, observation: str = "own", **kwargs):
         if observation not in VIEWS:
             raise ValueError(f"observation must be one of {', '.join(VIEWS)}, but is {observation!r}: choose one.")
-        self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs)
+        self.batch = self.batched(num_envs=1, render_mode=render_mode, **kwargs).unwrapped  # of tensors
         self.is_onehot = observation == "onehot"
         self.batch.autoreset = False
         self.render_mode = render_mode
@@ -44,9 +46,14 @@ class SingleEnv(gymnasium.Env):
         return self._view(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if bool(self.batch.has_ended):
+            raise ResetNeeded("an episode that has ended must be reset before the next step: call reset().")
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        success = {"is_success": float(info["is_success"])} if terminated | truncated else {}
-        return self._view(observation), float(reward), bool(terminated), bool(truncated), success
+        self.batch.has_ended = terminated | truncated
+        of_batch = {"final_obs", "_final_obs"}
+        rows = {k: _first_row(x) for k, x in info.items() if isinstance(x, torch.Tensor) and k not in of_batch}
+        told = {k: x.item() if x.ndim == 0 else x for k, x in rows.items() if not np.isnan(x).all()}
+        return self._view(observation), float(reward), bool(terminated), bool(truncated), told
 
     def _view(self, observation: Any) -> Any:
         row = _first_row(observation)

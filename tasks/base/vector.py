@@ -1,7 +1,8 @@
 """Base class of the batched tasks: spaces, seeding, exact state, rendering."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
+from .arguments import check_types
 from .views import VIEWS, Arrays, Onehot
 from .window import Window
 
@@ -36,8 +38,11 @@ class TaskType(ABCMeta):
             raise ValueError(f"arrays must be 'torch' or 'numpy', but is {arrays!r}: choose one of them.")
         if observation not in VIEWS:
             raise ValueError(f"observation must be one of {', '.join(VIEWS)}, but is {observation!r}: choose one.")
-        env = super().__call__(*args, **settings)
-        env.set_episodes(_autoreset_mode(autoreset_mode), max_episode_steps)
+        check_types(cls, *args, max_episode_steps=max_episode_steps, **settings)
+        device_type = torch.device(settings.get("device", "cpu")).type
+        with torch.device("cpu"), undisturbed(device_type):  # whatever default device a program has set
+            env = super().__call__(*args, **settings)
+            env.set_episodes(_autoreset_mode(autoreset_mode), max_episode_steps)
         if observation == "onehot":
             env = Onehot(env)
         return Arrays(env) if arrays == "numpy" else env
@@ -51,13 +56,30 @@ def _autoreset_mode(named: AutoresetMode | str) -> AutoresetMode:
     raise ValueError(f"autoreset_mode must be one of {names}, but is {named!r}: choose one of them.")
 
 
+@contextmanager
+def undisturbed(device_type: str) -> Iterator[None]:
+    """Compute as ever where a caller has autocast or inference mode on.
+
+    Autocast would round the numbers that views are looked up by; what is made in inference mode cannot be written
+    later.
+    """
+    with ExitStack() as stack:
+        if torch.is_autocast_enabled(device_type):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
+        yield
+
+
 class TensorVectorEnv(VectorEnv, metaclass=TaskType):
     """A batch of environments whose observations, rewards and flags are torch tensors on one device.
 
     The observation that follows an episode's end already belongs to the next episode (gymnasium's SAME_STEP autoreset);
     the one that ended it is in `info["final_obs"]`, valid where `info["_final_obs"]`. `info["is_success"]` is 1 or 0
-    where an episode ended, 1/2 after a draw, and NaN elsewhere. What `step` returns is never written again. There is
-    no Python loop over environments and no host synchronisation in `step`, but for that of the mode NEXT_STEP.
+    where an episode ended, 1/2 after a draw, and NaN elsewhere. What `step` returns is never written again; it may be
+    part of the state, so write to a copy. There is no Python loop over environments and no host synchronisation in
+    `step`, but for that of the modes NEXT_STEP and DISABLED.
 
     `scores` holds the exact expected returns of reference policies.
 
@@ -153,17 +175,38 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         return (*limit, "has_ended") if self.autoreset_mode is AutoresetMode.NEXT_STEP else limit
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.generator.manual_seed(seed)
-        if options and options.get("reset_mask") is not None:
-            self._start_where(torch.as_tensor(options["reset_mask"], dtype=torch.bool, device=self.device))
-        else:
-            self._start()
-            self.num_taken, self.has_ended = torch.zeros_like(self.num_taken), torch.zeros_like(self.has_ended)
-        self._is_reset = True
-        self._show_window()
-        return self._observe(), {}
+        with undisturbed(self.device.type):
+            mask = self._mask((options or {}).get("reset_mask"))
+            super().reset(seed=seed)
+            if seed is not None:
+                self.generator.manual_seed(seed)
+            if mask is None:
+                self._start()
+                self.num_taken, self.has_ended = torch.zeros_like(self.num_taken), torch.zeros_like(self.has_ended)
+                self.cut = None
+            else:
+                if seed is not None:
+                    self._start_anew()
+                self._start_where(mask)
+                self.cut = None if self.cut is None else self.cut & ~mask
+            self._is_reset = True
+            self._show_window()
+            return self._observe(), {}
+
+    def _mask(self, mask: Any) -> Bool[Tensor, " B"] | None:
+        """Return which environments a reset is of, None being all."""
+        if mask is None:
+            return None
+        mask = torch.as_tensor(mask, device=self.device)
+        if mask.dtype is not torch.bool or mask.shape != (self.num_envs,):
+            raise ValueError(
+                f"reset_mask must be {self.num_envs} booleans, one for each environment, but came as {mask.dtype} of "
+                f"shape {tuple(mask.shape)}: say True where an episode is to begin."
+            )
+        return mask
+
+    def _start_anew(self) -> None:
+        """Draw what comes from the generator, which was just seeded."""
 
     @classmethod
     def rows_per_game(cls, **settings: Any) -> int:
@@ -177,63 +220,91 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
 
         Raises:
             ValueError: An action is not in the action space; nothing has changed then.
-            gymnasium.error.ResetNeeded: `reset` was never called.
+            gymnasium.error.ResetNeeded: `reset` was never called, or not where an episode ended in the mode DISABLED.
             gymnasium.error.ClosedEnvironmentError: `close` was called.
         """
         if self.closed:
             raise ClosedEnvironmentError("an environment that was closed cannot be stepped: make a new one.")
         if not self._is_reset:
             raise ResetNeeded("an environment must be reset before its first step: call reset().")
+        with undisturbed(self.device.type):
+            actions = self._read(actions)
+            ended = self.has_ended
+            if self.autoreset_mode is AutoresetMode.SAME_STEP or not bool(ended.any()):
+                outcome = self._take(actions)
+            elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
+                outcome = self._begin_next(actions, ended)
+            else:
+                raise ResetNeeded(
+                    "an episode that has ended must be reset before the next step in the mode DISABLED, but "
+                    f"{int(ended.sum())} of {self.num_envs} were not: call reset(), with options={{'reset_mask': ...}}."
+                )
+            if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+                self.has_ended = outcome[2] | outcome[3]
+                outcome = (*outcome[:4], _without_final(outcome[4]))
+            self._show_window()
+            return outcome
+
+    def _read(self, actions: Any) -> Num[Tensor, " B *A"]:
+        """Return actions as tensors of the right type and shape, wherever they come from."""
         dtype = self._action_dtype
         if not isinstance(actions, Tensor) or actions.dtype is not dtype or actions.device != self.device:
-            actions = torch.as_tensor(actions, dtype=dtype, device=self.device)
+            came = torch.as_tensor(actions, device=self.device)
+            if came.is_floating_point() and dtype is torch.int64:
+                raise ValueError(
+                    f"actions must be whole numbers, but came as {came.dtype}: give those of action_space."
+                )
+            actions = came.to(dtype)
         shape = (self.num_envs, *(self.single_action_space.shape or ()))
         if actions.shape != shape:
             raise ValueError(f"actions must have shape {shape}, but have {tuple(actions.shape)}: give one to each.")
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and bool(self.has_ended.all()):
-            outcome = self._begin_next()
-            self._show_window()
-            return outcome
+        return actions
+
+    def _take(self, actions: Num[Tensor, " B *A"]) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Return the outcome of `_step`, with the limit of steps."""
         if self.max_episode_steps is not None:
             late = self.num_taken + 1 >= self.max_episode_steps
             self.cut = late if self.cut is None else self.cut | late
         try:
             outcome = self._step(actions)
         except (IndexError, RuntimeError) as error:  # in looking up what an action leads to
-            if dtype is not torch.int64:
-                raise
-            space = self.single_action_space
-            highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1)
-            came = actions.cpu()
-            if (came < 0).any() or (came > highest).any():
-                raise ValueError(
-                    f"an action must be from 0 to {highest.tolist()}, but {came.amin(0).tolist()} to "
-                    f"{came.amax(0).tolist()} came: take those of the action space."
-                ) from error
+            self._check(actions, error)
             raise
         self.cut = None
         if self.max_episode_steps is not None:
             self.num_taken = (self.num_taken + 1).masked_fill(outcome[2] | outcome[3], 0)
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            outcome = self._begin_next(outcome)
-        elif self.autoreset_mode is AutoresetMode.DISABLED:
-            outcome = (*outcome[:4], _without_final(outcome[4]))
-        self._show_window()
         return outcome
 
-    def _begin_next(self, outcome: tuple | None = None) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
+    def _check(self, actions: Num[Tensor, " B *A"], error: Exception | None = None) -> None:
+        """Refuse actions that are not in the action space; of a Box, all are in it."""
+        if self._action_dtype is not torch.int64:
+            return
+        space = self.single_action_space
+        highest = torch.as_tensor((space.nvec if isinstance(space, MultiDiscrete) else space.n) - 1, device="cpu")
+        came = actions.cpu()
+        if (came < 0).any() or (came > highest).any():
+            raise ValueError(
+                f"an action must be from 0 to {highest.tolist()}, but {came.amin(0).tolist()} to "
+                f"{came.amax(0).tolist()} came: take those of the action space."
+            ) from error
+
+    def _begin_next(
+        self, actions: Num[Tensor, " B *A"], ended: Bool[Tensor, " B"]
+    ) -> tuple[Any, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Return a step's outcome in the mode NEXT_STEP: what had ended before begins, and its action is ignored."""
-        begins = self.has_ended
-        if bool(begins.any()):
-            self._start_where(begins)
-        if outcome is None:
-            zero, no = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(begins)
-            outcome = self._observe(), zero, no, no, {"is_success": torch.full_like(zero, torch.nan)}
-        _, reward, terminated, truncated, info = outcome
-        terminated, truncated, info = terminated & ~begins, truncated & ~begins, _without_final(info)
-        info["is_success"] = info["is_success"].masked_fill(begins, torch.nan)
-        self.has_ended = terminated | truncated
-        return self._observe(), reward.masked_fill(begins, 0.0), terminated, truncated, info
+        if bool(ended.all()):
+            self._start_where(ended)
+            zero, no = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(ended)
+            return self._observe(), zero, no, no, {"is_success": torch.full_like(zero, torch.nan)}
+        self._check(actions)  # before anything is changed
+        self._start_where(ended)
+        begun = {name: getattr(self, name).clone() for name in self.state_names}
+        _, reward, terminated, truncated, info = self._take(actions)  # a task knows no way to leave some alone
+        for name, x in begun.items():
+            setattr(self, name, torch.where(ended.view(-1, *[1] * (x.ndim - 1)), x, getattr(self, name)))
+        self.num_taken = self.num_taken.masked_fill(ended, 0)
+        info = {name: _nothing_where(ended, x) for name, x in info.items()}
+        return self._observe(), reward.masked_fill(ended, 0.0), terminated & ~ended, truncated & ~ended, info
 
     def _start_some(self, begins: Bool[Tensor, " B"]) -> None:
         """Begin an episode in these environments; the others may be left as anything."""
@@ -284,9 +355,11 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
                     "load the state into a task with the settings that it came from."
                 )
         self._is_reset = True
+        self.has_ended = torch.zeros_like(self.has_ended)  # unless the state says otherwise
         self.generator.set_state(state["generator"].cpu())
-        for name in names:
-            setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
+        with undisturbed(self.device.type):
+            for name in names:
+                setattr(self, name, torch.empty_like(current[name]).copy_(state[name]))  # of the type that kernels read
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one picture uint8 [Y, X, 3] per environment, or None without render_mode="rgb_array"."""
@@ -326,6 +399,13 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
     @abstractmethod
     def draw(self, index: int) -> np.ndarray:
         """Return a picture of one environment as uint8 [Y, X, 3]."""
+
+
+def _nothing_where(ended: Bool[Tensor, " B"], told: Any) -> Any:
+    """Return an entry of an info, [B], with 0 or NaN where there is nothing to tell; others as they are."""
+    if not isinstance(told, Tensor) or told.shape != ended.shape:
+        return told
+    return told.masked_fill(ended, torch.nan if told.is_floating_point() else 0)
 
 
 def _without_final(info: dict[str, Any]) -> dict[str, Any]:

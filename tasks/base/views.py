@@ -107,7 +107,7 @@ class Arrays(View):
 def _array(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: _array(branch) for name, branch in tree.items()}
-    return tree.cpu().numpy() if isinstance(tree, Tensor) else tree
+    return tree.cpu().numpy().copy() if isinstance(tree, Tensor) else tree  # a copy: it may be the state itself
 
 
 def _row(tree: Any, row: int) -> Any:

@@ -53,7 +53,7 @@ class SymbolRecall(TensorVectorEnv):
         shape = self.num_envs, sum(which is not None for which in self.shown)
         self.symbols = 1 + torch.randint(self.num_symbols, shape, device=self.device, generator=self.generator)
         self.num_right = torch.zeros(self.num_envs, device=self.device)
-        self.num_steps = torch.zeros((), dtype=torch.int64)  # on the CPU, so that asking for the end costs no sync
+        self.num_steps = torch.zeros((), dtype=torch.int64, device="cpu")  # where asking for the end costs no sync
 
     def _observe(self) -> Int[Tensor, " B"]:
         which = self.shown[int(self.num_steps)]

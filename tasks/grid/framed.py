@@ -8,7 +8,7 @@ from gymnasium import Space
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..base.vector import TensorVectorEnv
+from ..base.vector import TensorVectorEnv, undisturbed
 from .layouts import StartPool
 from .visibility import view_offsets
 
@@ -68,8 +68,11 @@ class FramedWorld(TensorVectorEnv):
         x, y = torch.meshgrid(torch.arange(self.width), torch.arange(self.height), indexing="xy")
         return self.place(x, y).to(self.device)
 
-    def _start(self) -> None:
+    def _start_anew(self) -> None:
         self.pool.seed(int(torch.randint(2**62, (), generator=self.generator, device=self.device)))
+
+    def _start(self) -> None:
+        self._start_anew()
         starts = self.pool.take(self.num_grids)
         for name in self.state_names:
             setattr(self, name, starts[name].clone())
@@ -88,4 +91,5 @@ class FramedWorld(TensorVectorEnv):
         if missing:
             raise ValueError(f"the state must hold {', '.join(sorted(missing))}, but holds {', '.join(state)}.")
         super().load_state_dict({name: x for name, x in state.items() if not name.startswith("layout_")})
-        self.pool.load(state["layout_generator"], state["layout_progress"])
+        with undisturbed(self.device.type):
+            self.pool.load(state["layout_generator"], state["layout_progress"])

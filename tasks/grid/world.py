@@ -126,12 +126,24 @@ class GridWorld(FramedWorld):
         self.rewards = torch.tensor(1 - 0.9 * (steps / max_steps), dtype=torch.float32, device=self.device)
         self.syncs = self.device.type == "cpu"  # asking the device how many episodes ended costs nothing
         self.no_success = torch.full((num_envs,), torch.nan, device=self.device)
+        self.move_numbers = num_envs, self.area, self.num_actions, len(cells.CELLS), max_steps
+        self._load_kernels()
+        self._start()
+
+    def _load_kernels(self) -> None:
+        """Set the kernels, None where there are none, and where the tables lie that they read."""
         self.kernels = native.load() if self.device.type == "cpu" else None
         tables = self.forward, self.turned, self.outcomes.ahead, self.outcomes.carried, self.outcomes.moves
         self.move_tables = [table.data_ptr() for table in tables]
         self.look_tables = self.offsets.data_ptr(), self.packed.data_ptr()
-        self.move_numbers = num_envs, self.area, self.num_actions, len(cells.CELLS), max_steps
-        self._start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: not the kernels, nor where tables lie, which is elsewhere in a copy."""
+        return {k: x for k, x in vars(self).items() if k not in ("kernels", "move_tables", "look_tables")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._load_kernels()
 
     def _space(self) -> Space:
         """Return the space of one observation."""
@@ -226,7 +238,7 @@ class GridWorld(FramedWorld):
         """Return the cells ahead of each agent, packed, 0 where they are hidden; what it carries is in its own."""
         count = len(grids)
         if self.kernels is not None and grids.is_contiguous() and native.can_read(position, direction, carried):
-            image = torch.empty(count, self.view_size**2, dtype=torch.int32)
+            image = torch.empty(count, self.view_size**2, dtype=torch.int32, device=self.device)
             numbers = count, self.area, self.view_size, self.agent_cell, self.sight is None
             pointers = [x.data_ptr() for x in (grids, position, direction, carried, image)]
             self.kernels.grid_look(*numbers, *self.look_tables, *pointers)
@@ -285,9 +297,9 @@ class GridWorld(FramedWorld):
         """
         state = self.position, self.direction, self.carried, self.num_steps
         if self.kernels is not None and native.can_read(actions, *state):
-            after = torch.empty(6, self.num_envs, dtype=torch.int64)
-            ahead = torch.empty(self.num_envs, dtype=torch.int32)
-            is_late = torch.empty(self.num_envs, dtype=torch.bool)
+            after = torch.empty(6, self.num_envs, dtype=torch.int64, device=self.device)
+            ahead = torch.empty(self.num_envs, dtype=torch.int32, device=self.device)
+            is_late = torch.empty(self.num_envs, dtype=torch.bool, device=self.device)
             pointers = [x.data_ptr() for x in (self.cells, *state, after, ahead, is_late)]
             if self.kernels.grid_move(*self.move_numbers, actions.data_ptr(), *self.move_tables, *pointers) >= 0:
                 raise IndexError("an action leads nowhere")

@@ -79,7 +79,7 @@ class MemoryGame(TensorVectorEnv):
         self.card = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self.position = torch.zeros_like(self.card)
         self.num_found = torch.zeros(self.num_envs, device=self.device)
-        self.num_flips = torch.zeros((), dtype=torch.int64)  # on the CPU, so that asking for the end costs no sync
+        self.num_flips = torch.zeros((), dtype=torch.int64, device="cpu")  # where asking for the end costs no sync
 
     def _observe(self) -> dict[str, Tensor]:
         card = {"card": self.card} if self.view == "symbolic" else {"picture": self.glyphs.index_select(0, self.card)}

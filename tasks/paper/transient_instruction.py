@@ -160,7 +160,8 @@ def scores(size: int = 8, objects: int = 4, max_steps: int | None = None, **_) -
     part of it.) "oracle" is exact; "random" is where there are at most 1024 ways for the objects to lie, as there are
     by default, otherwise it is the mean over 1024 of them, drawn from seed 0.
     """
-    random = random_score(size, objects, 8 * size if max_steps is None else max_steps)
+    with torch.device("cpu"):  # whatever default device a program has set
+        random = random_score(size, objects, 8 * size if max_steps is None else max_steps)
     return {"random": random, "memoryless": 1 / objects, "oracle": 1.0}
 
 

@@ -81,7 +81,7 @@ class VisuomotorMapping(TensorVectorEnv):
         self.is_mastered = torch.zeros(envs, self.pictures, dtype=torch.bool, device=device)
         self.picture = torch.zeros_like(self.num_in_play)
         self.response = torch.full_like(self.picture, -1)  # the one just given
-        self.num_trials = torch.zeros((), dtype=torch.int64)  # on the CPU, so that asking for the end costs no sync
+        self.num_trials = torch.zeros((), dtype=torch.int64, device="cpu")  # where asking for the end costs no sync
 
     def _observe(self) -> Tensor:
         return self.picture if self.view == "symbolic" else self.glyphs.index_select(0, self.picture)

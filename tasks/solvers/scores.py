@@ -93,5 +93,6 @@ class ScoredWorld(GridWorld):
 
 @lru_cache
 def _mean_return(task: type[ScoredWorld], player: str, settings: tuple[tuple[str, Any], ...]) -> float:
-    env = task(task.score_episodes[player], **dict(settings))
-    return float(first_returns(env, task.players[player](env)).mean())
+    with torch.device("cpu"):  # whatever default device a program has set
+        env = task(task.score_episodes[player], **dict(settings))
+        return float(first_returns(env, task.players[player](env)).mean())

@@ -1,5 +1,8 @@
 """What holds for every task, as a batch and as a single environment."""
 
+import copy
+import gc
+import pickle
 import re
 import subprocess
 import sys
@@ -302,7 +305,10 @@ def test_single_equals_batch_of_one(task_id, kwargs):
             assert [reward, terminated, truncated] == [value.item() for value in outcome]
             ended = terminated or truncated
             expected = batch_info["final_obs"] if ended else expected
-        assert info == {"is_success": batch_info["is_success"].item()}
+        told = {k: first_row(x) for k, x in batch_info.items() if not k.endswith("final_obs")}
+        told = {k: x for k, x in told.items() if not np.isnan(x).all()}
+        assert info.keys() == told.keys() >= {"is_success"}
+        assert all(np.array_equal(info[k], x) and np.ndim(info[k]) == np.ndim(x) for k, x in told.items())
 
 
 @every_case
@@ -332,11 +338,130 @@ def test_pictures(task_id, kwargs):
         ("merlin/TMaze-v0", {"view": "picture"}, "view must be 'vector' or 'egocentric'"),
         ("merlin/TMaze-v0", {"render_mode": "ansi"}, "render_mode must be None, 'rgb_array' or 'human'"),
         ("merlin/TMaze-v0", {"num_envs": 0}, "num_envs must be at least 1"),
+        ("merlin/TMaze-v0", {"num_envs": 2.5}, "num_envs must be a whole number, but is 2.5"),
+        ("merlin/Memory-v0", {"random_length": "no"}, "random_length must be True or False, but is 'no'"),
+        ("merlin/Memory-v0", {"max_steps": 12.5}, "max_steps must be a whole number or None, but is 12.5"),
+        ("merlin/Maze-v0", {"see_through_walls": 2}, "see_through_walls must be True or False, but is 2"),
+        ("merlin/KeyToDoor-v0", {"apple_reward": float("nan")}, "apple_reward must be a finite number, but is nan"),
     ],
 )
 def test_bad_settings(task_id, kwargs, message):
     with pytest.raises(ValueError, match=message):
         gymnasium.make_vec(task_id, vectorization_mode="vector_entry_point", **kwargs)
+
+
+@pytest.mark.parametrize(
+    "task_id, kwargs",
+    [
+        ("merlin/Memory-v0", {"max_steps": 6}),
+        ("merlin/RewardValuation-v0", {"max_steps": 6}),
+        ("merlin/GoalMaze-v0", {"max_steps": 6}),
+        ("merlin/KeyCorridor-v0", {"max_steps": 6}),
+    ],
+)
+def test_the_next_step_begins_what_was_truncated_while_others_go_on(task_id, kwargs):
+    env = make_batch(task_id, kwargs | {"autoreset_mode": "NEXT_STEP"}, num_envs=4)
+    env.reset(seed=0)
+    left, is_late = torch.zeros(4, dtype=torch.int64), torch.tensor([False, True, False, True])
+    for _ in range(3):
+        env.step(left)
+    env.reset(options={"reset_mask": is_late})
+    ends = torch.stack([env.step(left)[3] for _ in range(17)])  # six steps, and one that is ignored
+    assert ends[:, ~is_late].nonzero()[:, 0].unique().tolist() == [2, 9, 16]
+    assert ends[:, is_late].nonzero()[:, 0].unique().tolist() == [5, 12]
+
+
+@pytest.mark.parametrize("task_id", ["merlin/TMaze-v0", "merlin/Memory-v0", "merlin/WaterMaze-v0"])
+def test_a_seed_counts_in_a_reset_of_some(task_id):
+    env, seen = make_batch(task_id, {"autoreset_mode": "DISABLED"}, num_envs=40), []
+    env.reset(seed=0)
+    for seed in (5, 5, 6):
+        start, _ = env.reset(seed=seed, options={"reset_mask": torch.arange(40) > 3})
+        seen.append([tensor[4:] for tensor in flat(start)])
+    assert_equal(seen[0], seen[1])
+    assert any(not torch.equal(one, other) for one, other in zip(seen[0], seen[2], strict=True))
+
+
+@pytest.mark.parametrize("task_id", ["merlin/TMaze-v0", "merlin/RepeatPrevious-v0", "merlin/Empty-v0"])
+def test_a_single_environment_is_reset_where_an_episode_ended(task_id):
+    env = gymnasium.make(task_id, arrays="numpy", **({"max_steps": 3} if "Empty" in task_id else {})).unwrapped
+    env.reset(seed=0)
+    while not any(env.step(0)[2:4]):
+        pass
+    with pytest.raises(ResetNeeded, match="an episode that has ended must be reset before the next step"):
+        env.step(0)
+    env.reset()
+    state = env.batch.state_dict()
+    while not any(env.step(0)[2:4]):
+        pass
+    env.batch.load_state_dict(state)
+    env.step(0)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@pytest.mark.parametrize("task_id, kwargs", [CASES[i] for i in (0, 2, 4, 5, 18)])
+def test_a_copy_goes_on_alone(task_id, kwargs, copied):
+    env = make_batch(task_id, kwargs)
+    env.reset(seed=0)
+    twin = copied(env)
+    expected = run(env, 20)
+    del env
+    gc.collect()  # what a copy reads is its own
+    assert_equal(run(twin, 20), expected)
+
+
+@pytest.mark.parametrize("task_id", ["merlin/MemoryGame-v0", "merlin/RepeatPrevious-v0", "merlin/Memory-v0"])
+def test_arrays_may_be_written(task_id):
+    env, twin = (make_batch(task_id, {"arrays": "numpy"}) for _ in range(2))
+    seen, others = env.reset(seed=0)[0], twin.reset(seed=0)[0]
+    for step in range(12):
+        for entry in seen.values() if isinstance(seen, dict) else [seen]:
+            entry[...] = 1
+        actions = np.full(5, step % num_choices(env).item())
+        (seen, *outcome, _), (others, *wanted, _) = env.step(actions), twin.step(actions)
+        assert data_equivalence(seen, others, exact=True)
+        assert all(map(np.array_equal, outcome, wanted))
+
+
+def test_a_state_of_another_type_is_read_as_ours():
+    env = make_batch("merlin/Memory-v0", {})
+    env.reset(seed=0)
+    state = env.state_dict()
+    twin = make_batch("merlin/Memory-v0", {})
+    twin.load_state_dict(state | {"cells": state["cells"].long(), "position": state["position"].int()})
+    assert_equal(run(twin, 20), run(env, 20))
+
+
+AROUND = {
+    "a default device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "inference mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize(
+    "task_id, kwargs, has_kernels",
+    [
+        ("merlin/MemoryGame-v0", {}, True),
+        ("merlin/RepeatPrevious-v0", {"length": 6}, True),
+        ("merlin/VisuomotorMapping-v0", {"trials": 6}, True),
+        ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}, True),
+        ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}, False),
+        ("merlin/Memory-v0", {"view": "first_person", "picture_size": 16, "max_steps": 5}, False),
+    ],
+)
+def test_what_surrounds_a_task_changes_nothing(task_id, kwargs, has_kernels, around, monkeypatch):
+    if not has_kernels:
+        monkeypatch.setattr("merlin.tasks.grid.native.load", lambda: None)
+    env = make_batch(task_id, kwargs)
+    expected = [env.reset(seed=0), *(env.step(torch.zeros(5, dtype=torch.int64)) for _ in range(12))]
+    actions = torch.zeros(5, dtype=torch.int64)
+    with around():
+        env = make_batch(task_id, kwargs)
+        found = [env.reset(seed=0), *(env.step(actions) for _ in range(4))]
+    found += [env.step(actions) for _ in range(8)]  # what was made inside can be written outside
+    assert_equal(found, expected)
 
 
 def test_scores_of_unknown_task():
