@@ -80,6 +80,7 @@ class Monitor:
         self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
         self.evaluated_at, self.row = trainer.env_steps, 0
         self.advice = Advice(config, trainer.environment)
+        self.recent = self.newest = torch.zeros(0, dtype=torch.float64)
         self.candidate = Candidate(config.num_envs, trainer.environment.num_envs)
         self.saved_at = time.monotonic()
         self._clear()
@@ -122,6 +123,7 @@ class Monitor:
             "row": self.row,
             "candidate": self.candidate.state_dict(),
             "advice": self.advice.state_dict(),
+            "recent": self.recent,
             "curriculum": self.curriculum.state_dict(),
         }
 
@@ -136,6 +138,7 @@ class Monitor:
         self.evaluated_at, self.row = state["evaluated_at"], state["row"]
         self.candidate.load_state_dict(state["candidate"])
         self.advice.load_state_dict(state.get("advice"))
+        self.recent = self.newest = state.get("recent", self.recent)
         self.curriculum.load_state_dict(state.get("curriculum", self.curriculum.state_dict()))
 
     def report(self, losses: dict[str, Tensor], episodes: Episodes) -> None:
@@ -164,6 +167,8 @@ class Monitor:
             return None
         columns = Episodes(*(torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True)))
         returns, lengths, successes = columns.returns, columns.lengths, columns.successes
+        order = (columns.begins + lengths).argsort(stable=True)
+        self.newest = torch.cat([self.recent, returns[order].double()])[-choice.EPISODES :]
         metrics = {
             "env_steps": self.trainer.env_steps,
             "wall_seconds": wall_seconds,
@@ -186,6 +191,7 @@ class Monitor:
     def _report(self) -> None:
         ended = self._ended()
         metrics, found = self._metrics(ended), None
+        self.recent = self.newest
         if self.config.training.evaluation_steps is None:
             # In self-play the last weights are the best known, and returns of easier tasks say nothing of weights.
             if not self.is_self_play and self.curriculum.is_over:
@@ -336,7 +342,7 @@ class Monitor:
             why: Begins the sentence.
         """
         assert self.reporter is not None, "the process that leads chooses"
-        agent, recent, end = self.trainer.agent, self.advice.recent[0], self.trainer.env_steps
+        agent, recent, end = self.trainer.agent, self.newest.mean().item(), self.trainer.env_steps
         weights = agent.state_dict()
         if not recent > trained.score or not _is_finite(agent, weights):
             self.reporter.note(

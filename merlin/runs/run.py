@@ -361,8 +361,9 @@ def _train(
         finally:
             if tracker is not None:
                 tracker.close(code)
-    mean, episodes = monitor.advice.recent
-    return Summary(trainer.env_steps, monitor.wall_seconds(), mean, was_interrupted, run_dir, round(episodes))
+    newest = monitor.newest
+    mean, episodes = newest.mean().item(), len(newest)
+    return Summary(trainer.env_steps, monitor.wall_seconds(), mean, was_interrupted, run_dir, episodes)
 
 
 def _draw(run_dir: Path, environment: Environment) -> Image:

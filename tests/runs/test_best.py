@@ -282,6 +282,17 @@ def test_runs_that_stop_before_their_steps_or_have_no_score_are_not_compared(tmp
     assert checkpoint.read_best(tmp_path / "cut").step < 8 * WINDOW
 
 
+def test_what_was_learnt_since_the_last_report_counts(tmp_path, monkeypatch):
+    """Reports may be far apart, and what is the best now was nothing yet at the last of them."""
+    learn(monkeypatch, [0.0] * 16 + [ALWAYS] * 8)
+    interrupt(monkeypatch, update=20)
+    config = levers()
+    config = replace(config, training=replace(config.training, report_steps=8 * WINDOW))
+    summary = train(config, tmp_path, stream=io.StringIO())
+    assert (summary.interrupted, summary.episodes, summary.episode_return_mean) == (True, 16, 3.0)
+    assert checkpoint.read_best(tmp_path).chosen_by == "recent" and best_logit(tmp_path) == ALWAYS
+
+
 @pytest.mark.parametrize(("last", "chosen_by"), [(ALWAYS, "recent"), (NEVER, "training")])
 def test_a_run_that_is_cut_keeps_the_better_of_the_scored_weights_and_the_last(tmp_path, monkeypatch, last, chosen_by):
     """It may have learnt since its best were scored. One that goes on does so from the best in training."""
