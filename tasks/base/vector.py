@@ -250,9 +250,9 @@ class TensorVectorEnv(VectorEnv, metaclass=TaskType):
         dtype = self._action_dtype
         if not isinstance(actions, Tensor) or actions.dtype is not dtype or actions.device != self.device:
             came = torch.as_tensor(actions, device=self.device)
-            if came.is_floating_point() and dtype is torch.int64:
+            if came.is_floating_point() and dtype is torch.int64 and bool((part := came != came.round()).any()):
                 raise ValueError(
-                    f"actions must be whole numbers, but came as {came.dtype}: give those of action_space."
+                    f"actions must be whole numbers, but {came[part][0]:g} came: give those of action_space."
                 )
             actions = came.to(dtype)
         shape = (self.num_envs, *(self.single_action_space.shape or ()))

@@ -196,7 +196,7 @@ def test_user_mistakes_are_one_sentence(tmp_path, monkeypatch):
     run_dir = make_run(tmp_path / "run", tiny())
     with pytest.raises(MerlinError, match=r"\.gif, \.mp4, \.html, \.png, but the file is episode\.avi"):
         watching.watch(run_dir, tmp_path / "episode.avi")
-    with pytest.raises(MerlinError, match="at least 1, but is 0"):
+    with pytest.raises(MerlinError, match=r"episodes must be a whole number from 1 to .*, but is 0"):
         watching.watch(run_dir, episodes=0)
     with pytest.raises(MerlinError, match="There is no directory"):
         watching.watch(tmp_path / "nowhere")

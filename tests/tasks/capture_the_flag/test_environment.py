@@ -147,7 +147,7 @@ def test_events_are_worth_what_rewards_say():
 
 
 def test_rewards_may_be_told_by_the_names_of_events():
-    env = CaptureTheFlag(rewards={"they captured": -2.0, "I captured": 1.0})
+    env = CaptureTheFlag(rewards={"they captured": -2, "I captured": 1})
     assert env.weights is not None and env.weights.tolist() == [1, *[0] * 9, -2, 0, 0]
 
 
