@@ -143,7 +143,11 @@ class CaptureTheFlag(FramedWorld):
         self.seat_team = self.seat_index // MATES
         self.game = torch.arange(num_games, device=self.device).repeat_interleave(len(self.seats))  # of each row
         self.team = self.seat_team.repeat(num_games)
-        self.weights = None if rewards is None else torch.tensor(self.event_weights(rewards), device=self.device)
+        self.weights = (
+            None
+            if rewards is None
+            else torch.tensor(self.event_weights(rewards), dtype=torch.float32, device=self.device)
+        )
         self.packed = cells.packed().to(self.device)
         self.cohort = torch.arange(num_games) % NUM_COHORTS
         self.sight = Sight(VIEW_SIZE, self.device)

@@ -149,6 +149,12 @@ def test_events_are_worth_what_rewards_say():
 def test_rewards_may_be_told_by_the_names_of_events():
     env = CaptureTheFlag(rewards={"they captured": -2, "I captured": 1})
     assert env.weights is not None and env.weights.tolist() == [1, *[0] * 9, -2, 0, 0]
+    torch.set_default_dtype(torch.float64)
+    try:
+        env = CaptureTheFlag(rewards={"I captured": 1})
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert env.weights is not None and env.weights.dtype is torch.float32  # as events are
 
 
 def test_pictures_from_inside_are_mirror_images_too():
