@@ -67,7 +67,7 @@ class Monitor:
     ) -> None:
         self.config, self.run_dir, self.trainer = config, run_dir, trainer
         self.reporter, self.tracker, self.offset, self.evaluate, self.film = reporter, tracker, offset, evaluate, film
-        self.is_here, self.is_self_play = is_here, trainer.environment.is_self_play
+        self.is_here = is_here
         self.curriculum, self.enter = curriculum or Curriculum(config.curriculum), enter
         self.on_report, self.is_stopped = on_report, False
         self.about = {"config": json.dumps(to_dict(config) | to_config(trainer.environment))}
@@ -86,6 +86,11 @@ class Monitor:
         self._clear()
         if reporter is not None:
             reporter.break_silence(self.standing)
+
+    @property
+    def is_self_play(self) -> bool:
+        """Whether it plays against itself in the present stage."""
+        return self.trainer.environment.is_self_play
 
     def wall_seconds(self) -> float:
         """Return the run's training time, that of earlier sessions included."""
@@ -207,7 +212,7 @@ class Monitor:
             if self.is_self_play:
                 score = evaluation.get("success_rate", score)  # points, whatever events are worth
             best = Best(self.evaluated_at, score, "evaluation", episodes, self.evaluated_at)
-            if not self.is_self_play or self.trainer.environment.judged_by:
+            if self.curriculum.is_over and (not self.is_self_play or self.trainer.environment.judged_by):
                 found = best, self.trainer.agent.state_dict()
         if metrics is not None and self.reporter is not None and self.tracker is not None:
             if not self.is_here():

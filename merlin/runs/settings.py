@@ -237,9 +237,11 @@ def _plain(text: str, annotation: Any, path: str) -> Any:
     if origin is Literal:
         return next((choice for choice in arguments if text == str(choice)), text)
     if origin is tuple:
-        items = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
-        members = _members(arguments, len(items))
-        return members and [_parse(item, member, path) for item, member in zip(items, members, strict=True)]
+        listed = _literal(text)
+        if not isinstance(listed, list):
+            listed = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+        members = _members(arguments, len(listed))
+        return members and [_parse(item, member, path) for item, member in zip(listed, members, strict=True)]
     return text if origin is str else _literal(text)
 
 

@@ -96,3 +96,24 @@ def test_a_stage_that_cannot_be_built_or_has_other_spaces_is_refused_before_trai
         train(in_mazes(values=(5, 4)), tmp_path / "even", stream=io.StringIO())
     with pytest.raises(MerlinError, match=r"must have the spaces of the task.*are others with agent_view_size 7: take"):
         train(in_mazes(argument="agent_view_size", values=(5, 7)), tmp_path / "view", stream=io.StringIO())
+
+
+def test_stages_differ_in_numbers_or_words_and_self_play_may_come_after_bots(tmp_path):
+    """What is read of the environment is that of the present stage: returns against oneself choose no weights."""
+    config = tiny("rl-lstm", "merlin/CaptureTheFlag-v0", windows=24)
+    settings = ["curriculum.argument=opponents", "curriculum.values=random,mixed", f"curriculum.until_steps={5 * WINDOW}"]
+    config = override(replace(config, env_kwargs={"size": 9, "max_steps": 6}), settings)
+    assert config.curriculum.values == ("random", "mixed")
+    stream = io.StringIO()
+    train(config, tmp_path, stream=stream)
+    assert "stage 1: opponents mixed\n" in stream.getvalue() and "stage 2: the task as it is\n" in stream.getvalue()
+    assert {row["success_rate"] for row in rows(tmp_path)[2:]} == {0.5} and checkpoint.read_best(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("7,9", (7, 9)), ("0.1,2", (0.1, 2)), ('["random", 3]', ("random", 3)), ("(random, 1e2)", ("random", 100))],
+)
+def test_values_of_stages_are_read_as_what_they_look_like(text, values):
+    found = override(tiny(), ["curriculum.argument=x", f"curriculum.values={text}", "curriculum.until_steps=1"])
+    assert [(value, type(value)) for value in found.curriculum.values] == [(value, type(value)) for value in values]
