@@ -130,7 +130,7 @@ def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
 def _resumed(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
     from dataclasses import replace
 
-    from merlin.population.run import load_config
+    from merlin.population.directory import load_config
 
     fixed = ("task", "agent", "agents", "past_selves", "past_every", "preset", "seed", "num_envs", "env_kwargs", "wrap",
              "vectorization", "run_dir")  # fmt: skip

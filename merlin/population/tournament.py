@@ -22,9 +22,9 @@ from merlin.agents.agent import Agent
 from merlin.agents.ftw import internal_reward
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError, option
+from merlin.population.directory import AGENTS, CONFIG
 from merlin.population.games import Players, players_of
 from merlin.population.ratings import ANCHOR_RATING, fit_with_intervals
-from merlin.population.run import AGENTS, CONFIG
 from merlin.precision import restoring_torch
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment, load_agent, load_config

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from merlin.population import run
+from merlin.population.directory import CONFIG, JOURNAL
 from merlin.training import checkpoint
 from tests.population.test_population import same
 from tests.population.test_run import SETTINGS, config, rows
@@ -51,7 +52,7 @@ def train(run_dir, windows):
     """Train, or go on, until the end, with a checkpoint after each window."""
     own = config()
     own = replace(own, steps=64 * windows, training=replace(own.training, checkpoint_seconds=ALWAYS))
-    resume = (Path(run_dir) / run.CONFIG).exists()
+    resume = (Path(run_dir) / CONFIG).exists()
     return run.train(own, PAST, Path(run_dir), resume=resume, stream=io.StringIO())
 
 
@@ -69,7 +70,7 @@ def check_whole(run_dir):
 
 def everything(run_dir):
     """Return all that a population leaves behind, but for the time that it took."""
-    journals = [run_dir / run.JOURNAL, run_dir / "metrics.jsonl", *sorted(run_dir.glob("agents/*/metrics.jsonl"))]
+    journals = [run_dir / JOURNAL, run_dir / "metrics.jsonl", *sorted(run_dir.glob("agents/*/metrics.jsonl"))]
     last = checkpoint.steps(run_dir)[-1]
     rest = torch.load(last / "trainer.pt", weights_only=True)
     weights = {

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from merlin.cli import main
 from merlin.errors import MerlinError
-from merlin.population import run
+from merlin.population import chronicle, run
 from merlin.population.figures import _num_agents, _numbers, plot_points, plot_population
 from merlin.population.population import PopulationConfig
 from merlin.population.tournament import Match, standings, tournament
@@ -96,7 +96,7 @@ def test_trackers_get_what_the_population_and_its_agents_report(tmp_path, monkey
         def close(self, code=0):
             told.append(("close", code))
 
-    monkeypatch.setattr(run, "Tracker", Fake)
+    monkeypatch.setattr(chronicle, "Tracker", Fake)
     train(tmp_path / "whole", wandb="online")
     assert told[0] == ("begin", "online", 3, TASK, "whole", TASK)
     logs = [x for x in told if x[0] == "log"]

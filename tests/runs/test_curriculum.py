@@ -101,7 +101,11 @@ def test_a_stage_that_cannot_be_built_or_has_other_spaces_is_refused_before_trai
 def test_stages_differ_in_numbers_or_words_and_self_play_may_come_after_bots(tmp_path):
     """What is read of the environment is that of the present stage: returns against oneself choose no weights."""
     config = tiny("rl-lstm", "merlin/CaptureTheFlag-v0", windows=24)
-    settings = ["curriculum.argument=opponents", "curriculum.values=random,mixed", f"curriculum.until_steps={5 * WINDOW}"]
+    settings = [
+        "curriculum.argument=opponents",
+        "curriculum.values=random,mixed",
+        f"curriculum.until_steps={5 * WINDOW}",
+    ]
     config = override(replace(config, env_kwargs={"size": 9, "max_steps": 6}), settings)
     assert config.curriculum.values == ("random", "mixed")
     stream = io.StringIO()
