@@ -61,6 +61,7 @@ def population(options: argparse.Namespace) -> int:
     """Train a population, or go on, and say how it ended."""
     from merlin import distributed
     from merlin.population import run
+    from merlin.population.directory import PICTURE
     from merlin.runs.run import resolve_device
 
     config, settings = _resumed(options) if options.resume else _new(options)
@@ -92,7 +93,7 @@ def population(options: argparse.Namespace) -> int:
         print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s")
         name = shlex.quote(str(run_dir))
         rows = [
-            ("picture", f"{run_dir}/{run.PICTURE}"),
+            ("picture", f"{run_dir}/{PICTURE}"),
             ("tournament", f"merlin tournament {name}"),
             ("watch", f"merlin watch {name}/agents/00"),
         ]

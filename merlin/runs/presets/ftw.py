@@ -37,7 +37,6 @@ def table(name: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
             | capture_the_flag.COMMON
             | {
                 "model.objective": "ppo",
-                "model.entropy_cost": 0.001,
                 "model.kl_cost": 2e-3,  # of a variance of returns of 0.005, since events are worth little
                 "model.prior_kl_cost": 2e-3,
             }
