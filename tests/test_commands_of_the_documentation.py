@@ -99,8 +99,9 @@ class Shrunk:
             return self.shared(f"start-{len(known)}", *shrink(known))
         is_of_the_flag = page == "docs/capture_the_flag.md" or any("opponents" in x for x in arguments)
         if is_of_the_flag and arguments[0] != "analyse":
-            return self.shared("flag", *shrink(["train", "merlin/CaptureTheFlag-v0", "--agent", "rl-lstm",
-                                                "--env-kwargs", '{"size": 7, "max_steps": 12}']))  # fmt: skip
+            agent = "ftw" if page == "docs/ftw.md" else "rl-lstm"
+            task = ["merlin/CaptureTheFlag-v0", "--env-kwargs", '{"size": 7, "max_steps": 12}']
+            return self.shared(f"flag-{agent}", *shrink(["train", *task, "--agent", agent]))
         return self.shared("maze", *shrink(["train", "merlin/TMaze-v0", "--env-kwargs", '{"length": 3}']))
 
 

@@ -37,7 +37,7 @@ SETTINGS = [
     (agent, setting)
     for agent, config in CONFIGS.items()
     for setting in list_settings(config)
-    if {"int", "float"} & set(setting.annotation.split(" | "))
+    if {"int", "float"} & set(setting.annotation.split(" | ")) and not setting.annotation.startswith("tuple")
 ]
 
 
