@@ -26,7 +26,7 @@ COMMON = {
 All players of a batch end together, so that games are staggered. Opponents change while they are learnt from: each
 window is soon used up, but two passes of four steps learn faster than one. Flags are a few steps apart from what is
 done with them: a short horizon. With advantages by their spread an entropy cost of 0.02 keeps actions near chance for
-300,000 steps, and flags are never brought home; with 0.0003 they are settled too soon.
+200,000 steps, and flags are never brought home; with 0.0003 they are settled too soon.
 """
 
 
