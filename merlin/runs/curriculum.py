@@ -13,7 +13,7 @@ class CurriculumConfig(Settings):
 
     argument: str | None = None
     """Keyword argument of the environment that the stages differ in, such as size; none trains on the task alone."""
-    values: tuple[int | float | str, ...] = ()
+    values: tuple[int | float | bool | str, ...] = ()
     """Its value in each stage, easiest first. After them comes the task as `env_kwargs` has it."""
     until_success: Annotated[float | None, Range(0, 1)] = None
     """A stage is done when the success rate of a report is at least this."""

@@ -98,8 +98,9 @@ def test_a_stage_that_cannot_be_built_or_has_other_spaces_is_refused_before_trai
         train(in_mazes(argument="agent_view_size", values=(5, 7)), tmp_path / "view", stream=io.StringIO())
 
 
-def test_stages_differ_in_numbers_or_words_and_self_play_may_come_after_bots(tmp_path):
+def test_stages_differ_in_numbers_or_words_and_self_play_may_come_after_bots(tmp_path, monkeypatch):
     """What is read of the environment is that of the present stage: returns against oneself choose no weights."""
+    monkeypatch.setattr(choice, "EPISODES", 4)
     config = tiny("rl-lstm", "merlin/CaptureTheFlag-v0", windows=24)
     settings = [
         "curriculum.argument=opponents",
@@ -116,7 +117,13 @@ def test_stages_differ_in_numbers_or_words_and_self_play_may_come_after_bots(tmp
 
 @pytest.mark.parametrize(
     ("text", "values"),
-    [("7,9", (7, 9)), ("0.1,2", (0.1, 2)), ('["random", 3]', ("random", 3)), ("(random, 1e2)", ("random", 100))],
+    [
+        ("7,9", (7, 9)),
+        ("0.1,2", (0.1, 2)),
+        ('["random", 3]', ("random", 3)),
+        ("(random, 1e2)", ("random", 100)),
+        ("false,true", (False, True)),
+    ],
 )
 def test_values_of_stages_are_read_as_what_they_look_like(text, values):
     found = override(tiny(), ["curriculum.argument=x", f"curriculum.values={text}", "curriculum.until_steps=1"])
