@@ -21,6 +21,11 @@ COMPARISON_FRACTION = 0.1
 """Of a run's training time, which the comparison at its end may take."""
 
 
+def copied(agent: nn.Module) -> dict[str, Tensor]:
+    """Return the agent's weights as they are now, whatever becomes of it."""
+    return {name: x.detach().clone() for name, x in agent.state_dict().items()}
+
+
 class Candidate:
     """A copy of weights, and the returns of the episodes that training began after it was taken.
 
@@ -46,7 +51,7 @@ class Candidate:
             row: Steps that each environment has made.
             keep: Copy the weights, as only the process that saves them has to.
         """
-        self.weights = {name: x.detach().clone() for name, x in agent.state_dict().items()} if keep else {}
+        self.weights = copied(agent) if keep else {}
         self.step, self.row = step, row
         self.left, self.total = torch.full((self.share,), self.each), 0.0
 

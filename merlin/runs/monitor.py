@@ -76,6 +76,7 @@ class Monitor:
         # A comparison at the end of an earlier session is of other episodes than training's scores.
         best = checkpoint.read_best(run_dir, note, compared=config.training.evaluation_steps is not None)
         self.best = -math.inf if best is None else best.score
+        self.unsaved_best: tuple[Best, dict[str, Tensor]] | None = None
         # About a hundred reports, 10,000 steps each for a million, but more of a run too long to wait for the first.
         self.report_steps = config.training.report_steps or min(max(1, config.steps // 100), 50_000)
         self.evaluated_at, self.row = trainer.env_steps, 0
@@ -213,13 +214,12 @@ class Monitor:
                 score = evaluation.get("success_rate", score)  # points, whatever events are worth
             best = Best(self.evaluated_at, score, "evaluation", episodes, self.evaluated_at)
             if self.curriculum.is_over and (not self.is_self_play or self.trainer.environment.judged_by):
-                found = best, self.trainer.agent.state_dict()
+                found = best, choice.copied(self.trainer.agent)
         if metrics is not None and self.reporter is not None and self.tracker is not None:
             if not self.is_here():
                 self.saved_at = -math.inf  # all processes save together
             elif found is not None and found[0].score > self.best:
-                self.best = found[0].score
-                checkpoint.save_best(self.run_dir, *found, self.about)
+                self.best, self.unsaved_best = found[0].score, found
             self._tell(metrics)
             for name, sentence in self.trainer.inspection.warnings.items():
                 self.reporter.warn_once(f"entry {name}", sentence)
@@ -361,8 +361,17 @@ class Monitor:
         if self.is_here():
             checkpoint.save_best(self.run_dir, Best(end, recent, "recent", None, end), weights, self.about)
 
+    def save_best(self) -> None:
+        """Write the best weights, if better ones were found since they were written, unless the run directory is gone.
+
+        That is with each checkpoint, not with each report: a disk may take a second to have a file for certain.
+        """
+        if self.unsaved_best is not None and self.is_here():
+            checkpoint.save_best(self.run_dir, *self.unsaved_best, self.about)
+            self.unsaved_best = None
+
     def save(self) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint, and the best weights before it, as a run that goes on from it goes on from those.
 
         Raises:
             MerlinError: It cannot be written; or the run directory is gone, and the checkpoint lies elsewhere.
@@ -374,6 +383,7 @@ class Monitor:
         }
         if self.reporter is not None:
             try:
+                self.save_best()
                 if self.is_here():
                     checkpoint.save(self.run_dir, self.trainer.env_steps, self.trainer.agent, rest, about=self.about)
             except MerlinError:

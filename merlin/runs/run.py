@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import TextIOBase
@@ -358,6 +358,10 @@ def _train(
                     monitor.choose_early()
                 monitor.draw()
             code = 130 if was_interrupted else 0
+        except BaseException:
+            with suppress(MerlinError):
+                monitor.save_best()  # also of a run that did not stay sound
+            raise
         finally:
             if tracker is not None:
                 tracker.close(code)

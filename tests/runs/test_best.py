@@ -263,6 +263,27 @@ def test_without_a_comparison_the_last_weights_are_the_best_if_training_says_so(
     assert checkpoint.read_best(tmp_path, compared=False) == trained
 
 
+def test_the_best_weights_are_written_with_checkpoints_alone(tmp_path, monkeypatch):
+    learn(monkeypatch, [0.0] * 8 + [ALWAYS] * 16)
+    config, written = levers(), []
+    save_best = checkpoint.save_best
+    monkeypatch.setattr(checkpoint, "save_best", lambda *a: written.append(a[1].chosen_by) or save_best(*a))
+    config = replace(config, training=replace(config.training, checkpoint_seconds=1e9))
+    train(config, tmp_path, stream=io.StringIO(), on_report=lambda _: written.append("a report"))
+    assert written[-2:] == ["training", "comparison"] and set(written[:-2]) == {"a report"}
+    trained = checkpoint.read_best(tmp_path, compared=False)
+    assert trained.score == 3.0 and trained.chosen_at < config.steps - 2 * WINDOW, "better ones were found earlier"
+
+
+def test_a_run_that_dies_leaves_the_best_weights_that_it_found(tmp_path, monkeypatch):
+    learn(monkeypatch, [0.0] * 8 + [ALWAYS] * 8)  # and the 17th window has none
+    config = levers()
+    config = replace(config, training=replace(config.training, checkpoint_seconds=1e9))
+    with pytest.raises(IndexError):
+        train(config, tmp_path, stream=io.StringIO())
+    assert best_logit(tmp_path) == ALWAYS
+
+
 def test_weights_that_are_not_finite_are_not_compared(tmp_path, monkeypatch):
     learn(monkeypatch, [0.0] * 23 + [math.nan])
     monkeypatch.setattr(run, "compare", None)  # there is nothing to compare with
