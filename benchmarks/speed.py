@@ -1,4 +1,4 @@
-"""Measures environment steps per second of training, beside RecurrentPPO (sb3-contrib) and torch-ac where installed.
+"""Measures environment steps per second of training, beside RecurrentPPO, torch-ac and TorchRL where installed.
 
     python benchmarks/speed.py [--rounds 3] [--seconds 10] [--threads 2] [--only TEXT ...] [--beside DIRECTORY]
 
@@ -56,12 +56,14 @@ SETUPS = {
     "rl-lstm 256 x 1, game, 64 envs": Setup("rl-lstm", GAME, 64, one_layer(256)),
     "rl-lstm 256 x 1, game, 1,024 envs": Setup("rl-lstm", GAME, 1024, one_layer(256)),
     "rl-lstm 256 x 2, game, 64 envs": Setup("rl-lstm", GAME, 64, {"hidden_size": 256}),
+    "TorchRL 256 x 1, game, 64 envs": Setup("TorchRL", GAME, 64, one_layer(256)),
+    "TorchRL 256 x 1, game, 1,024 envs": Setup("TorchRL", GAME, 1024, one_layer(256)),
 }
 SETUPS |= {
     f"{agent} {size} x 1, {task}, 16 envs": Setup(agent, TASKS[task], 16, one_layer(size))
     for task in TASKS
     for size in (64, 128, 256)
-    for agent in ("rl-lstm", "RecurrentPPO", "torch-ac")
+    for agent in ("rl-lstm", "RecurrentPPO", "torch-ac", "TorchRL")
 }
 # one pass over each window, so that tasks can be compared
 SETUPS |= {
@@ -202,6 +204,86 @@ def measure_torch_ac(setup: Setup, seconds: float, threads: int) -> dict[str, fl
     return {"steps_per_second": steps / (time.perf_counter() - begin)}
 
 
+def measure_torchrl(setup: Setup, seconds: float, threads: int) -> dict[str, float]:
+    """Train TorchRL's PPO on an LSTM of this size, on our batch of environments: windows of 16 steps, one pass."""
+    import gymnasium
+    import numpy as np
+    import torch
+    from tensordict.nn import TensorDictModule, TensorDictSequential
+    from torch import nn
+    from torchrl.collectors import Collector
+    from torchrl.envs import Compose, GymWrapper, InitTracker, TransformedEnv
+    from torchrl.modules import (
+        ActorValueOperator,
+        LSTMModule,
+        OneHotCategorical,
+        ProbabilisticActor,
+        set_recurrent_mode,
+    )
+    from torchrl.objectives import ClipPPOLoss
+    from torchrl.objectives.value import GAE
+
+    import merlin  # noqa: F401 (registers)
+
+    torch.set_num_threads(threads)
+    made = gymnasium.make_vec(setup.task, setup.num_envs, vectorization_mode="vector_entry_point", arrays="numpy")
+    spaces, size, window = made.single_observation_space, setup.model["hidden_size"], 16
+
+    class Rows(gymnasium.vector.VectorWrapper):
+        """One-hots side by side: of batches that reset themselves TorchRL takes no Dict, gymnasium's wrappers none."""
+
+        single_observation_space = gymnasium.spaces.flatten_space(spaces)
+        observation_space = gymnasium.vector.utils.batch_space(single_observation_space, setup.num_envs)
+        autoreset_mode = made.metadata["autoreset_mode"]
+
+        def reset(self, **options):
+            observation, info = self.env.reset(**options)
+            return self.row(observation), info
+
+        def step(self, actions):
+            observation, *rest, _ = self.env.step(actions)
+            return self.row(observation), *rest, {}
+
+        def row(self, observation):
+            parts = [np.eye(int(space.n), dtype=np.float32)[observation[name]] for name, space in spaces.items()]
+            return np.concatenate(parts, 1)
+
+    lstm = LSTMModule(Rows.single_observation_space.shape[0], size, in_key="row", out_key="features")
+    env = TransformedEnv(GymWrapper(Rows(made)), Compose(InitTracker(), lstm.make_tensordict_primer()))
+    row = TensorDictModule(lambda x: x.float(), ["observation"], ["row"])
+
+    def head(outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(size, 200), nn.Tanh(), nn.Linear(200, outputs))
+
+    logits = TensorDictModule(head(int(made.single_action_space.n)), ["features"], ["logits"])
+    agent = ActorValueOperator(
+        TensorDictSequential(row, lstm),
+        ProbabilisticActor(logits, ["logits"], distribution_class=OneHotCategorical, return_log_prob=True),
+        TensorDictModule(head(1), ["features"], ["state_value"]),
+    )
+    policy, value = agent.get_policy_operator(), agent.get_value_operator()
+    advantages = GAE(gamma=0.96, lmbda=0.9, value_network=value, shifted=True)
+    loss = ClipPPOLoss(policy, value, entropy_coeff=0.02, critic_coeff=0.5)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=2e-3)
+    begin, steps = 0.0, -1
+    for data in Collector(env, policy, frames_per_batch=setup.num_envs * window, total_frames=-1):
+        with torch.no_grad(), set_recurrent_mode(True):
+            advantages(data)
+        with set_recurrent_mode(True):
+            losses = loss(data)
+        optimizer.zero_grad()
+        sum(x for name, x in losses.items() if name.startswith("loss_")).backward()
+        nn.utils.clip_grad_norm_(agent.parameters(), 10.0)
+        optimizer.step()
+        if steps < 0:  # the first one warms up
+            begin, steps = time.perf_counter(), 0
+            continue
+        steps += data.numel()
+        if time.perf_counter() - begin >= seconds:
+            break
+    return {"steps_per_second": steps / (time.perf_counter() - begin)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -213,7 +295,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         setup = SETUPS[options.one]
-        others = {"RecurrentPPO": measure_recurrent_ppo, "torch-ac": measure_torch_ac}
+        others = {"RecurrentPPO": measure_recurrent_ppo, "torch-ac": measure_torch_ac, "TorchRL": measure_torchrl}
         result = others.get(setup.agent, measure_ours)(setup, options.seconds, options.threads)
         result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(result))
