@@ -100,6 +100,9 @@ def evaluate(options: argparse.Namespace) -> int:
         told = f"{success:.1%}" + (f" ({success - drawn / 2:.1%} won, {drawn:.1%} drawn)" if drawn else "")
         rows.insert(1 + len(references), ("success rate", told))
     print_table(rows)
+    if events := {name: mean for name, mean in result.items() if name.startswith("event_")}:
+        print("events in an episode")
+        print_table([(name.removeprefix("event_").replace("_", " "), f"{mean:.2f}") for name, mean in events.items()])
     if "unfinished_episodes" in result:
         print(
             f"{result['unfinished_episodes']:,} of {options.episodes:,} episodes had not ended after "

@@ -134,6 +134,11 @@ class Environment:
         return reference_scores(self.vector_env.unwrapped)
 
     @property
+    def event_names(self) -> tuple[str, ...]:
+        """What happens in a game, in the order of `events`, where the task says."""
+        return tuple(getattr(self.vector_env.unwrapped, "event_names", ()))
+
+    @property
     def is_self_play(self) -> bool:
         """Whether both teams of games are among the rows, as `game` and `team` of the batch say.
 

@@ -58,6 +58,9 @@ class Evaluation(Observer):
         self.wanted[: episodes % num_envs] += 1
         self.skipped = torch.full_like(self.wanted, skip)
         self.running, self.length = (torch.zeros(num_envs, device=device) for _ in range(2))
+        self.environment, names = environment, environment.event_names
+        self.happening = torch.zeros(num_envs, len(names), device=device)
+        self.happened = torch.zeros(len(names), device=device, dtype=torch.float64)
         self.returns: list[float] = []
         self.lengths: list[float] = []
         self.successes: list[float] = []
@@ -70,6 +73,10 @@ class Evaluation(Observer):
         is_end, counts = following.is_end, (self.wanted > 0) & (self.skipped == 0)
         ended = is_end & counts
         self.env_steps += int((acting & counts).sum())
+        if (events := self.environment.events) is not None and events.shape == self.happening.shape:
+            self.happening = self.happening + events
+            self.happened += self.happening[ended].double().sum(0)
+            self.happening = self.happening.masked_fill(is_end.unsqueeze(1), 0)
         self.returns += self.running[ended].tolist()
         self.lengths += self.length[ended].tolist()
         self.successes += following.success[ended].tolist()
@@ -92,7 +99,8 @@ class Evaluation(Observer):
     def result(self) -> dict[str, Any]:
         """Return mean, spread and length of the episodes, and the success rate where the task defines success.
 
-        What no episode ended for is NaN. The share of drawn games, which are half a success, is in it where there are
+        `event_NAME` is how often an event happened in an episode, of a task that names its events. What no episode
+        ended for is NaN. The share of drawn games, which are half a success, is in it where there are
         any. Where some episodes are unfinished, their number is in it, and the mean of what was earned in those that
         were begun, when they were given up.
         """
@@ -114,7 +122,15 @@ class Evaluation(Observer):
             result["success_rate"] = sum(told) / len(self.successes)
             if draws := told.count(0.5):
                 result["draw_rate"] = draws / len(self.successes)
+        if self.returns:
+            means = (self.happened / len(self.returns)).tolist()
+            result |= {event_key(name): mean for name, mean in zip(self.environment.event_names, means, strict=True)}
         return result
+
+
+def event_key(name: str) -> str:
+    """Return the name of an event's metric: of "I picked up" `event_i_picked_up`."""
+    return f"event_{name.lower().replace(' ', '_')}"
 
 
 def _mean(values: list[float]) -> float:

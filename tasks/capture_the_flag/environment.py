@@ -80,7 +80,7 @@ class CaptureTheFlag(FramedWorld):
     can_stagger = True
     state_names = State._fields
     action_names = (MOVES, TURNS, TAGS)
-    event_signs = EVENT_SIGNS
+    event_signs, event_names = EVENT_SIGNS, EVENTS
     bot_teams = PAIRS
     judged_by = {"opponents": "mixed"}  # noqa: RUF012
     """The settings with which an agent is judged that trained in self-play."""

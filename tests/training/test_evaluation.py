@@ -11,6 +11,7 @@ from gymnasium import spaces
 from merlin.environments.batch import make_environment
 from merlin.errors import MerlinError
 from merlin.experience import StepOutput
+from merlin.tasks.capture_the_flag.rules import EVENTS
 from merlin.training.evaluation import MAX_STEPS, Evaluation, evaluate
 from merlin.training.random_play import RANDOM_EPISODES, RandomPlayer, random_return
 
@@ -71,6 +72,27 @@ def test_draws_are_told_apart_from_wins():
     result = play([[1]], episodes=8, successes=(1, 0.5, 0.5, 0))
     assert (result["success_rate"], result["draw_rate"]) == (0.5, 0.5)
     assert "draw_rate" not in play([[1]], episodes=8, successes=(True, False))
+
+
+class Restless(Idle):
+    """A player of capture the flag that does anything."""
+
+    def step(self, observation, state, is_first, reward=None, *, generator=None, greedy=False):
+        output, state = super().step(observation, state, is_first)
+        sizes = torch.tensor([5, 3, 2])
+        return output._replace(action=(torch.rand(len(is_first), 3, generator=generator) * sizes).long()), state
+
+
+def test_events_of_a_game_are_told_by_name_and_episode():
+    """What they are worth, and the end, is the return."""
+    settings = {"size": 7, "openness": 1.0, "max_steps": 60, "rewards": [2.0**-event for event in range(13)]}
+    with make_environment("merlin/CaptureTheFlag-v0", 8, env_kwargs=settings | {"opponents": "mixed"}) as environment:
+        result = evaluate(Restless(), environment, episodes=20, seed=1, skip=1)
+    means = [result["event_" + name.lower().replace(" ", "_")] for name in EVENTS]
+    assert min(means[-3:]) > 0 and means[EVENTS.index("I was tagged")] > 0.2
+    end = 2 * result["success_rate"] - 1
+    earned = sum(weight * mean for weight, mean in zip(settings["rewards"], means, strict=True))
+    assert result["episode_return_mean"] == pytest.approx(earned + end, abs=1e-5)
 
 
 def test_an_episode_that_takes_too_long_is_given_up_and_told():
