@@ -135,8 +135,9 @@ class Environment:
 
     @property
     def event_names(self) -> tuple[str, ...]:
-        """What happens in a game, in the order of `events`, where the task says."""
-        return tuple(getattr(self.vector_env.unwrapped, "event_names", ()))
+        """What `events` count, as metrics are called: "I picked up" is `i_picked_up`. Empty where the task tells none."""
+        names = getattr(self.vector_env.unwrapped, "event_names", ())
+        return tuple(name.lower().replace(" ", "_") for name in names)
 
     @property
     def is_self_play(self) -> bool:

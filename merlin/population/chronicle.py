@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from io import TextIOBase
@@ -68,7 +68,8 @@ class Chronicle:
             self.reporters.append(stack.enter_context(reporter))
         self.journal = stack.enter_context(open_journal(run_dir / JOURNAL, env_steps))
         if not self.journal.tell():
-            self._write("start", {"hyperparameters": [_flat(member.hyperparameters) for member in population.members]})
+            begin = [self._flat(member.hyperparameters) for member in population.members]
+            self._write("start", {"hyperparameters": begin})
         self.tracker = Trackers([])
         stack.callback(lambda: self.tracker.close(1))  # unless it was closed already
         self.saved_at = time.monotonic()
@@ -142,7 +143,7 @@ class Chronicle:
             self._write("past", row)
         for evolution in happened.evolutions:
             self.num_evolutions += 1
-            self._write("evolution", _evolution_row(evolution))
+            self._write("evolution", self._evolution_row(evolution))
             made = evolution.copy
             self.note(
                 f"agent {made.agent} became a copy of agent {made.model}, which it would have beaten with a "
@@ -223,7 +224,7 @@ class Chronicle:
         }
         if len(successes) and not successes.isnan().all():
             metrics["success_rate"] = successes.nan_to_num(0.0).mean().item()
-        return metrics | _flat(member.hyperparameters)
+        return metrics | self._flat(member.hyperparameters)
 
     def finish(self, state: Mapping[str, Any]) -> None:
         """Report what was not reported yet, and write a checkpoint, which goes on as if that had not been."""
@@ -282,26 +283,28 @@ class Chronicle:
         self.journal.write(f"{line}\n")
         self.journal.flush()
 
+    def _evolution_row(self, evolution: Evolution) -> dict[str, Any]:
+        made = evolution.copy
+        before, after = self._flat(evolution.before), self._flat(evolution.after)
+        return {
+            "agent": made.agent,
+            "copied": made.model,
+            "win_probability": made.win_probability,
+            "before": before | {"rating": evolution.rating_before},
+            "after": after | {"rating": evolution.rating_after},
+        }
+
+    def _flat(self, settings: Hyperparameters) -> dict[str, int | float]:
+        """Return hyperparameters by name, rewards by the names of events or by their numbers."""
+        weights = settings.rewards or ()
+        names: Sequence[str] = self.population.environment.event_names
+        if len(names) != len(weights):
+            names = [f"{index:02d}" for index in range(len(weights))]
+        rewards = {f"reward_{name}": x for name, x in zip(names, weights, strict=True)}
+        ticks = {} if settings.tick_steps is None else {"tick_steps": settings.tick_steps}
+        return {**settings.rates, **settings.costs, **ticks, **rewards}
+
 
 def all_weights(population: Population) -> nn.Module:
     """Return the networks of agents and of past selves."""
     return nn.ModuleList([participant.agent for participant in population.participants])
-
-
-def _evolution_row(evolution: Evolution) -> dict[str, Any]:
-    made = evolution.copy
-    before, after = _flat(evolution.before), _flat(evolution.after)
-    return {
-        "agent": made.agent,
-        "copied": made.model,
-        "win_probability": made.win_probability,
-        "before": before | {"rating": evolution.rating_before},
-        "after": after | {"rating": evolution.rating_after},
-    }
-
-
-def _flat(settings: Hyperparameters) -> dict[str, int | float]:
-    """Return hyperparameters by name."""
-    rewards = {f"reward_{index:02d}": x for index, x in enumerate(settings.rewards or ())}
-    ticks = {} if settings.tick_steps is None else {"tick_steps": settings.tick_steps}
-    return {**settings.rates, **settings.costs, **ticks, **rewards}

@@ -124,13 +124,8 @@ class Evaluation(Observer):
                 result["draw_rate"] = draws / len(self.successes)
         if self.returns:
             means = (self.happened / len(self.returns)).tolist()
-            result |= {event_key(name): mean for name, mean in zip(self.environment.event_names, means, strict=True)}
+            result |= {f"event_{x}": mean for x, mean in zip(self.environment.event_names, means, strict=True)}
         return result
-
-
-def event_key(name: str) -> str:
-    """Return the name of an event's metric: of "I picked up" `event_i_picked_up`."""
-    return f"event_{name.lower().replace(' ', '_')}"
 
 
 def _mean(values: list[float]) -> float:

@@ -20,6 +20,7 @@ class Duel(TensorVectorEnv):
 
     state_names = ("symbol", "points", "num_steps")
     event_signs = (1, 1, -1)
+    event_names = ("I scored", "mate scored", "they scored")
     bot_teams = {"random": ("random", "random"), "second": ("all-seeing", "all-seeing")}  # noqa: RUF012
     can_stagger = True
     scores = {}  # noqa: RUF012

@@ -115,7 +115,15 @@ def test_evolutions_tell_who_copied_whom_and_what_changed(trained):
     evolution = next(row for row in rows(trained / "population.jsonl") if row["kind"] == "evolution")
     assert evolution["agent"] != evolution["copied"] and 0 < evolution["win_probability"] < 1
     assert evolution["before"].keys() == evolution["after"].keys()
-    assert {"learning_rate", "entropy_cost", "reward_00", "reward_02", "rating"} <= evolution["after"].keys()
+    rewards = {f"reward_{who}_scored" for who in ("i", "mate", "they")}
+    assert evolution["after"].keys() == {"learning_rate", "entropy_cost", "rating"} | rewards
+
+
+def test_rewards_of_events_without_names_have_numbers(tmp_path, monkeypatch):
+    monkeypatch.delattr(duel.Duel, "event_names")
+    train(tmp_path / "nameless", max_seconds=1e-9)
+    (begin, *_) = rows(tmp_path / "nameless" / "population.jsonl")[0]["hyperparameters"]
+    assert begin.keys() == {"learning_rate", "entropy_cost", "reward_00", "reward_01", "reward_02"}
 
 
 def test_an_agent_of_a_population_is_a_run_directory(trained, capsys):
@@ -168,11 +176,11 @@ def test_a_population_ends_with_a_picture_of_its_time(trained, tmp_path):
     journal = rows(trained / "population.jsonl")
     count, numbers = _num_agents(journal), _numbers(journal, 3)
     assert count == 3
-    assert {"learning_rate", "entropy_cost", "reward_00"} <= numbers.keys()
+    assert {"learning_rate", "entropy_cost", "reward_i_scored"} <= numbers.keys()
     for index in range(3):  # what is drawn last is what the agents have
         saved = json.loads((trained / "agents" / f"{index:02d}" / "config.json").read_text())
         assert numbers["learning_rate"][index][1][-1] == saved["training"]["learning_rate"]
-        assert numbers["reward_02"][index][1][-1] == -saved["env_kwargs"]["rewards"][2]
+        assert numbers["reward_they_scored"][index][1][-1] == -saved["env_kwargs"]["rewards"][2]
         assert numbers["learning_rate"][index][0][0] == 0
     with pytest.raises(MerlinError, match="must hold the journal of a population"):
         plot_population(tmp_path / "none.jsonl", tmp_path / "none.png")
