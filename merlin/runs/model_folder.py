@@ -11,10 +11,13 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from merlin.agents import Agent
+from merlin.environments.config import EnvironmentConfig
+from merlin.environments.passed import is_of_this_process
 from merlin.errors import MerlinError, option
 from merlin.plugins import short_name
 from merlin.runs.agent_spaces import AgentSpaces, to_config
@@ -81,7 +84,8 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         lines += [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in scores.items()]
     if math.isfinite(best.score):
         of = f" of {best.episodes:,} episodes" if best.episodes else ""
-        lines += ["", f"These weights were chosen in the run by a mean return of {best.score:.3f}{of}."]
+        score = f"a score of {best.score:.3f}{of}: their mean return, in self-play points"
+        lines += ["", f"These weights were chosen in the run by {score}."]
     lines += [
         "",
         "## Use",
@@ -100,14 +104,18 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         "",
         "## Training",
         "",
-        f"With merlin-agents {__version__} such an agent is trained by",
-        "",
-        "```bash",
-        command_of(config),
-        "```",
+        *_training(config),
         "",
     ]
     return "\n".join(lines)
+
+
+def _training(config: RunConfig) -> list[str]:
+    """Return the lines of the card that say how to train such an agent."""
+    if is_of_this_process(config.task):
+        code = f"```python\nimport merlin\n\nenv = ...  # what was passed then, {config.task}\n{call_of(config)}\n```"
+        return [f"With merlin-agents {__version__} such an agent is trained from Python:", "", code]
+    return [f"With merlin-agents {__version__} such an agent is trained by", "", "```bash", command_of(config), "```"]
 
 
 def command_of(config: RunConfig) -> str:
@@ -116,18 +124,37 @@ def command_of(config: RunConfig) -> str:
     if config.env_kwargs:
         words += ["--env-kwargs", json.dumps(config.env_kwargs)]
     words += [word for wrapper in config.environment.wrappers for word in ("--wrap", wrapper)]
-    try:
-        name = config.preset or None
-        before = preset(config.agent, config.task, config.env_kwargs, name=name, environment=config.environment)
-    except MerlinError:  # of a task that is not installed, or a preset of another version
+    if config.started_from is not None:
+        words += ["--from", config.started_from, "--from-checkpoint", config.started_from_checkpoint]
+    if (found := _differences(config)) is None:
         return shlex.join([*words, "--steps", str(config.steps), "--seed", str(config.seed)])
     words += ["--preset", config.preset] if config.preset else []
     flags = ("steps", "seed", "num_envs", "vectorization")
     words += [word for flag in flags for word in (f"--{flag.replace('_', '-')}", str(getattr(config, flag)))]
-    found = sorted(
-        (path, now) for path, now, _ in changes(config, to_dict(before)) if path.startswith(("model.", "training."))
-    )
     return shlex.join([*words, "--set", *(f"{path}={_text(value)}" for path, value in found)] if found else words)
+
+
+def call_of(config: RunConfig) -> str:
+    """Return what trains so from Python, of an environment that has no name to be called by on a command line."""
+    given = {"agent": config.agent, "preset": config.preset or None, "steps": config.steps, "seed": config.seed}
+    given |= {"num_envs": config.num_envs, "env_kwargs": config.env_kwargs or None}
+    given |= {"started_from": config.started_from, "set": dict(_differences(config) or ()) or None}
+    arguments = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+    return f"merlin.train(env, {', '.join(arguments)})"
+
+
+def _differences(config: RunConfig) -> list[tuple[str, Any]] | None:
+    """Return the settings that are not the preset's, in order; None where it cannot be told what those are."""
+    default = EnvironmentConfig(wrappers=config.environment.wrappers)
+    try:
+        name = config.preset or None
+        before = preset(config.agent, config.task, config.env_kwargs, name=name, environment=config.environment)
+    except MerlinError:  # of a task that is not installed, or a preset of another version
+        return None
+    found = changes(config, to_dict(replace(before, environment=default)))
+    groups = ("model.", "training.", "curriculum.", "environment.")
+    kinds = ((f"environment.kinds.{entry}", kind) for entry, kind in config.environment.kinds.items())
+    return sorted([*((path, now) for path, now, _ in found if path.startswith(groups)), *kinds])
 
 
 def _text(value: Any) -> str:

@@ -2,14 +2,17 @@
 
 import io
 import json
+import re
 import shlex
+from dataclasses import replace
 
+import gymnasium
 import pytest
 
 import merlin
 from merlin.cli import main
 from merlin.errors import MerlinError
-from merlin.runs.configure import configure
+from merlin.runs.directory import load_config
 from merlin.runs.model_folder import command_of
 
 SMALL = {"num_envs": 2, "device": "cpu", "stream": io.StringIO()}
@@ -54,16 +57,28 @@ def test_a_file_in_the_folders_place_is_told(run, tmp_path, capsys):
     assert capsys.readouterr().err.endswith("file must be writable, but File exists: choose another --out.\n")
 
 
-def test_the_command_of_the_card_has_the_same_configuration(run):
-    config = run.agent.config
-    words = shlex.split(command_of(config))
-    options = dict(zip(words[3:-1:2], words[4::2], strict=False))
-    again = configure(
-        words[2], options["--agent"], preset_name=options["--preset"], env_kwargs=json.loads(options["--env-kwargs"]),
-        set=words[words.index("--set") + 1 :], steps=int(options["--steps"]), seed=int(options["--seed"]),
-        num_envs=int(options["--num-envs"]),
-    )  # fmt: skip
-    assert again == config
+def test_the_command_of_the_card_trains_with_the_same_configuration(run, tmp_path):
+    more = {"curriculum.argument": "length", "curriculum.values": [2], "curriculum.until_steps": 8}
+    more |= {"environment.kinds.observation": "vector", "environment.step_seconds": 9.0}
+    first = merlin.train(TASK, tmp_path / "first", agent="rl-lstm", steps=16, env_kwargs={"length": 3},
+                         set=SET | more, started_from=run.run_dir, started_from_checkpoint="last", **SMALL)  # fmt: skip
+    for config in (run.agent.config, first.agent.config):
+        words = shlex.split(command_of(config))
+        again = tmp_path / str(config.started_from is None)
+        assert main([*words[1:], "--run-dir", str(again), "--device", "cpu", "--wandb", "disabled"]) == 0
+        assert load_config(again) == config
+
+
+def test_the_card_of_what_was_passed_has_a_call_in_place_of_a_command(tmp_path, monkeypatch):
+    made = lambda **settings: gymnasium.make(TASK, **settings)  # noqa: E731
+    run = merlin.train(made, tmp_path / "first", agent="rl-lstm", steps=16, seed=3, env_kwargs={"length": 3},
+                       set=SET, **SMALL)  # fmt: skip
+    card = (run.agent.save(tmp_path / "folder", episodes=0) / "README.md").read_text()
+    assert "merlin train" not in card
+    (call,) = re.findall(r"^merlin\.train\(env, .*$", card, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    again = eval(call, {"merlin": merlin, "env": made})
+    assert again.agent.config == replace(run.agent.config, task=again.agent.config.task)
 
 
 def test_what_a_folder_is_not_is_told(run, tmp_path):
