@@ -135,7 +135,7 @@ class Environment:
 
     @property
     def event_names(self) -> tuple[str, ...]:
-        """What `events` count, as metrics are called: "I picked up" is `i_picked_up`. Empty where the task tells none."""
+        """What `events` count, as metrics are called: "I picked up" is `i_picked_up`. Empty where no task tells."""
         names = getattr(self.vector_env.unwrapped, "event_names", ())
         return tuple(name.lower().replace(" ", "_") for name in names)
 
