@@ -27,6 +27,7 @@ from merlin.cli.arguments import Parser
 from merlin.cli.output import fail
 from merlin.errors import MerlinError, is_out_of_memory, on_the_command_line
 from merlin.plugins import importable_from
+from merlin.version import __version__
 
 __all__ = ["main", "parse_arguments"]
 
@@ -76,6 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     option that was not given is None where its default depends on others.
     """
     parser = Parser("merlin", description="Agents that remember: train, evaluate and watch them.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"merlin-agents {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (
         train,

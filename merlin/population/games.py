@@ -42,8 +42,8 @@ def players_of(environment: Environment) -> Players:
     game, team = (getattr(batch, name, None) for name in ("game", "team"))
     if game is None or team is None:
         raise MerlinError(
-            f"A population plays games, whose batch says the game and the team of each row, but {task} does not: take "
-            "merlin/CaptureTheFlag-v0, or give the batch the attributes game and team."
+            f"Populations and tournaments play games, whose batch says the game and the team of each row, but {task} "
+            "does not: take merlin/CaptureTheFlag-v0, or give the batch the attributes game and team."
         )
     game, team = (torch.as_tensor(x).cpu().long() for x in (game, team))
     sizes = torch.stack([torch.bincount(game[team == side], minlength=int(game.max()) + 1) for side in (0, 1)])

@@ -23,6 +23,7 @@ from merlin.agents import find_agent
 from merlin.errors import MerlinError, option, tell
 from merlin.plugins import short_name
 from merlin.runs.lock import alone_in
+from merlin.runs.metrics import NAME as METRICS
 from merlin.runs.presets import RunConfig
 from merlin.runs.settings import from_dict, to_dict
 from merlin.training import checkpoint
@@ -158,7 +159,7 @@ def unwritable(run_dir: Path, error: OSError) -> MerlinError:
 def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
     """Make the run directory and keep other processes from it; yield what tells whether it is still this one's.
 
-    What fails before a run has begun leaves nothing behind.
+    What fails before anything was reported or saved leaves nothing behind.
 
     Raises:
         MerlinError: It holds a run and is not to be resumed, another process trains in it, or it cannot be written.
@@ -175,8 +176,14 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
                 f"{option('run-dir')}."
             )
         checkpoint.tidy(run_dir)
+        is_new = not _holds_run(run_dir)
         try:
             yield lambda: is_ours() and (run_dir / "config.json").exists()
+        except BaseException:
+            if is_new and not _has_learnt(run_dir):
+                for name in ("config.json", METRICS):
+                    (run_dir / name).unlink(missing_ok=True)
+            raise
         finally:
             if not _holds_run(run_dir):
                 with suppress(OSError):
@@ -187,6 +194,11 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
 
 def _holds_run(run_dir: Path) -> bool:
     return (run_dir / "config.json").exists() or bool(checkpoint.steps(run_dir))
+
+
+def _has_learnt(run_dir: Path) -> bool:
+    metrics = run_dir / METRICS
+    return (run_dir / "checkpoints").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def start(config: RunConfig, run_dir: Path) -> None:

@@ -298,6 +298,8 @@ def _train(
                     f"A run goes on from where it is, so {option('steps')} must be above {trainer.env_steps:,}, but is "
                     f"{config.steps:,}: raise it, or leave it out."
                 )
+            if trainer.env_steps >= config.steps:
+                notes.append(f"all {config.steps:,} steps are made: {option('steps')} gives it more")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
         window = config.training.unroll_length * config.num_envs
@@ -329,9 +331,13 @@ def _train(
         code = 1
         try:
             with interrupts() as interrupted:
-                first = trainer.env_steps
+                first, is_told = trainer.env_steps, False
 
                 def should_stop() -> bool:  # late or not, one window is learnt from
+                    nonlocal is_told
+                    if interrupted and reporter is not None and not is_told:
+                        reporter.note("stopping, with a checkpoint")
+                        is_told = True
                     is_late = trainer.env_steps > first and time.monotonic() - begin >= max_seconds
                     return bool(interrupted) or is_late or monitor.is_stopped
 
@@ -340,7 +346,8 @@ def _train(
                     trainer.run(monitor.report, should_stop)
                 except (EnvironmentFailure, KeyboardInterrupt):
                     # What was learnt until then is sound; but a native environment has gone on from there.
-                    if reporter is None or environment.is_native or distributed.world_size() > 1:
+                    nothing_learnt = trainer.env_steps == 0 and not interrupted
+                    if reporter is None or environment.is_native or distributed.world_size() > 1 or nothing_learnt:
                         raise
                     monitor.save()
                     if not interrupted:

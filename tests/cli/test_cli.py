@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,10 @@ def command(*arguments, **more):
 
 def one_sentence(text):
     return text.startswith("merlin") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_the_version_is_told(merlin):
+    assert merlin("--version") == (0, f"merlin-agents {version('merlin-agents')}\n", "")
 
 
 def test_help_is_instant():

@@ -309,8 +309,10 @@ def test_what_was_learnt_since_the_last_report_counts(tmp_path, monkeypatch):
     interrupt(monkeypatch, update=20)
     config = levers()
     config = replace(config, training=replace(config.training, report_steps=8 * WINDOW))
-    summary = train(config, tmp_path, stream=io.StringIO())
+    stream = io.StringIO()
+    summary = train(config, tmp_path, stream=stream)
     assert (summary.interrupted, summary.episodes, summary.episode_return_mean) == (True, 16, 3.0)
+    assert stream.getvalue().count("stopping, with a checkpoint") == 1
     assert checkpoint.read_best(tmp_path).chosen_by == "recent" and best_logit(tmp_path) == ALWAYS
 
 

@@ -202,13 +202,28 @@ class Wordless(Coin):
         return "heads", {}
 
 
+class Rewardless(Coin):
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, None, *rest
+
+
 @pytest.mark.parametrize("was_there", [False, True])
-def test_what_fails_before_a_run_has_begun_leaves_nothing_behind(was_there, tmp_path):
+@pytest.mark.parametrize("broken", [Wordless, Rewardless])
+def test_what_fails_before_anything_was_learnt_leaves_nothing_behind(broken, was_there, tmp_path):
     if was_there:
         (tmp_path / "run").mkdir()
-    with pytest.raises(MerlinError, match="Observations must be"):
-        train(Wordless, tmp_path / "run")
+    with pytest.raises(MerlinError, match="must be"):
+        train(broken, tmp_path / "run")
     assert [*tmp_path.rglob("*")] == [tmp_path / "run"] * was_there
+    train(Coin, tmp_path / "run")
+
+
+def test_a_finished_run_says_how_it_gets_more_steps(tmp_path):
+    train(Coin, tmp_path / "run")
+    stream = io.StringIO()
+    train(None, tmp_path / "run", resume=tmp_path / "run", steps=None, num_envs=None, set=(), agent=None, stream=stream)
+    assert "steps are made: steps gives it more" in stream.getvalue()
 
 
 def test_a_batch_of_ours_keeps_its_preset():
