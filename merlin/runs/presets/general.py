@@ -43,8 +43,10 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
             "model.policy_read_scale": 0.2,
             "training.policy_passes": 4,
         }
-        # The mode of a Beta moves little in a step, and a choice is soon settled.
+        # The mode of a Beta moves little in a step, and a choice is soon settled. In larger steps MERLIN's predictor
+        # also changes the code of what is remembered faster than its policy learns to read it.
         rate = {} if sight.is_continuous else {"training.learning_rate": 3e-4}
+        often |= {} if sight.is_continuous else {"training.learning_rate": 5e-4, "model.return_cost": 5.0}
         baseline |= {"training.passes": passes + 1, "training.minibatches": 4} | rate
     return {
         "merlin": common
