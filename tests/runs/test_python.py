@@ -236,6 +236,16 @@ def test_what_is_no_environment(tmp_path):
         train("nope/None-v0", tmp_path / "run")
     with pytest.raises(MerlinError, match="but 3 came: pass one of these"):
         inspect.unwrap(passed.name_of)(3)  # which the tests would not let through by its type
+    for call in (inspect.unwrap(merlin.train), inspect.unwrap(merlin.make_environment)):
+        with pytest.raises(MerlinError, match="but None came, as from a function that forgets to return: pass one"):
+            call(None, 1)
+    with pytest.raises(MerlinError, match="but None came"):
+        inspect.unwrap(merlin.LoadedAgent.evaluate)(train(Coin, tmp_path / "run").agent, None)
+
+
+def test_the_card_game_is_trained_on_where_no_task_is_told(tmp_path):
+    run = merlin.train(run_dir=tmp_path / "run", **SMALL, agent="rl-lstm", steps=8, stream=io.StringIO())
+    assert run.agent.config.task == "merlin/MemoryGame-v0"
 
 
 def test_settings_are_values_or_texts_and_wrappers_are_functions():
@@ -245,7 +255,7 @@ def test_settings_are_values_or_texts_and_wrappers_are_functions():
     assert values.environment.wrappers == ("tests.runs.test_python:flipped",)
     assert configure(Coin, steps=1e4).steps == 10_000
     assert configure(Coin, num_envs=2).training.minibatches <= 2
-    with pytest.raises(MerlinError, match=r"steps must be int, got 1\.5"):
+    with pytest.raises(MerlinError, match=r"^steps must be a whole number, but is 1\.5: take another\.$"):
         configure(Coin, steps=1.5)
     with pytest.raises(MerlinError, match="agent would come after what it chooses"):
         configure(Coin, set={"agent": "merlin"})
