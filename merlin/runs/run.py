@@ -193,7 +193,7 @@ def train(
     begin, resumed = time.monotonic(), None if isinstance(resume, bool) else Path(resume)
     if env is None:  # what a function returned that forgot to: the default task would be trained on without a word
         raise no_task(env)
-    env = None if isinstance(env, EllipsisType) else env
+    task = None if isinstance(env, EllipsisType) else env
     choices = {"agent": agent, "preset": preset, "env_kwargs": env_kwargs, "wrap": wrap or None}
     values = {
         "steps": steps,
@@ -208,20 +208,20 @@ def train(
         run_dir = resumed if run_dir is None else run_dir
         _check_run(resumed)
         config = load_config(resumed)
-        if isinstance(env, RunConfig | str):
-            choices["env"] = env
-        elif env is not None and is_of_this_process(config.task):
-            keep(config.task, env)
-    elif isinstance(env, RunConfig):
-        config = env
-    if resumed is not None or isinstance(env, RunConfig):
+        if isinstance(task, RunConfig | str):
+            choices["env"] = task
+        elif task is not None and is_of_this_process(config.task):
+            keep(config.task, task)
+    elif isinstance(task, RunConfig):
+        config = task
+    if resumed is not None or isinstance(task, RunConfig):
         if given := [name for name, value in choices.items() if value is not None]:
             raise MerlinError(
                 f"A whole configuration, or a run that goes on, says {', '.join(given)} itself: leave that out."
             )
         config = changed(config, {name: value for name, value in values.items() if value is not None}, set)
     else:
-        config = configure(env, agent, preset_name=preset, env_kwargs=env_kwargs, wrap=wrap, set=set, **values)
+        config = configure(task, agent, preset_name=preset, env_kwargs=env_kwargs, wrap=wrap, set=set, **values)
     run_dir = default_run_dir(config) if run_dir is None else Path(run_dir)
     run_dir = run_dir.absolute()  # whatever an environment makes the working directory
     if resume:
