@@ -338,10 +338,12 @@ MISDEEDS = {
     ),
     # what is declared
     "declare no observations": Misdeed(
-        lambda env: setattr(env, "observation_space", None), "those of Misbehaving are None and", when="constructor"
+        lambda env: setattr(env, "observation_space", None),
+        "of Misbehaving at .* the observation_space is None: set",
+        when="constructor",
     ),
     "declare no actions": Misdeed(
-        lambda env: setattr(env, "action_space", None), "and None: set them", when="constructor"
+        lambda env: setattr(env, "action_space", None), "the action_space is None: set them", when="constructor"
     ),
     "declare a sequence": Misdeed(
         lambda env: setattr(env, "observation_space", spaces.Sequence(spaces.Discrete(2))),

@@ -1,6 +1,7 @@
 """Training, evaluating and loading from Python: any environment, messages without options, reports that stop a run."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import io
@@ -21,7 +22,7 @@ import merlin
 from merlin.agents.rl_lstm import RLLSTM, RLLSTMState
 from merlin.environments import passed
 from merlin.environments.make import find_spec
-from merlin.errors import MerlinError, on_the_command_line, option, resuming
+from merlin.errors import MerlinError, counted, on_the_command_line, option, resuming
 from merlin.runs.configure import configure
 from merlin.runs.reporting import Reporter
 
@@ -112,6 +113,21 @@ def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones
     assert found is not None and 1.1 < float(found[1]) < 1.9  # a coin for each of three steps
     assert main(["evaluate", str(run.run_dir), "--episodes", "3", "--max-steps", "2"]) == 0
     assert "random" not in capsys.readouterr().out, "no episode ended that it could be compared with"
+
+
+def test_one_episode_is_told_of_in_the_singular(tmp_path, capsys):
+    from merlin.cli.train import _conclude
+
+    run = train(Coin, tmp_path / "run")
+    for episodes, told in ((1, "the last episode"), (1200, "the last 1,200 episodes")):
+        one = dataclasses.replace(run, episodes=episodes, episode_return_mean=-0.5)
+        _conclude(one, run.agent.config, run.run_dir, run.run_dir, None)
+        assert f"mean return -0.50 of {told}\n" in capsys.readouterr().out
+    assert (counted(1, "episode"), counted(0, "episode"), counted(1200, "episode")) == (
+        "1 episode",
+        "0 episodes",
+        "1,200 episodes",
+    )
 
 
 @pytest.mark.parametrize("env", [Coin, lambda **settings: Coin(**settings)], ids=["class", "lambda"])
