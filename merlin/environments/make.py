@@ -249,12 +249,12 @@ def _cannot_be_built(spec: EnvSpec, env_kwargs: dict[str, Any], error: BaseExcep
 def _no_environment(spec: EnvSpec, error: BaseException) -> str | None:
     """Return that a task's class or function made no environment, where gymnasium refused what it made."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not isinstance(error, TypeError) or not frames or frames[-1].f_code is not gymnasium.make.__code__:
+    is_refused = isinstance(error, TypeError) and frames and frames[-1].f_code is gymnasium.make.__code__
+    local = frames[-1].f_locals if is_refused else {}
+    if "env" not in local or isinstance(local["env"], gymnasium.Env):
         return None
-    made = frames[-1].f_locals.get("env", error)
-    if made is error or isinstance(made, gymnasium.Env):
-        return None
-    creator, kind = _load(spec.entry_point), type(made)
+    made, creator = local["env"], _load(spec.entry_point)
+    kind = type(made)
     is_old = any(base.__module__.partition(".")[0] == "gym" for base in kind.__mro__)
     extend = f"write `class {kind.__name__}(gymnasium.Env)`{', or wrap it with shimmy' * is_old}"
     if isinstance(creator, type):
