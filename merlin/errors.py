@@ -1,6 +1,7 @@
 """The exceptions that users meet, others in a line, and notes."""
 
 import functools
+import inspect
 import os
 import shlex
 import sys
@@ -117,13 +118,36 @@ def describe(error: BaseException) -> str:
 
 def describe_with_place(error: BaseException) -> str:
     """Return `describe`'s line, and the last line of code that it passed which is of no installed package, if any."""
+    places = (
+        _place(frame.f_globals.get("__name__", ""), frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    )
+    return describe(error) + next((place for place in reversed([*places]) if place), "")
+
+
+def place_of(thing: Any) -> str:
+    """Return where a class or a function is written; nothing where that is unknown or in an installed package."""
+    try:
+        thing = inspect.unwrap(thing)
+        return _place(thing.__module__, inspect.getsourcefile(thing) or "<", inspect.getsourcelines(thing)[1])
+    except (OSError, TypeError, AttributeError):  # typed at a prompt, or neither a class nor a function
+        return ""
+
+
+def _place(module: str, file: str, line: int) -> str:
     installed = (sys.prefix, sys.base_prefix, "<")
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        module, file = frame.f_globals.get("__name__", ""), frame.f_code.co_filename
-        if not f"{module}.".startswith("merlin.") and not file.startswith(installed):
-            place = f" at {file}:{line}"
-    return describe(error) + place
+    is_users = not f"{module}.".startswith("merlin.") and not file.startswith(installed)
+    return f" at {file}:{line}" if is_users else ""
+
+
+def with_article(noun: str) -> str:
+    """Return "an int", but "a float"."""
+    return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 episode", but "1,200 episodes"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Any
 
 from merlin.cli.arguments import add_command, add_run_dir, json_object, seed, whole_number
 from merlin.cli.output import print_table
+from merlin.errors import counted
 
 
 def add_to(commands: Any) -> None:
@@ -89,7 +90,7 @@ def evaluate(options: argparse.Namespace) -> int:
             f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}" if ended else "-",
         ),
         *(
-            (f"  of {name} play", f"{mean:.3f}" + (f" ({played} episodes)" if played else ""))
+            (f"  of {name} play", f"{mean:.3f}" + (f" ({counted(played, 'episode')})" if played else ""))
             for name, (mean, played) in references.items()
         ),
         ("episode length", f"{result['episode_length_mean']:.1f} steps" if ended else "-"),

@@ -17,7 +17,7 @@ from merlin.cli.arguments import (
 )
 from merlin.cli.configuration import new_config, print_settings, resumed_config
 from merlin.cli.output import print_table
-from merlin.errors import launched
+from merlin.errors import counted, launched
 
 if TYPE_CHECKING:
     from merlin.runs.presets import RunConfig
@@ -106,7 +106,8 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Pat
     named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
     if any(":" in str(part) for part in named):
         name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
-    score = f", mean return {summary.episode_return_mean:.2f} of the last {summary.episodes:,} episodes"
+    last = counted(summary.episodes, "episode") if summary.episodes != 1 else "episode"
+    score = f", mean return {summary.episode_return_mean:.2f} of the last {last}"
     score = score if math.isfinite(summary.episode_return_mean) else ""
     how = "interrupted" if summary.interrupted else "done" if summary.env_steps >= config.steps else "out of time"
     rows = [("checkpoint", str(run_dir / "checkpoints" / steps(files)[-1].name))]

@@ -1,6 +1,7 @@
 """The adapter of one gymnasium environment before it is batched: its agent's view, held to what it declares."""
 
 import copy
+import inspect
 import itertools
 import math
 import sys
@@ -28,7 +29,7 @@ from merlin.environments.validation import (
     tuple_reader,
     what_came,
 )
-from merlin.errors import EnvironmentFailure, MerlinError
+from merlin.errors import EnvironmentFailure, MerlinError, place_of
 from merlin.networks.action_spaces import num_choices, open_action_space
 from merlin.networks.spaces import ACTION_MASK, ROOT, Tokens, check_supported, leaves, shape_of
 
@@ -40,6 +41,8 @@ BABYAI_WORDS = (
 )
 BABYAI_LENGTH = 72
 
+UNDECLARED = "merlin.undeclared"
+"""Key of an info of resets: sentences about observed keys that the space does not have, one a line."""
 STAGGER = "merlin.stagger"
 """Option of a reset: cut one episode, whichever it is in after a random number of steps up to this many."""
 
@@ -65,17 +68,15 @@ class AgentView(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        if not isinstance(env.observation_space, spaces.Space) or not isinstance(env.action_space, spaces.Space):
-            raise MerlinError(
-                "An environment must have an observation_space and an action_space of gymnasium's, but those of "
-                f"{type(env.unwrapped).__name__} are {what_came(env.observation_space)} and "
-                f"{what_came(env.action_space)}: set them in its constructor."
-            )
+        _check_has_spaces(env)
         symbols = _minigrid_view(env)
         spec = env.unwrapped.spec
         self.defines_success = symbols is not None
         self.task = spec.id if spec else type(env.unwrapped).__name__
-        self.observation_space, self._view = _view_of(env.observation_space, symbols, self.task)
+        self._undeclared: set[str] = set()
+        self.observation_space, self._view = _view_of(
+            env.observation_space, symbols, self.task, note=self._undeclared.add
+        )
         for name, leaf in leaves(self.observation_space):
             check_supported(name, leaf)  # told here, not by a worker
         self._act = row_view(env.action_space)
@@ -89,7 +90,9 @@ class AgentView(gymnasium.Wrapper):
             options = {name: option for name, option in options.items() if name != STAGGER} or None
         answer = self._ask("reset", self.env.reset, seed=seed, options=options)
         observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")
-        return self._view(observation), self._masks(info)
+        observation = self._view(observation)
+        told = {UNDECLARED: "\n".join(sorted(self._undeclared))} if self._undeclared else {}
+        return observation, told | self._masks(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
@@ -145,7 +148,28 @@ class AgentView(gymnasium.Wrapper):
         except (MerlinError, KeyboardInterrupt):
             raise
         except BaseException as error:  # sys.exit() too
-            raise failed(self.task, what, error) from error
+            raise failed(self.task, what, error, self.env) from error
+
+
+def _check_has_spaces(env: gymnasium.Env) -> None:
+    """Raise a MerlinError unless an environment has both spaces."""
+    told = []
+    for name in ("observation_space", "action_space"):
+        try:
+            space = getattr(env, name)
+            came = None if isinstance(space, spaces.Space) else what_came(space)
+        except AttributeError:
+            if inspect.getattr_static(env.unwrapped, name, None) is not None:  # a property, which failed
+                raise
+            came = "missing"
+        if came is not None:
+            told.append(f"the {name} is {came}")
+    if told:
+        kind = type(env.unwrapped)
+        raise MerlinError(
+            "An environment must have an observation_space and an action_space of gymnasium's, but of "
+            f"{kind.__name__}{place_of(kind)} {' and '.join(told)}: set them in __init__ or in the class."
+        )
 
 
 def first_cut(seed: int, longest: int) -> int:
@@ -154,9 +178,13 @@ def first_cut(seed: int, longest: int) -> int:
 
 
 def _view_of(
-    space: spaces.Space, symbols: spaces.Space | None, task: str, path: str = ""
+    space: spaces.Space, symbols: spaces.Space | None, task: str, path: str = "", *, note: Callable[[str], object]
 ) -> tuple[spaces.Space, Reader]:
-    """Return the space that the agent sees and the function that takes observations there."""
+    """Return the space that the agent sees and the function that takes observations there.
+
+    Args:
+        note: Is given the sentence about keys that a Dict does not have.
+    """
     if space is symbols:
         from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 
@@ -175,11 +203,11 @@ def _view_of(
         return _tokenise(vocabulary, max(map(len, missions)), _words, task, path)
     if isinstance(space, spaces.Dict):
         shown = {key: entry for key, entry in space.spaces.items() if not _says_one_thing(entry)}
-        views = {key: _view_of(entry, symbols, task, join(path, key)) for key, entry in shown.items()}
+        views = {key: _view_of(entry, symbols, task, join(path, key), note=note) for key, entry in shown.items()}
         seen = spaces.Dict({key: entry for key, (entry, _) in views.items()})
-        return seen, dict_reader({key: views[key][1] for key in seen}, task, path)
+        return seen, dict_reader({key: views[key][1] for key in seen}, task, path, space.keys(), note)
     if isinstance(space, spaces.Tuple):
-        views = [_view_of(entry, symbols, task, join(path, i)) for i, entry in enumerate(space.spaces)]
+        views = [_view_of(entry, symbols, task, join(path, i), note=note) for i, entry in enumerate(space.spaces)]
         return spaces.Tuple([seen for seen, _ in views]), tuple_reader([view for _, view in views], task, path)
     if space.shape is None:  # a Sequence, a Graph: told by its name where spaces are made flat
         return space, lambda value: value

@@ -319,7 +319,7 @@ class Environment:
                 raise failure from failure.__cause__
             if isinstance(failure, WorkerFailure):
                 raise EnvironmentFailure(f"{self.task} failed in {what}: {failure}.") from failure.__cause__
-            raise failed(self.task, what, failure) from failure
+            raise failed(self.task, what, failure, self.vector_env) from failure
 
     def _final(self, entries: Entries, info: Mapping[str, Any], truncated: Tensor) -> dict[str, Tensor]:
         """Return the observations that ended episodes, with their masks."""

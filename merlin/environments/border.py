@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from merlin.environments.adapters import UNDECLARED
 from merlin.environments.validation import (
     STEP,
     check_values,
@@ -18,7 +19,7 @@ from merlin.environments.validation import (
     successes_of,
     what_came,
 )
-from merlin.errors import EnvironmentFailure, MerlinError, quote
+from merlin.errors import EnvironmentFailure, MerlinError, quote, tell
 from merlin.networks.spaces import flatten_observation, leaves, shape_of
 
 FINAL_KEYS = ("final_obs", "final_observation")  # gymnasium's, and that of versions before 1.0
@@ -58,11 +59,13 @@ class Border:
         observation, info = parts_of(answer, ("observation", "info"), self.task, "reset")
         if self.is_native:
             self._check_tensors(flatten_observation(observation))
+        _tell_undeclared(info)
         return self.observation(observation), info
 
     def step(self, answer: Any) -> tuple[Entries, Any, Any, Any, Mapping[str, Any]]:
         """Return observation, reward, terminated, truncated and info of a step."""
         observation, *rows, info = parts_of(answer, STEP, self.task, "step")
+        _tell_undeclared(info)
         reward, terminated, truncated = map(self.row, STEP[1:4], rows)
         if not self.is_native and not (np.abs(reward) <= LARGEST).all():
             index = int(np.argmin(np.abs(reward) <= LARGEST))
@@ -157,3 +160,10 @@ class Border:
                     "metadata."
                 )
         check_values({name: entries[name].cpu().numpy() for name in self.spaces}, self._ranges, self.spaces, self.task)
+
+
+def _tell_undeclared(info: Mapping[str, Any]) -> None:
+    """Tell once what single environments, which may be in other processes, observed besides their space."""
+    for sentences in info.get(UNDECLARED, ()):
+        for sentence in (sentences or "").splitlines():
+            tell(sentence)

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
 from merlin.environments.workers import WorkerFailure, Workers
-from merlin.errors import MerlinError, describe_with_place, quote, resuming
+from merlin.errors import MerlinError, describe_with_place, place_of, quote, resuming, with_article
 from merlin.plugins import check_is_no_file, load_module, nearest
 
 Wrapper = Callable[[gymnasium.Env], Any]
@@ -120,7 +121,7 @@ def load_wrapper(name: str) -> Wrapper:
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        came = "nothing of that name" if found is None else f"a {type(found).__name__}"
+        came = "nothing of that name" if found is None else with_article(type(found).__name__)
         raise MerlinError(
             f"A wrapper is called with an environment, but {module_name} has {came} for {name!r}: correct the name."
         )
@@ -235,12 +236,40 @@ def _check_free(env_kwargs: dict[str, Any], taken: set[str]) -> None:
 
 
 def _cannot_be_built(spec: EnvSpec, env_kwargs: dict[str, Any], error: BaseException) -> MerlinError:
+    if (told := _no_environment(spec, error)) is not None:
+        return MerlinError(f"{told}.")
     settings = f" with {env_kwargs}" if env_kwargs else ""
     reason = str(error) if isinstance(error, WorkerFailure) else describe_with_place(error)
     reason = re.sub(r" was raised from the environment creator for .*", "", reason)  # gymnasium's, of a TypeError
     if (told := unknown_argument(spec, reason) or wrong_argument(spec, env_kwargs)) is not None:
         return MerlinError(f"{told}.")
     return MerlinError(f"{spec.id} cannot be built{settings}: {reason}.")
+
+
+def _no_environment(spec: EnvSpec, error: BaseException) -> str | None:
+    """Return that a task's class or function made no environment, where gymnasium refused what it made."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    is_refused = isinstance(error, TypeError) and frames and frames[-1].f_code is gymnasium.make.__code__
+    local = frames[-1].f_locals if is_refused else {}
+    if "env" not in local or isinstance(local["env"], gymnasium.Env):
+        return None
+    made, creator = local["env"], _load(spec.entry_point)
+    kind = type(made)
+    is_old = any(base.__module__.partition(".")[0] == "gym" for base in kind.__mro__)
+    extend = f"write `class {kind.__name__}(gymnasium.Env)`{', or wrap it with shimmy' * is_old}"
+    if isinstance(creator, type):
+        return f"An environment must extend gymnasium.Env, but {kind.__name__}{place_of(kind)} does not: {extend}"
+    if isinstance(made, VectorEnv):
+        hint = "pass the batch itself"
+    elif isinstance(made, type):
+        hint = f"return {made.__name__}()"
+    else:
+        hint = "return the environment" if kind.__module__ == "builtins" else extend
+    name = getattr(creator, "__name__", "it").replace("<lambda>", "the lambda")
+    return (
+        "The function that makes environments must return one that extends gymnasium.Env, but "
+        f"{name}{place_of(creator)} returned {what_came(made)}: {hint}"
+    )
 
 
 def _import_quietly(modules: Any) -> None:

@@ -90,10 +90,7 @@ def name_of(thing: str | Passed) -> str:
         return thing
     if not isinstance(thing, gymnasium.Env | VectorEnv):
         if not callable(thing):
-            raise MerlinError(
-                "A task is an id, an environment of gymnasium, or a function that makes one, but "
-                f"{quote(thing)} came: pass one of these."
-            )
+            raise no_task(thing)
         if (name := module_name(thing)) is not None:
             return name
     short = f"{PREFIX}{_short_name(thing)}-{PROCESS}"
@@ -101,6 +98,15 @@ def name_of(thing: str | Passed) -> str:
     task = next(name for name in numbered if _is_same(_THINGS.get(name, thing), thing))
     keep(task, thing)
     return task
+
+
+def no_task(thing: Any) -> MerlinError:
+    """Return the sentence about what is neither an id, nor an environment, nor makes one."""
+    forgot = ", as from a function that forgets to return" * (thing is None)
+    return MerlinError(
+        "A task is an id, an environment of gymnasium, or a function that makes one, but "
+        f"{quote(thing)} came{forgot}: pass one of these."
+    )
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -1,6 +1,7 @@
 """A look at a task before it is trained on: what kinds of entries and actions it has, and how long a step takes."""
 
 import statistics
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -37,10 +38,12 @@ class Sight(NamedTuple):
     """Whether it is a batch of tensors, in which a step of one environment costs almost nothing."""
     step_seconds: float = 0.0
     """Of a step of one environment in a process of its own: that which a quarter of the steps are faster than."""
+    failure: str = ""
+    """Why it could not be looked at."""
 
     def __str__(self) -> str:
         if not self.kinds:
-            return "it could not be looked at"
+            return f"its trial steps failed: {textwrap.shorten(self.failure, 120, placeholder=' ...')}"
         actions = "actions of a Box" if self.is_continuous else "choices"
         speed = "a batch of tensors" if self.is_native else f"{1e3 * self.step_seconds:.2g} ms a step"
         return f"{', '.join(sorted(self.kinds))}; {actions}; {speed}"
@@ -79,8 +82,8 @@ def _look(task: str, env_kwargs: Mapping[str, Any], config: EnvironmentConfig) -
             is_there = environment.is_native or instance is not None  # which is not stepped without being asked
             seconds = 0.0 if is_there else _step_seconds(environment)
             return Sight(kinds, is_continuous, environment.is_native, seconds)
-    except MerlinError:
-        return Sight()
+    except MerlinError as error:
+        return Sight(failure=str(error).rstrip("."))
 
 
 def _step_seconds(environment: Environment) -> float:

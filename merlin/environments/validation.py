@@ -1,6 +1,7 @@
 """What environments return, held to what they declare. Whatever does not fit ends in one sentence that names it."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from numbers import Integral
 from typing import Any
@@ -8,13 +9,18 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
-from merlin.errors import EnvironmentFailure, MerlinError, describe_with_place
+from merlin.errors import EnvironmentFailure, MerlinError, describe_with_place, place_of, tell, with_article
 from merlin.networks.spaces import ROOT, shape_of
 
 STEP = ("observation", "reward", "terminated", "truncated", "info")
+CALLS = {
+    "reset": ("def reset(self, *, seed=None, options=None)", (), {"seed": 0, "options": None}),
+    "step": ("def step(self, action)", (0,), {}),
+}
+"""How the methods of an environment are written, and what they are called with."""
 
 Reader = Callable[[Any], Any]
 Ranges = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -33,7 +39,8 @@ def reader_of(space: gymnasium.Space, task: str, lead: tuple[int, ...] = (), pat
         EnvironmentFailure: From the function, for an observation of another structure, shape or kind.
     """
     if isinstance(space, spaces.Dict):
-        return dict_reader({key: reader_of(x, task, lead, join(path, key)) for key, x in space.items()}, task, path)
+        readers = {key: reader_of(x, task, lead, join(path, key)) for key, x in space.items()}
+        return dict_reader(readers, task, path)
     if isinstance(space, spaces.Tuple):
         return tuple_reader([reader_of(x, task, lead, join(path, i)) for i, x in enumerate(space)], task, path)
     shape, dtype, must = (*lead, *shape_of(space)), space.dtype, name_of(space)
@@ -63,9 +70,20 @@ def reader_of(space: gymnasium.Space, task: str, lead: tuple[int, ...] = (), pat
     return read
 
 
-def dict_reader(readers: Mapping[str, Reader], task: str, path: str) -> Reader:
-    """Return the reader of a Dict, given those of its entries."""
-    items = tuple(readers.items())
+def dict_reader(
+    readers: Mapping[str, Reader],
+    task: str,
+    path: str,
+    left_out: Collection[str] = (),
+    note: Callable[[str], object] = tell,
+) -> Reader:
+    """Return the reader of a Dict, given those of its entries.
+
+    Args:
+        left_out: Keys that the space has and the reader leaves out.
+        note: Is given the sentence about keys that the space does not have.
+    """
+    items, declared = tuple(readers.items()), {*readers, *left_out}
 
     def read(observation: Any) -> dict[str, Any]:
         if type(observation) is not dict and not isinstance(observation, Mapping):
@@ -73,6 +91,12 @@ def dict_reader(readers: Mapping[str, Reader], task: str, path: str) -> Reader:
         for key in readers:
             if key not in observation:
                 raise _wrong(task, path, f"a dict with {', '.join(map(repr, readers))}", observation)
+        if len(observation) > len(declared):
+            others = ", ".join(repr(join(path, key)) for key in observation if key not in declared)
+            note(
+                f"Agents see only what the observation space declares, but {task} returned {others} besides: "
+                "declare that in the space, or leave it out."
+            )
         return {key: read(observation[key]) for key, read in items}
 
     return read
@@ -111,9 +135,42 @@ def check_batch(vector_env: VectorEnv) -> None:
             )
 
 
-def failed(task: str, what: str, error: BaseException) -> EnvironmentFailure:
-    """Return the sentence about what an environment raised."""
+def failed(task: str, what: str, error: BaseException, env: gymnasium.Env | VectorEnv) -> EnvironmentFailure:
+    """Return the sentence about what an environment raised, or about the method that cannot be called."""
+    if what in CALLS and isinstance(error, TypeError | NotImplementedError):
+        for layer in _layers(env):
+            if (told := _wrong_method(layer, what)) is not None:
+                return EnvironmentFailure(told)
     return EnvironmentFailure(f"{task} failed in {what}: {describe_with_place(error)}.")
+
+
+def _layers(env: gymnasium.Env | VectorEnv) -> Iterator[gymnasium.Env | VectorEnv]:
+    """Return an environment's wrappers, the outermost first, and itself."""
+    yield env
+    if isinstance(env, gymnasium.Wrapper | VectorWrapper):
+        yield from _layers(env.env)
+
+
+def _wrong_method(env: gymnasium.Env | VectorEnv, name: str) -> str | None:
+    """Return that an environment does not define a method, or that this does not take what it is called with."""
+    written, arguments, named = CALLS[name]
+    method, owner = getattr(env, name), type(env)
+    function = getattr(method, "__func__", method)
+    if function in (getattr(gymnasium.Env, name), getattr(VectorEnv, name)):
+        return (
+            f"An environment must define `{name}`, but {owner.__name__}{place_of(owner)} does not: "
+            f"write `{written}` in it."
+        )
+    try:
+        inspect.signature(method).bind(*arguments, **named)
+        return None
+    except ValueError:  # built in
+        return None
+    except TypeError:
+        return (
+            f"`{name}` must take what it is called with, but that of {owner.__name__} is "
+            f"`def {name}{inspect.signature(function)}`{place_of(function)}: write `{written}`."
+        )
 
 
 def parts_of(answer: Any, names: tuple[str, ...], task: str, method: str) -> tuple[Any, ...]:
@@ -269,12 +326,15 @@ def what_came(value: Any) -> str:
         return f"{kind} of shape {tuple(value.shape)} and type {value.dtype}"
     if isinstance(value, Mapping):
         return f"a dict with {', '.join(map(repr, value))}"[:200] if value else "an empty dict"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    kind = with_article(type(value).__name__)
     if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
+        return f"{kind} of {len(value)}"
     if value is None:
         return "None"
     shown = repr(value) if isinstance(value, str | int | float) else ""
-    return f"a {type(value).__name__}{f', {shown[:60]}' * bool(shown)}"
+    return f"{kind}{f', {shown[:60]}' * bool(shown)}"
 
 
 def join(path: str, key: object) -> str:

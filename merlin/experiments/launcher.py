@@ -16,7 +16,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, counted
 from merlin.experiments.spec import RESULT, Comparison, Run, last_metrics
 from merlin.runs.run import interrupts, resolve_device
 from merlin.training import checkpoint
@@ -235,7 +235,7 @@ class RunProcess:
         result = self.run.result() or {}
         success = f", success {result['success_rate']:.0%}" if "success_rate" in result else ""
         if unfinished := result.get("unfinished_episodes"):
-            success += f", {unfinished:,} episodes given up unfinished"
+            success += f", {counted(unfinished, 'episode')} given up unfinished"
         return (
             f"return {result['episode_return_mean']:.2f}{success} after {self.env_steps():,} steps, "
             f"{self._last('wall_seconds'):,.0f} s"

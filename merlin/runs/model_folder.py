@@ -18,7 +18,7 @@ from typing import Any
 from merlin.agents import Agent
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import is_of_this_process
-from merlin.errors import MerlinError, option
+from merlin.errors import MerlinError, counted, option
 from merlin.plugins import short_name
 from merlin.runs.agent_spaces import AgentSpaces, to_config
 from merlin.runs.directory import changes, write_config
@@ -83,7 +83,7 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         lines += ["| held-out episodes of the task | |", "|---|---|"]
         lines += [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in scores.items()]
     if math.isfinite(best.score):
-        of = f" of {best.episodes:,} episodes" if best.episodes else ""
+        of = f" of {counted(best.episodes, 'episode')}" if best.episodes else ""
         score = f"a score of {best.score:.3f}{of}: their mean return, in self-play points"
         lines += ["", f"These weights were chosen in the run by {score}."]
     lines += [

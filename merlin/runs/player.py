@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import EllipsisType
 from typing import Annotated, Any
 
 import numpy as np
@@ -130,7 +131,7 @@ class LoadedAgent:
 
     def evaluate(
         self,
-        env: str | Passed | None = None,
+        env: str | Passed | EllipsisType = ...,
         *,
         episodes: int = 100,
         seed: int | None = None,
@@ -159,8 +160,8 @@ class LoadedAgent:
         """
         config = self._known_config()
         config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})}, device=str(self._device))
-        with known(config.task if env is None else env) as task:
-            if env is not None:
+        with known(config.task if isinstance(env, EllipsisType) else env) as task:
+            if not isinstance(env, EllipsisType):
                 config = replace(config, task=task, env_kwargs=dict(env_kwargs or {}))
             return play_held_out(
                 self.agent,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import TextIOBase
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, Literal, TextIO
 
 import gymnasium
@@ -20,7 +21,7 @@ from merlin import distributed
 from merlin.agents import Agent
 from merlin.environments.batch import Environment
 from merlin.environments.make import find_spec
-from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep
+from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep, no_task
 from merlin.errors import EnvironmentFailure, MerlinError, describe, option
 from merlin.precision import restoring_torch
 from merlin.runs.advice import describe_run
@@ -70,7 +71,7 @@ class Summary:
         """The trained agent, with the run's best weights: what `merlin.load(run_dir)` returns."""
         return load(self.run_dir)
 
-    def evaluate(self, env: str | Passed | None = None, **options: Any) -> dict[str, Any]:
+    def evaluate(self, env: str | Passed | EllipsisType = ..., **options: Any) -> dict[str, Any]:
         """Return the agent's scores in held-out episodes: `LoadedAgent.evaluate`, whose arguments these are."""
         return self.agent.evaluate(env, **options)
 
@@ -130,7 +131,7 @@ def compare_held_out(
 
 @restoring_torch()
 def train(
-    env: RunConfig | str | Passed | None = None,
+    env: RunConfig | str | Passed | EllipsisType = ...,
     run_dir: str | Path | None = None,
     *,
     agent: str | type[Agent] | None = None,
@@ -165,7 +166,7 @@ def train(
 
     Args:
         env: A gymnasium id or `module:Id`; a function or class that makes an environment; an environment or a
-            `VectorEnv`, which is played as it is and stays open; or a whole `RunConfig`.
+            `VectorEnv`, which is played as it is and stays open; or a whole `RunConfig`. The card game unless told.
         run_dir: runs/TASK-AGENT-seedS-DATE-TIME unless told.
         agent: A name, `module:Class`, or a class; merlin unless told.
         steps: In all; by task unless told, as is `num_envs`.
@@ -190,6 +191,9 @@ def train(
         MerlinError: Something is not there, does not fit, or the environment failed.
     """
     begin, resumed = time.monotonic(), None if isinstance(resume, bool) else Path(resume)
+    if env is None:  # what a function returned that forgot to: the default task would be trained on without a word
+        raise no_task(env)
+    task = None if isinstance(env, EllipsisType) else env
     choices = {"agent": agent, "preset": preset, "env_kwargs": env_kwargs, "wrap": wrap or None}
     values = {
         "steps": steps,
@@ -204,20 +208,20 @@ def train(
         run_dir = resumed if run_dir is None else run_dir
         _check_run(resumed)
         config = load_config(resumed)
-        if isinstance(env, RunConfig | str):
-            choices["env"] = env
-        elif env is not None and is_of_this_process(config.task):
-            keep(config.task, env)
-    elif isinstance(env, RunConfig):
-        config = env
-    if resumed is not None or isinstance(env, RunConfig):
+        if isinstance(task, RunConfig | str):
+            choices["env"] = task
+        elif task is not None and is_of_this_process(config.task):
+            keep(config.task, task)
+    elif isinstance(task, RunConfig):
+        config = task
+    if resumed is not None or isinstance(task, RunConfig):
         if given := [name for name, value in choices.items() if value is not None]:
             raise MerlinError(
                 f"A whole configuration, or a run that goes on, says {', '.join(given)} itself: leave that out."
             )
         config = changed(config, {name: value for name, value in values.items() if value is not None}, set)
     else:
-        config = configure(env, agent, preset_name=preset, env_kwargs=env_kwargs, wrap=wrap, set=set, **values)
+        config = configure(task, agent, preset_name=preset, env_kwargs=env_kwargs, wrap=wrap, set=set, **values)
     run_dir = default_run_dir(config) if run_dir is None else Path(run_dir)
     run_dir = run_dir.absolute()  # whatever an environment makes the working directory
     if resume:

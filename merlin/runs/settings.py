@@ -189,6 +189,32 @@ def _name(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
+def _in_words(annotation: Any) -> str:
+    """Return what a value of an annotation is, for messages."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if _is_union(annotation):
+        return ", or ".join(map(_in_words, arguments))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is tuple and arguments:
+        each = arguments[-1] is Ellipsis
+        return (
+            f"a list{', each entry' if each else ' of'} {', '.join(map(_in_words, arguments[: len(arguments) - each]))}"
+        )
+    if origin is dict:
+        return "a JSON object such as '{\"size\": 9}'"
+    return (
+        f"settings of {_name(annotation)}"
+        if dataclasses.is_dataclass(annotation)
+        else words.get(origin, _name(annotation))
+    )
+
+
+def _wrong(path: str, annotation: Any, value: Any) -> WrongSetting:
+    return WrongSetting(f"{path} must be {_in_words(annotation)}, but is {quote(value)}: take another.")
+
+
 def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
@@ -208,16 +234,14 @@ def _parse(text: Any, annotation: Any, path: str) -> Any:
         for value in choices:
             with contextlib.suppress(MerlinError):
                 return _convert(value, annotation, path, {})
-        raise WrongSetting(f"{path} must be {_name(annotation)}, got {quote(text)}")
+        raise _wrong(path, annotation, text)
     members = get_args(annotation) if _is_union(annotation) else (annotation,)
     for member in sorted(members, key=lambda member: member is not type(None)):  # `none` is None before it is a text
         try:
             return _convert(_plain(text, member, path), member, path, {})
         except MerlinError:
             continue
-    of_dict = "a JSON object such as '{\"size\": 9}'"
-    must = of_dict if (get_origin(annotation) or annotation) is dict else _name(annotation)
-    raise WrongSetting(f"{path} must be {must}, got {quote(text)}")
+    raise _wrong(path, annotation, text)
 
 
 def _plain(text: str, annotation: Any, path: str) -> Any:
@@ -258,7 +282,7 @@ def _convert(value: Any, annotation: Any, path: str, classes: Mapping[str, type]
     """Return `value`, read from JSON, as an instance of `annotation`."""
     annotation = classes.get(path, annotation)
     origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
-    wrong = WrongSetting(f"{path or 'the configuration'} must be {_name(annotation)}, got {quote(value)}")
+    wrong = _wrong(path or "the configuration", annotation, value)
     if _is_union(annotation):
         for member in arguments:
             try:

@@ -239,7 +239,10 @@ def test_a_run_starts_from_another_runs_weights(merlin, run_dir, tmp_path, monke
             ["train", "merlin/TMaze-v0", "--env-kwargs", '{"length": "five"}'],
             "The argument length of TMaze must be int, but 'five' came: correct it",
         ),
-        (["train", "--set", "model.memory_size=big"], "model.memory_size must be int"),
+        (
+            ["train", "--set", "model.memory_size=big"],
+            "model.memory_size must be a whole number, but is 'big': take another",
+        ),
         (["train", "--set", "model.memory_size"], "must be written path=value"),
         (["train", "--set", "task=CartPole-v1"], "use TASK"),
         (["train", "--set", "preset=paper"], "use TASK, --agent, --preset"),

@@ -277,7 +277,7 @@ MISDEEDS = {
     "observe a fraction": Misdeed(observes(card=2.5), CARD + ", but .* a float, 2.5"),
     "observe a whole float": Misdeed(observes(card=3.0)),
     "observe an array of one": Misdeed(observes(card=np.array([3])), CARD + r", but .* an array of shape \(1,\)"),
-    "observe a number beyond 64 bits": Misdeed(observes(card=2**70), CARD + ", but .* a int, 1180591620717411303424"),
+    "observe a number beyond 64 bits": Misdeed(observes(card=2**70), CARD + ", but .* an int, 1180591620717411303424"),
     "observe nan for a category": Misdeed(observes(card=np.nan), CARD + ", but .* a float, nan"),
     "observe a letter": Misdeed(observes(said="abc"), "A text must be .* returned 'abc' in entry 'said', with 'c'"),
     "observe a long text": Misdeed(observes(said="a" * 9), "A text must be .* at most 4 tokens, .* with 9 tokens"),
@@ -338,10 +338,12 @@ MISDEEDS = {
     ),
     # what is declared
     "declare no observations": Misdeed(
-        lambda env: setattr(env, "observation_space", None), "those of Misbehaving are None and", when="constructor"
+        lambda env: setattr(env, "observation_space", None),
+        "of Misbehaving at .* the observation_space is None: set",
+        when="constructor",
     ),
     "declare no actions": Misdeed(
-        lambda env: setattr(env, "action_space", None), "and None: set them", when="constructor"
+        lambda env: setattr(env, "action_space", None), "the action_space is None: set them", when="constructor"
     ),
     "declare a sequence": Misdeed(
         lambda env: setattr(env, "observation_space", spaces.Sequence(spaces.Discrete(2))),

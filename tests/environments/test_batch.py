@@ -1,13 +1,18 @@
 """Every environment looks the same to an agent: entries and types, tasks, pictures, and mistakes in asking for one."""
 
+import re
+from typing import ClassVar
+
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 import tests.environments.examples  # noqa: F401 (registers test/...-v0)
 from merlin.environments.batch import make_environment
-from merlin.errors import MerlinError
+from merlin.errors import EnvironmentFailure, MerlinError, tell
 from merlin.networks.spaces import Tokens
 
 
@@ -80,6 +85,77 @@ class Lengthy(gymnasium.Env):
 gymnasium.register("test/Lengthy-v0", entry_point=Lengthy)
 
 
+class NoSpaces(gymnasium.Env):
+    """Says of neither space which it is."""
+
+    def step(self, action):
+        return 0, 0.0, True, False, {}
+
+
+class NoActions(NoSpaces):
+    observation_space = spaces.Discrete(2)
+
+
+class NoSeed(NoActions):
+    action_space = spaces.Discrete(2)
+
+    def reset(self):
+        return 0, {}
+
+
+class NoOptions(NoSeed):
+    def reset(self, seed=None):
+        return 0, {}
+
+
+class NoStep(gymnasium.Env):
+    observation_space, action_space = spaces.Discrete(2), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+
+class NoAction(NoStep):
+    def step(self):
+        return 0, 0.0, True, False, {}
+
+
+class Fails(NoStep):
+    def step(self, action):
+        return 0, None + action, True, False, {}
+
+
+class NoEnv:
+    """Has all of an environment's methods, but is none."""
+
+    observation_space, action_space = NoStep.observation_space, NoStep.action_space
+    reset, step = NoStep.reset, NoSpaces.step
+
+
+class Forgetful:
+    """Holds functions that make no environments."""
+
+    @staticmethod
+    def none():
+        NoSeed()
+
+    @staticmethod
+    def uncalled():
+        return NoSeed
+
+    @staticmethod
+    def batch():
+        return gymnasium.make_vec("CartPole-v1", num_envs=2)
+
+    @staticmethod
+    def other():
+        return NoEnv()
+
+
+HERE = "tests.environments.test_batch"
+AT = r" at \S*test_batch\.py:\d+"
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -135,6 +211,29 @@ gymnasium.register("test/Lengthy-v0", entry_point=Lengthy)
             {"task": "test/Lengthy-v0", "env_kwargs": {"length": 3, "parts": [1.0, 2]}},
             r"^test/Lengthy-v0 cannot be built with {.*}: TypeError: slices of 3 and \[1.0, 2\]\.$",
         ),
+        (
+            {"task": f"{HERE}:NoSpaces"},
+            f"and an action_space of gymnasium's, but of NoSpaces{AT} the observation_space is missing and the "
+            "action_space is missing: set them in __init__ or in the class.",
+        ),
+        ({"task": f"{HERE}:NoActions"}, f"but of NoActions{AT} the action_space is missing: set them"),
+        (
+            {"task": f"{HERE}:NoEnv"},
+            rf"must extend gymnasium\.Env, but NoEnv{AT} does not: write `class NoEnv\(gymnasium\.Env\)`\.$",
+        ),
+        (
+            {"task": f"{HERE}:NoEnv", "vectorization": "async"},
+            rf"^An environment must extend gymnasium\.Env, but NoEnv{AT}",
+        ),
+        (
+            {"task": lambda: 3},
+            "^The function that makes environments must return one that extends gymnasium.Env, but the "
+            f"lambda{AT} returned an int, 3: return the environment.$",
+        ),
+        ({"task": f"{HERE}:Forgetful.none"}, f"but none{AT} returned None: return the environment.$"),
+        ({"task": f"{HERE}:Forgetful.uncalled"}, r"returned the class NoSeed: return NoSeed\(\)\.$"),
+        ({"task": f"{HERE}:Forgetful.batch"}, r"returned a \w*VectorEnv: pass the batch itself\.$"),
+        ({"task": f"{HERE}:Forgetful.other"}, r"returned a NoEnv: write `class NoEnv\(gymnasium\.Env\)`\.$"),
         ({"task": "merlin/MemoryGame-v0", "env_kwargs": {"pairs": 1}}, "cannot be built with .*at least 2"),
         ({"task": "CartPole-v1", "env_kwargs": {"num_envs": 3}}, "cannot include num_envs"),
         ({"task": "CartPole-v1", "num_envs": 0}, "The number of environments must be at least 1, but is 0"),
@@ -161,3 +260,77 @@ def test_a_users_mistake_is_one_sentence(arguments, sentence):
     with pytest.raises(MerlinError, match=sentence) as raised:
         make_environment(**{"num_envs": 2, **arguments})
     assert "\n" not in str(raised.value)
+
+
+RESET = r"write `def reset\(self, \*, seed=None, options=None\)`\.$"
+
+
+@pytest.mark.parametrize(
+    "task, sentence",
+    [
+        (NoSeed, rf"^`reset` must take what it is called with, but that of NoSeed is `def reset\(self\)`{AT}: {RESET}"),
+        (lambda: gymnasium.wrappers.TimeLimit(NoSeed(), 3), rf"that of NoSeed is `def reset\(self\)`{AT}: {RESET}"),
+        (NoOptions, rf"that of NoOptions is `def reset\(self, seed=None\)`{AT}: {RESET}"),
+        (
+            NoStep,
+            rf"^An environment must define `step`, but NoStep{AT} does not: write `def step\(self, action\)` in it\.$",
+        ),
+        (NoAction, rf"that of NoAction is `def step\(self\)`{AT}: write `def step\(self, action\)`\.$"),
+        (Fails, rf"^Fails failed in step: TypeError: .*{AT}\.$"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_method_that_cannot_be_called_is_told_with_how_it_is_written(task, sentence):
+    with make_environment(task, 2) as environment, pytest.raises(EnvironmentFailure, match=sentence) as raised:
+        environment.reset(0)
+        environment.step(torch.zeros(2, dtype=torch.int64))
+    assert "\n" not in str(raised.value)
+
+
+class More(NoSpaces):
+    observation_space = spaces.Dict({"in": spaces.Dict({"a": spaces.Discrete(2)})})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return {"in": {"a": 0, "b": 1}, "what": 1}, {}
+
+    def step(self, action):
+        return {"in": {"a": 0}, "else": 1}, 0.0, True, False, {}
+
+
+class Lumped(VectorEnv):
+    """A batch of the same."""
+
+    metadata: ClassVar = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    num_envs, single_observation_space, single_action_space = 2, More.observation_space, More.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return {"in": {"a": np.zeros(2, np.int64), "b": 1}, "what": 1}, {}
+
+    def step(self, actions):
+        return {"in": {"a": np.zeros(2, np.int64)}, "else": 1}, np.zeros(2), np.ones(2, bool), np.zeros(2, bool), {}
+
+
+@pytest.mark.parametrize(("task", "way"), [(More, "sync"), (More, "async"), (Lumped(), "sync")], ids=str)
+def test_keys_that_the_space_does_not_declare_are_told_once(task, way, capfd):
+    tell.cache_clear()
+    with make_environment(task, 2, vectorization=way) as environment:
+        environment.reset(0)
+        for _ in range(3):
+            assert {*environment.step(torch.zeros(2, dtype=torch.int64)).observation} == {"in.a"}
+    told = capfd.readouterr().err.splitlines()
+    assert sorted(
+        re.search(r"returned ('.*') besides: declare that in the space, or leave it out\.$", line)[1] for line in told
+    ) == [
+        "'else'",
+        "'in.b'",
+        "'what'",
+    ]
+
+
+@pytest.mark.parametrize("task", ["MiniGrid-Empty-5x5-v0", "CartPole-v1"])
+def test_an_observation_of_the_space_is_told_nothing_about(task, capfd):
+    tell.cache_clear()
+    with make_environment(task, 1) as environment:
+        environment.reset(0)
+    assert "besides" not in capfd.readouterr().err, "a mission that never changes is left out by us"

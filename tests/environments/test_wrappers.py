@@ -47,7 +47,7 @@ def test_wrappers_of_gymnasium_and_of_a_single_environment():
         ("CartPole-v1", "Doubled", "A wrapper is written module:Wrapper, but 'Doubled' came"),
         ("CartPole-v1", "no_such_module:Doubled", "The module of 'no_such_module:Doubled' cannot be imported"),
         ("CartPole-v1", f"{HERE}:Trebled", f"{HERE} has nothing of that name for '{HERE}:Trebled'"),
-        ("CartPole-v1", f"{HERE}:NO_WRAPPER", f"{HERE} has a int for"),
+        ("CartPole-v1", f"{HERE}:NO_WRAPPER", f"{HERE} has an int for"),
         ("CartPole-v1", f"{HERE}:needs_more", f"{HERE}:needs_more failed around CartPole-v1: TypeError: .*'size'"),
         ("CartPole-v1", f"{HERE}:returns_nothing", f"{HERE}:returns_nothing returned None"),
         (

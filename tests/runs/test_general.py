@@ -1,5 +1,6 @@
 """The defaults of tasks that no table names: by what a look at them shows, and the same in any units."""
 
+import re
 from dataclasses import replace
 
 import gymnasium
@@ -96,8 +97,11 @@ def test_what_a_look_shows(task, kinds, is_continuous, is_native):
 
 def test_a_task_that_hangs_or_ends_its_process_looks_like_nothing(monkeypatch):
     monkeypatch.setattr(sight, "PATIENCE", 0.5)
-    for misdeed in ("sleep", "sys.exit()"):
-        assert look("tests.environments.misbehaving:test/Misbehaving-v0", {"misdeed": misdeed}) == Sight()
+    for misdeed, why in (("sleep", "did not answer for 0.5 seconds"), ("sys.exit()", "SystemExit")):
+        seen = look("tests.environments.misbehaving:test/Misbehaving-v0", {"misdeed": misdeed})
+        assert seen._replace(failure="") == Sight()
+        assert re.match(f"its trial steps failed: .*Misbehaving-v0 failed in step: .*{why}", str(seen))
+        assert len(str(seen)) < 160, "the run's own sentence says the rest"
     assert merlin.preset("rl-lstm", "test/Misbehaving-v0", {"misdeed": "sleep"}).preset == "general"
 
 

@@ -1,6 +1,7 @@
 """Training, evaluating and loading from Python: any environment, messages without options, reports that stop a run."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import io
@@ -21,7 +22,7 @@ import merlin
 from merlin.agents.rl_lstm import RLLSTM, RLLSTMState
 from merlin.environments import passed
 from merlin.environments.make import find_spec
-from merlin.errors import MerlinError, on_the_command_line, option, resuming
+from merlin.errors import MerlinError, counted, on_the_command_line, option, resuming
 from merlin.runs.configure import configure
 from merlin.runs.reporting import Reporter
 
@@ -112,6 +113,21 @@ def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones
     assert found is not None and 1.1 < float(found[1]) < 1.9  # a coin for each of three steps
     assert main(["evaluate", str(run.run_dir), "--episodes", "3", "--max-steps", "2"]) == 0
     assert "random" not in capsys.readouterr().out, "no episode ended that it could be compared with"
+
+
+def test_one_episode_is_told_of_in_the_singular(tmp_path, capsys):
+    from merlin.cli.train import _conclude
+
+    run = train(Coin, tmp_path / "run")
+    for episodes, told in ((1, "the last episode"), (1200, "the last 1,200 episodes")):
+        one = dataclasses.replace(run, episodes=episodes, episode_return_mean=-0.5)
+        _conclude(one, run.agent.config, run.run_dir, run.run_dir, None)
+        assert f"mean return -0.50 of {told}\n" in capsys.readouterr().out
+    assert (counted(1, "episode"), counted(0, "episode"), counted(1200, "episode")) == (
+        "1 episode",
+        "0 episodes",
+        "1,200 episodes",
+    )
 
 
 @pytest.mark.parametrize("env", [Coin, lambda **settings: Coin(**settings)], ids=["class", "lambda"])
@@ -251,6 +267,17 @@ def test_what_is_no_environment(tmp_path):
         train("nope/None-v0", tmp_path / "run")
     with pytest.raises(MerlinError, match="but 3 came: pass one of these"):
         inspect.unwrap(passed.name_of)(3)  # which the tests would not let through by its type
+    for call in (inspect.unwrap(merlin.train), inspect.unwrap(passed.name_of)):
+        with pytest.raises(MerlinError, match="but None came, as from a function that forgets to return: pass one"):
+            call(None)
+    agent = train(Coin, tmp_path / "run").agent
+    with pytest.raises(Exception, match="None"):  # of the tests' checks of types, which come first
+        inspect.unwrap(type(agent).evaluate)(agent, None, episodes=1)
+
+
+def test_the_card_game_is_trained_on_where_no_task_is_told(tmp_path):
+    run = merlin.train(run_dir=tmp_path / "run", **SMALL, agent="rl-lstm", steps=8, stream=io.StringIO())
+    assert run.agent.config.task == "merlin/MemoryGame-v0"
 
 
 def test_settings_are_values_or_texts_and_wrappers_are_functions():
@@ -260,7 +287,7 @@ def test_settings_are_values_or_texts_and_wrappers_are_functions():
     assert values.environment.wrappers == ("tests.runs.test_python:flipped",)
     assert configure(Coin, steps=1e4).steps == 10_000
     assert configure(Coin, num_envs=2).training.minibatches <= 2
-    with pytest.raises(MerlinError, match=r"steps must be int, got 1\.5"):
+    with pytest.raises(MerlinError, match=r"^steps must be a whole number, but is 1\.5: take another\.$"):
         configure(Coin, steps=1.5)
     with pytest.raises(MerlinError, match="agent would come after what it chooses"):
         configure(Coin, set={"agent": "merlin"})
