@@ -46,13 +46,6 @@ gymnasium.register("test/Units-v0", Units)
 gymnasium.register("test/MemoryGameOfOthers-v0", Units)
 
 
-@pytest.fixture
-def steps_take_as_long(monkeypatch):
-    """Looks at tasks find steps that take the same time, whatever else the machine does."""
-    monkeypatch.setattr(sight, "_SEEN", {})
-    monkeypatch.setattr(sight, "_step_seconds", lambda environment: 1e-4)
-
-
 def learn(agent: str, updates: int = 8, **env_kwargs):
     """Return the agent's parameters after some updates, and the returns of the episodes until then."""
     config = override(merlin.preset(agent, "test/Units-v0", env_kwargs), SMALL)

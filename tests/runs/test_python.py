@@ -238,7 +238,7 @@ def test_what_fails_before_anything_was_learnt_leaves_nothing_behind(broken, was
 def test_a_finished_run_says_how_it_gets_more_steps(tmp_path):
     train(Coin, tmp_path / "run")
     stream = io.StringIO()
-    train(None, tmp_path / "run", resume=tmp_path / "run", steps=None, num_envs=None, set=(), agent=None, stream=stream)
+    merlin.train(resume=tmp_path / "run", stream=stream)
     assert "steps are made: steps gives it more" in stream.getvalue()
 
 
@@ -280,6 +280,7 @@ def test_the_card_game_is_trained_on_where_no_task_is_told(tmp_path):
     assert run.agent.config.task == "merlin/MemoryGame-v0"
 
 
+@pytest.mark.usefixtures("steps_take_as_long")
 def test_settings_are_values_or_texts_and_wrappers_are_functions():
     values = configure(Coin, "rl-lstm", set={"model.hidden_size": 8, "training.max_grad_norm": None}, wrap=[flipped])
     texts = configure(Coin, "rl-lstm", set=["model.hidden_size=8", "training.max_grad_norm=none"])
