@@ -43,10 +43,12 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
             "model.policy_read_scale": 0.2,
             "training.policy_passes": 4,
         }
-        # The mode of a Beta moves little in a step, and a choice is soon settled. In larger steps MERLIN's predictor
-        # also changes the code of what is remembered faster than its policy learns to read it.
+        # The mode of a Beta moves little in a step, and a choice is soon settled.
         rate = {} if sight.is_continuous else {"training.learning_rate": 3e-4}
-        often |= {} if sight.is_continuous else {"training.learning_rate": 5e-4, "model.return_cost": 5.0}
+        # In larger steps MERLIN's predictor changes the code of what is remembered faster than its policy learns to
+        # read it. But what is more than categories takes longer to be seen well.
+        if not sight.is_continuous and set(sight.kinds) == {"category"}:
+            often |= {"training.learning_rate": 5e-4, "model.return_cost": 5.0}
         baseline |= {"training.passes": passes + 1, "training.minibatches": 4} | rate
     return {
         "merlin": common
