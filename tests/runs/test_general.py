@@ -164,3 +164,21 @@ def test_a_name_says_nothing_and_the_reason_is_kept(agent):
     assert merlin.preset(agent, "merlin/TMaze-v0").preset_reason == "by the task's name"
     told = merlin.preset(agent, "merlin/TMaze-v0", name="general")
     assert told.preset_reason == "as told: vector; choices; a batch of tensors" and told.model.running_scales
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_continuous", "is_native", "rate"),
+    [
+        ({"category"}, False, False, 5e-4),
+        ({"category", "vector"}, False, False, 2e-3),
+        ({"symbols"}, False, False, 2e-3),
+        ({"category"}, True, False, 2e-3),
+        ({"category"}, False, True, 2e-3),
+    ],
+)
+def test_the_predictor_learns_in_small_steps_where_all_that_is_seen_are_categories(
+    kinds, is_continuous, is_native, rate
+):
+    settings = general.table(Sight(frozenset(kinds), is_continuous, is_native, 1e-4))["merlin"]
+    assert settings["training.learning_rate"] == rate
+    assert settings["model.return_cost"] == (5.0 if rate == 5e-4 else 0.5)
