@@ -31,11 +31,12 @@ def defined(page: str = PAGE) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
-def undefined(row: dict, entries: list[str]) -> set[str]:
+def undefined(row: dict, entries: list[str], events: tuple[str, ...] = ()) -> set[str]:
     """Return the metrics of a report that the page does not define."""
     names, found = defined(), set()
     for name in row:
         general = [re.sub(rf"^{entry}(?=_)", "KEY", name) for entry in entries] + [re.sub(r"_\d\d$", "_NN", name)]
+        general += [f"{name.removesuffix(event)}EVENT" for event in events if name.endswith(f"_{event}")]
         held_out = "evaluation_NAME" in names and name.removeprefix("evaluation_") in names
         found |= set() if names & {name, *general} or held_out else {name}
     return found
