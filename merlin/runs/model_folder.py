@@ -41,10 +41,12 @@ def save_folder(
         scores: Of held-out episodes, for the card; None where none were played.
 
     Raises:
-        MerlinError: There is a run in the folder, or it cannot be written.
+        MerlinError: There is a run or another README.md in the folder, or it cannot be written.
     """
-    if (folder / "config.json").exists() and not (folder / checkpoint.MODEL).exists():
-        raise MerlinError(f"{folder} holds a run: choose another {option('out')} for the agent's folder.")
+    if not (folder / checkpoint.MODEL).exists():
+        for name, what in {"config.json": "a run", "README.md": "a README.md that is not an agent's"}.items():
+            if (folder / name).exists():
+                raise MerlinError(f"{folder} holds {what}: choose another {option('out')} for the agent's folder.")
     best = best or Best(0, math.nan)
     metadata = {name: str(x) for name, x in best._asdict().items() if x is not None}
     try:
@@ -84,8 +86,8 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         lines += [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in scores.items()]
     if math.isfinite(best.score):
         of = f" of {counted(best.episodes, 'episode')}" if best.episodes else ""
-        score = f"a score of {best.score:.3f}{of}: their mean return, in self-play points"
-        lines += ["", f"These weights were chosen in the run by {score}."]
+        score = f"{best.score:.3f}, the mean return (or, of games against bots, the points){of} there"
+        lines += ["", f"These weights were chosen in the run, by their score of {score}."]
     lines += [
         "",
         "## Use",

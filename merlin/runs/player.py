@@ -185,9 +185,14 @@ class LoadedAgent:
             episodes: Held-out episodes that are played for the card; 0 plays none.
 
         Raises:
-            MerlinError: There is a run in the folder, it cannot be written, or the environment cannot be built.
+            MerlinError: There is a run or another README.md in the folder, it cannot be written, or the environment
+                cannot be built.
         """
-        config, scores = self._known_config(), self.evaluate(episodes=episodes) if episodes else None
+        config, scores = replace(self._known_config(), device=str(self._device)), None
+        if episodes:
+            with known(config.task):
+                scores, references = play_held_out(self.agent, config, episodes=episodes, plays_at_random=True)
+            scores |= {f"{name} play's return": reference.mean for name, reference in references.items()}
         return save_folder(self.agent, config, Path(folder), self.weights, scores)
 
     def _known_config(self) -> RunConfig:

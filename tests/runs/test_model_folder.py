@@ -37,6 +37,7 @@ def test_a_folder_loads_scores_and_starts_runs_as_the_run_does(run, tmp_path, ca
     assert json.loads(capsys.readouterr().out)["episode_return_mean"] == scores["episode_return_mean"]
     card = (folder / "README.md").read_text()
     assert f"| episode return mean | {scores['episode_return_mean']:.3f} |" in card and "trained for 16 env" in card
+    assert "| memoryless play's return | 0.500 |" in card and "| oracle play's return | 1.000 |" in card
     started = merlin.train(
         TASK,
         tmp_path / "new",
@@ -89,6 +90,10 @@ def test_what_a_folder_is_not_is_told(run, tmp_path):
         merlin.load(folder, "last")
     with pytest.raises(MerlinError, match="holds a run: choose another out"):
         run.agent.save(run.run_dir)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(MerlinError, match=r"holds a README\.md that is not an agent's: choose another out"):
+        run.agent.save(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
