@@ -26,13 +26,14 @@ SETTINGS: dict[str, list[dict]] = {
         {"size": 13, "agent_view_size": 3},
         {"size": 17, "random_length": True, "agent_view_size": 3},
     ],
+    "merlin/RewardValuation-v0": [{}, {"size": 6, "kinds": 2, "objects": 6, "bad_reward": -0.5}],
     "merlin/DoorKey-v0": [{"size": 5}, {"size": 8}],
     "merlin/CaptureTheFlag-v0": [{"num_envs": 2, "opponents": name} for name in ("random", "mixed")],
 }
 """Which settings of a task are shown; its defaults alone unless told."""
 
 EXACT, AVERAGE = "{:.3f}", "{:.2f}"
-FORMATS = dict.fromkeys(tasks.TASKS, (AVERAGE, "≥ " + AVERAGE, "≤ " + AVERAGE))
+FORMATS: dict[str, tuple[str, str, str]] = dict.fromkeys(tasks.TASKS, (AVERAGE, "≥ " + AVERAGE, "≤ " + AVERAGE))
 for name in ("MemoryGame", "TMaze", "RepeatPrevious", "Playback", "TransientInstruction", "LatentLearning"):
     FORMATS[f"merlin/{name}-v0"] = (EXACT, EXACT, EXACT)
 FORMATS |= {
@@ -46,6 +47,8 @@ FORMATS |= {
     "merlin/CaptureTheFlag-v0": (AVERAGE, "≥ " + AVERAGE, "≥ " + AVERAGE),
 }
 """Of the figures of random, memoryless and perfect play; `HEAD` explains them."""
+OTHER_FORMATS = {("merlin/RewardValuation-v0", "bad_reward"): (AVERAGE, "≥ " + AVERAGE, AVERAGE)}
+"""Of a task where a setting has another value than its default."""
 
 CUES = {
     "merlin/MemoryGame-v0": "each card, for the step after its flip",
@@ -91,7 +94,9 @@ def table() -> str:
         for index, settings in enumerate(SETTINGS.get(task_id, [{}])):
             scores = tasks.scores(task_id, **settings)
             figures = [scores[name] for name in ("random", "memoryless", "oracle")]
-            written = [form.format(x) for form, x in zip(FORMATS[task_id], figures, strict=True)]
+            other = [OTHER_FORMATS[task_id, name] for name in settings if (task_id, name) in OTHER_FORMATS]
+            forms = other[0] if other else FORMATS[task_id]
+            written = [form.format(x) for form, x in zip(forms, figures, strict=True)]
             chosen = {name: value for name, value in settings.items() if name != "num_envs"}
             shown = ", ".join(f"`{name}` {json.dumps(value)}" for name, value in chosen.items()) or "defaults"
             words = (f"`{task_id}`", task.summary, CUES.get(task_id, "-")) if index == 0 else ("", "", "")

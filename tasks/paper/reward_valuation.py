@@ -1,8 +1,11 @@
 """Rapid reward valuation: taste what there is, then eat only what turned out to be good.
 
 Coloured balls lie in a room. Half of the colours are good and half are bad, drawn anew for every episode. Walking onto
-a ball eats it: a good one earns 1, a bad one −1, and a ball of its colour appears at another place. Only the reward
-tells what a colour is worth. As in Wayne et al. 2018 (MERLIN), arXiv:1803.10760.
+a ball eats it: a good one earns 1, a bad one `bad_reward`, and a ball of its colour appears at another place. Only the
+reward tells what a colour is worth. As in Wayne et al. 2018 (MERLIN), arXiv:1803.10760.
+
+With a `bad_reward` of −1 good and bad cancel, so that eating earns nothing before an agent remembers. With a smaller
+loss eating anything earns something, and remembering earns more.
 """
 
 from functools import cached_property
@@ -17,19 +20,26 @@ from ..grid import cells
 from ..grid.board import Board
 from ..grid.cells import BALLS
 from ..grid.layouts import Layout
-from ..grid.world import GridWorld, Moves, Verdict
-from ..solvers.planning import Stage
+from ..grid.world import Moves, Verdict
+from ..solvers.planning import Planner, Stage
 from ..solvers.scores import ScoredWorld
 
 
 class Memoryless:
-    """A best policy of those that ignore rewards: it turns on the spot, eats nothing and earns exactly 0."""
+    """A player that ignores rewards.
 
-    def __init__(self, env: GridWorld):
+    Where eating does not pay it turns on the spot, eats nothing and earns exactly 0, which is the best. Where it does,
+    it always walks to the nearest ball of any colour, with the whole room in view.
+    """
+
+    def __init__(self, env: "RewardValuation"):
         self.env = env
+        self.eater = Planner(env, env.balls) if env.eating_pays else None
 
     def __call__(self, observation: dict[str, Tensor]) -> Int[Tensor, " B"]:
-        return torch.full_like(self.env.position, cells.LEFT)
+        if self.eater is None:
+            return torch.full_like(self.env.position, cells.LEFT)
+        return self.eater(observation)
 
 
 class RewardValuation(ScoredWorld):
@@ -42,6 +52,7 @@ class RewardValuation(ScoredWorld):
         size: Cells along each side of the grid, walls included.
         kinds: How many colours there are, 2, 4 or 6, half of them good.
         objects: How many balls there are at any time; the colours take turns.
+        bad_reward: What a bad ball earns, below 1.
         world: More arguments of `GridWorld`.
     """
 
@@ -57,8 +68,11 @@ class RewardValuation(ScoredWorld):
         kinds: int = 4,
         objects: int = 8,
         max_steps: int = 100,
+        bad_reward: float = -1.0,
         **world: Any,
     ):
+        if bad_reward >= 1:
+            raise ValueError(f"bad_reward must be a number below 1, which a good ball earns, but is {bad_reward}.")
         if size < 4:
             raise ValueError(f"size must be at least 4, but is {size}.")
         if kinds not in (2, 4, 6):
@@ -68,9 +82,9 @@ class RewardValuation(ScoredWorld):
             raise ValueError(
                 f"objects must be from {kinds} (kinds) to {most} in a room of size {size}, but is {objects}."
             )
-        self.kinds, self.objects = kinds, objects
+        self.kinds, self.objects, self.bad_reward = kinds, objects, float(bad_reward)
         kind_of = [BALLS.index(code) if code in BALLS else -1 for code in range(len(cells.CELLS))]
-        settings = {"size": size, "kinds": kinds, "objects": objects}
+        settings = {"size": size, "kinds": kinds, "objects": objects, "bad_reward": bad_reward}
         super().__init__(num_envs, size, size, settings, max_steps=max_steps, **world)
         self.kind_of = torch.tensor(kind_of, device=self.device)
 
@@ -85,12 +99,24 @@ class RewardValuation(ScoredWorld):
     def scores(self) -> dict[str, float]:
         """Expected returns of uniformly random play, of memoryless play and of play that knows the values.
 
-        "random" and "memoryless" are exactly 0: what happens does not depend on the values but for the rewards, so that
-        each ball which is eaten without regard to rewards is good as often as bad. "memoryless" means without this
-        regard. "oracle" is the mean of 256 episodes of a policy that always walks to the nearest good ball, past bad
-        ones. It has nothing to try out, which no learner is spared, but it is not proven to be the best.
+        A ball that is eaten without regard to rewards is good as often as bad. So "random" and "memoryless", which
+        means without this regard, are exactly 0 where a bad ball costs what a good one earns, and "memoryless" is where
+        it costs more. Otherwise they are means of 256 episodes, "memoryless" of `Memoryless`, as "oracle" is of a
+        policy that always walks to the nearest good ball, past bad ones. It has nothing to try out, which no learner is
+        spared, but it is not proven to be the best.
         """
-        return {"random": 0.0, "memoryless": 0.0, "oracle": self.mean_return("oracle")}
+        random = 0.0 if self.bad_reward == -1 else self.mean_return("random")
+        memoryless = self.mean_return("memoryless") if self.eating_pays else 0.0
+        return {"random": random, "memoryless": memoryless, "oracle": self.mean_return("oracle")}
+
+    @property
+    def eating_pays(self) -> bool:
+        """Whether a ball of an unknown colour is worth something."""
+        return self.bad_reward > -1
+
+    def balls(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
+        """Return what is to be done without regard to rewards: walk onto a ball."""
+        return [Stage(cells.FORWARD, self.kind_of[codes] >= 0)]
 
     def stages(self, codes: Int[Tensor, "L H W"], rows: Int[Tensor, "L"]) -> list[Stage]:
         """Return what is to be done: walk onto a good ball."""
@@ -138,7 +164,7 @@ class RewardValuation(ScoredWorld):
         self.is_tasted = self.is_tasted.scatter(1, kind, self.is_tasted.gather(1, kind) | eats.unsqueeze(1))
         self.num_good = self.num_good + (eats & is_good)
         self.num_bad = self.num_bad + (eats & ~is_good)
-        reward = (2.0 * is_good - 1) * eats
+        reward = torch.where(is_good, 1.0, self.bad_reward) * eats
         is_success = (self.num_bad < self.num_good) & (self.num_bad <= self.kinds // 2)
         info = {"num_good": self.num_good, "num_bad": self.num_bad}
         return Verdict(reward, torch.zeros_like(eats), is_success, info)

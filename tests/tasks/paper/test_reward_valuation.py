@@ -113,7 +113,10 @@ def test_the_number_of_balls_stays():
         assert (cells.code_of(here) == cells.EMPTY).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"size": 5, "kinds": 2, "objects": 3, "max_steps": 40}])
+SMALL = {"size": 5, "kinds": 2, "objects": 3, "max_steps": 40}
+
+
+@pytest.mark.parametrize("settings", [{}, SMALL])
 def test_scores_are_what_the_policies_earn(settings):
     env = RewardValuation(num_envs=400, agent_view_size=3, **settings)
     expected = env.scores
@@ -123,8 +126,39 @@ def test_scores_are_what_the_policies_earn(settings):
     assert 0.05 < success.mean() < 0.6
     few = RewardValuation(num_envs=128, agent_view_size=3, **settings)
     returns, success = play(few, Planner(few), seed=1)
-    spread = returns.std() * (1 / 128 + 1 / env.score_episodes["oracle"]) ** 0.5
-    assert abs(returns.mean() - expected["oracle"]) < 4 * spread and success.mean() > 0.95
+    assert_like(returns, expected["oracle"])
+    assert success.mean() > 0.95
+
+
+def assert_like(returns, score):
+    """Assert that returns could have the mean that another 256 episodes had."""
+    assert abs(returns.mean() - score) < 4 * returns.std() * (1 / len(returns) + 1 / 256) ** 0.5
+
+
+def test_scores_where_a_bad_ball_costs_less_than_a_good_one_earns():
+    env = RewardValuation(num_envs=256, bad_reward=-0.5, **SMALL)
+    expected = env.scores
+    returns = play(env, Memoryless(env), seed=1)[0]
+    assert_like(returns, expected["memoryless"])
+    assert_like(play(env, random_policy(env))[0], expected["random"])
+    free = RewardValuation(num_envs=256, bad_reward=0, **SMALL)
+    good = play(free, Memoryless(free), seed=1)[0]  # the same balls
+    bad = 2 * (good - returns)
+    assert good.min() > 0 and (bad == bad.round()).all() and bad.min() >= 0
+    assert_mean(good - bad, 0)  # without regard to rewards
+    same = RewardValuation(num_envs=4, **SMALL).scores
+    assert same["random"] == same["memoryless"] == 0
+    assert 0 < expected["random"] < expected["memoryless"] < expected["oracle"] == same["oracle"]
+
+
+def test_where_a_bad_ball_costs_more_who_remembers_nothing_eats_nothing():
+    scores = RewardValuation(num_envs=4, bad_reward=-2, **SMALL).scores
+    assert scores["random"] < scores["memoryless"] == 0 < scores["oracle"]
+
+
+def test_what_a_bad_ball_earns_is_told():
+    env = rigged([False, True], [0.0, 0.999], bad_reward=-0.25)
+    assert [float(env.step(torch.tensor([FORWARD]))[1]) for _ in range(2)] == [-0.25, 1]
 
 
 def test_oracle_leaves_the_bad_alone():
@@ -143,6 +177,8 @@ def test_oracle_leaves_the_bad_alone():
         ({"size": 3}, "size must be at least 4, but is 3"),
         ({"kinds": 3}, "kinds must be 2, 4 or 6, half of them good, but is 3"),
         ({"objects": 3}, r"objects must be from 4 \(kinds\) to 35 in a room of size 8, but is 3"),
+        ({"bad_reward": 1}, "bad_reward must be a number below 1, which a good ball earns, but is 1"),
+        ({"bad_reward": float("nan")}, "bad_reward must be a finite number, but is nan"),
         ({"objects": 36}, r"objects must be from 4 \(kinds\) to 35 in a room of size 8, but is 36"),
     ],
 )
