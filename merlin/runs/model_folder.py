@@ -86,7 +86,8 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         lines += [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in scores.items()]
     if math.isfinite(best.score):
         of = f" of {counted(best.episodes, 'episode')}" if best.episodes else ""
-        score = f"{best.score:.3f}, the mean return (or, of games against bots, the points){of} there"
+        kind = "mean return, in self-play points" if best.chosen_by == "evaluation" else "mean return"
+        score = f"{best.score:.3f}, the {kind}{of} there"
         lines += ["", f"These weights were chosen in the run, by their score of {score}."]
     lines += [
         "",

@@ -13,7 +13,8 @@ import merlin
 from merlin.cli import main
 from merlin.errors import MerlinError
 from merlin.runs.directory import load_config
-from merlin.runs.model_folder import command_of
+from merlin.runs.model_folder import command_of, write_card
+from merlin.training.checkpoint import Best
 
 SMALL = {"num_envs": 2, "device": "cpu", "stream": io.StringIO()}
 SET = {"training.unroll_length": 4, "model.hidden_size": 8, "training.minibatches": 1}
@@ -50,6 +51,16 @@ def test_a_folder_loads_scores_and_starts_runs_as_the_run_does(run, tmp_path, ca
     )
     assert started.env_steps == 8
     assert (agent.save(tmp_path / "again", episodes=0) / "README.md").read_text().count("No held-out episodes") == 1
+
+
+@pytest.mark.parametrize(
+    "chosen_by, words",
+    [("comparison", "the mean return of 8 episodes there"), ("evaluation", "in self-play points of 8 episodes there")],
+)
+def test_the_card_says_by_what_its_weights_were_chosen(run, chosen_by, words):
+    card = write_card(run.agent.agent, run.agent.config, Best(16, 0.5, chosen_by, 8), None)
+    assert "by their score of 0.500, the mean return" in card and f"{words}." in card
+    assert ("self-play" in card) == (chosen_by == "evaluation")
 
 
 def test_a_file_in_the_folders_place_is_told(run, tmp_path, capsys):
