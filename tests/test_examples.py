@@ -231,7 +231,8 @@ def test_an_agent_of_your_own_sees_the_past_unless_told(remembers):
     agent = example.GRUAgent(spaces, gymnasium.spaces.Discrete(3), config)
     empty = agent.initial_state(2)
     code = agent.encode({"observation": torch.tensor([1, 4])}, empty.previous_action, torch.zeros(2))
-    now, later = (agent.perceive(code, x).activations.features for x in (empty, empty._replace(hidden=torch.ones(2, 8))))
+    states = (empty, empty._replace(hidden=torch.ones(2, 8)))
+    now, later = (agent.perceive(code, state).activations.features for state in states)
     assert torch.equal(now, later) != remembers
 
 
