@@ -77,7 +77,8 @@ def main(core: str = "memory", seconds: float = 60.0, seed: int = 1) -> float:
             for part in torch.randperm(ENVS).chunk(PARTS):
                 policy, now, _ = agent(seen[:, part], part_of(before, part), first[:, part])
                 gain = advantages[:, part]
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+                # a floor: where all goes as expected, what is left is noise, and blown up it unlearns the task
+                gain = (gain - gain.mean()) / gain.std().clamp(min=0.1)
                 ratio = (policy.log_prob(action[:, part]) - log_prob[:, part]).exp()
                 loss = torch.max(-gain * ratio, -gain * ratio.clamp(1 - CLIP, 1 + CLIP)).mean()
                 loss = loss + 0.5 * (now - returns[:, part]).square().mean() - ENTROPY * policy.entropy().mean()
