@@ -81,6 +81,12 @@ def test_ppo_with_memory(core, capsys):
     assert capsys.readouterr().out.startswith(f"{core}: ")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ppo_with_memory_keeps_what_it_learns():
+    assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "it succeeds from some 10 s on; half do without memory"
+
+
 def run_in_process(*arguments: str) -> str:
     """Return what an example prints in a process of its own: its library starts workers, and warns of much."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
