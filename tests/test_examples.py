@@ -84,7 +84,7 @@ def test_ppo_with_memory(core, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ppo_with_memory_keeps_what_it_learns():
-    assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "it succeeds from some 10 s on; half do without memory"
+    assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "it has learnt after some 20 s; without memory half succeed"
 
 
 def run_in_process(*arguments: str) -> str:
