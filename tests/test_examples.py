@@ -84,7 +84,7 @@ def test_ppo_with_memory(core, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ppo_with_memory_keeps_what_it_learns():
-    assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "it has learnt after some 20 s; without memory half succeed"
+    assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "half succeed without memory"
 
 
 def run_in_process(*arguments: str) -> str:
