@@ -22,6 +22,8 @@ from merlin.objectives import policy_gradient as pg
 class GRUConfig(pg.ActorCriticConfig):
     hidden_size: int = 128
     """Units of the GRU: whatever stands here can be set by `--set model.hidden_size=64`."""
+    remembers: bool = True
+    """False zeroes the GRU's state at every step: the same agent without memory."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
 
@@ -53,7 +55,7 @@ class GRUAgent(Agent[GRUConfig, GRUState]):
         return torch.cat([self.encoder(observation), previous_action, previous_reward.unsqueeze(-1)], -1)
 
     def perceive(self, code: Tensor, state: GRUState, extras: Any = None, generator: Any = None) -> Perceived:
-        hidden = self.cell(code, state.hidden)
+        hidden = self.cell(code, state.hidden * self.config.remembers)
         return Perceived(Features(torch.cat([code, hidden], -1)), state._replace(hidden=hidden))
 
     def advance(self, perceived: Perceived, action: Tensor) -> Advanced:

@@ -1,7 +1,7 @@
 """The memory in an agent of one's own: `merlin.memory` and PyTorch, nothing else of the package.
 
 A REINFORCE agent sees five symbols in random order, then one of them again, and must name the one that came right after
-it. A guess earns 1/5. It takes some seconds: python examples/memory_alone.py [UPDATES]
+it. A guess earns 1/5. It takes some seconds: python examples/memory_alone.py [UPDATES] [SEED] [SLOTS]
 """
 
 import sys
@@ -24,10 +24,10 @@ class Agent(nn.Module):
         self.reader = memories.Reader(SYMBOLS, WORD, num_read_keys=1)
         self.policy = nn.Linear(WORD, SYMBOLS)
 
-    def forward(self, symbols: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+    def forward(self, symbols: torch.Tensor, question: torch.Tensor, slots: int) -> torch.Tensor:
         """Return the logits of the answer to `question` [B] after `symbols` [T, B]."""
-        state = memories.initial_state(BATCH, memory_size=len(symbols), word_size=WORD)
-        nothing_read, before = torch.zeros(BATCH, 1, len(symbols)), torch.zeros(BATCH, SYMBOLS)
+        state = memories.initial_state(BATCH, memory_size=slots, word_size=WORD)
+        nothing_read, before = torch.zeros(BATCH, 1, slots), torch.zeros(BATCH, SYMBOLS)
         for symbol in F.one_hot(symbols, SYMBOLS).float():
             state = memories.write(state, self.embed(torch.cat([before, symbol], -1)), nothing_read)
             before = symbol
@@ -35,15 +35,15 @@ class Agent(nn.Module):
         return self.policy(memories.read(state.memory, *query, memories.written(state)).words[:, 0])
 
 
-def main(updates: int = 400) -> float:
-    torch.manual_seed(0)
+def main(updates: int = 400, seed: int = 0, slots: int = SYMBOLS) -> float:
+    torch.manual_seed(seed)
     agent = Agent()
     optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
     for update in range(updates):
         symbols = torch.rand(BATCH, SYMBOLS).argsort(-1).T  # every symbol once
         place = torch.randint(SYMBOLS - 1, (1, BATCH))
         question, answer = symbols.gather(0, place)[0], symbols.gather(0, place + 1)[0]
-        policy = torch.distributions.Categorical(logits=agent(symbols, question))
+        policy = torch.distributions.Categorical(logits=agent(symbols, question, slots))
         action = policy.sample()
         reward = (action == answer).float()
         loss = -policy.log_prob(action) * (reward - reward.mean()) - 0.01 * policy.entropy()

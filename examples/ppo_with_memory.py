@@ -53,7 +53,8 @@ def main(core: str = "memory", seconds: float = 60.0, seed: int = 1) -> float:
     is_first, state, begin, steps, recent = torch.ones(ENVS, dtype=torch.bool), None, time.process_time(), 0, []
     with torch.no_grad():  # a state to begin with
         state = agent(observation.unsqueeze(0), None, is_first.unsqueeze(0))[2]
-    while time.process_time() - begin < seconds:
+    while (spent := time.process_time() - begin) < seconds:
+        optimizer.param_groups[0]["lr"] = RATE * (1 - spent / seconds)  # else it unlearns what it has learnt
         before, rows = state, []
         for _ in range(STEPS):
             with torch.no_grad():
@@ -77,7 +78,7 @@ def main(core: str = "memory", seconds: float = 60.0, seed: int = 1) -> float:
             for part in torch.randperm(ENVS).chunk(PARTS):
                 policy, now, _ = agent(seen[:, part], part_of(before, part), first[:, part])
                 gain = advantages[:, part]
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+                gain = (gain - gain.mean()) / gain.std().clamp(min=0.1)  # where all goes as expected, it is noise
                 ratio = (policy.log_prob(action[:, part]) - log_prob[:, part]).exp()
                 loss = torch.max(-gain * ratio, -gain * ratio.clamp(1 - CLIP, 1 + CLIP)).mean()
                 loss = loss + 0.5 * (now - returns[:, part]).square().mean() - ENTROPY * policy.entropy().mean()
@@ -86,7 +87,6 @@ def main(core: str = "memory", seconds: float = 60.0, seed: int = 1) -> float:
                 nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
                 optimizer.step()
         steps, recent = steps + ENVS * STEPS, recent[-1000:]
-    spent = time.process_time() - begin
     success = sum(recent) / max(1, len(recent))
     print(f"{core}: {steps:,} steps in {spent:.0f} s of CPU, {1e6 * spent / steps:.0f} us each; success {success:.2f}")
     return success

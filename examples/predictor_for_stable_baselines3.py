@@ -2,8 +2,9 @@
 
 PPO with a policy that has no memory then solves a task that needs one, as the predictor remembers for it: see a cue,
 walk a corridor of LENGTH, turn to the cued side. Without memory 0.50 of episodes succeed.
+With 1 of SLOTS the predictor has its LSTM alone, of which its features tell too little: 0.54.
 
-python examples/predictor_for_stable_baselines3.py [STEPS_OF_MERLIN] [STEPS_OF_PPO] [LENGTH]
+python examples/predictor_for_stable_baselines3.py [STEPS_OF_MERLIN] [STEPS_OF_PPO] [LENGTH] [SEED] [SLOTS]
 """
 
 import sys
@@ -56,11 +57,19 @@ class PredictorFeatures(VecEnvWrapper):
         return seen, reward, done, infos
 
 
-def main(merlin_steps: int = 60_000, ppo_steps: int = 20_000, length: int = 5, run_dir: str | None = None) -> float:
-    run = merlin.train("merlin/TMaze-v0", run_dir, steps=merlin_steps, env_kwargs={"length": length}, device="cpu")
-    venv = make_vec_env("merlin/TMaze-v0", n_envs=16, seed=1, env_kwargs={"length": length})
+def main(
+    merlin_steps: int = 60_000,
+    ppo_steps: int = 20_000,
+    length: int = 5,
+    seed: int = 1,
+    slots: int | None = None,  # as the preset says
+    run_dir: str | None = None,
+) -> float:
+    task, shape, sizes = "merlin/TMaze-v0", {"length": length}, {"model.memory_size": slots} if slots else {}
+    run = merlin.train(task, run_dir, steps=merlin_steps, seed=seed, env_kwargs=shape, set=sizes, device="cpu")
+    venv = make_vec_env(task, n_envs=16, seed=seed, env_kwargs=shape)
     features = PredictorFeatures(venv, run.agent.agent)
-    policy = PPO("MlpPolicy", features, n_steps=64, batch_size=256, ent_coef=0.01, seed=1, device="cpu")
+    policy = PPO("MlpPolicy", features, n_steps=64, batch_size=256, ent_coef=0.01, seed=seed, device="cpu")
     policy.learn(ppo_steps)
     observation, successes = features.reset(), []
     while len(successes) < 200:

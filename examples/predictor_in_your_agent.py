@@ -1,5 +1,7 @@
 """MERLIN's predictor in somebody else's actor-critic: it makes latents and memories of observations to act on.
-The policy and its loss are an advantage actor-critic of one's own: python examples/predictor_in_your_agent.py [UPDATES]
+The policy and its loss are an advantage actor-critic of one's own. With 1 of SLOTS only the LSTM remembers.
+
+python examples/predictor_in_your_agent.py [UPDATES] [SEED] [SLOTS]
 """
 
 import sys
@@ -16,14 +18,14 @@ from merlin.states import map_state, reset_state, stack_states
 ENVS, STEPS, LATENT, DISCOUNT = 64, 16, 16, 0.96
 
 
-def main(updates: int = 300) -> float:
-    torch.manual_seed(0)
+def main(updates: int = 300, seed: int = 0, slots: int = 16) -> float:
+    torch.manual_seed(seed)
     env = make_environment("merlin/TMaze-v0", ENVS, env_kwargs={"length": 3})
     actions = make_action_distribution(env.action_space)
-    predictor = Predictor(env.spaces, actions, PredictorConfig(latent_size=LATENT, hidden_size=32, memory_size=16))
+    predictor = Predictor(env.spaces, actions, PredictorConfig(latent_size=LATENT, hidden_size=32, memory_size=slots))
     policy = mlp(LATENT + 3 * 2 * LATENT, (64,), actions.num_parameters)
     optimizer = torch.optim.Adam([*predictor.parameters(), *policy.parameters()], lr=3e-3)
-    state, now = predictor.initial_state(ENVS), env.reset(seed=0)
+    state, now = predictor.initial_state(ENVS), env.reset(seed=seed)
     for update in range(updates):
         rows, inferences, state = [], [], map_state(torch.Tensor.detach, state)
         for _ in range(STEPS):

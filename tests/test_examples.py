@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -50,8 +51,10 @@ def test_examples_are_short(path):
 
 
 def test_train_from_python(tmp_path, capsys):
-    load("train_from_python").main(2_000, str(tmp_path / "run"))
+    load("train_from_python").main(2_000, str(tmp_path / "run"), seed=3, slots=1)
     assert "of 2.00 with perfect memory" in capsys.readouterr().out
+    config = merlin.load_config(tmp_path / "run")
+    assert (config.seed, config.model.memory_size) == (3, 1)
 
 
 def test_write_your_own_task(tmp_path):
@@ -62,14 +65,26 @@ def test_memory_alone_learns_what_a_guess_cannot():
     assert load("memory_alone").main(150) > 0.9
 
 
-def test_predictor_in_your_agent():
-    assert 0 <= load("predictor_in_your_agent").main(4) <= 1
+def test_memory_alone_does_not_learn_with_one_slot():
+    # At best it names the last symbol: the answer to the last but one, which is a quarter of the questions.
+    assert load("memory_alone").main(150, slots=1) < 0.25 + 0.1
+
+
+@pytest.mark.parametrize("slots", [16, 1])
+def test_predictor_in_your_agent(slots):
+    assert 0 <= load("predictor_in_your_agent").main(4, slots=slots) <= 1
 
 
 @pytest.mark.parametrize("core", ["memory", "lstm"])
 def test_ppo_with_memory(core, capsys):
     assert 0 <= load("ppo_with_memory").main(core, 0.5) <= 1
     assert capsys.readouterr().out.startswith(f"{core}: ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ppo_with_memory_keeps_what_it_learns():
+    assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "half succeed without memory"
 
 
 def run_in_process(*arguments: str) -> str:
@@ -82,20 +97,20 @@ def run_in_process(*arguments: str) -> str:
 
 @needs("torchrl")
 def test_memory_in_torchrl():
-    printed = run_in_process("examples/memory_in_torchrl.py", "2048", "3")
+    printed = run_in_process("examples/memory_in_torchrl.py", "2048", "3", "1", "1")
     assert 0 <= float(re.search(r"success ([\d.]+) of the last \d+ episodes", printed)[1]) <= 1
 
 
 @pytest.mark.skipif(not has_rllib(), reason="needs ray[rllib]")
 def test_memory_in_rllib():
-    printed = run_in_process("examples/memory_in_rllib.py", "2", "3", "256")
+    printed = run_in_process("examples/memory_in_rllib.py", "2", "3", "256", "1", "1")
     assert re.search(r"^512 steps  return -?[\d.]+$", printed, re.MULTILINE)
 
 
 @needs("stable_baselines3")
 def test_predictor_for_stable_baselines3(tmp_path):
     example = load("predictor_for_stable_baselines3")
-    assert 0 <= example.main(256, 1_024, 3, str(tmp_path / "run")) <= 1
+    assert 0 <= example.main(256, 1_024, 3, slots=1, run_dir=str(tmp_path / "run")) <= 1
 
 
 @needs("stable_baselines3")
@@ -212,6 +227,19 @@ def test_agent_and_memory_of_your_own_are_trained_resumed_evaluated_watched_and_
     assert main(["compare", *OWN[what][:1], *compared(what), "--steps", "500", "--seeds", "1", *few,
                  "--out", str(tmp_path / "compare")]) == 0  # fmt: skip
     assert "| 1 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_an_agent_of_your_own_sees_the_past_unless_told(remembers):
+    example = load("agent_of_your_own")
+    config = example.GRUConfig(hidden_size=8, remembers=remembers)
+    spaces = {"observation": gymnasium.spaces.Discrete(5)}
+    agent = example.GRUAgent(spaces, gymnasium.spaces.Discrete(3), config)
+    empty = agent.initial_state(2)
+    code = agent.encode({"observation": torch.tensor([1, 4])}, empty.previous_action, torch.zeros(2))
+    states = (empty, empty._replace(hidden=torch.ones(2, 8)))
+    now, later = (agent.perceive(code, state).activations.features for state in states)
+    assert torch.equal(now, later) != remembers
 
 
 def compared(what: str) -> list[str]:
