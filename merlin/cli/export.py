@@ -29,6 +29,7 @@ def batch(text: str) -> int | None:
 
 def export(options: argparse.Namespace) -> int:
     """Export, and say where it is; of a program, how it compares with the agent."""
+    from merlin.errors import option, tell
     from merlin.runs.directory import load_config
     from merlin.runs.export import export as write
     from merlin.runs.player import load
@@ -48,4 +49,9 @@ def export(options: argparse.Namespace) -> int:
         f"largest difference from the agent {exported.difference:.1e}, over {exported.steps} steps with resets, "
         f"observations {'of ' if exported.is_of_environment else ''}{seen}"
     )
+    if not exported.knows_masks:
+        tell(
+            f"{config.task} could not be built, and the run does not tell whether it gives action masks, so the program "
+            f"takes none: if it does, export again with {option('import-from', 'DIR')}, where its module lies"
+        )
     return 0

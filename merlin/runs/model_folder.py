@@ -20,7 +20,7 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import is_of_this_process
 from merlin.errors import MerlinError, counted, option
 from merlin.plugins import short_name
-from merlin.runs.agent_spaces import AgentSpaces, to_config
+from merlin.runs.agent_spaces import to_config
 from merlin.runs.directory import changes, write_config
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.settings import to_dict
@@ -51,7 +51,7 @@ def save_folder(
     metadata = {name: str(x) for name, x in best._asdict().items() if x is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_config(config, folder, to_config(AgentSpaces(agent.spaces, agent.action_space)))
+        write_config(config, folder, to_config(agent))
         replace_file(folder / checkpoint.MODEL, lambda file: write_weights(file, agent.state_dict(), metadata))
         card = write_card(agent, config, best, scores)
         replace_file(folder / "README.md", lambda file: file.write(card.encode()))

@@ -19,7 +19,7 @@ from merlin.environments.passed import Passed, known
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, Tokens
 from merlin.ranges import COUNT, SEED, check
-from merlin.runs.agent_spaces import AgentSpaces, read_spaces
+from merlin.runs.agent_spaces import read_spaces, spaces_of
 from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
 from merlin.runs.directory import load_config
 from merlin.runs.held_out import Shown, play_held_out
@@ -222,7 +222,7 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
     spaces = read_spaces(run_dir)
     if spaces is None:
         with build_environment(config, 1) as environment:
-            spaces = AgentSpaces(environment.spaces, environment.action_space)
+            spaces = spaces_of(environment)
     agent = build_agent_of(config, spaces).eval()
     weights = load_weights(run_dir, agent, checkpoint)
     return LoadedAgent(agent.to(resolve_device(device)), config.seed, config, weights)

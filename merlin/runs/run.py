@@ -25,7 +25,7 @@ from merlin.environments.passed import Passed, find_instance, is_of_this_process
 from merlin.errors import EnvironmentFailure, MerlinError, describe, option
 from merlin.precision import restoring_torch
 from merlin.runs.advice import describe_run
-from merlin.runs.agent_spaces import AgentSpaces, check_spaces, difference, read_spaces, to_config
+from merlin.runs.agent_spaces import check_spaces, difference, read_spaces, to_config
 from merlin.runs.build import build_agent as build_agent
 from merlin.runs.build import build_environment as build_environment
 from merlin.runs.build import build_judged
@@ -92,7 +92,7 @@ def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) 
         step = checkpoint.load_last_weights(run_dir, agent, note) if best is None else best.step
     except MerlinError as error:
         kept = read_spaces(run_dir)
-        if kept is not None and (what := difference(kept, AgentSpaces(agent.spaces, agent.action_space))):
+        if kept is not None and (what := difference(kept, agent)):
             raise MerlinError(
                 f"A run that starts from weights needs the spaces that they were trained with, but {config.task} "
                 f"differs from {saved.task} of {run_dir} in {what}: start from a run of a task like this one."
