@@ -255,7 +255,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             MerlinError: An argument has another shape than the spaces, or than the state's batch.
         """
         seen = border.convert(
-            self.spaces, observation, is_first, reward, state.previous_action, self.actions.num_choices
+            self.spaces, observation, is_first, reward, state.previous_action, self.actions, self.gives_masks
         )
         extras = self.likeliest_extras(state) if greedy else None
         perceived = self.perceive_new(seen.observation, state, seen.is_first, seen.reward, generator, extras)
