@@ -38,9 +38,11 @@ def export(options: argparse.Namespace) -> int:
         loaded = load(options.run_dir, options.checkpoint, "cpu" if options.device is None else options.device)
         print(loaded.save(options.out or options.run_dir / "agent", episodes=options.episodes))
         return 0
+    suffix = {"torch": ".pt2", "onnx": ".onnx"}[options.format]
+    if options.out is not None and options.out.suffix != suffix:
+        options.parser.error(f"--out must end in {suffix} with --format {options.format}, but is {options.out}")
     config = load_config(options.run_dir)
     agent = load(options.run_dir, options.checkpoint, "cpu").agent
-    suffix = {"torch": ".pt2", "onnx": ".onnx"}[options.format]
     path = options.out or options.run_dir / f"agent{suffix}"
     exported = write(agent, config, path, options.format, options.batch)
     seen = config.task if exported.is_of_environment else "drawn from their spaces"
@@ -51,7 +53,7 @@ def export(options: argparse.Namespace) -> int:
     )
     if not exported.knows_masks:
         tell(
-            f"{config.task} could not be built, and the run does not tell whether it gives action masks, so the program "
-            f"takes none: if it does, export again with {option('import-from', 'DIR')}, where its module lies"
+            f"{config.task} could not be built, and the run does not tell whether it gives action masks, so the "
+            f"program takes none: if it does, export again with {option('import-from', 'DIR')}, where its module lies"
         )
     return 0

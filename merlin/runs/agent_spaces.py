@@ -69,9 +69,7 @@ def check_spaces(run_dir: Path, task: str, environment: Owner) -> None:
         check_same_spaces(kept, environment, task, f"{run_dir} was trained with")
 
 
-def check_same_spaces(
-    kept: Owner, environment: Owner, task: str, whose: str
-) -> None:
+def check_same_spaces(kept: Owner, environment: Owner, task: str, whose: str) -> None:
     """Raise a MerlinError if an environment has other spaces than those that are kept.
 
     Args:

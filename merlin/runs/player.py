@@ -23,7 +23,7 @@ from merlin.runs.agent_spaces import read_spaces, spaces_of
 from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
 from merlin.runs.directory import load_config
 from merlin.runs.held_out import Shown, play_held_out
-from merlin.runs.model_folder import save_folder
+from merlin.runs.model_folder import check_folder, save_folder
 from merlin.runs.presets import RunConfig
 from merlin.training.checkpoint import Best
 
@@ -185,10 +185,11 @@ class LoadedAgent:
             episodes: Held-out episodes that are played for the card; 0 plays none.
 
         Raises:
-            MerlinError: There is a run or another README.md in the folder, it cannot be written, or the environment
-                cannot be built.
+            MerlinError: The folder holds a run, an agent of another or another README.md, it cannot be written, or the
+                environment cannot be built.
         """
         config, scores = replace(self._known_config(), device=str(self._device)), None
+        check_folder(config, Path(folder))
         if episodes:
             with known(config.task):
                 scores, references = play_held_out(self.agent, config, episodes=episodes, plays_at_random=True)

@@ -189,7 +189,12 @@ def test_the_command_exports_a_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["export", str(tmp_path / "run"), "--batch", "0"])
     assert "must be a whole number of at least 1" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "deeper/a.onnx"):
+        with pytest.raises(SystemExit):
+            cli.main(["export", str(tmp_path / "run"), "--format", "torch", "--out", str(tmp_path / out)])
+        assert "--out must end in .pt2 with --format torch, but is" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
     assert (
         cli.main(["export", str(tmp_path / "run"), "--format", "torch", "--out", str(tmp_path / "file" / "x.pt2")]) == 1
     )
