@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,13 @@ def test_predictor_in_your_agent():
 def test_ppo_with_memory(core, capsys):
     assert 0 <= load("ppo_with_memory").main(core, 0.5) <= 1
     assert capsys.readouterr().out.startswith(f"{core}: ")
+
+
+def test_ppo_with_memory_says_how_it_is_called(monkeypatch):
+    path = ROOT / "examples" / "ppo_with_memory.py"
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit, match=r"python examples/ppo_with_memory\.py memory\|lstm"):
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def run_in_process(*arguments: str) -> str:

@@ -166,8 +166,12 @@ def test_a_tournament_rates_agents(trained, capsys):
     assert told == printed["points"]
     assert is_drawn(out / "points.png")
     before = (out / "standings.csv").read_bytes()
-    for words, held in ((["mixed"], "other entrants"), (["--games", "2"], "4 games of each pair")):
-        assert main(["tournament", str(trained), "--games", "4", *words]) == 1
+    one = str(trained / "agents" / "01")
+    for words, held in (
+        ([one, "--games", "4"], "other entrants"),
+        ([str(trained), "--games", "2"], "4 games of each pair"),
+    ):
+        assert main(["tournament", *words, "--out", str(out)]) == 1
         assert capsys.readouterr().err.endswith(
             f"{out} holds results of {held}, which are not written over: choose another --out.\n"
         )
