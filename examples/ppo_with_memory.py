@@ -93,4 +93,6 @@ def main(core: str = "memory", seconds: float = 60.0, seed: int = 1) -> float:
 
 
 if __name__ == "__main__":
+    if not {*sys.argv[1:2]} <= {"memory", "lstm"}:
+        sys.exit(__doc__)
     main(*(kind(text) for kind, text in zip((str, float, int), sys.argv[1:], strict=False)))

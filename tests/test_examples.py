@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_ppo_with_memory(core, capsys):
 @pytest.mark.timeout(900)
 def test_ppo_with_memory_keeps_what_it_learns():
     assert load("ppo_with_memory").main("memory", 60, 1) > 0.9, "half succeed without memory"
+
+
+def test_ppo_with_memory_says_how_it_is_called(monkeypatch):
+    path = ROOT / "examples" / "ppo_with_memory.py"
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit, match=r"python examples/ppo_with_memory\.py memory\|lstm"):
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def run_in_process(*arguments: str) -> str:

@@ -47,7 +47,7 @@ class Actor:
         """
         agent, like = self.agent, state.previous_action
         if self.is_recorded:
-            seen = border.convert(agent.spaces, observation, is_first, reward, like, agent.actions.num_choices)
+            seen = border.convert(agent.spaces, observation, is_first, reward, like, agent.actions, agent.gives_masks)
             entries = seen.observation
             kind = (greedy, like.shape, like.dtype, *entries, *[x.dtype for x in entries.values()])
             if kind not in self._recorded:

@@ -132,6 +132,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
     """Dataclass of the agent's configuration."""
     memory: Memory | None = None
     """The memory, of an agent that has one; `memory_state` and `with_memory` say where in the state it is."""
+    gives_masks: bool | None = None
+    """Whether its task gives masks of actions, which then every step needs; None where that is not known."""
     writes_once: ClassVar[bool] = True
     """Whether a step writes one word to it, after its reads."""
 
@@ -253,7 +255,7 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
             MerlinError: An argument has another shape than the spaces, or than the state's batch.
         """
         seen = border.convert(
-            self.spaces, observation, is_first, reward, state.previous_action, self.actions.num_choices
+            self.spaces, observation, is_first, reward, state.previous_action, self.actions, self.gives_masks
         )
         extras = self.likeliest_extras(state) if greedy else None
         perceived = self.perceive_new(seen.observation, state, seen.is_first, seen.reward, generator, extras)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from merlin.errors import MerlinError, describe
+from merlin.networks.actions import ActionDistribution
 from merlin.networks.spaces import ACTION_MASK, ROOT, shape_of
 from merlin.precision import as_type
 
@@ -30,7 +31,8 @@ def convert(
     is_first: Any,
     reward: Any,
     like: Float[Tensor, "B _"],
-    num_choices: int = 0,
+    actions: ActionDistribution | None = None,
+    gives_masks: bool | None = None,
 ) -> Seen:
     """Return the arguments of a step as tensors, which may come as arrays, lists or numbers, nested or flat.
 
@@ -39,10 +41,11 @@ def convert(
         is_first: One flag for all rows or one for each: bools, or numbers that are not 0.
         reward: One number for all rows or one for each; None stands for zeros.
         like: A tensor of the agent's state, of whose device, type and batch size the result is.
-        num_choices: Numbers of a mask of actions, which an observation may have as its entry `action_mask`.
+        actions: Whose choices a mask is of, which an observation may have as its entry `action_mask`.
+        gives_masks: Whether it must have one.
 
     Raises:
-        MerlinError: An entry is missing, or not of its space's shape or categories, or of another batch size.
+        MerlinError: An entry is missing, or not of its space's shape, numbers or categories, or of another batch size.
     """
     batch_size = len(like)
     found = dict(_entries(observation, "", spaces))
@@ -53,7 +56,8 @@ def convert(
                 f"An observation must have the entries {', '.join(spaces)}, but {name!r} is missing: "
                 "pass what the environment gives."
             )
-        value, shape = _tensor(found[name], f"entry {name!r}", like, is_seen=True), shape_of(space)
+        what, shape = f"entry {name!r}", shape_of(space)
+        value = _tensor(found[name], what, like, finite=f"{what} of an observation")
         if value.shape == shape:
             batch_sizes.add(None)
             value = value.unsqueeze(0)
@@ -64,7 +68,9 @@ def convert(
                 f"Entry {name!r} of an observation must have shape {_written(shape)}, or {_written(('B', *shape))} "
                 f"for a batch, but has {_written(value.shape)}: pass what the environment gives."
             )
-        if not isinstance(space, Box):
+        if isinstance(space, Box):
+            _check_whole(name, space, value)
+        else:
             _check_categories(name, space, value)
             value = as_type(value, torch.int64)
         entries[name] = value
@@ -75,9 +81,15 @@ def convert(
             "take the state from initial_state(batch_size)."
         )
     if ACTION_MASK in found:
-        entries[ACTION_MASK] = _mask(found[ACTION_MASK], num_choices, like)
+        entries[ACTION_MASK] = _mask(found[ACTION_MASK], actions, like)
+    elif gives_masks:
+        beside = '{"observation": observation, ' if list(spaces) == [ROOT] else "observation | {"
+        raise MerlinError(
+            "Observations of a task that gives masks of actions must have the entry 'action_mask', but it is missing: "
+            f'pass what the environment gives, such as {beside}"action_mask": info["action_mask"]}}.'
+        )
     firsts = _rows(is_first, "is_first", like)
-    rewards = _rows(0.0 if reward is None else reward, "reward", like)
+    rewards = _rows(0.0 if reward is None else reward, "reward", like, "reward of a step")
     return Seen(
         entries,
         firsts if firsts.dtype == torch.bool else firsts != 0,
@@ -100,41 +112,52 @@ def _entries(node: Any, path: str, spaces: dict[str, gymnasium.Space]) -> Iterat
             yield from _entries(child, f"{path}.{index}" if path else str(index), spaces)
 
 
-def _tensor(value: Any, what: str, like: Tensor, is_seen: bool = False) -> Tensor:
+def _tensor(value: Any, what: str, like: Tensor, finite: str = "") -> Tensor:
     """Return a tensor on the agent's device, numbers with a fraction in the agent's type.
 
     Args:
-        is_seen: Numbers that are no tensor must be finite: one NaN, and the agent remembers nothing else.
+        finite: What must be finite, if it must: one NaN, and the agent remembers nothing else. Tensors on a GPU are
+            not asked, where the host would have to wait.
     """
     if not isinstance(value, Tensor):
         try:
             array = np.array(value, order="C")  # a copy: environments write the next observation into the same array
             if array.dtype.kind in "fui" and array.dtype not in (np.float32, np.uint8):
                 array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
-            if is_seen and array.dtype.kind == "f" and not (is_finite := np.isfinite(array)).all():
-                raise MerlinError(
-                    f"The {what} of an observation must be finite, but {array[~is_finite][0]} came: pass numbers."
-                )
+            if finite and array.dtype.kind == "f" and not (is_finite := np.isfinite(array)).all():
+                raise _not_finite(finite, array[~is_finite][0])
             value = torch.from_numpy(array)
         except (TypeError, ValueError, OverflowError) as error:
             raise MerlinError(f"The {what} must be an array of numbers, but is none ({describe(error)}).") from error
+    elif finite and value.is_floating_point() and value.device.type == "cpu" and not (ok := value.isfinite()).all():
+        raise _not_finite(finite, value[~ok][0].item())
     dtype = like.dtype if value.is_floating_point() else value.dtype
     is_as_wanted = value.dtype == dtype and value.device == like.device  # a call that changes nothing is dear
     return value if is_as_wanted else value.to(like.device, dtype)
 
 
-def _mask(value: Any, num_choices: int, like: Tensor) -> Bool[Tensor, "B C"]:
-    mask = _tensor(value, "action mask", like)
+def _not_finite(what: str, came: object) -> MerlinError:
+    return MerlinError(f"The {what} must be finite, but {came} came: pass numbers.")
+
+
+def _mask(value: Any, actions: ActionDistribution | None, like: Tensor) -> Bool[Tensor, "B C"]:
+    mask, num_choices = _tensor(value, "action mask", like), 0 if actions is None else actions.num_choices
     if mask.shape not in ((num_choices,), (len(like), num_choices)):
         raise MerlinError(
             f"An action mask must have shape {_written((len(like), num_choices))}, a number 0 or 1 for each choice, "
             f"but has {_written(mask.shape)}: pass what the environment gives."
         )
-    return mask.bool().expand(len(like), num_choices)
+    mask = mask.bool().expand(len(like), num_choices)
+    if actions is not None and mask.device.type == "cpu" and not (is_possible := actions.is_possible(mask)).all():
+        raise MerlinError(
+            f"An action mask must allow an action, but that of environment {int(is_possible.int().argmin())} allows "
+            "nothing to choose: pass what the environment gives, and ones where an episode is over."
+        )
+    return mask
 
 
-def _rows(value: Any, what: str, like: Tensor) -> Tensor:
-    rows = _tensor(value, what, like)
+def _rows(value: Any, what: str, like: Tensor, finite: str = "") -> Tensor:
+    rows = _tensor(value, what, like, finite)
     if rows.ndim == 0:
         return rows.expand(len(like))
     if rows.shape != (len(like),):
@@ -143,6 +166,17 @@ def _rows(value: Any, what: str, like: Tensor) -> Tensor:
             f"but has {_written(rows.shape)}: pass one for each row of the batch."
         )
     return rows
+
+
+def _check_whole(name: str, space: Box, value: Tensor) -> None:
+    """Raise a MerlinError if a Box of integers holds a fraction, as a picture does that was divided by 255."""
+    if not value.is_floating_point() or value.device.type != "cpu" or np.issubdtype(space.dtype, np.floating):
+        return
+    if (is_wrong := value != value.trunc()).any():
+        raise MerlinError(
+            f"Entry {name!r} of an observation must hold integers, as its space is of {space.dtype}, but "
+            f"{value[is_wrong][0].item():.6g} came: pass what the environment gives, not scaled."
+        )
 
 
 def _check_categories(name: str, space: gymnasium.Space, value: Tensor) -> None:

@@ -96,17 +96,22 @@ def add_command(
     return added.add_argument
 
 
-def add_configuration(add: Callable) -> None:
-    """Add what chooses a run's configuration."""
+def add_configuration(
+    add: Callable,
+    task: str = "merlin/MemoryGame-v0",
+    agent: str = "merlin",
+    num_envs: str = "by task; 128 for the default one",
+) -> None:
+    """Add what chooses a run's configuration, of which the defaults are told."""
     add("task", metavar="TASK", nargs="?", help="a gymnasium id, or module:Id, which imports the module first "
-        "(default: merlin/MemoryGame-v0)")  # fmt: skip
+        f"(default: {task})")  # fmt: skip
     add("--agent", metavar="NAME", help="merlin, dreamer, ftw, rl-lstm, rl-mem, or module:Class, which imports the "
-        "module first (default: merlin)")  # fmt: skip
+        f"module first (default: {agent})")  # fmt: skip
     add("--preset", metavar="NAME", help="what the settings start from: those of a family of tasks, "
         f"{', '.join(PRESETS[:-1])}, or the paper's sizes and costs, {PRESETS[-1]} (default: the family that the task "
         "calls for)")  # fmt: skip
     add("--num-envs", metavar="B", type=whole_number(1), help="environments stepped together, "
-        "by all processes (default: by task; 128 for the default one)")  # fmt: skip
+        f"by all processes (default: {num_envs})")  # fmt: skip
     add("--seed", metavar="S", type=seed, help="of weights, environments and every random choice (default: 1)")
     add_device(add, "auto, the default, takes a GPU where there is one")
     add("--env-kwargs", metavar="JSON", type=json_object, help="""settings of the task, such as '{"pairs": 4}'""")

@@ -29,6 +29,7 @@ def batch(text: str) -> int | None:
 
 def export(options: argparse.Namespace) -> int:
     """Export, and say where it is; of a program, how it compares with the agent."""
+    from merlin.errors import option, tell
     from merlin.runs.directory import load_config
     from merlin.runs.export import export as write
     from merlin.runs.player import load
@@ -37,9 +38,11 @@ def export(options: argparse.Namespace) -> int:
         loaded = load(options.run_dir, options.checkpoint, "cpu" if options.device is None else options.device)
         print(loaded.save(options.out or options.run_dir / "agent", episodes=options.episodes))
         return 0
+    suffix = {"torch": ".pt2", "onnx": ".onnx"}[options.format]
+    if options.out is not None and options.out.suffix != suffix:
+        options.parser.error(f"--out must end in {suffix} with --format {options.format}, but is {options.out}")
     config = load_config(options.run_dir)
     agent = load(options.run_dir, options.checkpoint, "cpu").agent
-    suffix = {"torch": ".pt2", "onnx": ".onnx"}[options.format]
     path = options.out or options.run_dir / f"agent{suffix}"
     exported = write(agent, config, path, options.format, options.batch)
     seen = config.task if exported.is_of_environment else "drawn from their spaces"
@@ -48,4 +51,9 @@ def export(options: argparse.Namespace) -> int:
         f"largest difference from the agent {exported.difference:.1e}, over {exported.steps} steps with resets, "
         f"observations {'of ' if exported.is_of_environment else ''}{seen}"
     )
+    if not exported.knows_masks:
+        tell(
+            f"{config.task} could not be built, and the run does not tell whether it gives action masks, so the "
+            f"program takes none: if it does, export again with {option('import-from', 'DIR')}, where its module lies"
+        )
     return 0

@@ -32,7 +32,7 @@ examples:
   merlin population --resume runs/CaptureTheFlag-v0-ftw-population-seed1-20260101-120000
   merlin tournament RUN_DIR random mixed             who is better, by how much
 """
-_TASK = "merlin/CaptureTheFlag-v0"
+_TASK, _AGENT = "merlin/CaptureTheFlag-v0", "ftw"
 _PREFIX = "population."
 
 
@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
     """Add the command and its arguments."""
     summary = "train agents that play with and against one another, and evolve"
     add = add_command(commands, "population", summary, population, names_modules=True, epilog=_EXAMPLES)
-    add_configuration(add)
+    add_configuration(add, _TASK, _AGENT, "what an agent alone has on the task, P times")
     add("--agents", metavar="P", type=whole_number(1, 1000), help="how many (default: 4)")
     add("--past-selves", metavar="N", type=whole_number(0, 1000), help="how many agents as they were play along, rated "
         "but learning no more; once there are N, the oldest makes room (default: 0)")  # fmt: skip
@@ -110,7 +110,7 @@ def _new(options: argparse.Namespace) -> "tuple[RunConfig, PopulationConfig]":
     own = [x for x in options.set if x.startswith(_PREFIX)]
     options.set = [x for x in options.set if not x.startswith(_PREFIX)]
     options.task = options.task or _TASK
-    options.agent = options.agent or "ftw"
+    options.agent = options.agent or _AGENT
     config = new_config(options)
     try:
         given = {name: getattr(options, name) for name in ("agents", "past_selves", "past_every")}

@@ -25,12 +25,17 @@ def profile(options: argparse.Namespace) -> int:
     """Measure, and print where the time and the memory went."""
     from dataclasses import asdict
 
+    from merlin.errors import tell
     from merlin.runs import profiling
     from merlin.runs.run import resolve_device
 
     config = new_config(options)
     if options.trace is not None and (options.trace.is_dir() or not options.trace.parent.is_dir()):
         options.parser.error(f"--trace must name a file in a directory that exists, but {options.trace} does not")
+    tell(
+        f"training {config.agent} on {config.task} for {options.seconds:g} s and at least five windows of "
+        f"{config.training.unroll_length} steps in each of {config.num_envs} environments, which may take longer"
+    )
     result = profiling.profile(config, options.seconds, options.trace)
     if options.json:
         print(json.dumps(asdict(result) | {"utilization": result.utilization}))

@@ -50,6 +50,8 @@ def tournament(options: argparse.Namespace) -> int:
             told = time.monotonic()
             print(f"playing: {done} of {of} pairs", file=sys.stderr, flush=True)
 
+    directories = [Path(name) for name in options.entrants if Path(name).is_dir()]
+    out = options.out or (directories[0] / "tournament" if directories else Path("tournament"))
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
         found = played.tournament(
             options.entrants,
@@ -59,8 +61,8 @@ def tournament(options: argparse.Namespace) -> int:
             checkpoint=options.checkpoint,
             env_kwargs=options.env_kwargs,
             tell=tell,
+            check=lambda names: played.check_free(out, names, options.games),
         )
-        out = options.out or next(Path(name) for name in options.entrants if Path(name).is_dir()) / "tournament"
         played.write(found, out, f"Points of {options.games} games")
     if options.json:
         points = [[None if math.isnan(x) else x for x in row] for row in found.points.tolist()]

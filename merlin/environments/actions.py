@@ -146,7 +146,7 @@ class ActionMasks:
         self, observation_space: gymnasium.Space, action_space: gymnasium.Space, is_native: bool, task: str
     ) -> None:
         self.actions, self.is_native, self.task = make_action_distribution(action_space), is_native, task
-        self.are_given = False
+        self.are_given: bool | None = None  # which the first reset tells
         self.space: gymnasium.Space | None = None
         if isinstance(observation_space, spaces.Dict):
             self.space = observation_space.spaces.get(ACTION_MASK)

@@ -129,6 +129,11 @@ class Environment:
         self.events: Float[Tensor, "B V"] | None = None
 
     @property
+    def gives_masks(self) -> bool | None:
+        """Whether masks of actions come with observations, as the first reset tells; None before."""
+        return self._masks.are_given
+
+    @property
     def scores(self) -> dict[str, float]:
         """The returns of reference policies ("random", "memoryless", "oracle"), where the task knows them."""
         return reference_scores(self.vector_env.unwrapped)

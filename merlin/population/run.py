@@ -24,7 +24,7 @@ from merlin.population.chronicle import Chronicle, all_weights
 from merlin.population.directory import AGENTS, CONFIG, agent_dir, write_population
 from merlin.population.population import Population, PopulationConfig, Round, member_seed
 from merlin.precision import restoring_torch
-from merlin.runs.directory import unwritable
+from merlin.runs.directory import check_free, unwritable
 from merlin.runs.lock import alone_in
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import Summary, build_agent, build_environment, interrupts, resolve_device
@@ -151,6 +151,8 @@ def _claim(run_dir: Path, resume: bool, notes: list[str], stack: ExitStack) -> N
             f"{run_dir} holds a run already: continue it with {option('resume', run_dir)}, or choose another "
             f"{option('run-dir')}."
         )
+    if not resume:
+        check_free(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -31,6 +31,7 @@ from merlin.runs.run import build_environment, load_agent, load_config
 
 RANDOM = "random"
 """The bot that ratings are anchored to."""
+FILES = "standings.csv", "points.csv", "points.png"
 OF_PLAYERS = ("rewards", "opponents", "team_mate")
 """Settings of a game that are of one player, or of who else plays."""
 
@@ -174,20 +175,37 @@ def write(found: Tournament, out: Path, title: str) -> None:
     names = [x.name for x in found.standings]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with open(out / "standings.csv", "w", newline="", encoding="utf-8") as file:
+        with open(out / FILES[0], "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(Standing._fields)
             table.writerows(found.standings)
-        with open(out / "points.csv", "w", newline="", encoding="utf-8") as file:
+        with open(out / FILES[1], "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["", *names])
             for name, row in zip(names, found.points, strict=True):
                 table.writerow([name, *("" if math.isnan(x) else x for x in row)])
-        plot_points(names, found.points, out / "points.png", title)
+        plot_points(names, found.points, out / FILES[2], title)
     except OSError as error:
         raise MerlinError(
             f"The directory {out} must be writable, but {error.strerror or error}: choose another {option('out')}."
         ) from error
+
+
+def check_free(out: Path, names: Sequence[str], games: int) -> None:
+    """Refuse a directory with results of other entrants, or of more games of a pair."""
+    if not any((out / name).exists() for name in FILES):
+        return
+    try:
+        with open(out / FILES[0], newline="", encoding="utf-8") as file:
+            before = {row["name"]: int(row["games"]) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    held = "other entrants"
+    if {Path(name).absolute() for name in before} == {Path(name).absolute() for name in names}:
+        if (most := max(before.values()) // (len(names) - 1)) <= games:
+            return
+        held = f"{most} games of each pair"
+    raise MerlinError(f"{out} holds results of {held}, which are not written over: choose another {option('out')}.")
 
 
 def run_dirs_of(path: Path) -> list[Path]:
@@ -205,6 +223,7 @@ def tournament(
     checkpoint: str = "best",
     env_kwargs: Mapping[str, Any] | None = None,
     tell: Callable[[int, int], object] = lambda done, of: None,
+    check: Callable[[Sequence[str]], object] = lambda names: None,
 ) -> Tournament:
     """Return how agents and bots do against one another.
 
@@ -214,6 +233,7 @@ def tournament(
         checkpoint: Which weights, best or last.
         env_kwargs: Settings of the task that are other than those of the agents' training.
         tell: Is called with the number of pairs that have played, and of all.
+        check: Is called with the names of all who will play, before they do.
 
     Raises:
         MerlinError: There is no agent, they play different games, or a name is neither a directory nor a bot's.
@@ -265,6 +285,7 @@ def tournament(
                 f"A tournament needs two who play, but {run_dirs[0]} came alone: give another run, or bots."
             )
         entrant_names = [entrant.name for entrant in entrants]
+        check(entrant_names)
         anchor = entrant_names.index(RANDOM) if RANDOM in entrant_names else 0
         matches = play_all(environment, entrants, seed, tell)
         found = standings(entrant_names, matches, anchor, seed)
@@ -289,6 +310,7 @@ __all__ = [
     "Match",
     "Standing",
     "Tournament",
+    "check_free",
     "pairwise_points",
     "play_all",
     "play_match",

@@ -13,7 +13,7 @@ from merlin.agents import Agent, find_agent
 from merlin.environments.batch import Environment, make_environment
 from merlin.environments.make import find_spec, rows_per_game
 from merlin.errors import MerlinError, describe, is_out_of_memory, option, quote, tell
-from merlin.runs.agent_spaces import AgentSpaces, check_spaces
+from merlin.runs.agent_spaces import AgentSpaces, check_spaces, spaces_of
 from merlin.runs.directory import tell_changes
 from merlin.runs.presets import RunConfig
 from merlin.states import flatten_state
@@ -84,7 +84,7 @@ def build_judged(
 
 def build_agent(config: RunConfig, environment: Environment) -> Agent:
     """Return the run's agent with fresh weights, drawn from the run's seed without touching PyTorch's global one."""
-    return build_agent_of(config, AgentSpaces(environment.spaces, environment.action_space)).to(environment.device)
+    return build_agent_of(config, spaces_of(environment)).to(environment.device)
 
 
 def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
@@ -93,7 +93,8 @@ def build_agent_of(config: RunConfig, spaces: AgentSpaces) -> Agent:
         torch.manual_seed(config.seed)
         agent_class = find_agent(config.agent).agent_class
         try:
-            agent = agent_class(*spaces, config.model)
+            agent = agent_class(spaces.spaces, spaces.action_space, config.model)
+            agent.gives_masks = spaces.gives_masks
             state = agent.initial_state(1)
             assert hasattr(state, "previous_action"), "its state must have an entry previous_action"
             for name, entry in state._asdict().items():

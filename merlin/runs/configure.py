@@ -19,6 +19,9 @@ CHOOSE_THE_PRESET = ("task", "agent", "preset", "env_kwargs")
 
 Assignments = Mapping[str, Any] | Sequence[str]
 """Settings by their dotted names, or texts such as "model.kl_cost=0.02"."""
+Wrapper = str | Callable[[gymnasium.Env], Any]
+Wrappers = Wrapper | Sequence[Wrapper]
+"""One wrapper, or several, the first innermost."""
 
 
 def configure(
@@ -27,7 +30,7 @@ def configure(
     *,
     preset_name: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
-    wrap: Sequence[str | Callable[[gymnasium.Env], Any]] = (),
+    wrap: Wrappers = (),
     set: Assignments = (),
     **values: Any,
 ) -> RunConfig:
@@ -37,7 +40,7 @@ def configure(
         task: An id, `module:Id`, an environment, or a function that makes one; none is `DEFAULT_TASK`.
         agent: A name, `module:Class`, or a class.
         preset_name: The family of the task unless told.
-        wrap: Wrappers, the first innermost.
+        wrap: A wrapper, or several, the first innermost.
         set: Further settings.
         values: Of the run's own settings, such as `steps`; none leaves one as the preset has it.
 
@@ -50,7 +53,8 @@ def configure(
             names = f"{place}, {option('agent')}, {option('preset')} or {option('env-kwargs')}"
             raise MerlinError(f"{name} would come after what it chooses: use {names}")
     name = DEFAULT_TASK if task is None else name_of(task)
-    environment = EnvironmentConfig(wrappers=tuple(_wrapper_name(wrapper) for wrapper in wrap))
+    wrappers = [wrap] if isinstance(wrap, str) or callable(wrap) else wrap
+    environment = EnvironmentConfig(wrappers=tuple(map(_wrapper_name, wrappers)))
     agent_name = "merlin" if agent is None else agent if isinstance(agent, str) else _class_name(agent)
     looked_at, settings = name, None if env_kwargs is None else dict(env_kwargs)
     given = {x: y for x, y in values.items() if y is not None}

@@ -10,6 +10,7 @@ RUN_DIR/config.json           the whole configuration; enough to rebuild the age
 
 import itertools
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from merlin.agents import find_agent
-from merlin.errors import MerlinError, option, tell
+from merlin.errors import MerlinError, launched, option, tell
 from merlin.plugins import short_name
 from merlin.runs.lock import alone_in
 from merlin.runs.metrics import NAME as METRICS
@@ -28,7 +29,9 @@ from merlin.runs.presets import RunConfig
 from merlin.runs.settings import from_dict, to_dict
 from merlin.training import checkpoint
 from merlin.training.storage import parse_json, read_json, replace_file
+from merlin.version import __version__
 
+CURVE = "learning_curve.png"
 MAY_CHANGE = ("steps", "device", "vectorization", "preset", "preset_reason", "training", "environment.step_seconds")
 """Settings that a run may be resumed with other values of: they are not what it is, or are what is to change."""
 
@@ -69,7 +72,8 @@ def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> Ru
     name = values.get("agent") if isinstance(values, dict) else None
     if not isinstance(name, str):
         raise MerlinError(f"{path} must name the agent that was trained, but names {name!r}: restore it.")
-    values.pop("spaces", None)  # which are no settings: see merlin.runs.agent_spaces
+    for record in ("spaces", "version"):  # which are no settings: see merlin.runs.agent_spaces
+        values.pop(record, None)
     # without this group it is of version 0.2.0 or before, whose weights are of the pictures of then
     values.setdefault("environment", {"pictures_by_bounds": True})
     try:
@@ -91,7 +95,8 @@ def no_run(run_dir: Path) -> MerlinError:
     runs = sorted(run_dir.glob("*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     which = "one that train made"
     if agents:
-        which = f"that of one of its agents, such as {agents[0].parent}"
+        which = f"that of one of its agents, such as {agents[0].parent}, or go on with all of them by "
+        which += launched(f"population --resume {shlex.quote(str(run_dir))}")
     elif runs:
         which = f"one that is in it, such as {', '.join(str(path.parent) for path in runs[:3])}"
     return MerlinError(f"A run directory holds a config.json, but {run_dir} has none: give {which}.")
@@ -135,6 +140,11 @@ def tell_changes(config: RunConfig, run_dir: Path, note: Callable[[str], object]
         note(f"{run_dir} was trained with {', '.join(changed[:3])}{more}")
 
 
+def may_change(path: str) -> bool:
+    """Return whether a run may be resumed with another value of a setting, by its dotted name."""
+    return f"{path}.".startswith(tuple(f"{name}." for name in MAY_CHANGE))
+
+
 def check_unchanged(config: RunConfig, run_dir: Path) -> None:
     """Refuse a configuration that is not that of the run's last checkpoint, but for what may change.
 
@@ -142,7 +152,7 @@ def check_unchanged(config: RunConfig, run_dir: Path) -> None:
         MerlinError: It names the setting.
     """
     for path, now, then in changes(config, saved_config(run_dir) or {}):
-        if not f"{path}.".startswith(tuple(f"{name}." for name in MAY_CHANGE)):
+        if not may_change(path):
             raise MerlinError(
                 f"A run goes on as it began, so {path} must be {then!r}, but is {now!r}: resume without that "
                 f"change, or start a new run with the weights of this one by {option('from', run_dir)}."
@@ -162,9 +172,12 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
     What fails before anything was reported or saved leaves nothing behind.
 
     Raises:
-        MerlinError: It holds a run and is not to be resumed, another process trains in it, or it cannot be written.
+        MerlinError: It holds files of a run and is not to be resumed, another process trains in it, or it cannot be
+            written.
     """
     was_there = run_dir.exists()
+    if not resume and not _holds_run(run_dir):
+        check_free(run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -192,6 +205,16 @@ def claimed(run_dir: Path, resume: bool, note: Callable[[str], object]) -> Itera
                         run_dir.rmdir()
 
 
+def check_free(run_dir: Path) -> None:
+    """Refuse a directory with files of a run that a new one would write over."""
+    for name in (METRICS, CURVE):
+        if (path := run_dir / name).exists() and path.stat().st_size:
+            raise MerlinError(
+                f"A new run writes over no other's files, but {path} is there: choose another {option('run-dir')}, or "
+                "move it away."
+            )
+
+
 def _holds_run(run_dir: Path) -> bool:
     return (run_dir / "config.json").exists() or bool(checkpoint.steps(run_dir))
 
@@ -208,12 +231,12 @@ def start(config: RunConfig, run_dir: Path) -> None:
 
 
 def write_config(config: RunConfig, run_dir: Path, spaces: Mapping[str, Any] | None = None) -> None:
-    """Write the configuration, under another name first, so that a kill leaves the old one or the new one.
+    """Write the configuration and the package's version, under another name first: a kill leaves the old or the new.
 
     Args:
         spaces: What `merlin.runs.agent_spaces.to_config` keeps of the agent's.
     """
-    text = json.dumps({**to_dict(config), **(spaces or {})}, indent=2) + "\n"
+    text = json.dumps({**to_dict(config), "version": __version__, **(spaces or {})}, indent=2) + "\n"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         replace_file(run_dir / "config.json", lambda file: file.write(text.encode()))

@@ -30,7 +30,7 @@ from merlin.agents import Agent
 from merlin.errors import MerlinError, describe, option
 from merlin.networks.action_spaces import SimpleSpace, open_action_space
 from merlin.networks.spaces import ACTION_MASK, shape_of
-from merlin.runs.agent_spaces import AgentSpaces, to_config
+from merlin.runs.agent_spaces import to_config
 from merlin.runs.presets import RunConfig
 from merlin.runs.run import build_environment
 from merlin.states import unflatten_state
@@ -50,6 +50,8 @@ class Exported(NamedTuple):
     """That were compared, each of a batch."""
     is_of_environment: bool
     """Whether the observations were the environment's; otherwise they were drawn from their spaces."""
+    knows_masks: bool
+    """Whether it is known that the task gives masks of actions, or that it gives none."""
 
 
 class StepProgram(nn.Module):
@@ -120,7 +122,8 @@ def export(
 
     Args:
         agent: On the CPU.
-        config: Of the run, for its environment to be played; where it is not installed observations are drawn.
+        config: Of the run, for its environment to be played; where it is not installed observations are drawn, and
+            masks of actions where the agent knows that there are.
         form: torch, an `ExportedProgram` for `torch.export.load`; or onnx.
         batch_size: B; None leaves it open.
 
@@ -134,7 +137,7 @@ def export(
     if batch_size is None:
         batch = torch.export.Dim("batch", min=1)
         dynamic = ({name: {0: batch} for name in example},)
-    about = {"spaces": to_config(AgentSpaces(agent.spaces, agent.action_space)), "agent": config.agent}
+    about = {"spaces": to_config(agent), "agent": config.agent}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), torch.no_grad():
@@ -160,7 +163,8 @@ def export(
             f"What is exported must compute the agent's numbers to {TOLERANCE:g}, but differs by {difference:.2g}: "
             "nothing was written; report this with the run's config.json."
         )
-    return Exported(path, difference, len(rows), is_of_environment)
+    knows_masks = is_of_environment or agent.gives_masks is not None or not agent.actions.num_choices
+    return Exported(path, difference, len(rows), is_of_environment, knows_masks)
 
 
 def write_torch(exported: Any, example: Named, path: Path, about: str) -> Callable[[Named], Named]:
@@ -242,10 +246,13 @@ def _played(environment: Any) -> Generator[Any, Tensor, None]:
 def _drawn(agent: Agent, batch_size: int) -> Generator[Any, Tensor, None]:
     for number, space in enumerate(agent.spaces.values()):
         space.seed(number)
-    is_first = torch.ones(batch_size, dtype=torch.bool)
+    is_first, generator = torch.ones(batch_size, dtype=torch.bool), torch.Generator().manual_seed(0)
     while True:
         samples = {name: [space.sample() for _ in range(batch_size)] for name, space in agent.spaces.items()}
         observation = {name: torch.from_numpy(np.stack(x)) for name, x in samples.items()}
+        if agent.gives_masks:
+            mask = torch.rand(batch_size, agent.actions.num_choices, generator=generator) < 0.5
+            observation[ACTION_MASK] = mask | ~agent.actions.is_possible(mask).unsqueeze(-1)
         yield observation, is_first, torch.linspace(-1, 1, batch_size)
         is_first = torch.zeros_like(is_first)
 

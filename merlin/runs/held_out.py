@@ -12,7 +12,7 @@ from merlin.environments.passed import find_instance
 from merlin.errors import MerlinError, option, quote
 from merlin.precision import restoring_torch
 from merlin.ranges import COUNT, SEED, check
-from merlin.runs.agent_spaces import AgentSpaces, check_same_spaces
+from merlin.runs.agent_spaces import check_same_spaces
 from merlin.runs.build import build_environment, build_judged
 from merlin.runs.presets import RunConfig
 from merlin.training.evaluation import HELD_OUT_SEED, Evaluation, evaluate
@@ -78,8 +78,7 @@ def play_held_out(
                 f"{option('memory', 'shuffled')} needs at least 2 environments to shuffle between: raise "
                 f"{option('num-envs')} or {option('episodes')}"
             )
-        theirs = AgentSpaces(agent.spaces, agent.action_space)
-        check_same_spaces(theirs, environment, config.task, "the agent was trained with")
+        check_same_spaces(agent, environment, config.task, "the agent was trained with")
         begin = time.monotonic()
         result = evaluate(
             agent if memory == "own" else MemoryAblation(agent, memory),

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merlin.errors import MerlinError, tell
+from merlin.errors import MerlinError, counted, tell
 from merlin.training.storage import parse_json, replace_file
 
-NAME, DAMAGED_NAME = "metrics.jsonl", "metrics.damaged.jsonl"
+NAME, DAMAGED_NAME, LOST_NAME = "metrics.jsonl", "metrics.damaged.jsonl", "metrics.lost.jsonl"
 
 
 class Rows(NamedTuple):
@@ -32,7 +32,10 @@ def read_rows(run_dir: Path, note: Callable[[str], object] = tell) -> list[dict[
 
 
 def keep_rows(run_dir: Path, step: int, note: Callable[[str], object] = tell) -> None:
-    """Drop a run's reports beyond `step`, which it earns again, and move damaged rows into a file of their own."""
+    """Drop a run's reports beyond `step`, which it earns again, and move damaged rows into a file of their own.
+
+    Those of a run that begins anew, at step 0, are moved into another: its checkpoints were lost.
+    """
     path = Path(run_dir) / NAME
     found = read_lines(path)
     if found.damaged or found.torn:
@@ -40,6 +43,11 @@ def keep_rows(run_dir: Path, step: int, note: Callable[[str], object] = tell) ->
             file.write(b"".join(line.removesuffix(b"\n") + b"\n" for line in (*found.damaged, found.torn) if line))
     if found.damaged:
         note(f"{path} had {_count(found.damaged)}, moved into {DAMAGED_NAME}")
+    if step == 0 and found.rows:
+        with open(path.with_name(LOST_NAME), "ab") as file:
+            file.write(b"".join(found.lines))
+        reports = counted(len(found.rows), "report")
+        note(f"{path} had {reports}, up to step {found.rows[-1]['env_steps']:,}, moved into {LOST_NAME}")
     kept = b"".join(line for row, line in zip(found.rows, found.lines, strict=True) if row["env_steps"] <= step)
     if not path.exists() or path.read_bytes() != kept:
         replace_file(path, lambda file: file.write(kept))

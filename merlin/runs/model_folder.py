@@ -20,13 +20,13 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import is_of_this_process
 from merlin.errors import MerlinError, counted, option
 from merlin.plugins import short_name
-from merlin.runs.agent_spaces import AgentSpaces, to_config
-from merlin.runs.directory import changes, write_config
+from merlin.runs.agent_spaces import to_config
+from merlin.runs.directory import changes, may_change, write_config
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.settings import to_dict
 from merlin.training import checkpoint
 from merlin.training.checkpoint import Best
-from merlin.training.storage import replace_file
+from merlin.training.storage import read_json, replace_file
 from merlin.training.weights import write_weights
 from merlin.version import __version__
 
@@ -41,17 +41,13 @@ def save_folder(
         scores: Of held-out episodes, for the card; None where none were played.
 
     Raises:
-        MerlinError: There is a run or another README.md in the folder, or it cannot be written.
+        MerlinError: It cannot be written.
     """
-    if not (folder / checkpoint.MODEL).exists():
-        for name, what in {"config.json": "a run", "README.md": "a README.md that is not an agent's"}.items():
-            if (folder / name).exists():
-                raise MerlinError(f"{folder} holds {what}: choose another {option('out')} for the agent's folder.")
     best = best or Best(0, math.nan)
     metadata = {name: str(x) for name, x in best._asdict().items() if x is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_config(config, folder, to_config(AgentSpaces(agent.spaces, agent.action_space)))
+        write_config(config, folder, to_config(agent))
         replace_file(folder / checkpoint.MODEL, lambda file: write_weights(file, agent.state_dict(), metadata))
         card = write_card(agent, config, best, scores)
         replace_file(folder / "README.md", lambda file: file.write(card.encode()))
@@ -60,6 +56,24 @@ def save_folder(
             f"{folder} must be writable, but {error.strerror or error}: choose another {option('out')}."
         ) from error
     return folder
+
+
+def check_folder(config: RunConfig, folder: Path) -> None:
+    """Refuse a folder in which there is anything but what an agent of the same run, however long, was written as."""
+    held = None
+    if not (folder / checkpoint.MODEL).exists():
+        names = {"config.json": "a run", "README.md": "a README.md that is not an agent's"}
+        held = next((what for name, what in names.items() if (folder / name).exists()), None)
+    else:
+        try:
+            before = read_json(folder / "config.json")
+            differing = [path for path, *_ in changes(config, before) if not may_change(path)]
+            if differing or "agent" not in before:
+                held = f"an agent of another run, which differs in {', '.join(differing[:3]) or 'its configuration'}"
+        except (OSError, ValueError, TypeError, AttributeError):
+            held = f"a {checkpoint.MODEL} of which nothing tells that it is this run's"
+    if held is not None:
+        raise MerlinError(f"{folder} holds {held}: choose another {option('out')} for the agent's folder.")
 
 
 def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str, Any] | None) -> str:

@@ -19,11 +19,11 @@ from merlin.environments.passed import Passed, known
 from merlin.errors import MerlinError
 from merlin.networks.spaces import ROOT, Tokens
 from merlin.ranges import COUNT, SEED, check
-from merlin.runs.agent_spaces import AgentSpaces, read_spaces
+from merlin.runs.agent_spaces import read_spaces, spaces_of
 from merlin.runs.build import build_agent_of, build_environment, load_weights, resolve_device
 from merlin.runs.directory import load_config
 from merlin.runs.held_out import Shown, play_held_out
-from merlin.runs.model_folder import save_folder
+from merlin.runs.model_folder import check_folder, save_folder
 from merlin.runs.presets import RunConfig
 from merlin.training.checkpoint import Best
 
@@ -185,10 +185,11 @@ class LoadedAgent:
             episodes: Held-out episodes that are played for the card; 0 plays none.
 
         Raises:
-            MerlinError: There is a run or another README.md in the folder, it cannot be written, or the environment
-                cannot be built.
+            MerlinError: The folder holds a run, an agent of another or another README.md, it cannot be written, or the
+                environment cannot be built.
         """
         config, scores = replace(self._known_config(), device=str(self._device)), None
+        check_folder(config, Path(folder))
         if episodes:
             with known(config.task):
                 scores, references = play_held_out(self.agent, config, episodes=episodes, plays_at_random=True)
@@ -222,7 +223,7 @@ def load(run_dir: str | Path, checkpoint: str = "best", device: str = "auto") ->
     spaces = read_spaces(run_dir)
     if spaces is None:
         with build_environment(config, 1) as environment:
-            spaces = AgentSpaces(environment.spaces, environment.action_space)
+            spaces = spaces_of(environment)
     agent = build_agent_of(config, spaces).eval()
     weights = load_weights(run_dir, agent, checkpoint)
     return LoadedAgent(agent.to(resolve_device(device)), config.seed, config, weights)

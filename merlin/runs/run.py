@@ -1,6 +1,7 @@
 """A run as a function: from a configuration to a trained agent and a run directory."""
 
 import math
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,6 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any, Literal, TextIO
 
-import gymnasium
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
@@ -22,10 +22,10 @@ from merlin.agents import Agent
 from merlin.environments.batch import Environment
 from merlin.environments.make import find_spec
 from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep, no_task
-from merlin.errors import EnvironmentFailure, MerlinError, describe, option
+from merlin.errors import EnvironmentFailure, MerlinError, describe, launched, option
 from merlin.precision import restoring_torch
 from merlin.runs.advice import describe_run
-from merlin.runs.agent_spaces import AgentSpaces, check_spaces, difference, read_spaces, to_config
+from merlin.runs.agent_spaces import check_spaces, difference, read_spaces, to_config
 from merlin.runs.build import build_agent as build_agent
 from merlin.runs.build import build_environment as build_environment
 from merlin.runs.build import build_judged
@@ -33,7 +33,7 @@ from merlin.runs.build import load_agent as load_agent
 from merlin.runs.build import load_weights as load_weights
 from merlin.runs.build import resolve_device as resolve_device
 from merlin.runs.choice import compare
-from merlin.runs.configure import Assignments, changed, configure
+from merlin.runs.configure import Assignments, Wrappers, changed, configure
 from merlin.runs.curriculum import Curriculum
 from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir, no_run, saved_config
 from merlin.runs.directory import load_config as load_config
@@ -92,7 +92,7 @@ def _load_start(agent: Agent, config: RunConfig, note: Callable[[str], object]) 
         step = checkpoint.load_last_weights(run_dir, agent, note) if best is None else best.step
     except MerlinError as error:
         kept = read_spaces(run_dir)
-        if kept is not None and (what := difference(kept, AgentSpaces(agent.spaces, agent.action_space))):
+        if kept is not None and (what := difference(kept, agent)):
             raise MerlinError(
                 f"A run that starts from weights needs the spaces that they were trained with, but {config.task} "
                 f"differs from {saved.task} of {run_dir} in {what}: start from a run of a task like this one."
@@ -141,7 +141,7 @@ def train(
     device: str | None = None,
     preset: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
-    wrap: Sequence[str | Callable[[gymnasium.Env], Any]] = (),
+    wrap: Wrappers = (),
     vectorization: Literal["sync", "async"] | None = None,
     set: Assignments = (),
     started_from: str | Path | None = None,
@@ -173,7 +173,7 @@ def train(
         seed: Of weights, environments and every random choice; 1 unless told.
         preset: The family of tasks whose settings the run starts from; that of the task unless told.
         env_kwargs: Settings of the task, or arguments of the function that makes it.
-        wrap: Wrappers around each environment, the first innermost: functions of modules, or their names.
+        wrap: A wrapper around each environment, or several, the first innermost: functions of modules, or their names.
         set: Any other settings, such as {"model.memory_size": 12}, or texts as for `--set`.
         started_from: Directory of a run whose weights this one starts with.
         resume: The directory of a run, which goes on from its last checkpoint, and of which only steps, training,
@@ -236,6 +236,13 @@ def _check_run(run_dir: Path) -> None:
         raise MerlinError(
             f"{run_dir} is an exported agent, in which no training can go on: begin a new run with its weights by "
             f"{option('from', run_dir)}."
+        )
+    population = run_dir.parent.parent
+    if run_dir.parent.name == "agents" and (population / "population.json").exists():
+        resuming = launched(f"population --resume {shlex.quote(str(population))}")
+        raise MerlinError(
+            f"{run_dir} is an agent of the population {population}, which goes on as one: resume that by {resuming}, "
+            f"or begin a new run with the agent's weights by {option('from', run_dir)}."
         )
     if not (run_dir / "config.json").exists() and not checkpoint.steps(run_dir):
         raise no_run(run_dir)
@@ -305,7 +312,7 @@ def _train(
             if trainer.env_steps >= config.steps:
                 notes.append(f"all {config.steps:,} steps are made: {option('steps')} gives it more")
         elif resume:
-            notes.append(f"{run_dir} has no checkpoint yet: it trains from the beginning")
+            notes.append(f"{run_dir} has no checkpoint: it trains from the beginning")
         window = config.training.unroll_length * config.num_envs
         if trainer.env_steps < config.steps < trainer.env_steps + window:
             notes.append(

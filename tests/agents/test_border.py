@@ -134,6 +134,15 @@ WRONG = {
     "'grid' .* integers from 0 to 2, but 3 came": change("grid", np.full((B, 3, 5, 2), [0, 3])),
     r"is_first of a step must have shape \[3\], .* but has \[2\]": lambda arrays: (arrays, [True, False], 0),
     r"reward of a step must have shape \[3\], .* but has \[3, 1\]": lambda arrays: (arrays, FIRST, np.zeros((B, 1))),
+    "The reward of a step must be finite, but nan came": lambda arrays: (arrays, FIRST, [0.0, np.nan, 1.0]),
+    "The reward of a step must be finite, but inf came": lambda arrays: (arrays, FIRST, float("inf")),
+    "The reward of a step must be finite, but -inf came": lambda arrays: (arrays, FIRST, torch.tensor([-np.inf, 0, 1])),
+    "'picture' of an observation must hold integers, as its space is of uint8, but 0.5 came": change(
+        "picture", np.full(EVERY_KIND["picture"].shape, 0.5)[None].repeat(B, 0)
+    ),
+    r"mask must allow an action, but that of environment 1 allows nothing": change(
+        "action_mask", [[0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    ),
     "is_first must be an array of numbers": lambda arrays: (arrays, None, 0),
 }
 
@@ -173,3 +182,11 @@ def test_the_greedy_latent_is_the_posteriors_mean():
     torch.testing.assert_close(output.latent, inference.posterior[:, :6])
     sampled, _ = agent.step(observation, state, True)
     assert not torch.allclose(sampled.latent, output.latent)
+
+
+def test_a_mask_is_needed_where_the_task_gives_them():
+    agent = make_agent("rl-lstm", spaces=EVERY_KIND)
+    agent.gives_masks, state = True, agent.initial_state(B)
+    step(agent, state, observations() | {"action_mask": np.eye(B, 4)}, FIRST, 0)
+    with pytest.raises(MerlinError, match="must have the entry 'action_mask', but it is missing: pass what the env"):
+        step(agent, state, observations(), FIRST, 0)

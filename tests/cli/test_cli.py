@@ -88,6 +88,11 @@ def test_presets_are_named_and_the_nearest_is_told(merlin, monkeypatch):
         assert ", ".join(PRESETS[:-1]) in " ".join(merlin(command, "--help")[1].split())
         status, _, err = merlin(command, "--preset", "papper")
         assert status == 2 and one_sentence(err) and "did you mean 'paper'?" in err
+    helps = {command: " ".join(merlin(command, "--help")[1].split()) for command in ("train", "population")}
+    defaults = {"train": ("merlin/MemoryGame-v0", "merlin"), "population": ("merlin/CaptureTheFlag-v0", "ftw")}
+    for command, (task, agent) in defaults.items():
+        assert f"imports the module first (default: {task})" in helps[command]
+        assert f"imports the module first (default: {agent})" in helps[command]
     status, out, _ = merlin("train", "--preset", "paper", "--help-settings")
     assert status == 0 and "model.kl_cost: float | None = 1.0  [paper: 1]" in out
     assert "model.memory_size: int = 40  [paper: 40, second-hand]" in out
@@ -424,7 +429,10 @@ def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):
 
 def test_profile_tells_where_the_time_goes_and_leaves_nothing(merlin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, _ = merlin("profile", "--seconds", 0.2, *SMALL)
+    status, out, err = merlin("profile", "--seconds", 0.2, *SMALL)
+    assert err.startswith(
+        f"training merlin on {DEFAULT_TASK} for 0.2 s and at least five windows of 16 steps in each of 8"
+    )
     assert status == 0 and out.startswith(f"merlin on {DEFAULT_TASK}, 8 environments, windows of 16 steps, cpu")
     for name in ("environment", "acting", "learning", "logging", "peak memory", "agent's state", "task's state"):
         assert re.search(rf"^ +{name} +[\d<]", out, re.MULTILINE), name

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import merlin
 from merlin.cli import main
 from merlin.errors import MerlinError
 from merlin.population import chronicle, run
 from merlin.population.figures import _num_agents, _numbers, plot_points, plot_population
 from merlin.population.population import PopulationConfig
-from merlin.population.tournament import Match, standings, tournament
+from merlin.population.tournament import Match, check_free, standings, tournament
 from merlin.runs.presets import preset
 from merlin.training import checkpoint
 from merlin.training.weights import read_metadata
@@ -130,6 +131,7 @@ def test_an_agent_of_a_population_is_a_run_directory(trained, capsys):
     agent = trained / "agents" / "01"
     saved = json.loads((agent / "config.json").read_text())
     about = json.loads(read_metadata(checkpoint.steps(agent)[-1] / "agent.safetensors")["config"])
+    assert saved.pop("version") == merlin.__version__
     assert saved == about
     rewards = saved["env_kwargs"]["rewards"]
     assert [x > 0 for x in rewards] == [True, True, False]
@@ -163,6 +165,18 @@ def test_a_tournament_rates_agents(trained, capsys):
     told = [[float(x) if x else None for x in line[1:]] for line in lines]
     assert told == printed["points"]
     assert is_drawn(out / "points.png")
+    before = (out / "standings.csv").read_bytes()
+    one = str(trained / "agents" / "01")
+    for words, held in (
+        ([one, "--games", "4"], "other entrants"),
+        ([str(trained), "--games", "2"], "4 games of each pair"),
+    ):
+        assert main(["tournament", *words, "--out", str(out)]) == 1
+        assert capsys.readouterr().err.endswith(
+            f"{out} holds results of {held}, which are not written over: choose another --out.\n"
+        )
+    assert (out / "standings.csv").read_bytes() == before
+    check_free(out, [x["name"] for x in printed["standings"]], 4)
 
 
 def is_drawn(path):

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -188,8 +189,38 @@ def test_the_command_exports_a_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["export", str(tmp_path / "run"), "--batch", "0"])
     assert "must be a whole number of at least 1" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "deeper/a.onnx"):
+        with pytest.raises(SystemExit):
+            cli.main(["export", str(tmp_path / "run"), "--format", "torch", "--out", str(tmp_path / out)])
+        assert "--out must end in .pt2 with --format torch, but is" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
     assert (
         cli.main(["export", str(tmp_path / "run"), "--format", "torch", "--out", str(tmp_path / "file" / "x.pt2")]) == 1
     )
     assert "must be writable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["info", "observation"])
+def test_a_run_keeps_that_its_task_gives_masks(where, tmp_path, capsys, monkeypatch):
+    """So that a program takes them where the task is not installed; of a run that does not tell, a sentence does."""
+    config = replace(of_nowhere("rl-lstm"), task="test/Masked-v0", env_kwargs={"where": where}, num_envs=2, steps=8)
+    config = merlin.override(config, ["training.minibatches=1", "training.unroll_length=4", "model.hidden_size=7"])
+    run_dir = merlin.train(config, tmp_path / "run", stream=io.StringIO()).run_dir
+    folder = merlin.load(run_dir).save(tmp_path / "folder", episodes=0)
+    monkeypatch.delitem(gymnasium.registry, "test/Masked-v0")
+    values = json.loads((run_dir / "config.json").read_text())
+    assert values["spaces"].pop("action_masks") is True
+
+    def inputs(directory):
+        path = tmp_path / f"{directory.name}.pt2"
+        assert cli.main(["export", str(directory), "--format", "torch", "--out", str(path)]) == 0
+        program = torch.export.load(path)
+        return str(program.call_spec.in_spec), capsys.readouterr().err
+
+    for directory in (run_dir, folder):
+        found, told = inputs(directory)
+        assert "observation.action_mask" in found and not told
+    (folder / "config.json").write_text(json.dumps(values))
+    found, told = inputs(folder)
+    assert "observation.action_mask" not in found and "does not tell whether it gives action masks" in told

@@ -81,6 +81,7 @@ def test_the_command_of_the_card_trains_with_the_same_configuration(run, tmp_pat
         assert load_config(again) == config
 
 
+@pytest.mark.usefixtures("steps_take_as_long")
 def test_the_card_of_what_was_passed_has_a_call_in_place_of_a_command(tmp_path, monkeypatch):
     made = lambda **settings: gymnasium.make(TASK, **settings)  # noqa: E731
     run = merlin.train(made, tmp_path / "first", agent="rl-lstm", steps=16, seed=3, env_kwargs={"length": 3},
@@ -105,6 +106,17 @@ def test_what_a_folder_is_not_is_told(run, tmp_path):
     with pytest.raises(MerlinError, match=r"holds a README\.md that is not an agent's: choose another out"):
         run.agent.save(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+    other = merlin.LoadedAgent(run.agent.agent, 0, replace(run.agent.config, seed=4), run.agent.weights)
+    with pytest.raises(MerlinError, match=r"holds an agent of another run, which differs in seed: choose another out"):
+        other.save(folder)
+    assert load_config(folder).seed == 3
+    longer = merlin.LoadedAgent(run.agent.agent, 0, replace(run.agent.config, steps=999), run.agent.weights)
+    assert load_config(longer.save(folder, episodes=0)).steps == 999  # the same run, gone on with
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "model.safetensors").write_text("theirs")
+    with pytest.raises(MerlinError, match=r"a model\.safetensors of which nothing tells that it is this run's: choose"):
+        run.agent.save(theirs)
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)

@@ -223,7 +223,8 @@ def test_a_run_is_played_where_its_environment_is_not_installed(told, monkeypatc
 def test_a_run_without_spaces_asks_its_environment(told, tmp_path):
     values = json.loads((told / "config.json").read_text())
     kept = values.pop("spaces")
-    assert list(kept) == ["observation", "action"] and list(kept["observation"]) == ["say", "see"]
+    assert list(kept) == ["observation", "action", "action_masks"] and kept["action_masks"] is False
+    assert list(kept["observation"]) == ["say", "see"]
     old = tmp_path / "old"
     old.mkdir()
     (old / "checkpoints").symlink_to(told / "checkpoints")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+import merlin
 from merlin import presets as old_name
 from merlin import tasks
 from merlin.agents import AGENTS, Agent
@@ -208,10 +209,18 @@ def test_the_name_is_recorded_and_runs_of_before_load(tmp_path):
     write_config(config, tmp_path)
     assert load_config(tmp_path).preset == "grid-world" and load_config(tmp_path) == config
     recorded = json.loads((tmp_path / "config.json").read_text())
-    del recorded["preset"]
+    assert recorded["version"] == merlin.__version__  # a record only, as the name is
+    del recorded["preset"], recorded["version"]
     (tmp_path / "config.json").write_text(json.dumps(recorded))
     assert load_config(tmp_path).preset == "" and load_config(tmp_path) == config
 
 
 def test_the_old_name_of_the_module_still_works():
     assert old_name.preset is preset and issubclass(Wider, Agent)
+
+
+@pytest.mark.parametrize("pairs", [-2, 0])
+def test_what_the_task_refuses_is_told_in_its_words(pairs):
+    """Rather than what the preset's table makes of it."""
+    with pytest.raises(MerlinError, match=rf"cannot be built with .*pairs must be at least 2, but is {pairs}"):
+        preset("merlin", GAME, {"pairs": pairs})

@@ -285,6 +285,8 @@ def test_settings_are_values_or_texts_and_wrappers_are_functions():
     values = configure(Coin, "rl-lstm", set={"model.hidden_size": 8, "training.max_grad_norm": None}, wrap=[flipped])
     texts = configure(Coin, "rl-lstm", set=["model.hidden_size=8", "training.max_grad_norm=none"])
     assert values.model == texts.model and values.training == texts.training
+    for wrap in (flipped, "tests.runs.test_python:flipped"):
+        assert configure(Coin, "rl-lstm", wrap=wrap).environment == values.environment
     assert values.environment.wrappers == ("tests.runs.test_python:flipped",)
     assert configure(Coin, steps=1e4).steps == 10_000
     assert configure(Coin, num_envs=2).training.minibatches <= 2

@@ -167,8 +167,11 @@ def test_a_run_without_a_checkpoint_begins_at_its_beginning(tmp_path, monkeypatc
     with build_environment(config, 1) as environment:
         with pytest.raises(MerlinError, match="has no checkpoint yet: `merlin train --resume"):
             load_agent(run_dir, environment, config)
+    lost, steps = (run_dir / "metrics.jsonl").read_bytes(), rows(run_dir)[0]["env_steps"]
     train(load_config(run_dir), run_dir, resume=True, stream=stream)
-    assert f"{run_dir} has no checkpoint yet: it trains from the beginning" in stream.getvalue()
+    assert f"{run_dir} has no checkpoint: it trains from the beginning" in stream.getvalue()
+    assert f"metrics.jsonl had 1 report, up to step {steps}, moved into metrics.lost.jsonl" in stream.getvalue()
+    assert (run_dir / "metrics.lost.jsonl").read_bytes() == lost
     train(config, tmp_path / "whole", stream=io.StringIO())
     assert rows(run_dir) == rows(tmp_path / "whole")
     with pytest.raises(MerlinError, match=r"There is no directory .*nowhere: give one that train made"):
@@ -559,3 +562,21 @@ def test_a_signal_between_reports_loses_nothing(tmp_path):
     assert process.returncode == 130 and "interrupted after" in out, errors
     (row,) = rows(run_dir)
     assert row["env_steps"] == checkpoint.last_step(run_dir) and row["episodes"] > 0
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "learning_curve.png"])
+def test_a_new_run_writes_over_no_others_files(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(MerlinError, match=rf"over no other's files, but .*{name} is there: choose another run_dir"):
+        train(tiny(), tmp_path, stream=io.StringIO())
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_an_agent_of_a_population_goes_on_with_it(tmp_path):
+    agent = tmp_path / "agents" / "00"
+    write_config(tiny(), agent)
+    (tmp_path / "population.json").write_text("{}")
+    with pytest.raises(MerlinError, match=f"agent of the population .*merlin population --resume {tmp_path}, or begin"):
+        train(resume=agent)
+    with pytest.raises(MerlinError, match=f"go on with all of them by merlin population --resume {tmp_path}"):
+        train(resume=tmp_path)

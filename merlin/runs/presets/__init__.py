@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from merlin.agents import AGENTS, find_agent
 from merlin.environments.arguments import wrong_argument
+from merlin.environments.batch import make_environment
 from merlin.environments.config import EnvironmentConfig
-from merlin.environments.make import find_spec
+from merlin.environments.make import find_spec, rows_per_game
 from merlin.environments.sight import Sight, look
 from merlin.errors import MerlinError, describe, quote
 from merlin.objectives.policy_gradient import ActorCriticConfig
@@ -144,6 +145,9 @@ def preset(
     try:
         return replace(from_dict(RunConfig, values, {"model": config_class}), environment=environment)
     except MerlinError as error:
+        if env_kwargs and sight is None:  # which the task may refuse in words of its own
+            rows = rows_per_game(find_spec(task), env_kwargs, environment)
+            make_environment(task, rows, env_kwargs=env_kwargs, config=environment).close()
         raise MerlinError(f"The preset {name!r} does not fit the agent {agent!r}: {error}") from error
 
 
