@@ -141,7 +141,7 @@ def returns_section(trajectories: Trajectories, discount_factor: float, out: Pat
     found = predict_returns(trajectories, discount_factor)
     if found is None:
         return left_out(title, "no episode ended")
-    steps = np.arange(len(found.value))
+    steps = np.arange(1, len(found.value) + 1)
     plot_lines(
         {"V": (steps, found.value.numpy()), "return": (steps, found.returns.numpy())},
         out / "returns.png",

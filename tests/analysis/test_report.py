@@ -18,10 +18,12 @@ from merlin.analysis.recording import gather
 from merlin.analysis.report import analyse
 from merlin.analysis.saliency import saliency
 from merlin.errors import MerlinError
+from merlin.networks.spaces import Picture
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import override
 from merlin.states import map_state
 from merlin.training.evaluation import evaluate
+from merlin.viewer.canvas import FAINT
 from tests.viewer.test_watch import make_run, tiny
 
 MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})
@@ -247,6 +249,28 @@ def test_an_analysis_that_is_broken_off_leaves_the_one_before(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         analyse(run_dir, episodes=8)
     assert (run_dir / "analysis" / "analysis.json").read_text() == before != ""
+
+
+def test_a_white_picture_has_a_frame(tmp_path):
+    """Of the picture's 92 points two pixels each, and none of them over it."""
+    seen = [("seen", [{"view": np.full((4, 4, 3), 255, np.uint8)}])]
+    space = Picture(spaces.Box(0, 255, (4, 4, 3), np.uint8), 0)
+    draw_observations(seen, ["step 1"], {"view": space}, tmp_path / "x.png", "")
+    grey = tuple(int(FAINT[i : i + 2], 16) for i in (1, 3, 5))
+    with Image.open(tmp_path / "x.png") as image:
+        y, x = (np.asarray(image.convert("RGB")) == grey).all(2).nonzero()
+    assert np.ptp(x) == np.ptp(y) == 2 * 92 + 1 and len(x) == 4 * (2 * 92 + 1)
+
+
+def test_the_return_is_drawn_from_the_first_step_on(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(sections, "plot_lines", lambda lines, path, **_: drawn.update({path.name: lines}))
+    config = tiny("rl-lstm", "merlin/MemoryGame-v0", {"pairs": 2})
+    with build_environment(config, 4) as environment:
+        played = gather(build_agent(config, environment), environment, episodes=4, seed=1)
+    sections.returns_section(played, 0.9, tmp_path)
+    for steps, values in drawn["returns.png"].values():
+        assert steps.tolist() == list(range(1, len(values) + 1))  # as in the viewers and the other pictures
 
 
 def test_the_title_of_a_narrow_picture_is_not_cut_off(tmp_path):
