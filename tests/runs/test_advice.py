@@ -56,8 +56,8 @@ PROVOKED = {
     ),
     "V": (
         tiny(rewards="chance"),
-        r"V explains [0-4]% of the variance of returns, and the return, [-.\d]+, is no better than the [-.\d]+ of the "
-        r"start, .*--set model.running_scales=true.*training.learning_rate",
+        r"V explains [0-4]% of the variance of returns, and the return, [-.\d]+, is no better than the [-.\d]+ ± "
+        r"[.\d]+ of the start, .*--set model.running_scales=true.*training.learning_rate",
     ),
     "V, scales on": (
         tiny(rewards="chance", settings=[SCALES]),
@@ -193,6 +193,33 @@ def test_advice_is_late_and_sure(parts):
     assert told_of(parts, rows_of(**rises | solved)) == {}, "nearly all succeed, 1.6 standard deviations from the start"
     unknown = {"value_explained": lambda i: math.nan if i % 2 else 0.0}
     assert told_of(parts, rows_of(**unknown)) == {"value_explained": 26}
+
+
+def test_the_start_is_the_first_reports_together_and_not_one_of_a_few_episodes(parts):
+    """Of random play of 0.35 a first report of 4 episodes has 0.5; what comes later is a little better than it was."""
+    lucky = {
+        "value_explained": lambda i: 0.0,
+        "episodes": lambda i: 4,
+        "episode_return_mean": lambda i: 0.5 if i == 1 else 0.35 if i <= 10 else 0.42 if i <= 60 else 0.97,
+        "episode_return_std": lambda i: 0.48,
+    }
+    assert told_of(parts, rows_of(**lucky)) == {}
+    advice = Advice(*parts[:2])
+    flat = lucky | {"episode_return_mean": lambda i: 0.5 if i == 1 else 0.35}
+    (told,) = [x for row in rows_of(**flat) for x in advice.take(row, parts[2], 0).values()]
+    # of 40 episodes 4 have 0.5: their mean is 0.365, with an error of 0.48 / √39
+    assert ", is no better than the 0.365 ± 0.077 of the start" in told
+
+
+def test_of_a_start_of_too_few_episodes_nothing_is_said(parts):
+    few = {"value_explained": lambda i: 0.0, "episodes": lambda i: 19 if i == 1 else 0 if i < 81 else 500}
+    falls = few | {"episode_return_mean": lambda i: -float(i)}
+    advice = Advice(*parts[:2])
+    told_of(parts, rows_of(count=80, **falls), advice)
+    assert advice.start[1] == 19 and not advice._is_no_better()
+    told_of(parts, [report(81, episodes=500, episode_return_mean=-1.0)], advice)
+    assert advice.start[1] == 519, "it is late, but without them there is nothing to compare with"
+    assert not advice._is_no_better(), "the recent ones are nearly the same"
 
 
 def test_a_run_that_is_shorter_than_its_own_preset_asks_for_is_not_blamed(parts):
