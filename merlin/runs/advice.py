@@ -45,7 +45,8 @@ def describe_run(config: RunConfig, environment: Environment) -> list[str]:
     """Return sentences about what a run took things for: entries, actions, preset and units."""
     scales = "running scales: vectors, rewards, returns" if config.model.running_scales else "units as they come"
     entries = "; ".join(describe_entries(environment.spaces))
-    sentences = [entries, f"{describe_actions(environment.action_space)}; {describe_preset(config)}; {scales}"]
+    masks = f", masked by {environment.masked_by}" if environment.masked_by else ""
+    sentences = [entries, f"{describe_actions(environment.action_space)}{masks}; {describe_preset(config)}; {scales}"]
     if environment.is_self_play:
         sentences.append(describe_self_play(config, environment))
     return sentences

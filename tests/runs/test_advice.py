@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import replace
 
+import gymnasium
+import numpy as np
 import pytest
 from gymnasium import spaces
 
@@ -133,6 +135,45 @@ def test_the_start_says_what_was_taken_for_what():
             "cue: category of 4",
             "box of 1 number, -1 to 1; preset grid-world (as told); units as they come",
         ]
+
+
+class Masked(gymnasium.Env):
+    """Episodes of one step, whose mask is an entry of the observation or of the info, under some key."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, key="action_mask", in_info=True):
+        self.mask, self.in_info = {key: np.array([1, 0, 1], np.int8)}, in_info
+        entries = {"place": spaces.Discrete(2)} | ({} if in_info else {key: spaces.MultiBinary(3)})
+        self.observation_space = spaces.Dict(entries)
+
+    def _observe(self):
+        return {"place": 0} | ({} if self.in_info else self.mask)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observe(), self.mask if self.in_info else {}
+
+    def step(self, action):
+        return self._observe(), 0.0, True, False, self.mask if self.in_info else {}
+
+
+gymnasium.register("test/Masked-v0", Masked)
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({}, "3 actions, masked by the info's action_mask; preset "),
+        ({"in_info": False}, "3 actions, masked by the entry action_mask; preset "),
+        ({"key": "actions_mask"}, "3 actions; preset "),
+        ({"key": "actions_mask", "in_info": False}, "3 actions; preset "),
+    ],
+)
+def test_the_start_says_where_actions_are_masked(settings, told, tmp_path):
+    config = preset("rl-lstm", "test/Masked-v0", settings, name="grid-world")
+    config = replace(config, steps=32, num_envs=2, device="cpu", model=replace(config.model, **SIZES["rl-lstm"]))
+    assert lines(override(config, ["training.unroll_length=16"]), tmp_path / "run")[1].startswith(told)
 
 
 @pytest.mark.parametrize(
