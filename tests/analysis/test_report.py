@@ -203,12 +203,12 @@ class Clock(gymnasium.Env):
         return self._observe() | {"clock": self.clock % 4}, 0.0, self.clock == 4, False, {}
 
 
-gymnasium.register("test/Clock-v0", Clock)
+gymnasium.register("test/SameClock-v0", Clock)
 
 
 def test_what_all_environments_show_at_the_same_step_is_measured_and_what_never_differs_is_not(tmp_path):
-    with build_environment(tiny("rl-lstm", "test/Clock-v0"), 3) as environment:
-        agent = build_agent(tiny("rl-lstm", "test/Clock-v0"), environment)
+    with build_environment(tiny("rl-lstm", "test/SameClock-v0"), 3) as environment:
+        agent = build_agent(tiny("rl-lstm", "test/SameClock-v0"), environment)
         section = sections.saliency_section(agent, environment, 0, tmp_path)
     found, told = section.numbers["saliency"], dict(section.rows)
     assert found["clock"] > 0 and (found["cue"][:8] > 0).all() and found["cue"][8:].isnan().all()

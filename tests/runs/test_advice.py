@@ -158,7 +158,7 @@ class Masked(gymnasium.Env):
         return self._observe(), 0.0, True, False, self.mask if self.in_info else {}
 
 
-gymnasium.register("test/Masked-v0", Masked)
+gymnasium.register("test/MaskedStart-v0", Masked)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ gymnasium.register("test/Masked-v0", Masked)
     ],
 )
 def test_the_start_says_where_actions_are_masked(settings, told, tmp_path):
-    config = preset("rl-lstm", "test/Masked-v0", settings, name="grid-world")
+    config = preset("rl-lstm", "test/MaskedStart-v0", settings, name="grid-world")
     config = replace(config, steps=32, num_envs=2, device="cpu", model=replace(config.model, **SIZES["rl-lstm"]))
     assert lines(override(config, ["training.unroll_length=16"]), tmp_path / "run")[1].startswith(told)
 
