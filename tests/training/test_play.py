@@ -186,9 +186,7 @@ def test_several_observers_find_what_each_finds_alone():
             return Evaluation(environment, 6), recorder, probe, Evaluation(environment, 9, skip=1)
 
         def found(one, recorder, probe, other):
-            saliency = {
-                name: x.nan_to_num(-1.0) for name, x in probe.saliency().items()
-            }  # NaN is of what never differs
+            saliency = {name: x.nan_to_num(-1.0) for name, x in probe.saliency().items()}  # of what never differs
             return [one.result(), tuple(recorder.trajectories()), saliency, other.result()]
 
         together, alone = observers(), observers()
