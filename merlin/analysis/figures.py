@@ -7,6 +7,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -53,7 +54,7 @@ def plot_lines(
 
 
 def plot_maps(maps: Sequence[tuple[str, Float[Array, "H W"]]], path: Path, title: str) -> None:
-    """Write a PNG of maps side by side, each (name, values), dark where there is most."""
+    """Write a PNG of maps side by side, each (name, values), dark where there is most and grey where there is NaN."""
     columns = min(4, len(maps))
     rows = -(-len(maps) // columns)
     figure = Figure(
@@ -62,7 +63,8 @@ def plot_maps(maps: Sequence[tuple[str, Float[Array, "H W"]]], path: Path, title
     canvas = FigureCanvasAgg(figure)
     for index, (name, values) in enumerate(maps):
         axes = figure.add_subplot(rows, columns, index + 1)
-        axes.imshow(values, cmap="Purples", vmin=0)
+        image = axes.imshow(values, cmap=colormaps["Purples"].with_extremes(bad="#d9d9d9"), vmin=0)
+        figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
         axes.set_title(literal(name), fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])

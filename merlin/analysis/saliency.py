@@ -1,4 +1,6 @@
-"""Saliency of the parts of an observation: the change of V when they are replaced by another environment's."""
+"""Saliency of the parts of an observation: the change of V when they are replaced by what was seen elsewhere."""
+
+import math
 
 import torch
 from gymnasium import spaces
@@ -14,9 +16,11 @@ PATCHES = 16  # along each side of a picture
 
 
 class SaliencyProbe(Observer):
-    """Mean change of V, for each part of each entry of the observation, when that part is another environment's.
+    """Mean change of V, for each part of each entry of the observation, when that part is as it was seen elsewhere.
 
-    The step is taken once more with each changed observation, from the same state and with the same noise.
+    Elsewhere is one, drawn at random, of all steps of all environments that were asked about so far: at the same step
+    environments may all show the same. The step is taken once more with each changed observation, from the same state
+    and with the same noise.
 
     Args:
         chosen: The steps at which that is done.
@@ -25,22 +29,40 @@ class SaliencyProbe(Observer):
     def __init__(self, agent: Agent, environment: Environment, chosen: set[int]) -> None:
         self.agent, self.spaces, self.chosen, self.step = agent, environment.spaces, chosen, 0
         self.generator = torch.Generator(environment.device)
+        self.draws = torch.Generator().manual_seed(0)
+        self.seen: list[dict[str, Tensor]] = []
         self.change: dict[str, Tensor] = {}
+        self.has_differed: dict[str, Tensor] = {}
 
     def observe(self, moment: Moment) -> None:
         """Add what each part changes, if this is one of the chosen steps."""
         if self.step in self.chosen:
+            self.seen.append(moment.timestep.observation)
+            elsewhere = self._elsewhere(len(moment.timestep.is_first))
             for name, space in self.spaces.items():
                 value = moment.timestep.observation[name]
-                found = [self._change(moment, name, part) for part in _parts(space, value)]
-                self.change[name] = self.change.get(name, 0) + torch.stack(found) / len(self.chosen)
+                other = torch.stack([self.seen[step][name][row] for step, row in elsewhere])
+                parts = [part & (other != value) for part in _parts(space, value)]
+                change = torch.stack([self._change(moment, name, other, part) for part in parts])
+                self.change[name] = self.change.get(name, 0) + change / len(self.chosen)
+                differs = torch.stack([part.any() for part in parts]).cpu()
+                self.has_differed[name] = self.has_differed.get(name, differs) | differs
         self.step += 1
         self.is_done = self.step > max(self.chosen)
 
-    def _change(self, moment: Moment, name: str, part: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
+    def _elsewhere(self, num_envs: int) -> list[tuple[int, int]]:
+        """Return for each environment a step that was seen, by its index, and a row of it: any but its own present."""
+        count = len(self.seen) * num_envs
+        here = torch.arange(count - num_envs, count)
+        shift = torch.randint(1, max(2, count), (num_envs,), generator=self.draws)
+        return [divmod(index, num_envs) for index in ((here + shift) % count).tolist()]
+
+    def _change(self, moment: Moment, name: str, other: Tensor, part: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Return the mean change of V when an entry is another in a part."""
+        if not part.any():
+            return torch.zeros(())
         timestep = moment.timestep
-        value = timestep.observation[name]
-        observation = timestep.observation | {name: torch.where(part, value.roll(1, 0), value)}
+        observation = timestep.observation | {name: torch.where(part, other, timestep.observation[name])}
         self.generator.set_state(moment.generator_state)
         output, _ = self.agent.step(
             observation, moment.state, timestep.is_first, timestep.reward, generator=self.generator
@@ -48,17 +70,18 @@ class SaliencyProbe(Observer):
         return (output.value - moment.output.value).abs().mean().cpu()
 
     def saliency(self) -> dict[str, Float[Tensor, "*shape"]]:
-        """Return maps of grids and pictures, and one number for anything else."""
-        return {name: x.reshape(_shape(self.spaces[name])) for name, x in self.change.items()}
+        """Return maps of grids and pictures, and one number for anything else; NaN of a part that never differed."""
+        found = {name: x.where(self.has_differed[name], math.nan) for name, x in self.change.items()}
+        return {name: x.reshape(_shape(self.spaces[name])) for name, x in found.items()}
 
 
 def saliency(
     agent: Agent, environment: Environment, *, seed: int, steps: int = 32, every: int = 4
 ) -> dict[str, Float[Tensor, "*shape"]]:
-    """Return, for each entry of the observation, the mean change of V when a part of it is another environment's.
+    """Return, for each entry of the observation, the mean change of V when a part of it is as it was seen elsewhere.
 
-    A grid gives a map of its cells, a picture one of 16x16 patches, anything else one number. Occlusion by what is as
-    likely elsewhere says for categories what a gradient says for pixels.
+    A grid gives a map of its cells, a picture one of 16x16 patches, anything else one number; NaN of what was never
+    different elsewhere. Occlusion by what is as likely elsewhere says for categories what a gradient says for pixels.
 
     Args:
         seed: Of environments, actions and latents.

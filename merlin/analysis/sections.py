@@ -141,7 +141,7 @@ def returns_section(trajectories: Trajectories, discount_factor: float, out: Pat
     found = predict_returns(trajectories, discount_factor)
     if found is None:
         return left_out(title, "no episode ended")
-    steps = np.arange(len(found.value))
+    steps = np.arange(1, len(found.value) + 1)
     plot_lines(
         {"V": (steps, found.value.numpy()), "return": (steps, found.returns.numpy())},
         out / "returns.png",
@@ -220,16 +220,18 @@ def saliency_section(agent: Agent, environment: Environment, seed: int, out: Pat
     maps = [
         (name, (x.T if is_minigrid(environment.spaces[name]) else x).numpy())
         for name, x in found.items()
-        if x.ndim == 2
+        if x.ndim == 2 and not x.isnan().all()
     ]
     if maps:
-        plot_maps(maps, out / "saliency.png", "Change of V when a part is another environment's")
+        plot_maps(maps, out / "saliency.png", "Change of V when a part is as it was seen elsewhere")
+    means = {name: float(x.nanmean()) for name, x in found.items()}
     return Section(
         title,
-        "Mean change of V when a part of the observation is what another environment shows there, in 32 steps of each: "
-        "of grids and pictures the whole map's mean, the picture shows it part by part.",
+        "Mean change of V when a part of the observation is as another environment or step showed it, in 32 steps of "
+        "each: of grids and pictures the mean over the map, which the picture shows part by part, grey what never "
+        "differs.",
         ("entry", "mean change of V"),
-        [(_label(name), float(x.mean())) for name, x in found.items()],
+        [(_label(name), "not measured: it never differs" if math.isnan(x) else x) for name, x in means.items()],
         {title: "saliency.png"} if maps else {},
         {"saliency": found},
     )

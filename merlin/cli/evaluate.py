@@ -46,6 +46,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from merlin.runs.directory import load_config
     from merlin.runs.held_out import play_held_out
     from merlin.runs.player import load
+    from merlin.training.evaluation import standard_error
 
     config = load_config(options.run_dir)
     device = config.device if options.device is None else options.device
@@ -83,15 +84,14 @@ def evaluate(options: argparse.Namespace) -> int:
     actions = "most probable" if options.greedy else "sampled"
     who = config.agent if way == "own" else f"{config.agent} with its memory {way}"
     print(f"{who} on {config.task}, {describe_weights(weights)}, {actions} actions, held-out seed {seed}")
-    ended = result["episodes"]
+    ended, std = result["episodes"], result["episode_return_std"]
+    error = standard_error(std, ended)
+    spread = f" (standard error; standard deviation {std:.3f})" if math.isfinite(error) else ""
     rows = [
-        (
-            "episode return",
-            f"{result['episode_return_mean']:.3f} ± {result['episode_return_std']:.3f}" if ended else "-",
-        ),
+        ("episode return", _score(result["episode_return_mean"], error) + spread if ended else "-"),
         *(
-            (f"  of {name} play", f"{mean:.3f}" + (f" ({counted(played, 'episode')})" if played else ""))
-            for name, (mean, played) in references.items()
+            (f"  of {name} play", _score(mean, error) + (f" ({counted(played, 'episode')})" if played else ""))
+            for name, (mean, played, error) in references.items()
         ),
         ("episode length", f"{result['episode_length_mean']:.1f} steps" if ended else "-"),
         ("episodes", f"{ended:,}"),
@@ -111,3 +111,7 @@ def evaluate(options: argparse.Namespace) -> int:
             f"{result['unfinished_return_mean']:.3f} so far: --max-steps lets them go on."
         )
     return 0
+
+
+def _score(mean: float, error: float) -> str:
+    return f"{mean:.3f}" + (f" ± {error:.3f}" if math.isfinite(error) else "")

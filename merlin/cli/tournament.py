@@ -65,16 +65,26 @@ def tournament(options: argparse.Namespace) -> int:
         )
         played.write(found, out, f"Points of {options.games} games")
     if options.json:
-        points = [[None if math.isnan(x) else x for x in row] for row in found.points.tolist()]
-        standings = [x._asdict() for x in found.standings]
+        points = [[_number(x) for x in row] for row in found.points.tolist()]
+        standings = [{name: _number(value) for name, value in x._asdict().items()} for x in found.standings]
         print(json.dumps({"standings": standings, "points": points, "games_per_pair": options.games}))
         return 0
     width = max(len(x.name) for x in found.standings)
     print(f"{'':<{width}}  rating  95% interval     wins  draws  losses  games")
     for x in found.standings:
+        interval = f"{'-':^14}" if math.isnan(x.rating_low) else f"{x.rating_low:5.0f} to {x.rating_high:5.0f}"
         shares = f"{x.wins:6.1%} {x.draws:6.1%}  {x.losses:6.1%}"
+        print(f"{x.name:<{width}}  {x.rating:6.0f}  {interval}  {shares}  {x.games:5,}")
+    # of one whose rating is given there is none, whatever was played
+    if sum(math.isnan(x.rating_low) for x in found.standings) > 1:
         print(
-            f"{x.name:<{width}}  {x.rating:6.0f}  {x.rating_low:5.0f} to {x.rating_high:5.0f}  {shares}  {x.games:5,}"
+            f"There is no interval of who played fewer than {played.FEWEST_GAMES} games, or whose games against each "
+            "other one all ended alike: raise --games, or let others play."
         )
     print_table([("pairs", f"{out / 'points.png'}, {out / 'points.csv'}"), ("table", f"{out / 'standings.csv'}")])
     return 0
+
+
+def _number(value: Any) -> Any:
+    """Return a value as JSON holds it, NaN as null."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -156,6 +156,13 @@ class ActionMasks:
         ):
             raise self._mistake(f"has an entry 'action_mask' that is a {self.space}")
 
+    @property
+    def source(self) -> str | None:
+        """Where the masks are, in words; None where there are none, which of infos the first reset tells."""
+        if self.space is not None:
+            return f"the entry {ACTION_MASK}"
+        return f"the info's {ACTION_MASK}" if self.are_given else None
+
     def begin(self, observation: dict[str, Tensor], info: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the observation of a reset with the mask, if there is one."""
         self.are_given = ACTION_MASK in observation or ACTION_MASK in info

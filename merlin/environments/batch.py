@@ -159,6 +159,11 @@ class Environment:
         """The settings of the task with which an agent that trains in self-play is judged; none if it does not."""
         return dict(getattr(self.vector_env.unwrapped, "judged_by", {})) if self.is_self_play else {}
 
+    @property
+    def masked_by(self) -> str | None:
+        """Where masks of actions are, in words; None where there are none, which of infos the first reset tells."""
+        return self._masks.source
+
     def reset(self, seed: int, *, staggers: bool = False) -> Timestep:
         """Begin an episode everywhere, each environment with a seed of its own, drawn from `seed`.
 

@@ -34,6 +34,8 @@ RANDOM = "random"
 FILES = "standings.csv", "points.csv", "points.png"
 OF_PLAYERS = ("rewards", "opponents", "team_mate")
 """Settings of a game that are of one player, or of who else plays."""
+FEWEST_GAMES = 20
+"""Of an entrant whose rating has an interval."""
 
 
 class Entrant(NamedTuple):
@@ -47,7 +49,11 @@ class Entrant(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How an entrant did; shares of its games."""
+    """How an entrant did; shares of its games.
+
+    The bounds of the rating's 95% interval are NaN of the anchor, whose rating is given, and of an entrant with fewer
+    than `FEWEST_GAMES` games, or whose games against each other one all ended alike: drawing them again says nothing.
+    """
 
     name: str
     rating: float
@@ -146,11 +152,13 @@ def standings(names: Sequence[str], matches: Sequence[Match], anchor: int, seed:
     fitted = fit_with_intervals(teams, scores, len(names), anchor, torch.Generator().manual_seed(seed))
     found = []
     for index, name in enumerate(names):
-        own = torch.cat(
-            [m.scores if m.first == index else 1 - m.scores for m in matches if index in (m.first, m.second)]
-        )
+        played = [m.scores if m.first == index else 1 - m.scores for m in matches if index in (m.first, m.second)]
+        own = torch.cat(played)
         shares = ((own == x).double().mean().item() for x in (1, 0.5, 0))
         rating, low, high = (float(x[index]) for x in fitted)
+        differs = any(bool((scores != scores[0]).any()) for scores in played)
+        if index == anchor or len(own) < FEWEST_GAMES or not differs:
+            low = high = math.nan
         found.append(Standing(name, rating, low, high, len(own), *shares))
     return sorted(found, key=lambda x: -x.rating)
 
@@ -178,12 +186,12 @@ def write(found: Tournament, out: Path, title: str) -> None:
         with open(out / FILES[0], "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(Standing._fields)
-            table.writerows(found.standings)
+            table.writerows([_blank(x) for x in standing] for standing in found.standings)
         with open(out / FILES[1], "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["", *names])
             for name, row in zip(names, found.points, strict=True):
-                table.writerow([name, *("" if math.isnan(x) else x for x in row)])
+                table.writerow([name, *map(_blank, row)])
         plot_points(names, found.points, out / FILES[2], title)
     except OSError as error:
         raise MerlinError(
@@ -206,6 +214,11 @@ def check_free(out: Path, names: Sequence[str], games: int) -> None:
             return
         held = f"{most} games of each pair"
     raise MerlinError(f"{out} holds results of {held}, which are not written over: choose another {option('out')}.")
+
+
+def _blank(value: Any) -> Any:
+    """Return a value as a table holds it, NaN as nothing."""
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def run_dirs_of(path: Path) -> list[Path]:
@@ -306,6 +319,7 @@ def _game(config: RunConfig) -> dict[str, Any]:
 
 __all__ = [
     "ANCHOR_RATING",
+    "FEWEST_GAMES",
     "Entrant",
     "Match",
     "Standing",

@@ -17,6 +17,7 @@ from merlin.networks.action_spaces import SimpleSpace, describe_actions, open_ac
 from merlin.networks.categories import sizes_and_starts
 from merlin.networks.spaces import describe_entries
 from merlin.runs.presets import GENERAL, RunConfig, family_of, preset
+from merlin.training.evaluation import standard_error
 
 FIRST_STEPS = 5_000
 FIRST_PART, PART = 0.1, 0.05
@@ -31,6 +32,9 @@ RISE = 0.02
 """A metric that rose by more than this is getting better."""
 EPISODES = 100
 """To judge V or returns by."""
+START_EPISODES = 20
+"""That the start must have; it has `EPISODES` unless the first tenth of the run has fewer. Beside `EPISODES` recent
+ones, a rise by half a standard deviation is then two standard errors."""
 LONG = 1_000
 """Steps without which no episode is told to be without end."""
 GROWTH = 1.0
@@ -41,7 +45,8 @@ def describe_run(config: RunConfig, environment: Environment) -> list[str]:
     """Return sentences about what a run took things for: entries, actions, preset and units."""
     scales = "running scales: vectors, rewards, returns" if config.model.running_scales else "units as they come"
     entries = "; ".join(describe_entries(environment.spaces))
-    sentences = [entries, f"{describe_actions(environment.action_space)}; {describe_preset(config)}; {scales}"]
+    masks = f", masked by {environment.masked_by}" if environment.masked_by else ""
+    sentences = [entries, f"{describe_actions(environment.action_space)}{masks}; {describe_preset(config)}; {scales}"]
     if environment.is_self_play:
         sentences.append(describe_self_play(config, environment))
     return sentences
@@ -79,7 +84,8 @@ class Advice:
         self.reports, self.episodes = 0, 0
         self.without_end: list[float] = [0, 0]  # reports since the last that had an episode end, and that one's steps
         self.rewards, self.returns = [math.inf, -math.inf], [math.inf, -math.inf]  # lowest and highest
-        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0]  # mean return, episodes, and spread
+        # mean return, episodes, and of those that the run began with the standard deviation
+        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0]
         self.entropies: list[float] = []  # of the first report, and the highest
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,7 +136,9 @@ class Advice:
         if episodes:
             self.without_end = [0, metrics["env_steps"]]
             self.returns = _widened(self.returns, mean - std, mean + std)
-            self.start = [mean, episodes, std] if not self.start[1] else self.start
+            is_early = metrics["env_steps"] <= FIRST_PART * self.steps
+            if self.start[1] < (EPISODES if is_early else START_EPISODES):
+                self.start = _pooled(self.start, [mean, episodes, std])
             faded = max(0.8 * self.recent[1], min(self.recent[1], EPISODES))  # the last five reports, or 100 episodes
             known = faded * self.recent[0] if faded else 0.0
             self.recent = [(known + episodes * mean) / (faded + episodes), faded + episodes]
@@ -238,14 +246,16 @@ class Advice:
             spreads: Standard deviations of these by which a return may be higher and still be no better, though not by
                 more than half of the way to the best returns that were seen: 1 may be less than 2 of them above 0.25.
         """
-        if not self.knows_start or self.episodes < EPISODES:
+        if not self.knows_start or self.start[1] < START_EPISODES or self.episodes < max(EPISODES, 2 * self.start[1]):
             return False
         margin = min(spreads * self.start[2], 0.5 * (self.returns[1] - self.start[0]))
         return self.recent[0] <= self.start[0] + margin
 
     def _standing(self, is_no_better: bool = True) -> str:
         how = "is no better than" if is_no_better else "is still near"
-        return f"return, {self.recent[0]:.3g}, {how} the {self.start[0]:.3g} of the start"
+        mean, episodes, std = self.start
+        error = standard_error(std, int(episodes))
+        return f"return, {self.recent[0]:.3g}, {how} the {mean:.3g} ± {error:.2g} of the start"
 
     def _rate(self) -> tuple[str, float]:
         """Return the setting of the policy's learning rate, and its value."""
@@ -264,6 +274,17 @@ _STATE = {
 def _most_entropy(part: SimpleSpace) -> float:
     """Return the most nats of entropy that choices have; 0 of numbers."""
     return 0.0 if isinstance(part, Box) else sum(map(math.log, sizes_and_starts(part)[0]))
+
+
+def _pooled(one: list[float], other: list[float]) -> list[float]:
+    """Return mean, number and standard deviation of the episodes of two reports together."""
+    if not one[1]:
+        return other
+    (mean, count, std), (other_mean, other_count, other_std) = one, other
+    total = count + other_count
+    variance = (count * std**2 + other_count * other_std**2) / total
+    variance += count * other_count * ((mean - other_mean) / total) ** 2
+    return [(count * mean + other_count * other_mean) / total, total, math.sqrt(variance)]
 
 
 def _widened(span: list[float], lowest: float, highest: float) -> list[float]:

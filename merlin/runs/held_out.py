@@ -1,5 +1,7 @@
 """Held-out episodes of a run's task: what `merlin evaluate` plays."""
 
+import math
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +17,8 @@ from merlin.ranges import COUNT, SEED, check
 from merlin.runs.agent_spaces import check_same_spaces
 from merlin.runs.build import build_environment, build_judged
 from merlin.runs.presets import RunConfig
-from merlin.training.evaluation import HELD_OUT_SEED, Evaluation, evaluate
-from merlin.training.random_play import RANDOM_EPISODES, random_return
+from merlin.training.evaluation import HELD_OUT_SEED, Evaluation, evaluate, standard_error
+from merlin.training.random_play import FEWEST_EPISODES, random_returns
 
 Shown = Literal["own", "zeroed", "frozen", "shuffled"]
 """Which memory an agent is shown."""
@@ -28,6 +30,8 @@ class Reference(NamedTuple):
     mean: float
     episodes: int | None = None
     """Episodes that were played for it; None where the task knows it."""
+    error: float = math.nan
+    """Its standard error; NaN where the task knows it."""
 
 
 @restoring_torch()
@@ -56,8 +60,8 @@ def play_held_out(
         as_told: Play the task with the settings of `config`, also where an agent would play against itself.
         tell: Is called after each step, to show progress.
         note: Is told of the bots that it plays against instead.
-        plays_at_random: Play random episodes too, where the task does not know what they earn and they all end within
-            a second, or a tenth of the time that the agent's took.
+        plays_at_random: Play random episodes too, where the task does not know what they earn: as many as end within a
+            second, or a tenth of the time that the agent's took, though no more than the agent's, or 30.
 
     Raises:
         MerlinError: The environment has other spaces than the agent's, or a number makes no sense.
@@ -93,7 +97,9 @@ def play_held_out(
         references = {name: Reference(score) for name, score in environment.scores.items()}
         if plays_at_random and result["episodes"] and "random" not in references:
             seconds = max(1.0, 0.1 * (time.monotonic() - begin))
-            mean = random_return(environment, seed + HELD_OUT_SEED, seconds)
-            if mean is not None:
-                references = {"random": Reference(mean, RANDOM_EPISODES), **references}
+            most = max(FEWEST_EPISODES, result["episodes"])
+            returns = random_returns(environment, seed + HELD_OUT_SEED, seconds, most)
+            if returns:
+                error = standard_error(statistics.pstdev(returns), len(returns))
+                references = {"random": Reference(statistics.fmean(returns), len(returns), error), **references}
         return result, references

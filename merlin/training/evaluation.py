@@ -128,6 +128,11 @@ class Evaluation(Observer):
         return result
 
 
+def standard_error(std: float, count: int) -> float:
+    """Return that of a mean of numbers whose standard deviation this is; NaN of a single one."""
+    return std / math.sqrt(count - 1) if count > 1 else math.nan
+
+
 def _mean(values: list[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 

@@ -21,7 +21,8 @@ from merlin.networks.spaces import shape_of
 from merlin.training.evaluation import Evaluation
 from merlin.training.play import play
 
-RANDOM_EPISODES = 30
+FEWEST_EPISODES = 30
+"""That a mean is told of."""
 
 
 class RandomPlayer:
@@ -64,15 +65,25 @@ class RandomPlayer:
         return StepOutput(numbers.reshape(action.shape), none, none, parameters), state
 
 
-def random_return(environment: Environment, seed: int, seconds: float) -> float | None:
-    """Return the mean return of `RANDOM_EPISODES` random episodes; None if they do not all end in these seconds."""
-    late = time.monotonic() + seconds
+def random_returns(environment: Environment, seed: int, seconds: float, most: int = FEWEST_EPISODES) -> list[float]:
+    """Return the returns of as many random episodes as end in these seconds; none if fewer than `FEWEST_EPISODES` do.
+
+    Every environment plays as many, as short episodes would count more often otherwise.
+
+    Args:
+        most: Episodes after which no more are played.
+    """
+    late, returns = time.monotonic() + seconds, []
+    player, generator = RandomPlayer(environment, seed), torch.Generator(environment.device).manual_seed(seed)
 
     def stop(evaluation: Evaluation) -> None:
         evaluation.is_done |= time.monotonic() > late
 
-    evaluation = Evaluation(environment, RANDOM_EPISODES, tell=stop)
     with suppress(MerlinError):  # an environment that fails now has not failed the agent
-        play(RandomPlayer(environment, seed), environment, evaluation, seed=seed)
-    is_whole = len(evaluation.returns) == RANDOM_EPISODES
-    return evaluation.result()["episode_return_mean"] if is_whole else None
+        while len(returns) < most and time.monotonic() <= late:
+            evaluation = Evaluation(environment, min(environment.num_envs, most - len(returns)), tell=stop)
+            play(player, environment, evaluation, seed=seed + len(returns), generator=generator)
+            if len(evaluation.returns) < evaluation.episodes:
+                break
+            returns += evaluation.returns
+    return returns if len(returns) >= FEWEST_EPISODES else []

@@ -104,15 +104,17 @@ class Canvas:
     def picture(
         self, x: Number, y: Number, width: Number, height: Number, pixels: np.ndarray, centred: bool = False
     ) -> None:
-        """Draw a picture [Y, X, 3] as large as it fits, to the left or centred."""
+        """Draw a picture [Y, X, 3] as large as it fits, to the left or centred, in a frame: it may be white."""
         rows, columns = pixels.shape[:2]
         factor = min(width * SCALE / columns, height * SCALE / rows)
         how = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
         if factor >= 3:
             factor, how = int(factor), Image.Resampling.NEAREST  # square pixels, all of one size
         size = max(1, round(columns * factor)), max(1, round(rows * factor))
-        left = x + (width - size[0] / SCALE) / 2 if centred else x
-        self.image.paste(Image.fromarray(pixels).resize(size, how), (round(left * SCALE), round(y * SCALE)))
+        left = round((x + (width - size[0] / SCALE) / 2 if centred else x) * SCALE)
+        top = round(y * SCALE)
+        self.image.paste(Image.fromarray(pixels).resize(size, how), (left, top))
+        self.pen.rectangle((left - 1, top - 1, left + size[0], top + size[1]), outline=FAINT)
 
     def strip(self, x: Number, y: Number, width: Number, height: Number, colours: Sequence[str]) -> None:
         """Draw colours side by side, as when there are too many for boxes."""

@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from PIL import Image
 
 from merlin.analysis import metrics, sections
@@ -17,10 +18,12 @@ from merlin.analysis.recording import gather
 from merlin.analysis.report import analyse
 from merlin.analysis.saliency import saliency
 from merlin.errors import MerlinError
+from merlin.networks.spaces import Picture
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import override
 from merlin.states import map_state
 from merlin.training.evaluation import evaluate
+from merlin.viewer.canvas import FAINT
 from tests.viewer.test_watch import make_run, tiny
 
 MAZE = ("merlin/GoalMaze-v0", {"size": 5, "max_steps": 30})
@@ -165,11 +168,55 @@ def test_what_cannot_be_seen_does_not_change_the_value():
     with build_environment(config, 4) as environment:
         agent = build_agent(config, environment)
         found = saliency(agent, environment, seed=0, steps=2)
-        assert found["image"].shape == (5, 5) and found["image"].sum() > 0 and found["direction"] > 0
+        assert found["image"].shape == (5, 5) and found["image"].nansum() > 0 and found["direction"] > 0
         with torch.no_grad():
             agent.encoder.entries[list(environment.spaces).index("image")].embedding.weight.zero_()
         found = saliency(agent, environment, seed=0, steps=2)
-        assert found["image"].sum() == 0 and found["direction"] > 0
+        assert found["image"].nansum() == 0 and found["direction"] > 0
+
+
+class Clock(gymnasium.Env):
+    """Episodes of four steps whose observations are the same in each: what the clock shows, a cue, and a constant."""
+
+    observation_space = spaces.Dict(
+        {
+            "clock": spaces.Discrete(4),
+            "cue": spaces.Box(0, 255, (16, 16, 1), np.uint8),
+            "constant": spaces.Discrete(3),
+            "blank": spaces.Box(0, 255, (16, 16, 1), np.uint8),
+        }
+    )
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return self._observe(), {}
+
+    def _observe(self):
+        cue, blank = np.zeros((16, 16, 1), np.uint8), np.zeros((16, 16, 1), np.uint8)
+        cue[:8] = 255 * (self.clock == 0)  # whose lower half is always the same
+        return {"clock": self.clock, "cue": cue, "constant": 1, "blank": blank}
+
+    def step(self, action):
+        self.clock += 1
+        return self._observe() | {"clock": self.clock % 4}, 0.0, self.clock == 4, False, {}
+
+
+gymnasium.register("test/SameClock-v0", Clock)
+
+
+def test_what_all_environments_show_at_the_same_step_is_measured_and_what_never_differs_is_not(tmp_path):
+    with build_environment(tiny("rl-lstm", "test/SameClock-v0"), 3) as environment:
+        agent = build_agent(tiny("rl-lstm", "test/SameClock-v0"), environment)
+        section = sections.saliency_section(agent, environment, 0, tmp_path)
+    found, told = section.numbers["saliency"], dict(section.rows)
+    assert found["clock"] > 0 and (found["cue"][:8] > 0).all() and found["cue"][8:].isnan().all()
+    assert told["clock"] == float(found["clock"]) and told["cue"] == pytest.approx(found["cue"][:8].mean().item())
+    assert told["constant"] == told["blank"] == "not measured: it never differs"
+    with Image.open(tmp_path / "saliency.png") as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert (pixels == 0xD9).all(1).sum() > 1_000  # the half that never differs is grey
 
 
 def test_saliency_is_asked_of_every_phase_of_an_episode(monkeypatch):
@@ -202,6 +249,28 @@ def test_an_analysis_that_is_broken_off_leaves_the_one_before(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         analyse(run_dir, episodes=8)
     assert (run_dir / "analysis" / "analysis.json").read_text() == before != ""
+
+
+def test_a_white_picture_has_a_frame(tmp_path):
+    """Of the picture's 92 points two pixels each, and none of them over it."""
+    seen = [("seen", [{"view": np.full((4, 4, 3), 255, np.uint8)}])]
+    space = Picture(spaces.Box(0, 255, (4, 4, 3), np.uint8), 0)
+    draw_observations(seen, ["step 1"], {"view": space}, tmp_path / "x.png", "")
+    grey = tuple(int(FAINT[i : i + 2], 16) for i in (1, 3, 5))
+    with Image.open(tmp_path / "x.png") as image:
+        y, x = (np.asarray(image.convert("RGB")) == grey).all(2).nonzero()
+    assert np.ptp(x) == np.ptp(y) == 2 * 92 + 1 and len(x) == 4 * (2 * 92 + 1)
+
+
+def test_the_return_is_drawn_from_the_first_step_on(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(sections, "plot_lines", lambda lines, path, **_: drawn.update({path.name: lines}))
+    config = tiny("rl-lstm", "merlin/MemoryGame-v0", {"pairs": 2})
+    with build_environment(config, 4) as environment:
+        played = gather(build_agent(config, environment), environment, episodes=4, seed=1)
+    sections.returns_section(played, 0.9, tmp_path)
+    for steps, values in drawn["returns.png"].values():
+        assert steps.tolist() == list(range(1, len(values) + 1))  # as in the viewers and the other pictures
 
 
 def test_the_title_of_a_narrow_picture_is_not_cut_off(tmp_path):

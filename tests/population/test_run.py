@@ -17,7 +17,7 @@ from merlin.errors import MerlinError
 from merlin.population import chronicle, run
 from merlin.population.figures import _num_agents, _numbers, plot_points, plot_population
 from merlin.population.population import PopulationConfig
-from merlin.population.tournament import Match, check_free, standings, tournament
+from merlin.population.tournament import Match, Tournament, check_free, standings, tournament, write
 from merlin.runs.presets import preset
 from merlin.training import checkpoint
 from merlin.training.weights import read_metadata
@@ -150,13 +150,14 @@ def test_a_tournament_rates_agents(trained, capsys):
     assert [x.games for x in found] == [24] * 4  # three agents and the random bot
     assert next(x for x in found if x.name == "random").rating == 500
     assert all(abs(x.wins + x.draws + x.losses - 1) < 1e-9 for x in found)
-    assert all(x.rating_low <= x.rating <= x.rating_high for x in found)
+    rated = [x for x in found if not np.isnan(x.rating_low)]
+    assert rated and all(x.rating_low <= x.rating <= x.rating_high for x in rated)
     assert sum(x.wins for x in found) == sum(x.losses for x in found)
     twice = tournament([str(trained), str(trained / "agents" / "01"), str(trained)], games=4)
     assert len(twice.standings) == 4 and len({x.name for x in twice.standings}) == 4
     assert main(["tournament", str(trained), "--games", "4", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert len(printed["standings"]) == 4
+    assert len(printed["standings"]) == 4 and all(x["rating_low"] is None for x in printed["standings"])  # of 12 games
     out = trained / "tournament"
     table = list(csv.DictReader((out / "standings.csv").read_text().splitlines()))
     assert [row["name"] for row in table] == [x["name"] for x in printed["standings"]]
@@ -206,6 +207,35 @@ def test_standings_are_the_best_first():
     assert [x.name for x in found] == ["c", "a", "b"]
     a = next(x for x in found if x.name == "a")
     assert (a.rating, a.wins, a.draws, a.losses) == (500.0, 0.375, 0.25, 0.375)
+
+
+@pytest.mark.parametrize(
+    "scores, has_interval",
+    [
+        ([0.5] * 2, False),  # the games of two that cannot be told apart, drawn again, are the same games
+        ([1.0, 0.0] * 9, False),
+        ([1.0, 0.0] * 10, True),
+        ([1.0] * 200, False),
+        ([1.0] * 199 + [0.5], True),
+    ],
+)
+def test_there_is_an_interval_where_games_drawn_again_would_tell_one(scores, has_interval, tmp_path):
+    found = standings(["agent", "random"], [Match(0, 1, torch.tensor(scores).double())], 1, 1)
+    agent, anchor = (next(x for x in found if x.name == name) for name in ("agent", "random"))
+    assert np.isnan([anchor.rating_low, anchor.rating_high]).all() and anchor.rating == 500
+    assert (agent.rating_low <= agent.rating <= agent.rating_high) == has_interval
+    assert np.isnan([agent.rating_low, agent.rating_high]).all() == (not has_interval)
+    write(Tournament(found, np.full((2, 2), np.nan)), tmp_path, "")
+    table = list(csv.DictReader((tmp_path / "standings.csv").read_text().splitlines()))
+    assert [bool(row["rating_low"]) for row in table if row["name"] == "agent"] == [has_interval]
+
+
+def test_the_table_says_why_there_is_no_interval(trained, capsys):
+    for games, is_told in ((2, True), (16, False)):
+        assert main(["tournament", str(trained), "--games", str(games)]) == 0
+        out = capsys.readouterr().out
+        assert ("There is no interval of who played fewer than 20 games" in out) == is_told
+        assert ("  -  " in out.split("agents/00 ")[1].split("\n")[0]) == is_told
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import replace
 
+import gymnasium
+import numpy as np
 import pytest
 from gymnasium import spaces
 
@@ -56,8 +58,8 @@ PROVOKED = {
     ),
     "V": (
         tiny(rewards="chance"),
-        r"V explains [0-4]% of the variance of returns, and the return, [-.\d]+, is no better than the [-.\d]+ of the "
-        r"start, .*--set model.running_scales=true.*training.learning_rate",
+        r"V explains [0-4]% of the variance of returns, and the return, [-.\d]+, is no better than the [-.\d]+ ± "
+        r"[.\d]+ of the start, .*--set model.running_scales=true.*training.learning_rate",
     ),
     "V, scales on": (
         tiny(rewards="chance", settings=[SCALES]),
@@ -135,6 +137,45 @@ def test_the_start_says_what_was_taken_for_what():
         ]
 
 
+class Masked(gymnasium.Env):
+    """Episodes of one step, whose mask is an entry of the observation or of the info, under some key."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, key="action_mask", in_info=True):
+        self.mask, self.in_info = {key: np.array([1, 0, 1], np.int8)}, in_info
+        entries = {"place": spaces.Discrete(2)} | ({} if in_info else {key: spaces.MultiBinary(3)})
+        self.observation_space = spaces.Dict(entries)
+
+    def _observe(self):
+        return {"place": 0} | ({} if self.in_info else self.mask)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observe(), self.mask if self.in_info else {}
+
+    def step(self, action):
+        return self._observe(), 0.0, True, False, self.mask if self.in_info else {}
+
+
+gymnasium.register("test/MaskedStart-v0", Masked)
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({}, "3 actions, masked by the info's action_mask; preset "),
+        ({"in_info": False}, "3 actions, masked by the entry action_mask; preset "),
+        ({"key": "actions_mask"}, "3 actions; preset "),
+        ({"key": "actions_mask", "in_info": False}, "3 actions; preset "),
+    ],
+)
+def test_the_start_says_where_actions_are_masked(settings, told, tmp_path):
+    config = preset("rl-lstm", "test/MaskedStart-v0", settings, name="grid-world")
+    config = replace(config, steps=32, num_envs=2, device="cpu", model=replace(config.model, **SIZES["rl-lstm"]))
+    assert lines(override(config, ["training.unroll_length=16"]), tmp_path / "run")[1].startswith(told)
+
+
 @pytest.mark.parametrize(
     "space, words",
     [
@@ -193,6 +234,33 @@ def test_advice_is_late_and_sure(parts):
     assert told_of(parts, rows_of(**rises | solved)) == {}, "nearly all succeed, 1.6 standard deviations from the start"
     unknown = {"value_explained": lambda i: math.nan if i % 2 else 0.0}
     assert told_of(parts, rows_of(**unknown)) == {"value_explained": 26}
+
+
+def test_the_start_is_the_first_reports_together_and_not_one_of_a_few_episodes(parts):
+    """Of random play of 0.35 a first report of 4 episodes has 0.5; what comes later is a little better than it was."""
+    lucky = {
+        "value_explained": lambda i: 0.0,
+        "episodes": lambda i: 4,
+        "episode_return_mean": lambda i: 0.5 if i == 1 else 0.35 if i <= 10 else 0.42 if i <= 60 else 0.97,
+        "episode_return_std": lambda i: 0.48,
+    }
+    assert told_of(parts, rows_of(**lucky)) == {}
+    advice = Advice(*parts[:2])
+    flat = lucky | {"episode_return_mean": lambda i: 0.5 if i == 1 else 0.35}
+    (told,) = [x for row in rows_of(**flat) for x in advice.take(row, parts[2], 0).values()]
+    # of 40 episodes 4 have 0.5: their mean is 0.365, with an error of 0.48 / √39
+    assert ", is no better than the 0.365 ± 0.077 of the start" in told
+
+
+def test_of_a_start_of_too_few_episodes_nothing_is_said(parts):
+    few = {"value_explained": lambda i: 0.0, "episodes": lambda i: 19 if i == 1 else 0 if i < 81 else 500}
+    falls = few | {"episode_return_mean": lambda i: -float(i)}
+    advice = Advice(*parts[:2])
+    told_of(parts, rows_of(count=80, **falls), advice)
+    assert advice.start[1] == 19 and not advice._is_no_better()
+    told_of(parts, [report(81, episodes=500, episode_return_mean=-1.0)], advice)
+    assert advice.start[1] == 519, "it is late, but without them there is nothing to compare with"
+    assert not advice._is_no_better(), "the recent ones are nearly the same"
 
 
 def test_a_run_that_is_shorter_than_its_own_preset_asks_for_is_not_blamed(parts):

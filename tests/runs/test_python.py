@@ -104,13 +104,22 @@ def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
     assert run.evaluate(episodes=5, seed=2) == printed
 
 
-def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones_own(tmp_path, capsys):
+def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones_own(tmp_path, capsys, monkeypatch):
     from merlin.cli import main
 
     run = train(Coin, tmp_path / "run")
     assert main(["evaluate", str(run.run_dir), "--episodes", "3"]) == 0
-    found = re.search(r"\n    of random play +(\d\.\d{3}) \(30 episodes\)\n", capsys.readouterr().out)
-    assert found is not None and 1.1 < float(found[1]) < 1.9  # a coin for each of three steps
+    pattern = r"\n    of random play +(\d\.\d{3}) ± (\d\.\d{3}) \((\d+) episodes\)\n"
+    found = re.search(pattern, capsys.readouterr().out)
+    assert found is not None and found[3] == "30"
+    assert 1.1 < float(found[1]) < 1.9 and 0.08 < float(found[2]) < 0.24  # a coin for each of three steps: 0.87 / √30
+    monkeypatch.setattr("merlin.training.random_play.time", SimpleNamespace(monotonic=lambda: 0.0))
+    assert main(["evaluate", str(run.run_dir), "--episodes", "50"]) == 0
+    out = capsys.readouterr().out
+    found = re.search(pattern, out)
+    assert found is not None and found[3] == "50", "as many as the agent's"
+    told = re.search(r"episode return +\S+ ± (\S+) \(standard error; standard deviation (\S+)\)\n", out)
+    assert told is not None and float(told[1]) == pytest.approx(float(told[2]) / 7, abs=1e-3)
     assert main(["evaluate", str(run.run_dir), "--episodes", "3", "--max-steps", "2"]) == 0
     assert "random" not in capsys.readouterr().out, "no episode ended that it could be compared with"
 

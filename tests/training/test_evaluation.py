@@ -1,6 +1,8 @@
 """Evaluations: every environment plays as many episodes, and what never ends is given up and told."""
 
+import itertools
 import math
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -13,7 +15,7 @@ from merlin.errors import MerlinError
 from merlin.experience import StepOutput
 from merlin.tasks.capture_the_flag.rules import EVENTS
 from merlin.training.evaluation import MAX_STEPS, Evaluation, evaluate
-from merlin.training.random_play import RANDOM_EPISODES, RandomPlayer, random_return
+from merlin.training.random_play import FEWEST_EPISODES, RandomPlayer, random_returns
 
 
 class Lasting(gymnasium.Env):
@@ -169,14 +171,22 @@ def test_random_play_is_uniform_over_what_is_allowed():
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 40])
-def test_what_random_play_earns_is_told_if_all_of_it_ends_in_time(num_envs):
+def test_what_random_play_earns_is_told_of_enough_episodes_that_end_in_time(num_envs):
     with make_environment("test/Grip-v0", num_envs) as environment:
-        mean = random_return(environment, 0, seconds=10.0)
-        assert mean == random_return(environment, 0, seconds=10.0) and 1 < mean < 3
-        assert (mean * RANDOM_EPISODES) % 1 == pytest.approx(0, abs=1e-6)
-        assert num_envs == 40 or random_return(environment, 0, seconds=0.0) is None
+        returns = random_returns(environment, 0, seconds=10.0)
+        assert returns == random_returns(environment, 0, seconds=10.0)
+        assert len(returns) == FEWEST_EPISODES and set(returns) == {1.0, 3.0}
+        assert num_envs == 40 or not random_returns(environment, 0, seconds=0.0)
     with make_environment("test/Grip-v0", num_envs, env_kwargs={"fails": True}) as environment:
-        assert num_envs == 40 or random_return(environment, 0, seconds=10.0) is None
+        assert num_envs == 40 or not random_returns(environment, 0, seconds=10.0)
+
+
+@pytest.mark.parametrize("seconds, count", [(200, 100), (100, 50), (50, 0)])
+def test_random_play_goes_on_until_time_is_over_or_there_are_as_many_episodes_as_wanted(seconds, count, monkeypatch):
+    ticks = itertools.count()  # one when it begins, and one before and after each episode
+    monkeypatch.setattr("merlin.training.random_play.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    with make_environment("test/Grip-v0", 1) as environment:
+        assert len(random_returns(environment, 0, seconds=seconds, most=100)) == count
 
 
 @pytest.mark.parametrize("numbers", [{"episodes": 0}, {"episodes": -1}, {"episodes": 1, "max_steps": 0}])

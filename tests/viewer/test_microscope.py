@@ -104,6 +104,8 @@ def test_a_picture_of_an_episode_is_the_one_that_was_seen(tmp_path):
     for t, number in enumerate(data["episodes"][0]["task"]):
         image = Image.open(io.BytesIO(base64.b64decode(data["pictures"][number].split(",")[1]))).convert("RGB")
         np.testing.assert_array_equal(np.asarray(image), played.steps[t].picture)
+    style = re.search(r"\.view img \{([^}]*)\}", (tmp_path / "x.html").read_text())
+    assert style is not None and "outline: 1px solid" in style[1], "which shows where a white picture is"
 
 
 def test_decoded_pictures_of_many_shades_are_small_and_near(tmp_path):
