@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 
 import merlin
-from merlin import cli
+from merlin import cli, errors
 from merlin.errors import MerlinError
 from merlin.runs import export as exports
 from merlin.runs.export import StepProgram, export, largest_difference, named_state, play
@@ -204,6 +204,7 @@ def test_the_command_exports_a_run(tmp_path, capsys):
 @pytest.mark.parametrize("where", ["info", "observation"])
 def test_a_run_keeps_that_its_task_gives_masks(where, tmp_path, capsys, monkeypatch):
     """So that a program takes them where the task is not installed; of a run that does not tell, a sentence does."""
+    errors.tell.cache_clear()
     config = replace(of_nowhere("rl-lstm"), task="test/Masked-v0", env_kwargs={"where": where}, num_envs=2, steps=8)
     config = merlin.override(config, ["training.minibatches=1", "training.unroll_length=4", "model.hidden_size=7"])
     run_dir = merlin.train(config, tmp_path / "run", stream=io.StringIO()).run_dir
