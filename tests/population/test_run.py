@@ -230,9 +230,9 @@ def test_there_is_an_interval_where_games_drawn_again_would_tell_one(scores, has
     assert [bool(row["rating_low"]) for row in table if row["name"] == "agent"] == [has_interval]
 
 
-def test_the_table_says_why_there_is_no_interval(trained, capsys):
+def test_the_table_says_why_there_is_no_interval(trained, tmp_path, capsys):
     for games, is_told in ((2, True), (16, False)):
-        assert main(["tournament", str(trained), "--games", str(games)]) == 0
+        assert main(["tournament", str(trained), "--games", str(games), "--out", str(tmp_path / str(games))]) == 0
         out = capsys.readouterr().out
         assert ("There is no interval of who played fewer than 20 games" in out) == is_told
         assert ("  -  " in out.split("agents/00 ")[1].split("\n")[0]) == is_told
