@@ -81,7 +81,7 @@ def convert(
             "take the state from initial_state(batch_size)."
         )
     if ACTION_MASK in found:
-        entries[ACTION_MASK] = _mask(found[ACTION_MASK], actions, like)
+        entries[ACTION_MASK] = _mask(found[ACTION_MASK], actions, like, None in batch_sizes)
     elif gives_masks:
         beside = '{"observation": observation, ' if list(spaces) == [ROOT] else "observation | {"
         raise MerlinError(
@@ -140,7 +140,8 @@ def _not_finite(what: str, came: object) -> MerlinError:
     return MerlinError(f"The {what} must be finite, but {came} came: pass numbers.")
 
 
-def _mask(value: Any, actions: ActionDistribution | None, like: Tensor) -> Bool[Tensor, "B C"]:
+def _mask(value: Any, actions: ActionDistribution | None, like: Tensor, is_single: bool = False) -> Bool[Tensor, "B C"]:
+    """Return masks. That of one environment must allow something; rows of a batch may be of episodes that are over."""
     mask, num_choices = _tensor(value, "action mask", like), 0 if actions is None else actions.num_choices
     if mask.shape not in ((num_choices,), (len(like), num_choices)):
         raise MerlinError(
@@ -148,10 +149,10 @@ def _mask(value: Any, actions: ActionDistribution | None, like: Tensor) -> Bool[
             f"but has {_written(mask.shape)}: pass what the environment gives."
         )
     mask = mask.bool().expand(len(like), num_choices)
-    if actions is not None and mask.device.type == "cpu" and not (is_possible := actions.is_possible(mask)).all():
+    if is_single and actions is not None and mask.device.type == "cpu" and not actions.is_possible(mask).all():
         raise MerlinError(
-            f"An action mask must allow an action, but that of environment {int(is_possible.int().argmin())} allows "
-            "nothing to choose: pass what the environment gives, and ones where an episode is over."
+            "An action mask must allow an action, but that of this observation allows nothing to choose: pass what the "
+            "environment gives."
         )
     return mask
 

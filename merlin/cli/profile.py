@@ -32,11 +32,11 @@ def profile(options: argparse.Namespace) -> int:
     config = new_config(options)
     if options.trace is not None and (options.trace.is_dir() or not options.trace.parent.is_dir()):
         options.parser.error(f"--trace must name a file in a directory that exists, but {options.trace} does not")
-    tell(
+    plan = (
         f"training {config.agent} on {config.task} for {options.seconds:g} s and at least five windows of "
         f"{config.training.unroll_length} steps in each of {config.num_envs} environments, which may take longer"
     )
-    result = profiling.profile(config, options.seconds, options.trace)
+    result = profiling.profile(config, options.seconds, options.trace, on_start=lambda: tell(plan))
     if options.json:
         print(json.dumps(asdict(result) | {"utilization": result.utilization}))
         return 0

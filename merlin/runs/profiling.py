@@ -61,7 +61,12 @@ class Profile:
 
 
 @restoring_torch()
-def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None) -> Profile:
+def profile(
+    config: RunConfig,
+    seconds: float = 10.0,
+    trace: Path | None = None,
+    on_start: Callable[[], object] = lambda: None,
+) -> Profile:
     """Train for some seconds after a warm-up of two windows, and return where the time went. Nothing is kept.
 
     On a GPU the shares are taken apart from the speed, for to tell them the host has to wait for the device.
@@ -69,10 +74,12 @@ def profile(config: RunConfig, seconds: float = 10.0, trace: Path | None = None)
     Args:
         seconds: How long to measure, at least two windows.
         trace: Where to write a Chrome trace of one window more.
+        on_start: Is called once the environments are built.
     """
     config.training.set_torch()
     with build_environment(config) as environment, tempfile.TemporaryDirectory() as directory:
         run_dir, device = Path(directory), environment.device
+        on_start()
         agent = build_agent(config, environment)
         trainer = Trainer(agent, environment, config.training, total_steps=10**12, seed=config.seed)
         with Reporter(run_dir, 10**12, stream=io.StringIO()) as reporter:

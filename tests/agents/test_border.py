@@ -140,9 +140,6 @@ WRONG = {
     "'picture' of an observation must hold integers, as its space is of uint8, but 0.5 came": change(
         "picture", np.full(EVERY_KIND["picture"].shape, 0.5)[None].repeat(B, 0)
     ),
-    r"mask must allow an action, but that of environment 1 allows nothing": change(
-        "action_mask", [[0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
-    ),
     "is_first must be an array of numbers": lambda arrays: (arrays, None, 0),
 }
 
@@ -152,6 +149,16 @@ def test_what_does_not_fit_is_told_in_a_sentence(message):
     agent = make_agent("rl-lstm", spaces=EVERY_KIND)
     with pytest.raises(MerlinError, match=message):
         step(agent, agent.initial_state(B), *WRONG[message](observations()))
+
+
+def test_a_mask_of_one_environment_allows_something():
+    """Rows of a batch may be of episodes that are over."""
+    agent, arrays = make_agent("rl-lstm", spaces=EVERY_KIND), observations()
+    nothing = arrays | {"action_mask": np.zeros((B, 4), bool)}
+    step(agent, agent.initial_state(B), nothing, FIRST)
+    single = {key: x[0] for key, x in nothing.items()}
+    with pytest.raises(MerlinError, match="mask must allow an action, but that of this observation allows nothing"):
+        step(agent, agent.initial_state(1), single, True)
 
 
 def test_a_state_of_many_environments_wants_a_batch():

@@ -85,7 +85,7 @@ def test_of_a_population_an_agent_is_to_be_named(runs, capsys):
     population = runs[1].parents[1]
     for command in ("evaluate", "watch", "analyse"):
         assert main([command, str(population)]) == 1
-        assert f"give that of one of its agents, such as {population}/agents/00." in capsys.readouterr().err
+        assert f"give that of one of its agents, such as {population}/agents/00, or go on" in capsys.readouterr().err
 
 
 def test_an_agent_is_watched(run_dir, tmp_path):
