@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from merlin.agents.agent import Advanced, Agent, Perceived
 from merlin.agents.merlin.initialization import start_associative
 from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
+from merlin.agents.merlin.reward_keys import RewardKeys
 from merlin.errors import option
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory, Reader
@@ -51,6 +52,9 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
     policy_associative_start: bool = False
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
+    policy_reward_keys: bool = False
+    """Give the policy two more read keys, which are not learnt: what latents have more of where reward came, and the
+    same mixed with the present latent. All keys of the paper's policy are learnt."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
     policy_encoder: bool = False
@@ -132,7 +136,9 @@ class Policy(nn.Module):
             strength = math.log(max(config.memory_size, 2))
         encoder = Encoder(spaces, config.encoder, config.running_scales) if config.policy_encoder else None
         self.encoding_size = 0 if encoder is None else encoder.output_size + actions.encoding_size + 1
-        input_size = latent_size + num_keys * word_size + self.encoding_size
+        self.reward_keys = RewardKeys(latent_size) if config.policy_reward_keys else None
+        self.words_size = word_size * (num_keys + (RewardKeys.COUNT if config.policy_reward_keys else 0))
+        input_size = latent_size + self.words_size + self.encoding_size
         gain = config.policy_hidden_gain
         self.lstm = LSTM(input_size, hidden_size, 1)
         self.reader = Reader(hidden_size, word_size, num_keys, strength)
@@ -219,6 +225,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        and the loss has policy_value_cost · ½ (R − V)² besides. The policy's gradients, V's among them, reach e~, and
        nothing of the predictor, whose own V and R^ go on shaping the latent. The paper's policy sees what the
        predictor made of an observation, and nothing else.
+    9. The policy may have two more read keys, which are not learnt (`policy_reward_keys`): see `RewardKeys`.
     """
 
     config_class = MerlinConfig
@@ -237,10 +244,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def initial_state(self, batch_size: int) -> MerlinState:
         """Return zeros: nothing seen, nothing remembered."""
         policy = self.policy.lstm.initial_state(batch_size)
-        words_size = self.config.policy_num_read_keys * self.memory.slot_size
-        return MerlinState(
-            self.predictor.initial_state(batch_size), policy, policy.hidden.new_zeros(batch_size, words_size)
-        )
+        words = policy.hidden.new_zeros(batch_size, self.policy.words_size)
+        return MerlinState(self.predictor.initial_state(batch_size), policy, words)
 
     def memory_state(self, state: MerlinState) -> Any:
         """Return the contents of the memory."""
@@ -309,7 +314,11 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """
         inputs = self.policy.inputs(self.seen(latent), state.policy_read_words, encoding)
         lstm = self.policy.lstm.step(torch.cat(inputs, -1), state.policy)
-        words, weights = self.memory.read(state.predictor.memory, *self.policy.reader(lstm.hidden))
+        keys, strengths = self.policy.reader(lstm.hidden)
+        if self.policy.reward_keys is not None:
+            pairs = zip((keys, strengths), self.policy.reward_keys(latent, keys.shape[2]), strict=True)
+            keys, strengths = (torch.cat(pair, 1) for pair in pairs)
+        words, weights = self.memory.read(state.predictor.memory, keys, strengths)
         return state._replace(policy=lstm, policy_read_words=words.flatten(1)), weights
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
@@ -413,6 +422,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         self.predictor.update_scales(unroll, advantages_and_returns(unroll, self.config)[1], own_value)
         if self.policy.encoder is not None:
             self.policy.encoder.update_scales(unroll.observation, unroll.is_valid)
+        if self.policy.reward_keys is not None:
+            self.policy.reward_keys.update(unroll.extras.latent, unroll.previous_reward, unroll.is_valid)
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
