@@ -53,8 +53,8 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     policy_associative_start: bool = False
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
     policy_reward_keys: bool = False
-    """Give the policy two more read keys, which are not learnt: what latents have more of where reward came, and the
-    same mixed with the present latent. All keys of the paper's policy are learnt."""
+    """Give the policy four more read keys, which are not learnt: what was rewarded, what led to it, and both again
+    where it looked like now. All keys of the paper's policy are learnt."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
     policy_encoder: bool = False
@@ -225,7 +225,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        and the loss has policy_value_cost · ½ (R − V)² besides. The policy's gradients, V's among them, reach e~, and
        nothing of the predictor, whose own V and R^ go on shaping the latent. The paper's policy sees what the
        predictor made of an observation, and nothing else.
-    9. The policy may have two more read keys, which are not learnt (`policy_reward_keys`): see `RewardKeys`.
+    9. The policy may have four more read keys, which are not learnt (`policy_reward_keys`): see `RewardKeys`.
     """
 
     config_class = MerlinConfig
@@ -423,7 +423,7 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if self.policy.encoder is not None:
             self.policy.encoder.update_scales(unroll.observation, unroll.is_valid)
         if self.policy.reward_keys is not None:
-            self.policy.reward_keys.update(unroll.extras.latent, unroll.previous_reward, unroll.is_valid)
+            self.policy.reward_keys.update(unroll.extras.latent, unroll.previous_reward, unroll.reward, unroll.is_valid)
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Read keys that need not be learnt, since all ask first for the same: where was reward?"""
+"""Read keys that need not be learnt, since whoever remembers asks for the same first: where was reward?"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,12 +10,17 @@ from merlin.memory.content import unit
 
 
 class RewardKeys(nn.Module):
-    """Two read keys: what latents have more of where reward came, and the same mixed with the present latent.
+    """Four read keys: what was rewarded, what led to it, and both again where it looked like now.
 
-        gap       = r − mean r of the window                    r came with the observation that z was inferred from
-        rewarded  = Σ gap · z / ½ Σ |gap|                       where rewards are 0 or 1: mean z at 1 less mean z at 0
-        keys      = [û, û + LIKENESS · ẑ],   û, ẑ of length 1   along rewarded, and along z − mean z
-        strengths = STRENGTH · min(1, |rewarded| / spread of z)
+        gap       = r − mean r of the window
+        after     = Σ gap · z / ½ Σ |gap|      r came with what z was inferred from
+        before    = Σ gap · z / ½ Σ |gap|      r was earned by the action that followed z
+        keys      = [â, 0],  [â + LIKENESS · ẑ, 0],  [b̂, â],  [b̂ + LIKENESS · ẑ, â]
+        strengths = STRENGTH · the longer of â and b̂
+
+    Where rewards are 0 or 1, `after` and `before` are the mean z at 1 less the mean z at 0. â and b̂ are these in units
+    of the spread of z, at most 1 long; ẑ is z − mean z, 1 long. The second half of a key asks for a slot's trace, which
+    holds what was written soon after it: a latent that led to reward is one that a rewarded latent followed.
 
     The sums are over about the last 50 windows, decayed, so that they follow a code that changes. Where rewards never
     differ nothing is asked for. Ours, not the paper's.
@@ -27,44 +32,58 @@ class RewardKeys(nn.Module):
     KEPT = 0.98
     LIKENESS = 0.5
     STRENGTH = 20.0
-    COUNT = 2
+    COUNT = 4
     """Keys."""
 
     sums: Float[Tensor, "S"]
-    """Of gap · z and of z, Z each; of ½ |gap|, |z|² and rows."""
+    """Of gap · z, after and before, and of z, Z each; of ½ |gap|, after and before; of |z|²; rows."""
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
-        self.sizes = [latent_size, latent_size, 1, 1, 1]
+        self.sizes = [2 * latent_size, latent_size, 2, 1, 1]
         self.register_buffer("sums", torch.zeros(sum(self.sizes)))
 
     def forward(
         self, latent: Float[Tensor, "B Z"], slot_size: int
-    ) -> tuple[Float[Tensor, "B 2 W"], Float[Tensor, "B 2"]]:
-        """Return the keys, 0 beyond the first Z numbers of a slot, and their strengths."""
+    ) -> tuple[Float[Tensor, "B 4 W"], Float[Tensor, "B 4"]]:
+        """Return the keys and their strengths.
+
+        Args:
+            slot_size: W; Z where the memory has no retroactive half, which then is not asked for.
+        """
         moved, total, gaps, squares, rows = self.sums.split(self.sizes)
         mean = total / rows.clamp(min=1)
         spread = (squares / rows.clamp(min=1) - mean.square().sum()).clamp(min=1e-12).sqrt()
-        rewarded = moved / gaps.clamp(min=1e-12)
-        strength = self.STRENGTH * (torch.linalg.vector_norm(rewarded) / spread).clamp(max=1)
-        direction = unit(rewarded).expand_as(latent)
-        keys = torch.stack([direction, direction + self.LIKENESS * unit(latent.detach() - mean)], 1)
+        rewarded = moved.view(2, -1) / (gaps.clamp(min=1e-12) * spread).unsqueeze(1)
+        lengths = torch.linalg.vector_norm(rewarded, dim=1, keepdim=True)
+        after, before = (rewarded / lengths.clamp(min=1)).unsqueeze(1).expand(2, *latent.shape)
+        here, nothing = self.LIKENESS * unit(latent.detach() - mean), torch.zeros_like(after)
+        asked = [(after, nothing), (after + here, nothing), (before, after), (before + here, after)]
+        keys = torch.stack([torch.cat(halves, 1) for halves in asked], 1)
+        strength = self.STRENGTH * lengths.max().clamp(max=1)
         return F.pad(keys, (0, slot_size - keys.shape[2])), strength.expand(len(latent), self.COUNT)
 
     @torch.no_grad()
     def update(
-        self, latent: Float[Tensor, "T B Z"], reward: Float[Tensor, "T B"], counts: Bool[Tensor, "T B"]
+        self,
+        latent: Float[Tensor, "T B Z"],
+        previous_reward: Float[Tensor, "T B"],
+        reward: Float[Tensor, "T B"],
+        counts: Bool[Tensor, "T B"],
     ) -> None:
         """Take in a window.
 
         Args:
-            reward: That which came with each row's observation.
+            previous_reward: That which came with each row's observation.
+            reward: That which the row's action earned.
             counts: Rows that do.
         """
         rows = counts.sum()
         latent = torch.where(counts.unsqueeze(-1), latent, 0.0)  # a row that does not count may hold anything
-        reward = torch.where(counts, reward, 0.0)
-        gap = torch.where(counts, reward - reward.sum() / rows.clamp(min=1), 0.0)
-        moved, total = torch.einsum("tb,tbz->z", gap, latent), latent.sum((0, 1))
-        sums = torch.cat([moved, total, torch.stack([0.5 * gap.abs().sum(), latent.square().sum(), rows])])
+        rewards = torch.where(counts, torch.stack([previous_reward, reward]), 0.0)
+        mean = rewards.sum((1, 2), keepdim=True) / rows.clamp(min=1)
+        gap = torch.where(counts, rewards - mean, 0.0)
+        moved = torch.einsum("rtb,tbz->rz", gap, latent)
+        numbers = torch.stack([*(0.5 * gap.abs().sum((1, 2))), latent.square().sum(), rows])
+        sums = torch.cat([moved.flatten(), latent.sum((0, 1)), numbers])
         self.sums.mul_(self.KEPT).add_(distributed.total(sums))
