@@ -16,11 +16,11 @@ class RewardKeys(nn.Module):
         after     = Σ gap · z / ½ Σ |gap|      r came with what z was inferred from
         before    = Σ gap · z / ½ Σ |gap|      r was earned by the action that followed z
         keys      = [â, 0],  [â + LIKENESS · ẑ, 0],  [b̂, â],  [b̂ + LIKENESS · ẑ, â]
-        strengths = STRENGTH · the longer of â and b̂
+        strengths = STRENGTH · min(1, the longer of after and before / spread of z)
 
-    Where rewards are 0 or 1, `after` and `before` are the mean z at 1 less the mean z at 0. â and b̂ are these in units
-    of the spread of z, at most 1 long; ẑ is z − mean z, 1 long. The second half of a key asks for a slot's trace, which
-    holds what was written soon after it: a latent that led to reward is one that a rewarded latent followed.
+    Where rewards are 0 or 1, `after` and `before` are the mean z at 1 less the mean z at 0. â, b̂ and ẑ point along
+    after, before and z − mean z, and are of length 1. The second half of a key asks for a slot's trace, which holds
+    what was written soon after it: a latent that led to reward is one that a rewarded latent followed.
 
     The sums are over about the last 50 windows, decayed, so that they follow a code that changes. Where rewards never
     differ nothing is asked for. Ours, not the paper's.
@@ -55,12 +55,11 @@ class RewardKeys(nn.Module):
         mean = total / rows.clamp(min=1)
         spread = (squares / rows.clamp(min=1) - mean.square().sum()).clamp(min=1e-12).sqrt()
         rewarded = moved.view(2, -1) / (gaps.clamp(min=1e-12) * spread).unsqueeze(1)
-        lengths = torch.linalg.vector_norm(rewarded, dim=1, keepdim=True)
-        after, before = (rewarded / lengths.clamp(min=1)).unsqueeze(1).expand(2, *latent.shape)
+        after, before = unit(rewarded).unsqueeze(1).expand(2, *latent.shape)
         here, nothing = self.LIKENESS * unit(latent.detach() - mean), torch.zeros_like(after)
         asked = [(after, nothing), (after + here, nothing), (before, after), (before + here, after)]
         keys = torch.stack([torch.cat(halves, 1) for halves in asked], 1)
-        strength = self.STRENGTH * lengths.max().clamp(max=1)
+        strength = self.STRENGTH * torch.linalg.vector_norm(rewarded, dim=1).max().clamp(max=1)
         return F.pad(keys, (0, slot_size - keys.shape[2])), strength.expand(len(latent), self.COUNT)
 
     @torch.no_grad()
