@@ -60,7 +60,7 @@ class RewardKeys(nn.Module):
         asked = [(after, nothing), (after + here, nothing), (before, after), (before + here, after)]
         keys = torch.stack([torch.cat(halves, 1) for halves in asked], 1)
         strength = self.STRENGTH * torch.linalg.vector_norm(rewarded, dim=1).max().clamp(max=1)
-        return F.pad(keys, (0, slot_size - keys.shape[2])), strength.expand(len(latent), self.COUNT)
+        return F.pad(keys, (0, slot_size - keys.shape[2])), strength.expand(*latent.shape[:1], self.COUNT)
 
     @torch.no_grad()
     def update(
