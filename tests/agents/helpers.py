@@ -38,7 +38,7 @@ VARIANTS = {
         "policy_value_cost": 0.7,
         "policy_latent_scale": 0.3,
         "policy_read_scale": 0.6,
-        "policy_reward_keys": True,
+        "policy_reward_keys": 4,
     },
 }
 """Settings of agents that differ in what they are made of."""

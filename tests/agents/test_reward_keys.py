@@ -90,7 +90,7 @@ def test_keys_find_what_was_rewarded_and_what_led_to_it_and_where_it_looked_like
 
 
 def test_a_window_that_was_learnt_from_teaches_the_keys():
-    agent = make_agent("merlin", policy_reward_keys=True)
+    agent = make_agent("merlin", policy_reward_keys=3)
     keys = agent.policy.reward_keys
     unroll, _, _, _ = act(agent, torch.zeros(6, 3, dtype=torch.bool))
     keys.sums.zero_()
@@ -99,4 +99,4 @@ def test_a_window_that_was_learnt_from_teaches_the_keys():
     agent.update_scales(unroll)
     assert keys.sums.any()
     torch.testing.assert_close(keys.sums, expected.sums)
-    assert agent.initial_state(2).policy_read_words.shape[1] == (4 + agent.policy.reader.num_read_keys) * 12
+    assert agent.initial_state(2).policy_read_words.shape[1] == (3 + agent.policy.reader.num_read_keys) * 12

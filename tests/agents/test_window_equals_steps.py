@@ -41,7 +41,7 @@ OF_MERLIN = [
     {"policy_gradient_to_latent": True},
     {"policy_num_read_keys": 2},
     {"policy_encoder": True},
-    {"policy_reward_keys": True},
+    {"policy_reward_keys": 4},
 ]
 SWITCHES = {
     "ftw": [{}, *OF_FTW],

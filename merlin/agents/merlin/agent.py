@@ -52,9 +52,9 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
     policy_associative_start: bool = False
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
-    policy_reward_keys: bool = False
-    """Give the policy four more read keys, which are not learnt: what was rewarded, what led to it, and both again
-    where it looked like now. All keys of the paper's policy are learnt."""
+    policy_reward_keys: Annotated[int, Range(0, 4)] = 0
+    """Read keys of the policy that are not learnt, up to four: what was rewarded, the same where it looked like now,
+    what led to reward, the same where it looked like now. The paper's policy has none."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
     policy_encoder: bool = False
@@ -136,8 +136,9 @@ class Policy(nn.Module):
             strength = math.log(max(config.memory_size, 2))
         encoder = Encoder(spaces, config.encoder, config.running_scales) if config.policy_encoder else None
         self.encoding_size = 0 if encoder is None else encoder.output_size + actions.encoding_size + 1
-        self.reward_keys = RewardKeys(latent_size) if config.policy_reward_keys else None
-        self.words_size = word_size * (num_keys + (RewardKeys.COUNT if config.policy_reward_keys else 0))
+        count = config.policy_reward_keys
+        self.reward_keys = RewardKeys(latent_size, count) if count else None
+        self.words_size = word_size * (num_keys + count)
         input_size = latent_size + self.words_size + self.encoding_size
         gain = config.policy_hidden_gain
         self.lstm = LSTM(input_size, hidden_size, 1)
@@ -225,7 +226,14 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        and the loss has policy_value_cost · ½ (R − V)² besides. The policy's gradients, V's among them, reach e~, and
        nothing of the predictor, whose own V and R^ go on shaping the latent. The paper's policy sees what the
        predictor made of an observation, and nothing else.
-    9. The policy may have four more read keys, which are not learnt (`policy_reward_keys`): see `RewardKeys`.
+    9. The policy may have up to four read keys that are not learnt (`policy_reward_keys`). They ask for what was
+       rewarded, the same where it looked like now, what led to reward, and that where it looked like now; a slot is
+       [z, trace]:
+
+           [â, 0],  [â + ẑ / 2, 0],  [b̂, â],  [b̂ + ẑ / 2, â]
+
+       â, b̂, ẑ are directions from the mean latent: to latents that came with reward, to latents whose action earned
+       it, and to the present one. `RewardKeys` has the sums.
     """
 
     config_class = MerlinConfig

@@ -10,7 +10,7 @@ from merlin.memory.content import unit
 
 
 class RewardKeys(nn.Module):
-    """Four read keys: what was rewarded, what led to it, and both again where it looked like now.
+    """Up to four read keys: what was rewarded, the same where it looked like now, what led to it, the same again.
 
         gap       = r − mean r of the window
         after     = Σ gap · z / ½ Σ |gap|      r came with what z was inferred from
@@ -27,25 +27,25 @@ class RewardKeys(nn.Module):
 
     Args:
         latent_size: Z.
+        count: J, how many of them, the first ones.
     """
 
     KEPT = 0.98
     LIKENESS = 0.5
     STRENGTH = 20.0
-    COUNT = 4
-    """Keys."""
 
     sums: Float[Tensor, "S"]
     """Of gap · z, after and before, and of z, Z each; of ½ |gap|, after and before; of |z|²; rows."""
 
-    def __init__(self, latent_size: int) -> None:
+    def __init__(self, latent_size: int, count: int = 4) -> None:
         super().__init__()
+        self.count = count
         self.sizes = [2 * latent_size, latent_size, 2, 1, 1]
         self.register_buffer("sums", torch.zeros(sum(self.sizes)))
 
     def forward(
         self, latent: Float[Tensor, "B Z"], slot_size: int
-    ) -> tuple[Float[Tensor, "B 4 W"], Float[Tensor, "B 4"]]:
+    ) -> tuple[Float[Tensor, "B J W"], Float[Tensor, "B J"]]:
         """Return the keys and their strengths.
 
         Args:
@@ -58,9 +58,9 @@ class RewardKeys(nn.Module):
         after, before = unit(rewarded).unsqueeze(1).expand(2, *latent.shape)
         here, nothing = self.LIKENESS * unit(latent.detach() - mean), torch.zeros_like(after)
         asked = [(after, nothing), (after + here, nothing), (before, after), (before + here, after)]
-        keys = torch.stack([torch.cat(halves, 1) for halves in asked], 1)
+        keys = torch.stack([torch.cat(halves, 1) for halves in asked[: self.count]], 1)
         strength = self.STRENGTH * torch.linalg.vector_norm(rewarded, dim=1).max().clamp(max=1)
-        return F.pad(keys, (0, slot_size - keys.shape[2])), strength.expand(*latent.shape[:1], self.COUNT)
+        return F.pad(keys, (0, slot_size - keys.shape[2])), strength.expand(*latent.shape[:1], self.count)
 
     @torch.no_grad()
     def update(

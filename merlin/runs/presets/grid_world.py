@@ -20,10 +20,10 @@ OF_TASK = {
     "WaterMaze": {  # a slot for each step, and latents that tell which of them was rewarded
         "model.memory_size": 160,
         "model.reward_cost": 30.0,
-        "model.policy_reward_keys": True,
+        "model.policy_reward_keys": 2,
     },
     "RewardValuation": OWN_SIGHT  # traces that tell what was rewarded at once from what was so later
-    | {"model.policy_read_scale": 0.3, "model.policy_reward_keys": True, "model.retroactive_discount": 0.5},
+    | {"model.policy_read_scale": 0.3, "model.policy_reward_keys": 4, "model.retroactive_discount": 0.5},
 }
 """What MERLIN has otherwise in a task."""
 LONG_SEARCH = {"model.entropy_cost": 0.06, "training.final_entropy_fraction": 0.1}
