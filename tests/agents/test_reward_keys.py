@@ -42,6 +42,10 @@ def test_keys_lie_along_what_latents_have_more_of_where_reward_came_and_where_it
     torch.testing.assert_close(found, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
     assert strengths.flatten().tolist() == pytest.approx(12 * [20 * float(longest)], 1e-4)
     torch.testing.assert_close(keys(present, Z)[0], keys(present, 2 * Z)[0][..., :Z])
+    fewer = RewardKeys(Z, 2)
+    fewer.load_state_dict(keys.state_dict())
+    for x, y in zip(fewer(present, 2 * Z), keys(present, 2 * Z), strict=True):
+        torch.testing.assert_close(x, y[:, :2])
 
 
 def test_keys_do_not_depend_on_units_of_rewards_and_follow_the_last_windows():
