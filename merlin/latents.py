@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merlin.errors import MerlinError
+from merlin.precision import as_type
 from merlin.ranges import WIDTH, Range, Settings
 from merlin.states import detach_state
 
@@ -288,11 +289,12 @@ def make_family(config: LatentConfig) -> LatentFamily:
 def gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*batch"]:
     """Return standard Gumbel noise, −log(−log u), of the device and type of `like`.
 
-    Uniforms cost a fifth of exponentials. They begin just above 0, whose noise would be infinite.
+    Uniforms cost a fifth of exponentials. They begin just above 0, whose noise would be infinite. In bfloat16 there are
+    256 of them: drawn so, the highest of many classes would often be several, of which the first is taken.
     """
-    uniform = torch.empty(shape, device=like.device, dtype=like.dtype)
+    uniform = torch.empty(shape, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
-    return uniform.log_().neg_().log_().neg_()
+    return as_type(uniform.log_().neg_().log_().neg_(), like.dtype)
 
 
 def highest(scores: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:

@@ -210,7 +210,7 @@ class CategoricalActions(ActionDistribution):
         # Gumbel-max: argmax(logits - log(-log u)) is a sample. No normalising, no cumulative sums; drawing uniforms
         # takes a third of the time of drawing exponentials. A uniform of 0 would put the one choice that is allowed
         # behind those that are not, so the draw begins just above; all other draws are as from 0 on.
-        uniform = torch.empty(*batch, self.num_parameters, device=like.device)
+        uniform = torch.empty(*batch, self.num_parameters, device=like.device, dtype=torch.float32)
         uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
         return uniform.log_().neg_().log_()
 
@@ -276,8 +276,8 @@ class GaussianActions(ActionDistribution):
         low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
         finite = np.isfinite(low) & np.isfinite(high) & (low < high) & (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
         low, high = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
-        self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32), persistent=False)
-        self.register_buffer("half_range", torch.tensor((high - low) / 2, dtype=torch.float32), persistent=False)
+        for name, numbers in (("centre", (low + high) / 2), ("half_range", (high - low) / 2)):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.get_default_dtype()), persistent=False)
         self.register_buffer("is_bounded", torch.from_numpy(finite), persistent=False)
 
     def moments(
