@@ -183,7 +183,12 @@ class GaussianFamily:
         return 2 * self.size
 
     def from_parameters(self, parameters: Float[Tensor, "*batch Y"]) -> DiagonalGaussian:
-        """Return the Gaussian whose means and log-variances a network put out side by side."""
+        """Return the Gaussian whose means and log-variances a network put out side by side.
+
+        Raises:
+            MerlinError: These are not `num_parameters` numbers.
+        """
+        _check_width(parameters, self.num_parameters)
         return DiagonalGaussian(*parameters.chunk(2, -1))
 
     def draw_noise(
@@ -238,7 +243,12 @@ class OneHotFamily:
         return self.size
 
     def from_parameters(self, parameters: Float[Tensor, "*batch Y"]) -> OneHots:
-        """Return the categoricals whose logits a network put out, group by group."""
+        """Return the categoricals whose logits a network put out, group by group.
+
+        Raises:
+            MerlinError: These are not `num_parameters` numbers.
+        """
+        _check_width(parameters, self.num_parameters)
         logits = parameters.unflatten(-1, (self.groups, self.classes))
         if self.uniform_mix:
             logits = torch.log((1 - self.uniform_mix) * logits.softmax(-1) + self.uniform_mix / self.classes)
@@ -271,6 +281,14 @@ class LatentConfig(Settings):
     """How gradients pass through a categorical sample (`merlin.latents`)."""
     latent_temperature: Annotated[float, Range(1e-3, 1000)] = 1.0
     """Of estimators that relax; of reinmax at least 1."""
+
+
+def _check_width(parameters: Tensor, width: int) -> None:
+    if parameters.shape[-1:] != (width,):
+        raise MerlinError(
+            f"A latent's parameters must be {width} numbers in the last dimension, but their shape is "
+            f"{list(parameters.shape)}: let the network put out `num_parameters`."
+        )
 
 
 def make_family(config: LatentConfig) -> LatentFamily:

@@ -99,7 +99,10 @@ def written(state: MemoryState) -> Bool[Tensor, "B N"]:
 
 
 def unit(x: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch W"]:
-    """Return x / |x|, and zero with a finite gradient at zero: the epsilon lies inside the root."""
+    """Return x / |x|, and zero with a finite gradient at zero: the epsilon, 1e-6, lies inside the root.
+
+    So what is about 1e-3 long or less counts as shorter than 1, and is similar to little.
+    """
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
+from merlin.errors import MerlinError
 from merlin.precision import KeepsSums
 
 MOST = 10.0
@@ -49,7 +50,12 @@ class RunningMoments(KeepsSums):
         """Take in the rows that count.
 
         Chan, Golub and LeVeque 1983: moments of two groups of rows give those of both.
+
+        Raises:
+            MerlinError: There is not one flag for each row of as many numbers as there are moments.
         """
+        if x.shape != (wanted := (*counts.shape, len(self.mean))):
+            raise MerlinError(f"rows must have the shape {list(wanted)}, but have {list(x.shape)}: reshape them.")
         x, weight = x.double(), counts.double()
         of_rows = tuple(range(counts.dim()))
         # A row that does not count may hold anything, NaN too.

@@ -72,7 +72,7 @@ class MovingMeanBaseline(KeepsSums, Baseline):
     """b = the moving mean of the costs before; the first costs' own mean until then.
 
     Args:
-        decay: Weight of what was before.
+        decay: Weight of what was before, at least 0 and less than 1.
     """
 
     summed = ("mean",)
@@ -81,7 +81,7 @@ class MovingMeanBaseline(KeepsSums, Baseline):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay = _checked_decay(decay)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("has_seen", torch.tensor(False))
 
@@ -134,7 +134,7 @@ class CostSpread(KeepsSums):
     """The running standard deviation of costs, by which REINFORCE's may be divided, so that rates mean the same.
 
     Args:
-        decay: Weight of what was before.
+        decay: Weight of what was before, at least 0 and less than 1.
     """
 
     summed = ("mean", "square", "weight")
@@ -144,7 +144,7 @@ class CostSpread(KeepsSums):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay = _checked_decay(decay)
         for name in ("mean", "square", "weight"):  # in float64, as the spread is a small difference of two of them
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
@@ -211,6 +211,12 @@ class Cosine:
 
 Schedule = Callable[[int], float]
 """A number that changes over training, as a function of the step."""
+
+
+def _checked_decay(decay: float) -> float:
+    if not 0 <= decay < 1:
+        raise MerlinError(f"decay must be at least 0 and less than 1, but {decay} came: take another.")
+    return decay
 
 
 def _part(step: int, steps: int) -> float:

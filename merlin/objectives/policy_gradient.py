@@ -105,8 +105,8 @@ def transported_of(unroll: Unroll, config: ActorCriticConfig) -> Float[Tensor, "
 
 def normalized(advantages: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
     """Return advantages divided by their standard deviation over valid rows, those of all processes."""
-    valid = is_valid.to(advantages.dtype)
-    sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
+    counted = torch.where(is_valid, advantages, 0.0)  # other rows may hold anything, NaN too
+    sums = [x.sum() for x in (is_valid.to(advantages.dtype), counted, counted.square())]
     rows, first, second = distributed.total(torch.stack(sums))
     rows = rows.clamp(min=1)
     return advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import nn
 
 from merlin.agents.learner import LearnerConfig, Window
+from merlin.errors import MerlinError
 from merlin.networks.scales import MOST, ReturnScale, RunningMoments
 from tests.agents.helpers import act, make_agent
 
@@ -179,3 +181,11 @@ def test_rows_are_counted_on_in_a_model_of_few_digits(dtype):
     for _ in range(80):
         scale.update(torch.full((1000, 1), 3.0), torch.zeros(1000, 1), everywhere(1000, 1), [])
     assert scale.reward_rows == 80_000 and scale.reward_square == pytest.approx(9) and scale.per_reward.dtype == dtype
+
+
+@pytest.mark.parametrize("shape, counts", [((4, 5, 3), (4, 1)), ((4, 1), (4,)), ((4, 3), (4, 3)), ((4, 2), (4,))])
+def test_rows_of_another_shape_are_refused(shape, counts):
+    moments = RunningMoments(3)
+    with pytest.raises((MerlinError, TypeCheckError), match=r"rows must have the shape|Type-check error"):
+        moments.update(torch.ones(shape), everywhere(*counts))
+    assert moments.rows == 0

@@ -302,3 +302,10 @@ def test_costs_of_another_shape_are_refused():
     sentence = r"cost must have the shape of log_prob, \[4, 1\]|Type-check error"
     with pytest.raises((MerlinError, TypeCheckError), match=sentence):
         reinforce(torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize("kind", [MovingMeanBaseline, CostSpread])
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, math.nan])
+def test_a_decay_forgets(kind, decay):
+    with pytest.raises(MerlinError, match=f"decay must be at least 0 and less than 1, but {decay} came"):
+        kind(decay)

@@ -6,7 +6,7 @@ from jaxtyping import TypeCheckError
 
 from merlin.errors import MerlinError
 from merlin.objectives.columns import check_shapes
-from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, policy_loss
+from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, normalized, policy_loss
 from merlin.objectives.returns import generalized_advantages, lambda_returns, n_step_returns, vtrace
 
 T, B = 7, 3
@@ -190,3 +190,11 @@ def test_shapes_are_told_and_one_number_does_for_all():
     check_shapes(reward=column, discount=0.9, value=torch.tensor(1.0), next_value=column)
     with pytest.raises(MerlinError, match=r"value must have the shape of reward, \[7, 3\], but it has \[7, 3, 1\]"):
         check_shapes(reward=column, discount=column, value=column.unsqueeze(-1))
+
+
+def test_advantages_are_normalised_by_the_rows_that_count_whatever_others_hold():
+    """Of 1, 5 and 3 the standard deviation is sqrt(8 / 3)."""
+    is_valid = torch.tensor([[True, False], [True, True]])
+    advantages = torch.tensor([[1.0, torch.nan], [5.0, 3.0]])
+    expected = torch.tensor([1.0, 5.0, 3.0]) * (3 / 8) ** 0.5
+    torch.testing.assert_close(normalized(advantages, is_valid)[is_valid], expected)
