@@ -44,6 +44,16 @@ def test_the_state_has_the_agents_type_and_keeps_it(name, action_space, dtype):
         assert output.value.dtype == output.policy_parameters.dtype == dtype
 
 
+@pytest.mark.parametrize("box_actions", ["gaussian", "beta"])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_actions_of_an_agent_in_bfloat16_are_arrays_as_spaces_take_them(box_actions, greedy):
+    agent = make_agent("rl-lstm", "box", box_actions=box_actions).bfloat16()
+    seen = {"card": np.zeros(B, np.int64), "place": np.zeros((B, 3), np.float32)}
+    output, state = agent.step(seen, agent.initial_state(B), True, greedy=greedy)
+    assert output.action.numpy().dtype == np.float32
+    assert state.previous_action.dtype == torch.bfloat16 and output.log_prob.isfinite().all()
+
+
 @every_agent
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-5), (torch.bfloat16, 0.1)])
 def test_a_step_in_another_type_is_near_one_in_float32(name, dtype, tolerance):
