@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from merlin.errors import MerlinError
+from merlin.precision import as_type
 from merlin.ranges import WIDTH, Range, Settings
 from merlin.states import detach_state
 
@@ -182,7 +183,12 @@ class GaussianFamily:
         return 2 * self.size
 
     def from_parameters(self, parameters: Float[Tensor, "*batch Y"]) -> DiagonalGaussian:
-        """Return the Gaussian whose means and log-variances a network put out side by side."""
+        """Return the Gaussian whose means and log-variances a network put out side by side.
+
+        Raises:
+            MerlinError: These are not `num_parameters` numbers.
+        """
+        _check_width(parameters, self.num_parameters)
         return DiagonalGaussian(*parameters.chunk(2, -1))
 
     def draw_noise(
@@ -237,7 +243,12 @@ class OneHotFamily:
         return self.size
 
     def from_parameters(self, parameters: Float[Tensor, "*batch Y"]) -> OneHots:
-        """Return the categoricals whose logits a network put out, group by group."""
+        """Return the categoricals whose logits a network put out, group by group.
+
+        Raises:
+            MerlinError: These are not `num_parameters` numbers.
+        """
+        _check_width(parameters, self.num_parameters)
         logits = parameters.unflatten(-1, (self.groups, self.classes))
         if self.uniform_mix:
             logits = torch.log((1 - self.uniform_mix) * logits.softmax(-1) + self.uniform_mix / self.classes)
@@ -272,6 +283,14 @@ class LatentConfig(Settings):
     """Of estimators that relax; of reinmax at least 1."""
 
 
+def _check_width(parameters: Tensor, width: int) -> None:
+    if parameters.shape[-1:] != (width,):
+        raise MerlinError(
+            f"A latent's parameters must be {width} numbers in the last dimension, but their shape is "
+            f"{list(parameters.shape)}: let the network put out `num_parameters`."
+        )
+
+
 def make_family(config: LatentConfig) -> LatentFamily:
     """Return the family of latents that is configured."""
     if config.latent == "gaussian":
@@ -288,11 +307,12 @@ def make_family(config: LatentConfig) -> LatentFamily:
 def gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Float[Tensor, "*batch"]:
     """Return standard Gumbel noise, −log(−log u), of the device and type of `like`.
 
-    Uniforms cost a fifth of exponentials. They begin just above 0, whose noise would be infinite.
+    Uniforms cost a fifth of exponentials. They begin just above 0, whose noise would be infinite. In bfloat16 there are
+    256 of them: drawn so, the highest of many classes would often be several, of which the first is taken.
     """
-    uniform = torch.empty(shape, device=like.device, dtype=like.dtype)
+    uniform = torch.empty(shape, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
-    return uniform.log_().neg_().log_().neg_()
+    return as_type(uniform.log_().neg_().log_().neg_(), like.dtype)
 
 
 def highest(scores: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:

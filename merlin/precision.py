@@ -1,10 +1,10 @@
 """Where autocast must not choose the type of numbers, and PyTorch's own settings, which are the process's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _AS_IT_IS = nullcontext()
 
@@ -21,6 +21,25 @@ def restoring_torch() -> Iterator[None]:
         torch.set_num_threads(threads)
         if precision is not None:
             torch.set_float32_matmul_precision(precision)
+
+
+class KeepsSums(nn.Module):
+    """A module some of whose buffers lose no digits where a model is cast: sums that would soon count no further.
+
+    Attributes:
+        summed: Their names.
+    """
+
+    summed: tuple[str, ...] = ()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "KeepsSums":
+        before = {name: self._buffers[name] for name in self.summed if name in self._buffers}
+        super()._apply(fn, recurse)
+        for name, x in before.items():
+            after = self._buffers[name]
+            if x is not None and after is not None and torch.promote_types(x.dtype, after.dtype) != after.dtype:
+                self._buffers[name] = x.to(after.device)
+        return self
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:

@@ -62,6 +62,7 @@ def _without_python(replay: Callable[..., tuple[Tensor, ...]], inputs: tuple[Ten
 
 
 _METADATA = {"__get__", "__len__", "__hash__", "dim", "size", "stride", "numel", "is_contiguous", "is_floating_point"}
+_METADATA |= {"promote_types"}
 
 
 class _Call(NamedTuple):

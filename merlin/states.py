@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from merlin.errors import MerlinError
+
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     """Return the state with `function` applied to each of its tensors (to corresponding ones, if several are given)."""
@@ -42,6 +44,9 @@ def reset_state(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
     """Return the state with the batch rows that start an episode zeroed, and no other touched.
 
     Filling rather than multiplying stops gradients and NaNs at the episode's edge exactly.
+
+    Raises:
+        MerlinError: There is not one flag for each row.
     """
     return state if is_known_false(is_first) else _reset(state, is_first)
 
@@ -58,6 +63,11 @@ def is_known_false(flags: Bool[Tensor, "B"]) -> bool:
 
 def _reset(state: Any, is_first: Bool[Tensor, "B"]) -> Any:
     if isinstance(state, Tensor):
+        if is_first.numel() != state.shape[0]:  # a single flag would be broadcast
+            raise MerlinError(
+                f"is_first must have one flag for each of the state's {state.shape[0]} rows, but has "
+                f"{is_first.numel()}: give it as many."
+            )
         return state.masked_fill(is_first.view(-1, *[1] * (state.ndim - 1)), 0)
     if isinstance(state, tuple):
         return type(state)(*(_reset(child, is_first) for child in state))

@@ -151,3 +151,23 @@ def test_what_no_family_can_be_is_told():
             OneHotFamily(**options)
     with pytest.raises(MerlinError, match=r"from 0 to 1, but 1\.5"):
         balanced_kl_nats(one_hots(2), one_hots(2), 1.5)
+
+
+@pytest.mark.parametrize("family", [GaussianFamily(6), OneHotFamily(4, 3)])
+@pytest.mark.parametrize("width", [6, 11, 24])
+def test_parameters_of_another_width_are_refused(family, width):
+    """Never a latent of another size than the family's."""
+    with pytest.raises(MerlinError, match=rf"must be 12 numbers .* but their shape is \[2, {width}\]"):
+        family.from_parameters(torch.zeros(2, width))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_classes_that_are_equally_likely_are_drawn_as_often_in_few_digits(dtype):
+    """Noise of 256 values would have several highest of many classes, of which the first is taken."""
+    family, draws, classes = OneHotFamily(1, 256), 20_000, torch.arange(256)
+    logits = torch.zeros(draws, 1, 256, dtype=dtype)
+    noise = family.draw_noise(draws, logits, torch.Generator().manual_seed(0))
+    drawn = family.from_parameters(logits.flatten(1)).sample(noise)
+    assert noise.dtype == drawn.dtype == dtype
+    in_the_first_half = drawn[:, classes < 128].float().sum() / draws
+    assert abs(in_the_first_half - 0.5) < 5 * 0.5 / draws**0.5

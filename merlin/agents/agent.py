@@ -345,7 +345,8 @@ class Agent(nn.Module, ABC, Generic[Config, State]):
         """Return the activations of a window's steps, taken again from `state`, and the state after them."""
         stepping = in_window(self) if torch.is_grad_enabled() else self
         state = self.begin_window(state, len(unroll.is_first))
-        codes = self.encode(unroll.observation, previous_actions, unroll.previous_reward).unbind()
+        previous_reward = as_type(unroll.previous_reward, previous_actions.dtype)
+        codes = self.encode(unroll.observation, previous_actions, previous_reward).unbind()
         rows = []
         for t, (code, action, is_first) in enumerate(zip(codes, actions, unroll.is_first, strict=True)):
             extras = map_state(lambda x, t=t: x[t], unroll.extras)

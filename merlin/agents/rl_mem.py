@@ -15,6 +15,7 @@ from merlin.experience import StepOutput
 from merlin.memory import Memory, MemoryConfig, Reader, make_memory
 from merlin.networks.lstm import LSTMState
 from merlin.networks.products import Linear
+from merlin.precision import as_type
 from merlin.ranges import WIDTH, Range, above
 
 
@@ -106,6 +107,7 @@ class RLMem(RecurrentActorCritic[RLMemConfig, RLMemState]):
         """Write, and remember the action. See `Agent.advance`."""
         state, weights, word = perceived.state, perceived.read_weights, perceived.activations.word
         assert weights is not None, "perceiving ends in a read"
+        word = as_type(word, state.lstm.hidden.dtype)  # if autocast chose another
         slot = None if perceived.extras is None else perceived.extras.slots
         memory, slot = self.memory.write(state.memory, word, weights.detach(), slot)
         return Advanced(state._replace(memory=memory, previous_action=action), RLMemExtras(slot))

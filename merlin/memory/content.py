@@ -99,7 +99,10 @@ def written(state: MemoryState) -> Bool[Tensor, "B N"]:
 
 
 def unit(x: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch W"]:
-    """Return x / |x|, and zero with a finite gradient at zero: the epsilon lies inside the root."""
+    """Return x / |x|, and zero with a finite gradient at zero: the epsilon, 1e-6, lies inside the root.
+
+    So what is about 1e-3 long or less counts as shorter than 1, and is similar to little.
+    """
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
 
 
@@ -127,6 +130,7 @@ def read(
         MerlinError: Shapes do not fit those of the memory.
     """
     _check_reads(memory, keys, strengths, readable, top_k)
+    keys, strengths = as_type(keys, memory.dtype), as_type(strengths, memory.dtype)
     # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
     inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
     similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
@@ -198,7 +202,7 @@ def write_to(
         row, trace = F.pad(word, (0, slot_size - word.shape[1])), state.retroactive_weights
         halves = torch.stack([torch.zeros_like(trace), trace], dim=-1)
         memory = torch.addcmul(
-            state.memory.view(batch_size, memory_size, 2, -1), halves.unsqueeze(-1), word[:, None, None]
+            state.memory.view(batch_size, memory_size, 2, slot_size // 2), halves.unsqueeze(-1), word[:, None, None]
         ).view(batch_size, memory_size, slot_size)
     return state._replace(memory=memory.scatter_(1, index, row.unsqueeze(1))), slot
 

@@ -1,5 +1,6 @@
 """What an agent asks of a memory, so that another one can take its place: `--set model.memory=module:Name`."""
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from merlin.memory import content
 from merlin.memory.content import Read
 from merlin.memory.window import MemoryWindow, WindowState
 from merlin.plugins import load_class
+from merlin.precision import as_type
 from merlin.ranges import Range, SettingError, Settings
 from merlin.states import map_state
 
@@ -59,13 +61,17 @@ class Memory(ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> Any:
-        """Return an empty memory. One that can be of another type than float32 takes `dtype` besides."""
+        """Return an empty memory.
+
+        One that takes `dtype` besides says itself what is of an agent's type; of others all floats are.
+        """
 
     def empty(self, batch_size: int, like: Tensor) -> Any:
         """Return an empty memory on the device of a tensor, and of its type."""
-        if like.dtype == torch.float32:
-            return self.initial_state(batch_size, like.device)
-        return self.initial_state(batch_size, like.device, dtype=like.dtype)  # pyright: ignore[reportCallIssue]
+        if "dtype" in inspect.signature(self.initial_state).parameters:
+            return self.initial_state(batch_size, like.device, dtype=like.dtype)  # pyright: ignore[reportCallIssue]
+        state = self.initial_state(batch_size, like.device)
+        return map_state(lambda x: as_type(x, like.dtype) if x.is_floating_point() else x, state)
 
     @abstractmethod
     def read(self, state: Any, keys: Float[Tensor, "B K W"], strengths: Float[Tensor, "B K"]) -> Read:

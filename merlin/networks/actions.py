@@ -18,6 +18,7 @@ from merlin.networks.action_spaces import SimpleSpace, join_spaces, open_action_
 from merlin.networks.categories import Categories
 from merlin.networks.entries import CLOSE, flatten_entry, unflatten_entry
 from merlin.networks.spaces import ACTION_MASK
+from merlin.precision import as_type
 
 # A Gaussian action's log standard deviation, in half ranges of the Box: its value at parameter 0, and how far from it
 # the parameter can move it. The bound keeps an entropy bonus from growing it, and a certain policy from shrinking it,
@@ -210,7 +211,7 @@ class CategoricalActions(ActionDistribution):
         # Gumbel-max: argmax(logits - log(-log u)) is a sample. No normalising, no cumulative sums; drawing uniforms
         # takes a third of the time of drawing exponentials. A uniform of 0 would put the one choice that is allowed
         # behind those that are not, so the draw begins just above; all other draws are as from 0 on.
-        uniform = torch.empty(*batch, self.num_parameters, device=like.device)
+        uniform = torch.empty(*batch, self.num_parameters, device=like.device, dtype=torch.float32)
         uniform.uniform_(torch.finfo(uniform.dtype).tiny, 1, generator=generator)
         return uniform.log_().neg_().log_()
 
@@ -276,8 +277,8 @@ class GaussianActions(ActionDistribution):
         low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
         finite = np.isfinite(low) & np.isfinite(high) & (low < high) & (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
         low, high = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
-        self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32), persistent=False)
-        self.register_buffer("half_range", torch.tensor((high - low) / 2, dtype=torch.float32), persistent=False)
+        for name, numbers in (("centre", (low + high) / 2), ("half_range", (high - low) / 2)):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.get_default_dtype()), persistent=False)
         self.register_buffer("is_bounded", torch.from_numpy(finite), persistent=False)
 
     def moments(
@@ -307,13 +308,13 @@ class GaussianActions(ActionDistribution):
 
     @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
-        return unflatten_entry(self.draw(parameters, generator), self.shape)
+        return self._action(self.draw(parameters, generator))
 
     def sample_code(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
         numbers = self.draw(parameters, generator)
-        return unflatten_entry(numbers.detach(), self.shape), (numbers - self.centre) / self.half_range
+        return self._action(numbers.detach()), (numbers - self.centre) / self.half_range
 
     def draw(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
@@ -332,7 +333,7 @@ class GaussianActions(ActionDistribution):
         return like.new_empty(*batch, self.encoding_size).normal_(generator=generator)
 
     def choose(self, parameters: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch n"]) -> Tensor:
-        return unflatten_entry(self._drawn(parameters, noise), self.shape)
+        return self._action(self._drawn(parameters, noise))
 
     def _drawn(
         self, parameters: Float[Tensor, "*batch A"], noise: Float[Tensor, "*batch n"]
@@ -341,7 +342,11 @@ class GaussianActions(ActionDistribution):
         return mean + log_std.exp() * noise
 
     def greedy(self, parameters: Float[Tensor, "*batch A"]) -> Tensor:
-        return unflatten_entry(self.moments(parameters)[0], self.shape)
+        return self._action(self.moments(parameters)[0])
+
+    def _action(self, numbers: Float[Tensor, "*batch n"]) -> Tensor:
+        """Return numbers as an environment takes them, in float32 at least: there are no arrays of bfloat16."""
+        return unflatten_entry(as_type(numbers, torch.promote_types(numbers.dtype, torch.float32)), self.shape)
 
     def log_prob(self, parameters: Float[Tensor, "*batch A"], action: Tensor) -> Float[Tensor, "*batch"]:
         return self.log_densities(parameters, flatten_entry(action, self.shape)).sum(-1)

@@ -132,9 +132,9 @@ class Categories(nn.Module):
             counts: The rows that count, the first of the leading dimensions; all unless given.
         """
         columns = self.columns(values)
-        seen, right = count(columns, self.num_columns, counts), torch.zeros(self.num_columns, device=columns.device)
+        seen = count(columns, self.num_columns, counts)
         hits = self._is_likeliest(logits, columns) * row_weights(columns, counts)
-        right.scatter_add_(0, columns.flatten(), hits.flatten())
+        right = torch.zeros_like(seen).scatter_add_(0, columns.flatten(), hits.flatten())
         return (right / seen.clamp(min=1)).sum() / (seen > 0).sum().clamp(min=1)
 
     def _is_likeliest(self, logits: Float[Tensor, "*batch S"], columns: Int[Tensor, "*batch n"]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from merlin import distributed
 from merlin.errors import MerlinError
 from merlin.latents import pass_gradient
-from merlin.precision import full_precision
+from merlin.precision import KeepsSums, full_precision
 
 SMOOTHING = 1e-5
 """ε of the counts that sums are divided by."""
@@ -36,7 +36,7 @@ class Quantized(NamedTuple):
     codes_used: Int64[Tensor, ""]
 
 
-class Codebook(nn.Module):
+class Codebook(KeepsSums):
     """K codes, the nearest of which takes the place of an encoding, with a straight-through gradient.
 
         i       = argminₖ ‖u − codes[k]‖²
@@ -68,6 +68,7 @@ class Codebook(nn.Module):
         MerlinError: A number is out of its range, or the update has another name.
     """
 
+    summed = ("usage", "sums")
     codes: Float[Tensor, "K W"]
     usage: Float[Tensor, " K"]
     sums: Float[Tensor, "K W"]
@@ -116,10 +117,10 @@ class Codebook(nn.Module):
                 f"Encodings must be one or more rows of {self.width} numbers, the codebook's width, but their shape is "
                 f"{tuple(encodings.shape)}: move the numbers of an encoding to the last dimension."
             )
-        rows = encodings.detach().reshape(-1, self.width).to(self.codes.dtype)
+        rows = encodings.detach().reshape(-1, self.width).to(self.usage.dtype)
         if self.training:
             self._seed(rows, generator)
-        indices = distances(rows, self.codes.detach()).argmin(-1)
+        indices = distances(rows, self.codes.detach().to(rows.dtype)).argmin(-1)
         codes = F.embedding(indices, self.codes).view(encodings.shape)
         loss = self.commitment_cost * (encodings - codes.detach()).square().sum(-1)
         if self.update == "loss":
@@ -139,10 +140,10 @@ class Codebook(nn.Module):
         is_dead = (self.usage < self.reseed_below * self.usage.mean()) | (self.usage.sum() == 0)
         if not is_dead.any():
             return
-        seeds = draw_apart(rows, self.codes[~is_dead], int(is_dead.sum()), generator)
+        seeds = draw_apart(rows, self.codes[~is_dead].to(rows.dtype), int(is_dead.sum()), generator)
         seeds = distributed.total(seeds if distributed.rank() == 0 else torch.zeros_like(seeds))
         share = distributed.total(self.usage.new_tensor(len(rows))) / self.size
-        self.codes[is_dead] = seeds
+        self.codes[is_dead] = seeds.to(self.codes.dtype)
         self.usage[is_dead] = share
         if self.update == "ema":
             self.sums[is_dead] = share * seeds

@@ -140,13 +140,14 @@ def count(
     (A scatter: unlike bincount it never makes a GPU's host wait.)
     """
     named = columns.flatten()
-    return torch.zeros(num_columns, device=named.device).scatter_add_(0, named, row_weights(columns, counts).flatten())
+    weights = row_weights(columns, counts).flatten()
+    return weights.new_zeros(num_columns).scatter_add_(0, named, weights)
 
 
 def row_weights(like: Tensor, counts: Bool[Tensor, "*batch"] | None) -> Float[Tensor, "..."]:
     """Return 1 in the rows that count and 0 in the others, in the shape of `like`, whose first axes are the rows."""
     if counts is None:
-        return torch.ones(1, device=like.device).expand_as(like)
+        return torch.ones(1, device=like.device, dtype=torch.float32).expand_as(like)
     return counts.float().view(*counts.shape, *[1] * (like.dim() - counts.dim())).expand_as(like)
 
 

@@ -130,7 +130,8 @@ class ImageDecoder(EntryDecoder):
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
         first = self.linear(latent.reshape(-1, latent.shape[-1])).unflatten(-1, self.first_shape)
-        return self.blocks(first.movedim(-1, 1)).movedim(1, -1).reshape(*latent.shape[:-1], -1)
+        pixels = self.blocks(first.movedim(-1, 1)).movedim(1, -1).flatten(1)
+        return pixels.reshape(*latent.shape[:-1], pixels.shape[1])
 
     def nats(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:
         pixels = self.pixels(value).flatten(-3)

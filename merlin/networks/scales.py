@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin import distributed
+from merlin.errors import MerlinError
+from merlin.precision import KeepsSums
 
 MOST = 10.0
 """Standardised numbers are clipped to this size: a sensor's rare leap must not drown what is seen beside it."""
@@ -16,13 +18,14 @@ SMALLEST_SPREAD = 1e-6
 """A spread below this part of the mean is rounding: the number is a constant, which is only centred."""
 
 
-class RunningMoments(nn.Module):
+class RunningMoments(KeepsSums):
     """Mean and standard deviation of `size` numbers: of all rows so far, or of about the last `horizon`.
 
     A number that never changed has spread 1. Before any row nothing is known of units, and every number is taken for
     its mean: standardised it is 0.
     """
 
+    summed = ("rows", "centre", "variance")
     mean: Float[Tensor, " n"]
     std: Float[Tensor, " n"]
     per_std: Float[Tensor, " n"]
@@ -37,7 +40,7 @@ class RunningMoments(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         self.register_buffer("per_std", torch.zeros(size))
-        # Sums in float64: over 1e8 rows float32 would stop counting.
+        # Sums in float64, whatever the model's type: over 1e8 rows float32 would stop counting.
         self.register_buffer("rows", torch.zeros((), dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("variance", torch.zeros(size, dtype=torch.float64))
@@ -47,7 +50,12 @@ class RunningMoments(nn.Module):
         """Take in the rows that count.
 
         Chan, Golub and LeVeque 1983: moments of two groups of rows give those of both.
+
+        Raises:
+            MerlinError: There is not one flag for each row of as many numbers as there are moments.
         """
+        if x.shape != (wanted := (*counts.shape, len(self.mean))):
+            raise MerlinError(f"rows must have the shape {list(wanted)}, but have {list(x.shape)}: reshape them.")
         x, weight = x.double(), counts.double()
         of_rows = tuple(range(counts.dim()))
         # A row that does not count may hold anything, NaN too.
@@ -75,7 +83,7 @@ class RunningMoments(nn.Module):
         return x * self.std + self.mean
 
 
-class ReturnScale(nn.Module):
+class ReturnScale(KeepsSums):
     """Units of returns and of rewards.
 
         V      = mean + std · head                      mean and std of the returns of about the last `HORIZON` rows
@@ -90,6 +98,7 @@ class ReturnScale(nn.Module):
 
     HORIZON = 20_000.0
 
+    summed = ("reward_rows", "reward_square")
     windows: Int[Tensor, ""]
     reward_rows: Float[Tensor, ""]
     reward_square: Float[Tensor, ""]

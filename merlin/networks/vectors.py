@@ -32,7 +32,7 @@ class VectorScale(nn.Module):
         scale = np.where(bound <= LARGEST_BOUND, np.maximum(bound, 1.0), 1.0)
         self.size = scale.size
         self._is_one = bool((scale == 1).all())
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.get_default_dtype()), persistent=False)
         self.moments = RunningMoments(self.size) if running else None
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch n"]:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from merlin import distributed
 from merlin.errors import MerlinError
 from merlin.latents import SAMPLERS as SAMPLERS
+from merlin.objectives.columns import check_shapes
+from merlin.precision import KeepsSums
 
 
 def reinforce(
@@ -30,7 +32,11 @@ def reinforce(
     """Return the costs with the gradient (sg f − b) ∇log p + ∇f, the last by whatever f itself depends on.
 
     Williams 1992. Unbiased as long as the baseline does not depend on the sample.
+
+    Raises:
+        MerlinError: The three have different shapes; a number does as a baseline of all.
     """
+    check_shapes(log_prob=log_prob, cost=cost, baseline=baseline)
     score = (cost - baseline).detach() * log_prob
     return cost + (score - score.detach())
 
@@ -62,29 +68,30 @@ class NoBaseline(Baseline):
         return torch.zeros_like(cost)
 
 
-class MovingMeanBaseline(Baseline):
+class MovingMeanBaseline(KeepsSums, Baseline):
     """b = the moving mean of the costs before; the first costs' own mean until then.
 
     Args:
-        decay: Weight of what was before.
+        decay: Weight of what was before, at least 0 and less than 1.
     """
 
+    summed = ("mean",)
     mean: Float[Tensor, ""]
     has_seen: Tensor
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = decay
-        self.register_buffer("mean", torch.zeros(()))
+        self.decay = _checked_decay(decay)
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("has_seen", torch.tensor(False))
 
     def forward(self, cost: Tensor, context: Tensor | None = None) -> Tensor:
-        now = distributed.total(cost.detach().mean()) / distributed.world_size()
+        now = distributed.total(cost.detach().double().mean()) / distributed.world_size()
         before = torch.where(self.has_seen, self.mean, now)
         if self.training:
             self.mean.copy_(torch.lerp(now, before, self.decay))
             self.has_seen.fill_(True)
-        return before.expand_as(cost)
+        return before.to(cost.dtype).expand_as(cost)
 
 
 class LeaveOneOutBaseline(Baseline):
@@ -123,20 +130,21 @@ class LearntBaseline(Baseline):
         return self.network(context.detach()).squeeze(-1)
 
 
-class CostSpread(nn.Module):
+class CostSpread(KeepsSums):
     """The running standard deviation of costs, by which REINFORCE's may be divided, so that rates mean the same.
 
     Args:
-        decay: Weight of what was before.
+        decay: Weight of what was before, at least 0 and less than 1.
     """
 
+    summed = ("mean", "square", "weight")
     mean: Float[Tensor, ""]
     square: Float[Tensor, ""]
     weight: Float[Tensor, ""]
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay = _checked_decay(decay)
         for name in ("mean", "square", "weight"):  # in float64, as the spread is a small difference of two of them
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
@@ -203,6 +211,12 @@ class Cosine:
 
 Schedule = Callable[[int], float]
 """A number that changes over training, as a function of the step."""
+
+
+def _checked_decay(decay: float) -> float:
+    if not 0 <= decay < 1:
+        raise MerlinError(f"decay must be at least 0 and less than 1, but {decay} came: take another.")
+    return decay
 
 
 def _part(step: int, steps: int) -> float:

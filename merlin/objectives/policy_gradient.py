@@ -13,6 +13,7 @@ from torch import Tensor
 from merlin import distributed
 from merlin.experience import Unroll
 from merlin.networks.actions import ActionDistribution
+from merlin.objectives.columns import check_shapes
 from merlin.objectives.returns import generalized_advantages, n_step_returns
 from merlin.objectives.value_transport import transported
 from merlin.ranges import COST, Range, Settings, above
@@ -54,6 +55,7 @@ class ActorCriticConfig(Settings):
 
 def masked_mean(x: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, ""]:
     """Return the mean over valid rows; 0 if there is none."""
+    check_shapes(x=x, is_valid=is_valid)
     return torch.where(is_valid, x, 0.0).sum() / is_valid.sum().clamp(min=1)
 
 
@@ -70,6 +72,7 @@ def policy_loss(
 
     Schulman et al. 2017, arXiv:1707.06347, Eq 7.
     """
+    check_shapes(log_prob=log_prob, behaviour_log_prob=behaviour_log_prob, advantages=advantages)
     ratio = torch.exp(log_prob - behaviour_log_prob)
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_ratio, 1 + clip_ratio) * advantages)
 
@@ -102,8 +105,8 @@ def transported_of(unroll: Unroll, config: ActorCriticConfig) -> Float[Tensor, "
 
 def normalized(advantages: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
     """Return advantages divided by their standard deviation over valid rows, those of all processes."""
-    valid = is_valid.to(advantages.dtype)
-    sums = [x.sum() for x in (valid, valid * advantages, valid * advantages.square())]
+    counted = torch.where(is_valid, advantages, 0.0)  # other rows may hold anything, NaN too
+    sums = [x.sum() for x in (is_valid.to(advantages.dtype), counted, counted.square())]
     rows, first, second = distributed.total(torch.stack(sums))
     rows = rows.clamp(min=1)
     return advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))

@@ -3,21 +3,24 @@
 Every function takes columns of an `Unroll` (`merlin.experience` draws the time axis). Row t's action earns `reward[t]`;
 `discount[t]` is 0 after termination; `next_value[t]` is the value of what the action led to: the next row's value, the
 value of the final observation after a truncation, the bootstrap value in the last row. `is_end[t]` says that the
-episode ended with row t's action, in either way, so that nothing of row t + 1 may reach row t.
+episode ended with row t's action, in either way, so that nothing of row t + 1 may reach row t. It may be bools, or
+numbers that are not 0. Columns of other shapes than the rewards' are refused.
 """
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+
+from merlin.objectives.columns import check_shapes
 
 
 def n_step_returns(
     reward: Float[Tensor, "T B"],
     discount: Float[Tensor, "T B"],
     next_value: Float[Tensor, "T B"],
-    is_end: Bool[Tensor, "T B"],
+    is_end: Shaped[Tensor, "T B"],
 ) -> Float[Tensor, "T B"]:
     """Return the window's returns, bootstrapped where it or an episode is cut.
 
@@ -30,7 +33,7 @@ def lambda_returns(
     reward: Float[Tensor, "T B"],
     discount: Float[Tensor, "T B"],
     next_value: Float[Tensor, "T B"],
-    is_end: Bool[Tensor, "T B"],
+    is_end: Shaped[Tensor, "T B"],
     gae_lambda: float,
 ) -> Float[Tensor, "T B"]:
     """Return the λ-returns of the window.
@@ -40,8 +43,8 @@ def lambda_returns(
     with G[t+1] replaced by next_value[t] at the end of an episode or of the window. λ = 1 gives `n_step_returns`, λ = 0
     the one-step target. Sutton and Barto 2018, Eq 12.20.
     """
-    mixing = torch.where(is_end, 0.0, gae_lambda)
-    mixing[-1] = 0.0
+    check_shapes(reward=reward, discount=discount, next_value=next_value, is_end=is_end)
+    mixing = gae_lambda * _goes_on(is_end).to(torch.promote_types(reward.dtype, torch.float32))
     base = reward + discount * (1 - mixing) * next_value
     decay = discount * mixing
     returns, following = [], torch.zeros_like(reward[0])
@@ -56,7 +59,7 @@ def generalized_advantages(
     discount: Float[Tensor, "T B"],
     value: Float[Tensor, "T B"],
     next_value: Float[Tensor, "T B"],
-    is_end: Bool[Tensor, "T B"],
+    is_end: Shaped[Tensor, "T B"],
     gae_lambda: float,
 ) -> Float[Tensor, "T B"]:
     """Return the generalised advantage estimates of the window.
@@ -66,6 +69,7 @@ def generalized_advantages(
 
     which is G[t] − value[t] with the λ-return G. Schulman et al. 2016, arXiv:1506.02438, Eq 16.
     """
+    check_shapes(reward=reward, value=value)
     return lambda_returns(reward, discount, next_value, is_end, gae_lambda) - value
 
 
@@ -81,7 +85,7 @@ def vtrace(
     discount: Float[Tensor, "T B"],
     value: Float[Tensor, "T B"],
     next_value: Float[Tensor, "T B"],
-    is_end: Bool[Tensor, "T B"],
+    is_end: Shaped[Tensor, "T B"],
     ratio: Float[Tensor, "T B"],
     vtrace_lambda: float = 1.0,
 ) -> VTrace:
@@ -99,9 +103,8 @@ def vtrace(
         ratio: π(a) / π_behaviour(a), of all parts of an action.
         vtrace_lambda: λ; at 0 targets look one step ahead.
     """
-    rho = ratio.clamp(max=1.0)
-    goes_on = ~is_end
-    goes_on[-1] = False
+    check_shapes(reward=reward, discount=discount, value=value, next_value=next_value, is_end=is_end, ratio=ratio)
+    rho, goes_on = ratio.clamp(max=1.0), _goes_on(is_end)
     decay = discount * vtrace_lambda * rho * goes_on
     base = value + rho * (reward + discount * next_value - value) - decay * next_value
     returns, following = [], torch.zeros_like(reward[0])
@@ -111,3 +114,10 @@ def vtrace(
     targets = torch.stack(returns[::-1])
     following_targets = torch.where(goes_on, targets.roll(-1, 0), next_value)
     return VTrace(targets, rho * (reward + discount * following_targets - value))
+
+
+def _goes_on(is_end: Tensor) -> Bool[Tensor, "T B"]:
+    """Return the rows that the next one follows, in the window and in the episode."""
+    goes_on = is_end == 0
+    goes_on[-1] = False
+    return goes_on

@@ -58,12 +58,15 @@ def _autoreset_mode(named: AutoresetMode | str) -> AutoresetMode:
 
 @contextmanager
 def undisturbed(device_type: str) -> Iterator[None]:
-    """Compute as ever where a caller has autocast or inference mode on.
+    """Compute as ever where a caller has autocast or inference mode on, or another type of floats as the default.
 
     Autocast would round the numbers that views are looked up by; what is made in inference mode cannot be written
-    later.
+    later; in float64 other numbers are drawn, and so other episodes.
     """
     with ExitStack() as stack:
+        if (dtype := torch.get_default_dtype()) != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
         if torch.is_autocast_enabled(device_type):
             stack.enter_context(torch.autocast(device_type, enabled=False))
         if torch.is_inference_mode_enabled():

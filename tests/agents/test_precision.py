@@ -2,10 +2,12 @@
 
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
 from merlin.agents.acting import Acting
+from tests.agents import helpers
 from tests.agents.helpers import EVERY_KIND, KINDS, ON_POLICY, act, cast, learnt, leaves, make_agent, row
 from tests.agents.test_border import observations
 
@@ -40,6 +42,16 @@ def test_the_state_has_the_agents_type_and_keeps_it(name, action_space, dtype):
     for output, state in play(agent):
         assert types(state) == before
         assert output.value.dtype == output.policy_parameters.dtype == dtype
+
+
+@pytest.mark.parametrize("box_actions", ["gaussian", "beta"])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_actions_of_an_agent_in_bfloat16_are_arrays_as_spaces_take_them(box_actions, greedy):
+    agent = make_agent("rl-lstm", "box", box_actions=box_actions).bfloat16()
+    seen = {"card": np.zeros(B, np.int64), "place": np.zeros((B, 3), np.float32)}
+    output, state = agent.step(seen, agent.initial_state(B), True, greedy=greedy)
+    assert output.action.numpy().dtype == np.float32
+    assert state.previous_action.dtype == torch.bfloat16 and output.log_prob.isfinite().all()
 
 
 @every_agent
@@ -149,3 +161,47 @@ def test_a_window_is_learnt_from_under_autocast(name, action_space, is_backward_
     (loss, gradient), (other, other_gradient) = found
     torch.testing.assert_close(other, loss, atol=0.05, rtol=0.05)
     assert torch.cosine_similarity(gradient, other_gradient, dim=0) > 0.99
+
+
+def observe_every_kind(length: int, batch: int) -> dict[str, torch.Tensor]:
+    rows = [observations(t) for t in range(length)]
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows]))[:, :batch] for name in rows[0]}
+
+
+def rewarded_in(unroll, dtype: torch.dtype):
+    """The window as environments give it: their numbers in another type than the agent's."""
+    given = cast(unroll._replace(observation=None, extras=None), dtype)._asdict()
+    own = {name: getattr(unroll, name) for name in ("observation", "extras", "log_prob", "value", "next_value")}
+    return unroll._replace(**given | own)
+
+
+@every_agent
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_window_of_float32_teaches_an_agent_of_another_type(name, dtype):
+    agent = make_agent(name, running_scales=True).to(dtype)
+    unroll, initial, _, _ = act(agent, FIRSTS)
+    agent.update_scales(unroll)
+    found = []
+    for window in (unroll, rewarded_in(unroll, torch.float32)):
+        torch.manual_seed(0)  # of what Dreamer imagines
+        found.append(agent.losses(window, initial)[0].total)
+    found[1].backward()
+    torch.testing.assert_close(*found, rtol=0.02, atol=0.02, check_dtype=False)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt(agent))
+
+
+@every_agent
+@pytest.mark.parametrize("action_space", ["multi", "box"])
+def test_an_agent_learns_where_floats_are_float64_unless_told(name, action_space, monkeypatch):
+    monkeypatch.setattr(helpers, "random_observation", observe_every_kind)
+    torch.set_default_dtype(torch.float64)
+    try:
+        agent = make_agent(name, action_space, spaces=EVERY_KIND, running_scales=True)
+        unroll, initial, after, _ = act(agent, FIRSTS)
+        agent.update_scales(unroll)
+        total = agent.losses(unroll, initial)[0].total
+        total.backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert total.dtype == torch.float64 and types(after) == types(initial)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt(agent))

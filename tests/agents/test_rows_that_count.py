@@ -131,3 +131,22 @@ def test_a_window_of_nothing_else_leaves_no_trace():
     assert losses.total == 0 and all(x.isfinite() for x in metrics.values())
     assert all(x.isnan() for name, x in losses.metrics.items() if name not in metrics), "nothing was ever seen"
     assert agent.predictor.observation_nats == 3
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_a_window_of_no_environments_costs_nothing(name):
+    agent = make_agent(name)
+    state = agent.initial_state(0)
+    row = {key: torch.zeros(0, *space.shape, dtype=torch.int64) for key, space in SPACES.items()}
+    row["place"] = row["place"].float()
+    none = torch.zeros(3, 0)
+    output, _ = agent.step(row, state, none[0].bool(), none[0])
+    unroll = Unroll(
+        observation={key: torch.stack([x] * 3) for key, x in row.items()},
+        is_first=none.bool(), previous_reward=none, action=torch.stack([output.action] * 3), log_prob=none, reward=none,
+        discount=none, value=none, next_value=none, is_end=none.bool(), is_valid=none.bool(),
+        extras=stack_states([output.extras] * 3),
+    )  # fmt: skip
+    losses, _ = agent.losses(unroll, state)
+    losses.total.backward()
+    assert losses.total == 0

@@ -125,3 +125,21 @@ def test_usage_counts_on_where_bfloat16_would_not():
     for _ in range(300):
         state = memories.write(state, torch.zeros(1, Z, dtype=torch.bfloat16), torch.ones(1, 1, 2), 0.9)
     assert (state.usage > 256).all() and state.write_weights.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("discount", [0.9, None])
+def test_a_batch_may_be_of_none(discount):
+    state, width = memories.initial_state(0, N, W), Z if discount else W
+    read = memories.read(state.memory, *memories.Reader(8, W, K)(torch.zeros(0, 8)), memories.written(state))
+    state = memories.write(state, torch.zeros(0, width), read.weights, discount)
+    assert read.words.shape == (0, K, W) and state.memory.shape == (0, N, W)
+
+
+@pytest.mark.parametrize("memory_type", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("key_type", [torch.float64, torch.float32, torch.bfloat16])
+def test_keys_of_another_type_are_taken_in_the_memorys(memory_type, key_type):
+    """As words are: a model in float64 meets a memory in float32, which `initial_state` makes unless told."""
+    memory, keys, strengths = torch.eye(W).expand(B, W, W), torch.eye(W)[:K].expand(B, K, W), torch.full((B, K), 4.0)
+    read = memories.read(memory.to(memory_type), keys.to(key_type), strengths.to(key_type))
+    assert read.words.dtype == read.weights.dtype == memory_type
+    torch.testing.assert_close(read.weights, memories.read(memory, keys, strengths).weights, check_dtype=False)

@@ -132,6 +132,17 @@ def test_an_agent_learns_with_a_memory_that_somebody_else_wrote(name):
         assert writer.weight.grad.any(), "its words have gradients"
 
 
+@pytest.mark.parametrize("name", ["merlin", "ftw", "rl-mem"])
+@pytest.mark.parametrize("dtype, is_autocast", [(torch.float64, False), (torch.bfloat16, False), (torch.float32, True)])
+def test_somebody_elses_memory_is_of_the_agents_type_and_is_written_in_its_own(name, dtype, is_autocast):
+    agent = make_agent(name, memory=f"{__name__}:Unread").to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
+        unroll, initial, final, _ = act(agent, torch.rand(T, B, generator=torch.Generator().manual_seed(0)) < 0.2)
+        losses, after = agent.losses(unroll, initial)
+    losses.total.backward()
+    assert {agent.memory_state(state).words.dtype for state in (initial, final, after)} == {dtype}
+
+
 def test_a_policy_that_learns_again_reads_what_the_predictors_reads_wrote():
     agent = make_agent("merlin", memory=f"{__name__}:Unread")
     unroll, initial, _, _ = act(agent, torch.rand(T, B, generator=torch.Generator().manual_seed(0)) < 0.1)

@@ -305,3 +305,16 @@ def test_encodings_of_another_shape_are_told(shape):
     with pytest.raises(MerlinError, match=r"rows of 3 numbers, the codebook's width, but their shape is"):
         codebook(torch.zeros(shape))
     assert all(torch.equal(x, codebook.state_dict()[name]) for name, x in before.items())
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_codebook_of_few_digits_counts_as_one_of_many(update, dtype):
+    few, many = (make(update, reseed_below=0.0).to(of) for of in (dtype, torch.float64))
+    for t in range(200):
+        rows = clusters(4 * randn(5, 3), 1000, seed=t).to(dtype)
+        found, expected = (x(y, torch.Generator().manual_seed(t)) for x, y in ((few, rows), (many, rows.double())))
+    assert found.vectors.dtype == found.loss.dtype == few.codes.dtype == dtype
+    torch.testing.assert_close(few.usage, many.usage, rtol=0.01, atol=0)
+    torch.testing.assert_close(few.codes.double(), many.codes.double(), rtol=0.02, atol=0.05)
+    assert (found.indices == expected.indices).float().mean() > 0.98

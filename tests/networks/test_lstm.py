@@ -1,8 +1,11 @@
 """The LSTM: its step by hand, and a state that is a value."""
 
 import numpy as np
+import pytest
 import torch
+from jaxtyping import TypeCheckError
 
+from merlin.errors import MerlinError
 from merlin.networks.lstm import LSTM, LSTMState
 from merlin.states import map_state, reset_state
 from tests import reference
@@ -61,3 +64,12 @@ def test_reset_touches_its_rows_alone_and_stops_nan():
     after = reset_state(state, torch.tensor([True, True, False]))
     assert (after.hidden[:2] == 0).all() and after.hidden[2].isnan().all() and (after.cell[2] == 1).all()
     assert reset_state(state, torch.zeros(B, dtype=torch.bool)) is state
+
+
+@pytest.mark.parametrize("flags", [[True], [True, False], [True, False, False, False]])
+def test_there_is_a_flag_for_each_row(flags):
+    """One would reset them all."""
+    with pytest.raises(
+        (MerlinError, TypeCheckError), match=r"one flag for each of the state's 3 rows|Type-check error"
+    ):
+        reset_state(LSTM(2, 4, 1).initial_state(B), torch.tensor(flags))

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import nn
 
 from merlin.agents.learner import LearnerConfig, Window
+from merlin.errors import MerlinError
 from merlin.networks.scales import MOST, ReturnScale, RunningMoments
 from tests.agents.helpers import act, make_agent
 
@@ -165,3 +167,25 @@ def test_what_is_decoded_is_in_the_units_of_the_observation():
     mode = decoder.mode({**decoder(torch.zeros(1, 6)), "place": torch.zeros(1, 3)})["place"]
     np.testing.assert_allclose(mode[0], unroll.observation["place"].flatten(0, 1).mean(0), rtol=1e-4)
     assert replace(agent.config, running_scales=False) != agent.config
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rows_are_counted_on_in_a_model_of_few_digits(dtype):
+    moments = nn.Sequential(RunningMoments(1)).to(dtype)[0]
+    assert isinstance(moments, RunningMoments) and moments.mean.dtype == dtype
+    for place in (997.0, 1003.0) * 40:  # 80,000 rows, more than float16 counts
+        moments.update(torch.full((1000, 1), place), everywhere(1000))
+    assert moments.rows == 80_000 and moments.centre == pytest.approx(1000) and moments.variance == pytest.approx(9)
+    scale = nn.Sequential(ReturnScale(running=True)).to(dtype)[0]
+    assert isinstance(scale, ReturnScale)
+    for _ in range(80):
+        scale.update(torch.full((1000, 1), 3.0), torch.zeros(1000, 1), everywhere(1000, 1), [])
+    assert scale.reward_rows == 80_000 and scale.reward_square == pytest.approx(9) and scale.per_reward.dtype == dtype
+
+
+@pytest.mark.parametrize("shape, counts", [((4, 5, 3), (4, 1)), ((4, 1), (4,)), ((4, 3), (4, 3)), ((4, 2), (4,))])
+def test_rows_of_another_shape_are_refused(shape, counts):
+    moments = RunningMoments(3)
+    with pytest.raises((MerlinError, TypeCheckError), match=r"rows must have the shape|Type-check error"):
+        moments.update(torch.ones(shape), everywhere(*counts))
+    assert moments.rows == 0

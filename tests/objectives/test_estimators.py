@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from scipy.stats import chisquare, gumbel_r, kstest
 
 from merlin.errors import MerlinError
@@ -282,3 +283,29 @@ def test_schedules():
     cosine = Cosine()
     assert cosine(0) == 1 and cosine(75_000) == pytest.approx((1 + 1 / 16) / 2) and cosine(3_000_000) == 1 / 16
     assert np.all(np.diff([cosine(s) for s in range(0, 150_000, 5000)]) < 0)
+
+
+@pytest.mark.parametrize("cost_type", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_type", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_counted_of_costs_is_counted_in_any_type(cost_type, model_type):
+    """First costs of 0, then of 2 and 8: mean 5, standard deviation 3, once the first are forgotten."""
+    mean, spread_of = (torch.nn.ModuleList([kind(0.98)]).to(model_type)[0] for kind in (MovingMeanBaseline, CostSpread))
+    mean(torch.zeros(4, dtype=cost_type)), spread_of(torch.zeros(4, dtype=cost_type))
+    for _ in range(1000):
+        costs = torch.tensor([2.0, 2.0, 8.0, 8.0], dtype=cost_type)
+        baseline, spread_now = mean(costs), spread_of(costs)
+    assert baseline.dtype == spread_now.dtype == cost_type and baseline.shape == (4,)
+    assert float(baseline[0]) == pytest.approx(5, rel=1e-3) and float(spread_now) == pytest.approx(3, rel=1e-3)
+
+
+def test_costs_of_another_shape_are_refused():
+    sentence = r"cost must have the shape of log_prob, \[4, 1\]|Type-check error"
+    with pytest.raises((MerlinError, TypeCheckError), match=sentence):
+        reinforce(torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize("kind", [MovingMeanBaseline, CostSpread])
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, math.nan])
+def test_a_decay_forgets(kind, decay):
+    with pytest.raises(MerlinError, match=f"decay must be at least 0 and less than 1, but {decay} came"):
+        kind(decay)

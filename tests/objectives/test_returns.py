@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
-from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, policy_loss
+from merlin.errors import MerlinError
+from merlin.objectives.columns import check_shapes
+from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, normalized, policy_loss
 from merlin.objectives.returns import generalized_advantages, lambda_returns, n_step_returns, vtrace
 
 T, B = 7, 3
@@ -147,3 +150,51 @@ def test_masked_mean_leaves_out_even_what_is_not_a_number():
 def test_config_defaults_are_the_papers():
     config = ActorCriticConfig()
     assert (config.discount_factor, config.gae_lambda, config.entropy_cost) == (0.96, 0.9, 0.01)
+
+
+def test_returns_of_doubles_have_their_digits():
+    reward, discount, value = torch.tensor([[[1.0], [2.0]], [[0.9], [0.9]], [[3.0], [5.0]]], dtype=torch.float64)
+    last = 2 + 0.9 * 5
+    first = 1 + 0.9 * (0.05 * 3 + 0.95 * last)
+    returns = lambda_returns(reward, discount, value, torch.zeros(2, 1, dtype=torch.bool), 0.95)
+    assert returns.flatten().tolist() == pytest.approx([first, last], rel=1e-15, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_an_end_may_be_told_by_a_number(dtype):
+    w = window() | {"value": randn(T, B, seed=2)}
+    numbers = w | {"is_end": w["is_end"].to(dtype)}
+    assert torch.equal(generalized_advantages(gae_lambda=0.8, **numbers), generalized_advantages(gae_lambda=0.8, **w))
+    ratio = randn(T, B, seed=3).exp()
+    for found, expected in zip(vtrace(ratio=ratio, **numbers), vtrace(ratio=ratio, **w), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["discount", "value", "next_value", "is_end", "ratio"])
+@pytest.mark.parametrize("reshape", [lambda x: x.unsqueeze(-1), lambda x: x[:, :1], lambda x: x[0], lambda x: x.T])
+def test_columns_of_another_shape_are_refused(name, reshape):
+    """As [T, B, 1] of a value head, they would be broadcast to returns of something else."""
+    columns = window() | {"value": randn(T, B, seed=2), "ratio": randn(T, B, seed=3).exp()}
+    wrong = columns | {name: reshape(columns[name])}
+    sentence = rf"{name} must have the shape of reward, \[7, 3\], but it has|Type-check error"
+    with pytest.raises((MerlinError, TypeCheckError), match=sentence):
+        vtrace(**wrong)
+    del wrong["ratio"]
+    if name != "ratio":
+        with pytest.raises((MerlinError, TypeCheckError), match=sentence):
+            generalized_advantages(gae_lambda=0.8, **wrong)
+
+
+def test_shapes_are_told_and_one_number_does_for_all():
+    column = torch.zeros(T, B)
+    check_shapes(reward=column, discount=0.9, value=torch.tensor(1.0), next_value=column)
+    with pytest.raises(MerlinError, match=r"value must have the shape of reward, \[7, 3\], but it has \[7, 3, 1\]"):
+        check_shapes(reward=column, discount=column, value=column.unsqueeze(-1))
+
+
+def test_advantages_are_normalised_by_the_rows_that_count_whatever_others_hold():
+    """Of 1, 5 and 3 the standard deviation is sqrt(8 / 3)."""
+    is_valid = torch.tensor([[True, False], [True, True]])
+    advantages = torch.tensor([[1.0, torch.nan], [5.0, 3.0]])
+    expected = torch.tensor([1.0, 5.0, 3.0]) * (3 / 8) ** 0.5
+    torch.testing.assert_close(normalized(advantages, is_valid)[is_valid], expected)

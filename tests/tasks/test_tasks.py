@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import gymnasium
 import numpy as np
@@ -432,7 +433,17 @@ def test_a_state_of_another_type_is_read_as_ours():
     assert_equal(run(twin, 20), run(env, 20))
 
 
+@contextmanager
+def doubles():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 AROUND = {
+    "a default type": doubles,
     "a default device": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "inference mode": torch.inference_mode,
@@ -449,6 +460,7 @@ AROUND = {
         ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}, True),
         ("merlin/FourRooms-v0", {"size": 7, "agent_view_size": 9, "max_steps": 5}, False),
         ("merlin/Memory-v0", {"view": "first_person", "picture_size": 16, "max_steps": 5}, False),
+        ("merlin/RewardValuation-v0", {}, True),
     ],
 )
 def test_what_surrounds_a_task_changes_nothing(task_id, kwargs, has_kernels, around, monkeypatch):

@@ -304,7 +304,7 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         if not self.config.scale_advantages:
             return 1.0
         if self.training:
-            now = distributed.total(advantages.std(correction=0)) / distributed.world_size()
+            now = distributed.total(advantages.std(correction=0)).to(self.spread.dtype) / distributed.world_size()
             self.spread.copy_(torch.where(self.spread == 0, now, torch.lerp(now, self.spread, SPREAD_DECAY)))
         return self.spread.clamp(min=LEAST_SPREAD)
 

@@ -230,7 +230,8 @@ class TwoTimescales(nn.Module):
             read, weights = self.memory.read(part, *self.slow_reader(lstm.hidden))
             context = torch.cat([context, read.flatten(1)], -1)
             told = rows_of(slots, rows) if is_part else slots
-            part, slot = self.memory.write(part, self.slow_writer(context), weights.detach(), told)
+            word = as_type(self.slow_writer(context), context.dtype)  # if autocast chose another
+            part, slot = self.memory.write(part, word, weights.detach(), told)
             memory = self.memory.put_rows(memory, part, rows)
             slots = torch.zeros_like(state.num_steps)
             if slot is not None:
@@ -255,6 +256,7 @@ class TwoTimescales(nn.Module):
             return state, None
         assert read_weights is not None, "where there is a memory it is read"
         word = self.fast_writer(torch.cat([state.fast.hidden, state.fast_words], -1))
+        word = as_type(word, state.fast.hidden.dtype)
         memory, slot = self.memory.write(state.memory, word, read_weights.detach(), slot)
         return state._replace(memory=memory), slot
 

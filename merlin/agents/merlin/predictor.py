@@ -175,7 +175,7 @@ class Predictor(nn.Module):
             previous_action: As `ActionDistribution.encode` gives it; zeros where an episode starts.
             previous_reward: 0 where an episode starts.
         """
-        reward = self.return_scale.reward(previous_reward)
+        reward = self.return_scale.reward(as_type(previous_reward, previous_action.dtype))
         encoding = torch.cat([self.encoder(observation), previous_action, reward.unsqueeze(-1)], -1)
         return self.posterior_input(encoding)
 
