@@ -294,10 +294,9 @@ def _load(entry_point: str | Callable | None) -> Any:
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
-    """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
+    """Return what a task says that it can draw, if it can be asked; of a function, which says nothing, a picture."""
     creator = _load(spec.entry_point if spec.entry_point is not None else spec.vector_entry_point)
-    if not isinstance(creator, type) and not hasattr(creator, "metadata"):
-        parameters = inspect.signature(creator).parameters.values()
-        takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)
-        return ["rgb_array"] if takes else []
+    parameters = inspect.signature(creator).parameters.values()
+    if not any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters):
+        return []
     return getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])

@@ -1,7 +1,8 @@
-"""Tasks that are made by a function: what the agent sees of them is drawn, whether they draw themselves or not."""
+"""Tasks that may not be asked for pictures: what the agent sees of them is drawn, whether they draw themselves or not."""
 
 import gymnasium
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from merlin.environments.batch import make_environment
 from merlin.viewer.game import Game
@@ -19,12 +20,21 @@ def drawing(render_mode=None):
     return gymnasium.make("CartPole-v1", render_mode=render_mode)
 
 
-for make in (plain, passing, drawing):
+class Boasting(CartPoleEnv):
+    """It says that it draws, and cannot be asked to."""
+
+    def __init__(self):
+        super().__init__()
+
+
+for make in (plain, passing, drawing, Boasting):
     gymnasium.register(f"test/{make.__name__.title()}-v0", entry_point=make)
 
 
-@pytest.mark.parametrize(("task", "draws"), [("Plain", False), ("Passing", True), ("Drawing", True)])
-def test_a_task_made_by_a_function_is_built_and_drawn_if_it_can_be(task, draws):
+@pytest.mark.parametrize(
+    ("task", "draws"), [("Plain", False), ("Passing", True), ("Drawing", True), ("Boasting", False)]
+)
+def test_a_task_is_built_and_drawn_if_it_can_be(task, draws):
     with make_environment(f"test/{task}-v0", 1, render_mode="rgb_array") as environment:
         environment.reset(1)
         assert (environment.render(0) is not None) == draws
