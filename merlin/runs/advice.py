@@ -14,6 +14,7 @@ from merlin.agents import Agent
 from merlin.environments.batch import Environment
 from merlin.errors import option
 from merlin.networks.action_spaces import SimpleSpace, describe_actions, open_action_space
+from merlin.networks.actions import LARGEST_BOUND, LOG_STD_CENTRE, has_scale
 from merlin.networks.categories import sizes_and_starts
 from merlin.networks.spaces import describe_entries
 from merlin.runs.presets import GENERAL, RunConfig, family_of, preset
@@ -47,6 +48,13 @@ def describe_run(config: RunConfig, environment: Environment) -> list[str]:
     entries = "; ".join(describe_entries(environment.spaces))
     masks = f", masked by {environment.masked_by}" if environment.masked_by else ""
     sentences = [entries, f"{describe_actions(environment.action_space)}{masks}; {describe_preset(config)}; {scales}"]
+    boxes = [part for _, part in open_action_space(environment.action_space) if isinstance(part, Box)]
+    if not all(has_scale(box).all() for box in boxes):
+        sentences.append(
+            f"an action's numbers without two bounds below {LARGEST_BOUND:,.0f} begin about 0, of a spread of "
+            f"{math.exp(LOG_STD_CENTRE):.1f}: where they should be of another size, declare bounds, or scale them with "
+            f"a wrapper ({option('wrap', 'module:Wrapper')})"
+        )
     if environment.is_self_play:
         sentences.append(describe_self_play(config, environment))
     return sentences

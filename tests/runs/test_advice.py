@@ -137,6 +137,21 @@ def test_the_start_says_what_was_taken_for_what():
         ]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "is_told"),
+    [(-1, 1, False), (0, math.inf, True), (-math.inf, math.inf, True), (0, 2e6, True), ([0, -1], [math.inf, 1], True)],
+)
+def test_the_start_says_of_what_size_numbers_without_bounds_are(low, high, is_told):
+    """A price of 40 is 66 spreads away from where its policy begins, which no run of a minute goes."""
+    config = tiny(box=True)
+    with build_environment(config, 1) as environment:
+        box = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+        environment.action_space = spaces.Dict({"turn": spaces.Discrete(2), "price": box})
+        told = describe_run(config, environment)[2:]
+    assert len(told) == is_told
+    assert not told or re.match(r".* begin about 0, of a spread of 0.6: .*--wrap module:Wrapper", told[0])
+
+
 class Masked(gymnasium.Env):
     """Episodes of one step, whose mask is an entry of the observation or of the info, under some key."""
 
