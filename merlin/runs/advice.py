@@ -36,6 +36,8 @@ EPISODES = 100
 START_EPISODES = 20
 """That the start must have; it has `EPISODES` unless the first tenth of the run has fewer. Beside `EPISODES` recent
 ones, a rise by half a standard deviation is then two standard errors."""
+COMMON = 0.1
+"""Rewards that differ by less than this part of them are mostly one number."""
 LONG = 1_000
 """Steps without which no episode is told to be without end."""
 GROWTH = 1.0
@@ -117,7 +119,7 @@ class Advice:
         steps = metrics["env_steps"]
         if steps < max(FIRST_PART * self.steps, FIRST_STEPS):
             return {}
-        found = self._rewards(steps) or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
+        found = self._rewards(steps) or self._common(steps) or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
         found |= self._ends(longest) | agent.warnings(metrics)
         now = {}
         for key in [*self.since]:
@@ -180,6 +182,16 @@ class Advice:
             "rewards": f"each of {steps:,} steps was rewarded with {reward:.4g}, and each of {self.episodes:,} "
             f"episodes took {length:,.0f} steps, so nothing tells one action from another: let episodes run longer "
             f"({option('env-kwargs')}), or reward progress with a wrapper ({option('wrap', 'module:Wrapper')})"
+        }
+
+    def _common(self, steps: int | float) -> dict[str, str]:
+        """Tell that rewards are mostly one number, which every action earns as often, where nothing is learnt."""
+        if not (_is_mostly_one(self.rewards) and _is_mostly_one(self.returns) and self._is_no_better(spreads=2.0)):
+            return {}
+        return {
+            "common": f"each of {steps:,} steps was rewarded with {self.rewards[0]:.4g} to {self.rewards[1]:.4g}, and "
+            f"the {self._standing(False)}: what all rewards have in common tells nothing of actions, and V's errors "
+            f"about it hide what does, so subtract it with a wrapper ({option('wrap', 'module:Wrapper')})"
         }
 
     def _values(self, metrics: dict[str, int | float]) -> dict[str, str]:
@@ -302,6 +314,11 @@ def _widened(span: list[float], lowest: float, highest: float) -> list[float]:
 def _is_one(span: list[float]) -> bool:
     """Return whether a span, of means of equal numbers, is a single number."""
     return -math.inf < span[0] <= span[1] < math.inf and span[1] - span[0] <= 1e-5 * max(map(abs, span))
+
+
+def _is_mostly_one(span: list[float]) -> bool:
+    """Return whether a span is narrow, seen from 0."""
+    return math.isfinite(span[0] - span[1]) and span[1] - span[0] < COMMON * min(map(abs, span)) and span[0] * span[1] > 0
 
 
 def _more(cost: float) -> str:

@@ -263,7 +263,7 @@ def test_a_batch_of_games_and_known_scores_says_so():
             1.75e9,
             1,
             np.float64,
-            "from 1750000019.0, between which the number at (1,) of entry 'observation' of Clocks was",
+            "1750000019.0, between which the number at (1,) of entry 'observation' of Clocks was",
         ),
         (1e5, 0.01, np.float64, "hardly tells 100000.0 from 100000.19, "),
         (-1e5, 0.001, np.float64, "hardly tells -100000.0 from -99999.981, "),

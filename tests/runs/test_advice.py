@@ -66,6 +66,11 @@ PROVOKED = {
         r"V explains [0-4]% .* try another training.learning_rate \(it is 0.001\) or model.discount_factor \(it is "
         r"0.99\)",
     ),
+    "all nearly alike": (
+        tiny(rewards="offset"),
+        r"each of [\d,]+ steps was rewarded with 9.8[\d]* to 10.1, and the return, 99.[\d]+, is still near the "
+        r"\d+ ± [.\d]+ of the start: what all rewards have in common .*--wrap module:Wrapper",
+    ),
     "entropy gone": (
         tiny(
             rewards="tempting",

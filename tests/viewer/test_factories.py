@@ -1,4 +1,4 @@
-"""Tasks that may not be asked for pictures: what the agent sees of them is drawn, whether they draw themselves or not."""
+"""Tasks that may draw themselves or not: what the agent sees of them is drawn in either case."""
 
 import gymnasium
 import pytest
