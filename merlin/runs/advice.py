@@ -51,7 +51,7 @@ def describe_run(config: RunConfig, environment: Environment) -> list[str]:
     masks = f", masked by {environment.masked_by}" if environment.masked_by else ""
     sentences = [entries, f"{describe_actions(environment.action_space)}{masks}; {describe_preset(config)}; {scales}"]
     boxes = [part for _, part in open_action_space(environment.action_space) if isinstance(part, Box)]
-    if not all(has_scale(box).all() for box in boxes):
+    if any((~has_scale(box) & (box.low != box.high).reshape(-1)).any() for box in boxes):
         sentences.append(
             f"an action's numbers without two bounds below {LARGEST_BOUND:,.0f} begin about 0, of a spread of "
             f"{math.exp(LOG_STD_CENTRE):.1f}: where they should be of another size, declare bounds, or scale them with "
@@ -119,7 +119,11 @@ class Advice:
         steps = metrics["env_steps"]
         if steps < max(FIRST_PART * self.steps, FIRST_STEPS):
             return {}
-        found = self._rewards(steps) or self._common(steps) or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
+        found = (
+            self._rewards(steps)
+            or self._common(steps)
+            or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
+        )
         found |= self._ends(longest) | agent.warnings(metrics)
         now = {}
         for key in [*self.since]:
@@ -318,7 +322,9 @@ def _is_one(span: list[float]) -> bool:
 
 def _is_mostly_one(span: list[float]) -> bool:
     """Return whether a span is narrow, seen from 0."""
-    return math.isfinite(span[0] - span[1]) and span[1] - span[0] < COMMON * min(map(abs, span)) and span[0] * span[1] > 0
+    return (
+        math.isfinite(span[0] - span[1]) and span[1] - span[0] < COMMON * min(map(abs, span)) and span[0] * span[1] > 0
+    )
 
 
 def _more(cost: float) -> str:

@@ -144,7 +144,14 @@ def test_the_start_says_what_was_taken_for_what():
 
 @pytest.mark.parametrize(
     ("low", "high", "is_told"),
-    [(-1, 1, False), (0, math.inf, True), (-math.inf, math.inf, True), (0, 2e6, True), ([0, -1], [math.inf, 1], True)],
+    [
+        (-1, 1, False),
+        (0, math.inf, True),
+        (-math.inf, math.inf, True),
+        (0, 2e6, True),
+        ([0, -1], [math.inf, 1], True),
+        ([0, -1], [0, 1], False),
+    ],
 )
 def test_the_start_says_of_what_size_numbers_without_bounds_are(low, high, is_told):
     """A price of 40 is 66 spreads away from where its policy begins, which no run of a minute goes."""
