@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -19,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from merlin.environments.adapters import AgentView
-from merlin.environments.arguments import unknown_argument, wrong_argument
+from merlin.environments.arguments import may_take, unknown_argument, wrong_argument
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
@@ -328,7 +327,6 @@ def _load(entry_point: str | Callable | None) -> Any:
 def _render_modes(spec: EnvSpec) -> list[str]:
     """Return what a task says that it can draw, if it can be asked; of a function, which says nothing, a picture."""
     creator = _load(spec.entry_point if spec.entry_point is not None else spec.vector_entry_point)
-    parameters = inspect.signature(creator).parameters.values()
-    if not any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters):
+    if not may_take(creator, "render_mode"):
         return []
     return getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from merlin.environments.batch import Environment
 from merlin.environments.validation import categories_of, outside
-from merlin.errors import EnvironmentFailure, option
+from merlin.errors import EnvironmentFailure, MerlinError, option
 from merlin.experience import Unroll
 from merlin.networks.actions import make_action_distribution
-from merlin.networks.kinds import Picture
+from merlin.networks.kinds import Picture, settle
 from merlin.networks.spaces import ACTION_MASK
 
 TOLERANCE = 1e-3  # of a Box's width, by which many environments leave it, and no one minds
@@ -114,12 +114,11 @@ class Inspection:
                 del self._shades[name]
             elif self._rows >= SURE:
                 del self._shades[name]
-                is_grid = space.row_axis == 0 and len(space.shape) < 4 and space.dtype.kind != "f"
                 symbols = f", or read categories with {option('set', f'environment.kinds.{name}=symbols')}"
                 self.warnings[name] = (
                     f"entry {name!r} of {self.task} stayed within {low:.4g} to {high:.4g} for {self._rows:,} steps, "
                     f"where it declares {declared[0]:.4g} to {declared[1]:.4g}, so that as a picture next to nothing "
-                    f"of it is seen: declare the bounds that it has{symbols * is_grid}"
+                    f"of it is seen: declare the bounds that it has{symbols * _may_be_symbols(space)}"
                 )
 
     def blame(self, unroll: Unroll) -> str:
@@ -136,6 +135,15 @@ class Inspection:
         step, index, *position = where.nonzero()[0].tolist()
         value = x[(step, index, *position)].item()
         return outside(name, self.spaces[name], value, index, self.task, tuple(position))
+
+
+def _may_be_symbols(space: Picture) -> bool:
+    """Return whether a picture is a grid of integers that can be read as categories."""
+    try:
+        settle("", spaces.Box(space.low, space.high, space.shape, space.dtype.type), "symbols")
+    except MerlinError:
+        return False
+    return space.row_axis == 0
 
 
 def _loosened(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:

@@ -117,6 +117,7 @@ SYMBOLS = "or read categories with .*environment.kinds.observation.*symbols"
         ({"shade": 0}, "stayed within 0 to 0 for 32 steps"),
         ({"shade": 0.01, "dtype": np.float32, "high": 1}, "stayed within 0 to 0.01 .* declares 0 to 1, .* it has$"),
         ({"shade": 1, "shape": (2, 16, 16)}, "0 to 1 for 32 steps, .* the bounds that it has$"),
+        ({"shade": 1, "shape": (64, 64, 3)}, "0 to 1 for 32 steps, .* the bounds that it has$"),  # too many categories
         ({"shade": 1, "high": 1}, None),
     ],
 )
