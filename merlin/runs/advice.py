@@ -94,8 +94,8 @@ class Advice:
         self.reports, self.episodes = 0, 0
         self.without_end: list[float] = [0, 0]  # reports since the last that had an episode end, and that one's steps
         self.rewards, self.returns = [math.inf, -math.inf], [math.inf, -math.inf]  # lowest and highest
-        # mean return, episodes, and of those that the run began with the standard deviation
-        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0]
+        # mean return, episodes, standard deviation: of those that the run began with, and of the last ones
+        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0, 0.0]
         self.entropies: list[float] = []  # of the first report, and the highest
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,6 +105,7 @@ class Advice:
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Go on from a `state_dict`; of a run that began without advice nothing is known of its start."""
         vars(self).update(state or {"knows_start": False})
+        self.recent = [*self.recent, 0.0][:3]  # whose spread was not always kept
 
     def take(self, metrics: dict[str, int | float], agent: Agent, longest: int) -> dict[str, str]:
         """Take in a report, and return what is to be told now, by keys that tell it apart.
@@ -154,8 +155,7 @@ class Advice:
             if self.start[1] < (EPISODES if is_early else START_EPISODES):
                 self.start = _pooled(self.start, [mean, episodes, std])
             faded = max(0.8 * self.recent[1], min(self.recent[1], EPISODES))  # the last five reports, or 100 episodes
-            known = faded * self.recent[0] if faded else 0.0
-            self.recent = [(known + episodes * mean) / (faded + episodes), faded + episodes]
+            self.recent = _pooled([self.recent[0], faded, self.recent[2]], [mean, episodes, std])
         else:
             self.without_end = [self.without_end[0] + 1, self.without_end[1]]
         lowest, highest = (metrics.get(f"reward_{name}", math.nan) for name in ("min", "max"))
@@ -273,7 +273,10 @@ class Advice:
         if not self.knows_start or self.start[1] < START_EPISODES or self.episodes < max(EPISODES, 2 * self.start[1]):
             return False
         margin = min(spreads * self.start[2], 0.5 * (self.returns[1] - self.start[0]))
-        return self.recent[0] <= self.start[0] + margin
+        most = self.start[0] + margin
+        # One episode in a hundred may earn what outweighs all others: then a mean that fell is chance.
+        chance = 2 * standard_error(self.recent[2], int(self.recent[1]))
+        return self.recent[0] <= most and self.recent[0] + chance <= most + 0.5 * self.start[2]
 
     def _standing(self, is_no_better: bool = True) -> str:
         how = "is no better than" if is_no_better else "is still near"

@@ -279,6 +279,18 @@ def test_the_start_is_the_first_reports_together_and_not_one_of_a_few_episodes(p
     assert ", is no better than the 0.365 ± 0.077 of the start" in told
 
 
+def test_a_mean_that_fell_by_an_outlier_is_not_worse_play(parts):
+    """From report 21 on one episode in 100 loses 1,000, so that returns have a standard deviation of 100."""
+    outliers = {
+        "value_explained": lambda i: 0.0,
+        "episode_return_mean": lambda i: 5.0 if i <= 20 else -2.0,
+        "episode_return_std": lambda i: 1.7 if i <= 20 else 100.0,
+    }
+    assert told_of(parts, rows_of(**outliers)) == {}
+    worse = outliers | {"episode_return_mean": lambda i: 5.0 if i <= 20 else -50.0}
+    assert told_of(parts, rows_of(**worse)) == {"value_explained": 25}, "by more than chance"
+
+
 def test_of_a_start_of_too_few_episodes_nothing_is_said(parts):
     few = {"value_explained": lambda i: 0.0, "episodes": lambda i: 19 if i == 1 else 0 if i < 81 else 500}
     falls = few | {"episode_return_mean": lambda i: -float(i)}
