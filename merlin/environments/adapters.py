@@ -5,6 +5,7 @@ import inspect
 import itertools
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
@@ -64,6 +65,9 @@ class AgentView(gymnasium.Wrapper):
     reached).
     Observations are arrays of the space's own shapes and types, rewards floats and flags bools, or an
     `EnvironmentFailure` names what came instead.
+
+    Attributes:
+        step_seconds: What the environment took for its last step, by the clock of the process that it is in.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -81,6 +85,7 @@ class AgentView(gymnasium.Wrapper):
             check_supported(name, leaf)  # told here, not by a worker
         self._act = row_view(env.action_space)
         self._steps_to_cut = 0  # beyond which nothing is cut
+        self.step_seconds = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         if seed is not None:  # not the reset that only follows an episode's end
@@ -97,7 +102,10 @@ class AgentView(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         # Comparing a numpy integer with MiniGrid's enumeration of actions costs more than the rest of this method.
         action = action if self._act is None else self._act(action)
-        answer = parts_of(self._ask("step", self.env.step, action), STEP, self.task, "step")
+        begin = time.perf_counter()
+        answer = self._ask("step", self.env.step, action)
+        self.step_seconds = time.perf_counter() - begin
+        answer = parts_of(answer, STEP, self.task, "step")
         observation, (reward, terminated, truncated), info = self._view(answer[0]), answer[1:4], answer[4]
         reward = float(reward) if isinstance(reward, float | int) else number_of(reward, "reward", self.task)
         if type(terminated) is not bool or type(truncated) is not bool:

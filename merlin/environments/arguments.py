@@ -42,6 +42,21 @@ def wrong_argument(spec: EnvSpec, env_kwargs: Mapping[str, Any]) -> str | None:
     return None
 
 
+def may_take(creator: Callable[..., Any], name: str) -> bool:
+    """Return whether a class or function takes an argument of this name, or passes on what it does not name."""
+    functions = _functions(creator)
+    for function in functions:
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):  # built in
+            return True
+        if name in parameters:
+            return True
+        if not any(x.kind is x.VAR_KEYWORD for x in parameters.values()):
+            return False
+    return bool(functions)
+
+
 def _creators(spec: EnvSpec) -> Iterator[Callable[..., Any]]:
     for entry_point in (spec.entry_point, spec.vector_entry_point):
         if entry_point is not None:
@@ -57,11 +72,8 @@ def _parameters(creator: Callable[..., Any]) -> dict[str, inspect.Parameter] | N
 
     A class that passes on to the one that it extends takes that one's too.
     """
-    functions = [creator]
-    if isinstance(creator, type):
-        functions = [x.__init__ for x in creator.__mro__ if "__init__" in vars(x) and x is not object]
     taken: dict[str, inspect.Parameter] = {}
-    for function in functions:
+    for function in _functions(creator):
         try:
             parameters = inspect.signature(function).parameters
             hints = get_type_hints(function)
@@ -73,6 +85,13 @@ def _parameters(creator: Callable[..., Any]) -> dict[str, inspect.Parameter] | N
         if not any(x.kind is x.VAR_KEYWORD for x in parameters.values()):
             return taken
     return None
+
+
+def _functions(creator: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return what takes the arguments: a function, or what constructs a class, each passing on to the next."""
+    if not isinstance(creator, type):
+        return [creator]
+    return [x.__init__ for x in creator.__mro__ if "__init__" in vars(x) and x is not object]
 
 
 def _fits(value: Any, annotation: Any) -> bool:

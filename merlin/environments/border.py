@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
@@ -21,6 +22,11 @@ from merlin.environments.validation import (
 )
 from merlin.errors import EnvironmentFailure, MerlinError, quote, tell
 from merlin.networks.spaces import flatten_observation, leaves, shape_of
+
+LOOKS = 500
+"""Observations of a batch whose float64 numbers are looked at, for whether float32 tells them apart."""
+ALIKE = 2e-6
+"""Of a number's size: what varies by less is nearly or altogether rounded away in float32."""
 
 FINAL_KEYS = ("final_obs", "final_observation")  # gymnasium's, and that of versions before 1.0
 LARGEST = np.finfo(np.float32).max
@@ -45,6 +51,7 @@ class Border:
         self.spaces = dict(leaves(space))
         self._read_batch, self._read_one = reader_of(space, task, (self.num_envs,)), reader_of(space, task)
         self._ranges = ranges_of(self.spaces)
+        self._rounding = Rounding(self.spaces, task)
         told = vector_env.metadata.get("autoreset_mode")
         mode = next((mode for mode in AutoresetMode if told in (mode, mode.name, mode.value)), None)
         if mode is None:
@@ -79,7 +86,9 @@ class Border:
         """Return the entries of an observation of the batch."""
         if self.is_native:
             return flatten_observation(observation)
-        entries = in_float32(flatten_observation(self._read_batch(observation)))
+        entries = flatten_observation(self._read_batch(observation))
+        self._rounding.look(entries)
+        entries = in_float32(entries)
         check_values(entries, self._ranges, self.spaces, self.task)
         return entries
 
@@ -160,6 +169,43 @@ class Border:
                     "metadata."
                 )
         check_values({name: entries[name].cpu().numpy() for name in self.spaces}, self._ranges, self.spaces, self.task)
+
+
+class Rounding:
+    """Looks at the first observations of a batch, and tells of numbers that agents, which take float32, cannot see.
+
+    A time in seconds since 1970 is one: in float32 it moves by 128 at a time.
+    """
+
+    def __init__(self, spaces: Mapping[str, Space], task: str) -> None:
+        self.task, self.looks = task, 0
+        names = [name for name, space in spaces.items() if space.dtype == np.float64]
+        self.lowest = {name: np.full(shape_of(spaces[name]), np.inf) for name in names}
+        self.highest = {name: np.full(shape_of(spaces[name]), -np.inf) for name in names}
+
+    def look(self, entries: Entries) -> None:
+        """Take in an observation of the batch; after `LOOKS` of them, tell, and look no more."""
+        if not self.lowest:
+            return
+        for name in self.lowest:
+            self.lowest[name] = np.minimum(self.lowest[name], entries[name].min(0))
+            self.highest[name] = np.maximum(self.highest[name], entries[name].max(0))
+        self.looks += 1
+        if self.looks == LOOKS:
+            for name, low in self.lowest.items():
+                self._tell(name, low, self.highest[name])
+            self.lowest = {}
+
+    def _tell(self, name: str, low: np.ndarray, high: np.ndarray) -> None:
+        size = np.maximum(np.abs(low), np.abs(high))
+        lost = (high > low + 1e-12 * size) & (high - low <= ALIKE * size)  # what differs by less is a constant, rounded
+        if lost.any():
+            at = tuple(int(i) for i in np.argwhere(lost)[0])
+            place = f"the number{f' at {at}' * bool(at)} of entry {name!r} of {self.task}"
+            tell(
+                f"Agents see numbers in float32, which hardly tells {low[at]!s} from {high[at]!s}, between which "
+                f"{place} was: if that matters, subtract with a wrapper what they have in common."
+            )
 
 
 def _tell_undeclared(info: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -19,12 +18,12 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from merlin.environments.adapters import AgentView
-from merlin.environments.arguments import unknown_argument, wrong_argument
+from merlin.environments.arguments import may_take, unknown_argument, wrong_argument
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import find_instance, find_passed, spec_of
 from merlin.environments.validation import what_came
 from merlin.environments.workers import WorkerFailure, Workers
-from merlin.errors import MerlinError, describe_with_place, place_of, quote, resuming, with_article
+from merlin.errors import MerlinError, describe_with_place, option, place_of, quote, resuming, with_article
 from merlin.plugins import check_is_no_file, load_module, nearest
 
 Wrapper = Callable[[gymnasium.Env], Any]
@@ -163,7 +162,7 @@ def make_vector_env(
         _check_free(env_kwargs, {*drawing, "num_envs", "vectorization_mode", "vector_kwargs", "wrappers"})
         make = partial(_make_view, spec, {**drawing, **env_kwargs}, wrappers)
         if vectorization == "sync":
-            batch = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
+            batch = _in_this_process(make, num_envs)
             batch.spec = spec
             return batch
         with warnings.catch_warnings():
@@ -174,8 +173,40 @@ def make_vector_env(
             return batch
     except (MerlinError, KeyboardInterrupt):
         raise
+    except _TooMany as error:
+        told = str(_cannot_be_built(spec, env_kwargs, error.reason)).rstrip(".")
+        raise MerlinError(
+            f"{told}; {error.built} of {num_envs} could be built: if a process holds no more, give each its own "
+            f"({option('vectorization', 'async')}), or make no more ({option('num-envs')} {error.built})."
+        ) from error.reason
     except BaseException as error:  # sys.exit() too
         raise _cannot_be_built(spec, env_kwargs, error) from error
+
+
+class _TooMany(Exception):
+    """Some environments were built in this process, and then one was not."""
+
+    def __init__(self, built: int, reason: BaseException) -> None:
+        super().__init__(built, reason)
+        self.built, self.reason = built, reason
+
+
+def _in_this_process(make: Callable[[], AgentView], num_envs: int) -> SyncVectorEnv:
+    """Return a batch of environments in this process; where one cannot be built, the others are closed."""
+    built: list[AgentView] = []
+
+    def build() -> AgentView:
+        built.append(make())
+        return built[-1]
+
+    try:
+        return SyncVectorEnv([build] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP, copy=False)
+    except BaseException as error:
+        for view in built:
+            view.close()
+        if isinstance(error, MerlinError | KeyboardInterrupt) or not 0 < len(built) < num_envs:
+            raise
+        raise _TooMany(len(built), error) from error
 
 
 def rows_per_game(spec: EnvSpec, env_kwargs: dict[str, Any], config: EnvironmentConfig) -> int:
@@ -294,10 +325,8 @@ def _load(entry_point: str | Callable | None) -> Any:
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
-    """Return what a task says that it can draw; of a function, which says nothing, what it can be asked for."""
+    """Return what a task says that it can draw, if it can be asked; of a function, which says nothing, a picture."""
     creator = _load(spec.entry_point if spec.entry_point is not None else spec.vector_entry_point)
-    if not isinstance(creator, type) and not hasattr(creator, "metadata"):
-        parameters = inspect.signature(creator).parameters.values()
-        takes = any(x.name == "render_mode" or x.kind is inspect.Parameter.VAR_KEYWORD for x in parameters)
-        return ["rgb_array"] if takes else []
+    if not may_take(creator, "render_mode"):
+        return []
     return getattr(creator, "metadata", {}).get("render_modes", ["rgb_array"])

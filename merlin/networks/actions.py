@@ -25,6 +25,9 @@ from merlin.precision import as_type
 # without end: from 0.05 to 7.4, beginning at 0.6.
 LOG_STD_CENTRE, LOG_STD_REACH = -0.5, 2.5
 
+LARGEST_BOUND = 1e6
+"""Bounds from here on say nothing of a number's size, as those do that are the largest float."""
+
 # A Beta action's concentration: its least, and the log of what is added to that, alike. It begins at 3, up to 400.
 # The standard deviation in half ranges is from 0.53, of an entropy 0.02 below the uniform distribution's, to 0.05, and
 # begins at 0.4. The mode's gradient is in proportion to the concentration, and the least keeps it alive.
@@ -180,6 +183,13 @@ class ActionDistribution(nn.Module, ABC):
         """Return the fraction of an encoded action that such a decoder gets right, in [0, 1]."""
 
 
+def has_scale(space: Box) -> Bool[np.ndarray, " n"]:
+    """Return which numbers of a Box, flattened, have two bounds that say how large they are."""
+    low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
+    is_near = (np.abs(low) < LARGEST_BOUND) & (np.abs(high) < LARGEST_BOUND)
+    return is_near & (low < high)
+
+
 class CategoricalActions(ActionDistribution):
     """Discrete, MultiDiscrete, MultiBinary: independent categories; the parameters are their logits side by side."""
 
@@ -275,7 +285,7 @@ class GaussianActions(ActionDistribution):
         self.encoding_size = math.prod(self.shape)
         self.num_parameters, self.num_choices = 2 * self.encoding_size, 0
         low, high = (bound.astype(np.float64).reshape(-1) for bound in (space.low, space.high))
-        finite = np.isfinite(low) & np.isfinite(high) & (low < high) & (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
+        finite = has_scale(space)
         low, high = np.where(finite, low, -1.0), np.where(finite, high, 1.0)
         for name, numbers in (("centre", (low + high) / 2), ("half_range", (high - low) / 2)):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.get_default_dtype()), persistent=False)

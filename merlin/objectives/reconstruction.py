@@ -1,6 +1,6 @@
 """The loss of observations that a latent decodes, and what it tells: shared by agents that predict what they see."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from merlin.experience import Unroll
 from merlin.networks.decoders import Decoder
+from merlin.networks.spaces import ROOT
 from merlin.objectives.policy_gradient import masked_mean
 from merlin.ranges import COST, Settings
 
@@ -28,6 +29,13 @@ class ReconstructionConfig(Settings):
     """Weight of the reconstruction of categories."""
     text_cost: Annotated[float, COST] = 1.0
     """Weight of the reconstruction of texts."""
+
+
+TAKEN = frozenset(
+    "action discount entropy expected kl policy_kl posterior_entropy prior prior_entropy prior_kl reconstruction "
+    "reward reward_prediction value".split()
+)
+"""Of what else there are metrics `..._nats`, `..._accuracy`, `..._recall` or `..._explained`."""
 
 
 def observation_loss(
@@ -52,13 +60,25 @@ def reconstruction_metrics(
     floor = decoder.floor_nats(unroll.observation)
     excess = {name: mean(x - floor[name]) for name, x in nats.items()}
     worth = decoder.marginal_nats()
-    metrics = {f"{name}_nats": mean(x) for name, x in nats.items()}
-    metrics |= {f"{name}_accuracy": mean(x) for name, x in decoder.accuracy(decoded, unroll.observation).items()}
+    called = {name: metric_name(name, nats) for name in nats}
+    metrics = {f"{called[name]}_nats": mean(x) for name, x in nats.items()}
+    accuracy = decoder.accuracy(decoded, unroll.observation)
+    metrics |= {f"{called[name]}_accuracy": mean(x) for name, x in accuracy.items()}
     recall = decoder.recall(decoded, unroll.observation, unroll.is_valid)
-    metrics |= {f"{name}_recall": x for name, x in recall.items()}
-    metrics |= {f"{name}_explained": explained(x, worth[name]) for name, x in excess.items()}
+    metrics |= {f"{called[name]}_recall": x for name, x in recall.items()}
+    metrics |= {f"{called[name]}_explained": explained(x, worth[name]) for name, x in excess.items()}
     sums = (sum_entries(x.values(), unroll.reward.new_zeros(())) for x in (excess, worth))
     return metrics | {"observation_explained": explained(*sums)}
+
+
+def metric_name(entry: str, entries: Collection[str]) -> str:
+    """Return what metrics call an entry: by its name, unless there are metrics of something else by that name.
+
+    Args:
+        entries: All of the observation.
+    """
+    is_taken = entry in TAKEN or (entry == ROOT and len(entries) > 1)
+    return f"entry_{entry}" if is_taken else entry
 
 
 def explained(excess: Float[Tensor, ""], worth: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -14,6 +14,7 @@ from merlin.agents import Agent
 from merlin.environments.batch import Environment
 from merlin.errors import option
 from merlin.networks.action_spaces import SimpleSpace, describe_actions, open_action_space
+from merlin.networks.actions import LARGEST_BOUND, LOG_STD_CENTRE, has_scale
 from merlin.networks.categories import sizes_and_starts
 from merlin.networks.spaces import describe_entries
 from merlin.runs.presets import GENERAL, RunConfig, family_of, preset
@@ -35,6 +36,8 @@ EPISODES = 100
 START_EPISODES = 20
 """That the start must have; it has `EPISODES` unless the first tenth of the run has fewer. Beside `EPISODES` recent
 ones, a rise by half a standard deviation is then two standard errors."""
+COMMON = 0.1
+"""Rewards that differ by less than this part of them are mostly one number."""
 LONG = 1_000
 """Steps without which no episode is told to be without end."""
 GROWTH = 1.0
@@ -47,6 +50,13 @@ def describe_run(config: RunConfig, environment: Environment) -> list[str]:
     entries = "; ".join(describe_entries(environment.spaces))
     masks = f", masked by {environment.masked_by}" if environment.masked_by else ""
     sentences = [entries, f"{describe_actions(environment.action_space)}{masks}; {describe_preset(config)}; {scales}"]
+    boxes = [part for _, part in open_action_space(environment.action_space) if isinstance(part, Box)]
+    if any((~has_scale(box) & (box.low != box.high).reshape(-1)).any() for box in boxes):
+        sentences.append(
+            f"an action's numbers without two bounds below {LARGEST_BOUND:,.0f} begin about 0, of a spread of "
+            f"{math.exp(LOG_STD_CENTRE):.1f}: where they should be of another size, declare bounds, or scale them with "
+            f"a wrapper ({option('wrap', 'module:Wrapper')})"
+        )
     if environment.is_self_play:
         sentences.append(describe_self_play(config, environment))
     return sentences
@@ -84,8 +94,8 @@ class Advice:
         self.reports, self.episodes = 0, 0
         self.without_end: list[float] = [0, 0]  # reports since the last that had an episode end, and that one's steps
         self.rewards, self.returns = [math.inf, -math.inf], [math.inf, -math.inf]  # lowest and highest
-        # mean return, episodes, and of those that the run began with the standard deviation
-        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0]
+        # mean return, episodes, standard deviation: of those that the run began with, and of the last ones
+        self.start, self.recent = [math.nan, 0.0, 0.0], [math.nan, 0.0, 0.0]
         self.entropies: list[float] = []  # of the first report, and the highest
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,6 +105,7 @@ class Advice:
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Go on from a `state_dict`; of a run that began without advice nothing is known of its start."""
         vars(self).update(state or {"knows_start": False})
+        self.recent = [*self.recent, 0.0][:3]  # whose spread was not always kept
 
     def take(self, metrics: dict[str, int | float], agent: Agent, longest: int) -> dict[str, str]:
         """Take in a report, and return what is to be told now, by keys that tell it apart.
@@ -109,7 +120,11 @@ class Advice:
         steps = metrics["env_steps"]
         if steps < max(FIRST_PART * self.steps, FIRST_STEPS):
             return {}
-        found = self._rewards(steps) or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
+        found = (
+            self._rewards(steps)
+            or self._common(steps)
+            or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
+        )
         found |= self._ends(longest) | agent.warnings(metrics)
         now = {}
         for key in [*self.since]:
@@ -140,8 +155,7 @@ class Advice:
             if self.start[1] < (EPISODES if is_early else START_EPISODES):
                 self.start = _pooled(self.start, [mean, episodes, std])
             faded = max(0.8 * self.recent[1], min(self.recent[1], EPISODES))  # the last five reports, or 100 episodes
-            known = faded * self.recent[0] if faded else 0.0
-            self.recent = [(known + episodes * mean) / (faded + episodes), faded + episodes]
+            self.recent = _pooled([self.recent[0], faded, self.recent[2]], [mean, episodes, std])
         else:
             self.without_end = [self.without_end[0] + 1, self.without_end[1]]
         lowest, highest = (metrics.get(f"reward_{name}", math.nan) for name in ("min", "max"))
@@ -172,6 +186,16 @@ class Advice:
             "rewards": f"each of {steps:,} steps was rewarded with {reward:.4g}, and each of {self.episodes:,} "
             f"episodes took {length:,.0f} steps, so nothing tells one action from another: let episodes run longer "
             f"({option('env-kwargs')}), or reward progress with a wrapper ({option('wrap', 'module:Wrapper')})"
+        }
+
+    def _common(self, steps: int | float) -> dict[str, str]:
+        """Tell that rewards are mostly one number, which every action earns as often, where nothing is learnt."""
+        if not (_is_mostly_one(self.rewards) and _is_mostly_one(self.returns) and self._is_no_better(spreads=2.0)):
+            return {}
+        return {
+            "common": f"each of {steps:,} steps was rewarded with {self.rewards[0]:.4g} to {self.rewards[1]:.4g}, and "
+            f"the {self._standing(False)}: what all rewards have in common tells nothing of actions, and V's errors "
+            f"about it hide what does, so subtract it with a wrapper ({option('wrap', 'module:Wrapper')})"
         }
 
     def _values(self, metrics: dict[str, int | float]) -> dict[str, str]:
@@ -249,7 +273,10 @@ class Advice:
         if not self.knows_start or self.start[1] < START_EPISODES or self.episodes < max(EPISODES, 2 * self.start[1]):
             return False
         margin = min(spreads * self.start[2], 0.5 * (self.returns[1] - self.start[0]))
-        return self.recent[0] <= self.start[0] + margin
+        most = self.start[0] + margin
+        # One episode in a hundred may earn what outweighs all others: then a mean that fell is chance.
+        chance = 2 * standard_error(self.recent[2], int(self.recent[1]))
+        return self.recent[0] <= most and self.recent[0] + chance <= most + 0.5 * self.start[2]
 
     def _standing(self, is_no_better: bool = True) -> str:
         how = "is no better than" if is_no_better else "is still near"
@@ -294,6 +321,13 @@ def _widened(span: list[float], lowest: float, highest: float) -> list[float]:
 def _is_one(span: list[float]) -> bool:
     """Return whether a span, of means of equal numbers, is a single number."""
     return -math.inf < span[0] <= span[1] < math.inf and span[1] - span[0] <= 1e-5 * max(map(abs, span))
+
+
+def _is_mostly_one(span: list[float]) -> bool:
+    """Return whether a span is narrow, seen from 0."""
+    return (
+        math.isfinite(span[0] - span[1]) and span[1] - span[0] < COMMON * min(map(abs, span)) and span[0] * span[1] > 0
+    )
 
 
 def _more(cost: float) -> str:

@@ -1,5 +1,7 @@
 """A look at each window before it is learnt from: what is in it must be finite, and of the declared spaces."""
 
+import math
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -7,12 +9,15 @@ from torch import Tensor
 
 from merlin.environments.batch import Environment
 from merlin.environments.validation import categories_of, outside
-from merlin.errors import EnvironmentFailure
+from merlin.errors import EnvironmentFailure, MerlinError, option
 from merlin.experience import Unroll
 from merlin.networks.actions import make_action_distribution
+from merlin.networks.kinds import Picture, settle
 from merlin.networks.spaces import ACTION_MASK
 
 TOLERANCE = 1e-3  # of a Box's width, by which many environments leave it, and no one minds
+DIM = 1 / 16  # of a picture's declared range: a picture that stays within less is next to nothing to a network
+SURE = 5_000  # rows after which it is told to be so
 ABSURD = 1e4  # of an observation or a reward: beyond, gradients explode whatever the learning rate
 
 
@@ -30,6 +35,8 @@ class Inspection:
         self.warnings: dict[str, str] = {}
         self._actions = make_action_distribution(environment.action_space)
         self._bounds: dict[str, tuple[Tensor, Tensor]] = {}
+        self._shades = {name: (math.inf, -math.inf) for name, x in self.spaces.items() if isinstance(x, Picture)}
+        self._rows = 0
         for name, space in self.spaces.items():
             if isinstance(space, spaces.Box):
                 bounds = _loosened(space)
@@ -61,6 +68,7 @@ class Inspection:
             flags[f"{name} leaves"] = ((least < low) | (most > high)).any()
             if x.is_floating_point():
                 flags[f"{name} is not finite"] = ~(least.isfinite() & most.isfinite()).all()
+        self._look_at_pictures(unroll)
         found = dict(zip(flags, torch.stack([*flags.values()]).tolist(), strict=True))
         if found["reward"]:
             index = _environment(~unroll.reward.isfinite())
@@ -80,9 +88,10 @@ class Inspection:
             if found[f"{name} leaves"]:
                 if not isinstance(space, spaces.Box):
                     raise self._outside(name, (x < low) | (x > high), x)
+                scaled = "numbers" if isinstance(space, Picture) else "without model.running_scales numbers"
                 self.warnings[name] = (
                     f"entry {name!r} of {self.task} reached {x.min():.4g} to {x.max():.4g}, outside of the bounds that "
-                    f"it declares, {space.low.min():.4g} to {space.high.max():.4g}: numbers are scaled by their bounds"
+                    f"it declares, {space.low.min():.4g} to {space.high.max():.4g}: {scaled} are scaled by their bounds"
                 )
         if found["next_value"]:
             raise EnvironmentFailure(
@@ -90,6 +99,27 @@ class Inspection:
                 f"{_environment(~unroll.next_value.isfinite())} held a number that is not: correct the environment."
             )
         return found["rows"]
+
+    def _look_at_pictures(self, unroll: Unroll) -> None:
+        """Warn of pictures that use next to nothing of their declared range; once one uses more, it is let be."""
+        self._rows += unroll.reward.numel()
+        for name, (low, high) in [*self._shades.items()]:
+            space = self.spaces[name]
+            assert isinstance(space, Picture), "nothing else has shades"
+            least, most = torch.stack(unroll.observation[name].aminmax()).tolist()
+            low, high = min(low, least), max(high, most)
+            self._shades[name] = low, high
+            declared = float(space.low.min()), float(space.high.max())
+            if high - low > DIM * (declared[1] - declared[0]):
+                del self._shades[name]
+            elif self._rows >= SURE:
+                del self._shades[name]
+                symbols = f", or read categories with {option('set', f'environment.kinds.{name}=symbols')}"
+                self.warnings[name] = (
+                    f"entry {name!r} of {self.task} stayed within {low:.4g} to {high:.4g} for {self._rows:,} steps, "
+                    f"where it declares {declared[0]:.4g} to {declared[1]:.4g}, so that as a picture next to nothing "
+                    f"of it is seen: declare the bounds that it has{symbols * _may_be_symbols(space)}"
+                )
 
     def blame(self, unroll: Unroll) -> str:
         """Return a clause about the largest number of a window whose gradients are not finite, and what to do."""
@@ -105,6 +135,15 @@ class Inspection:
         step, index, *position = where.nonzero()[0].tolist()
         value = x[(step, index, *position)].item()
         return outside(name, self.spaces[name], value, index, self.task, tuple(position))
+
+
+def _may_be_symbols(space: Picture) -> bool:
+    """Return whether a picture is a grid of integers that can be read as categories."""
+    try:
+        settle("", spaces.Box(space.low, space.high, space.shape, space.dtype.type), "symbols")
+    except MerlinError:
+        return False
+    return space.row_axis == 0
 
 
 def _loosened(space: spaces.Box) -> tuple[np.ndarray, np.ndarray] | None:

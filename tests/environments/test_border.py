@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from merlin.environments import border
 from merlin.environments.batch import Environment, longest_first_episode
 from merlin.errors import MerlinError
 
@@ -253,3 +254,33 @@ def test_a_batch_of_games_and_known_scores_says_so():
     steps(environment)
     assert environment.is_self_play and environment.scores == {"random": 0.5}
     assert environment.events.tolist() == [[1, 0, 2], [0, 0, 3]] and longest_first_episode(batch) == 7
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "dtype", "told"),
+    [
+        (
+            1.75e9,
+            1,
+            np.float64,
+            "1750000019.0, between which the number at (1,) of entry 'observation' of Clocks was",
+        ),
+        (1e5, 0.01, np.float64, "hardly tells 100000.0 from 100000.19, "),
+        (-1e5, 0.001, np.float64, "hardly tells -100000.0 from -99999.981, "),
+        (1e5, 1, np.float64, None),
+        (1e5, 0, np.float64, None),  # a constant
+        (1e5, 1e-11, np.float64, None),  # a constant, rounded
+        (0, 1e-9, np.float64, None),
+        (1e5, 0.01, np.float32, None),  # which is as float32 as the environment made it
+    ],
+)
+def test_numbers_that_float32_does_not_tell_apart_are_told(start, step, dtype, told, monkeypatch, capsys):
+    """A time in seconds since 1970 is one: float32 moves by 128 there, and by 0.008 at 100,000."""
+    monkeypatch.setattr(border, "LOOKS", 10)
+    look = border.Border(Clocks(space=spaces.Box(-np.inf, np.inf, (2,), dtype)), "Clocks", False).observation
+    said = []
+    for t in range(12):
+        look(np.array([[t, start + step * t], [-t, start + step * (t + 10)]], dtype))
+        said.append(capsys.readouterr().err)
+    assert [bool(line) for line in said] == [t == 9 and told is not None for t in range(12)]
+    assert (told or "") in said[9]

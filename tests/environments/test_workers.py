@@ -250,3 +250,34 @@ def test_environments_that_draw_from_global_generators_do_not_draw_the_same():
     with make_environment("test/Gambler-v0", 4, vectorization="async") as environment:
         drawn = environment.reset(0).observation["observation"]
     assert len({*drawn.flatten().tolist()}) == 8
+
+
+class OfOneProcess(gymnasium.Env):
+    """A simulator of which a process holds one."""
+
+    observation_space, action_space = spaces.Discrete(2), spaces.Discrete(2)
+    is_there = False
+
+    def __init__(self):
+        if OfOneProcess.is_there:
+            raise OSError("port 5005 is taken")
+        OfOneProcess.is_there = True
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+
+    def close(self):
+        OfOneProcess.is_there = False
+
+
+gymnasium.register("test/OfOneProcess-v0", entry_point=OfOneProcess)
+
+
+def test_of_what_a_process_holds_one_it_is_told_how_to_have_several():
+    for _ in range(2):  # the one that was built is closed
+        with pytest.raises(MerlinError, match=r"port 5005 is taken at .*; 1 of 3 could be built: .*async.*num.envs.*1"):
+            make_environment("test/OfOneProcess-v0", 3)
+    for num_envs, vectorization in ((3, "async"), (1, "sync")):
+        with make_environment("test/OfOneProcess-v0", num_envs, vectorization=vectorization) as environment:
+            assert environment.reset(0).observation["observation"].tolist() == [0] * num_envs

@@ -56,6 +56,7 @@ REWARDS = {
     # A game of chance that becomes less generous.
     "chance": lambda env, action: env.np_random.choice([-1, 1]) - 0.5 * (env.num_episodes > 6),
     "little": lambda env, action: NOISE * (env.np_random.choice([-1, 1]) - 0.5 * (env.num_episodes > 6)),
+    "offset": lambda env, action: 10 + 0.1 * (env.np_random.choice([-1, 1]) - 0.5 * (env.num_episodes > 6)),
     # What pays now costs more later.
     "tempting": lambda env, action: 0.1 * (action == 0) - 0.5 * (env.previous == 0),
     "near 0": lambda env, action: -abs(action[0]),

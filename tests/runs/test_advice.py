@@ -66,6 +66,11 @@ PROVOKED = {
         r"V explains [0-4]% .* try another training.learning_rate \(it is 0.001\) or model.discount_factor \(it is "
         r"0.99\)",
     ),
+    "all nearly alike": (
+        tiny(rewards="offset"),
+        r"each of [\d,]+ steps was rewarded with 9.8[\d]* to 10.1, and the return, 99.[\d]+, is still near the "
+        r"\d+ ± [.\d]+ of the start: what all rewards have in common .*--wrap module:Wrapper",
+    ),
     "entropy gone": (
         tiny(
             rewards="tempting",
@@ -135,6 +140,28 @@ def test_the_start_says_what_was_taken_for_what():
             "cue: category of 4",
             "box of 1 number, -1 to 1; preset grid-world (as told); units as they come",
         ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_told"),
+    [
+        (-1, 1, False),
+        (0, math.inf, True),
+        (-math.inf, math.inf, True),
+        (0, 2e6, True),
+        ([0, -1], [math.inf, 1], True),
+        ([0, -1], [0, 1], False),
+    ],
+)
+def test_the_start_says_of_what_size_numbers_without_bounds_are(low, high, is_told):
+    """A price of 40 is 66 spreads away from where its policy begins, which no run of a minute goes."""
+    config = tiny(box=True)
+    with build_environment(config, 1) as environment:
+        box = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+        environment.action_space = spaces.Dict({"turn": spaces.Discrete(2), "price": box})
+        told = describe_run(config, environment)[2:]
+    assert len(told) == is_told
+    assert not told or re.match(r".* begin about 0, of a spread of 0.6: .*--wrap module:Wrapper", told[0])
 
 
 class Masked(gymnasium.Env):
@@ -250,6 +277,18 @@ def test_the_start_is_the_first_reports_together_and_not_one_of_a_few_episodes(p
     (told,) = [x for row in rows_of(**flat) for x in advice.take(row, parts[2], 0).values()]
     # of 40 episodes 4 have 0.5: their mean is 0.365, with an error of 0.48 / √39
     assert ", is no better than the 0.365 ± 0.077 of the start" in told
+
+
+def test_a_mean_that_fell_by_an_outlier_is_not_worse_play(parts):
+    """From report 21 on one episode in 100 loses 1,000, so that returns have a standard deviation of 100."""
+    outliers = {
+        "value_explained": lambda i: 0.0,
+        "episode_return_mean": lambda i: 5.0 if i <= 20 else -2.0,
+        "episode_return_std": lambda i: 1.7 if i <= 20 else 100.0,
+    }
+    assert told_of(parts, rows_of(**outliers)) == {}
+    worse = outliers | {"episode_return_mean": lambda i: 5.0 if i <= 20 else -50.0}
+    assert told_of(parts, rows_of(**worse)) == {"value_explained": 25}, "by more than chance"
 
 
 def test_of_a_start_of_too_few_episodes_nothing_is_said(parts):

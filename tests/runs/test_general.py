@@ -1,6 +1,7 @@
 """The defaults of tasks that no table names: by what a look at them shows, and the same in any units."""
 
 import re
+import time
 from dataclasses import replace
 
 import gymnasium
@@ -12,6 +13,7 @@ from gymnasium import spaces
 import merlin
 from merlin.agents import AGENTS
 from merlin.environments import sight
+from merlin.environments.batch import Environment
 from merlin.environments.sight import Sight, look
 from merlin.experiments.spec import make_comparison, plan
 from merlin.runs import presets
@@ -114,6 +116,20 @@ def test_a_slow_task_is_found_to_be_slow_within_a_moment(monkeypatch):
     assert look("test/Slow-v0", {}).step_seconds == pytest.approx(0.25)
     assert now[0] == pytest.approx(0.25 * sight.FEWEST_STEPS)
     assert merlin.preset("merlin", "test/Slow-v0").training.passes == 6
+
+
+def test_a_busy_machine_makes_no_task_look_slow(monkeypatch):
+    """Whoever asks waits 3 ms for each answer of an environment whose steps are a few additions."""
+    step = Environment.step
+
+    def late(self, action):
+        time.sleep(1.5 * general.DEAR_SECONDS)
+        return step(self, action)
+
+    monkeypatch.setattr(sight, "_SEEN", {})
+    monkeypatch.setattr(Environment, "step", late)
+    seconds = look("CartPole-v1", {}).step_seconds
+    assert 0 < seconds < general.DEAR_SECONDS
 
 
 @pytest.mark.usefixtures("steps_take_as_long")

@@ -1,14 +1,17 @@
 """A window is looked at before it is learnt from: what cannot be learnt from is told by name."""
 
+import re
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from merlin.errors import MerlinError
 from merlin.runs.run import build_agent, build_environment
+from merlin.training import inspection
 from merlin.training.inspection import _loosened
 from merlin.training.trainer import Trainer
 from tests.environments import examples  # noqa: F401 (they register themselves)
@@ -77,6 +80,56 @@ def test_numbers_well_beyond_a_box_are_a_warning(value, is_told):
     warnings = update(NUMBERS, put("clock", value)).inspection.warnings
     assert list(warnings) == ["clock"] * is_told
     assert not is_told or "outside of the bounds that it declares, -1 to 100" in warnings["clock"]
+
+
+class Grid(gymnasium.Env):
+    """A picture of one shade, in whose last row something else may be."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, shade=2, dtype=np.uint8, high=255, shape=(16, 16, 1), then=None):
+        self.observation_space, self.shades, self.steps = Box(0, high, shape, dtype), (shade, then), 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        picture = np.full(self.observation_space.shape, self.shades[0], self.observation_space.dtype)
+        picture[..., -1, :] = 0
+        if self.shades[1] is not None and self.steps == 3:
+            picture[..., -1, :] = self.shades[1]
+        return picture, {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.reset()[0], 0.0, False, False, {}
+
+
+gymnasium.register("test/Grid-v0", Grid)
+SYMBOLS = "or read categories with .*environment.kinds.observation.*symbols"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({}, f"stayed within 0 to 2 for 32 steps, where it declares 0 to 255, .* the bounds that it has, {SYMBOLS}"),
+        ({"shade": 15}, "stayed within 0 to 15 for 32 steps"),
+        ({"shade": 16}, None),
+        ({"then": 30}, None),
+        ({"shade": 0}, "stayed within 0 to 0 for 32 steps"),
+        ({"shade": 0.01, "dtype": np.float32, "high": 1}, "stayed within 0 to 0.01 .* declares 0 to 1, .* it has$"),
+        ({"shade": 1, "shape": (2, 16, 16)}, "0 to 1 for 32 steps, .* the bounds that it has$"),
+        ({"shade": 1, "shape": (64, 64, 3)}, "0 to 1 for 32 steps, .* the bounds that it has$"),  # too many categories
+        ({"shade": 1, "high": 1}, None),
+    ],
+)
+@pytest.mark.parametrize("sure", [32, 33])
+def test_a_picture_of_which_next_to_nothing_is_seen_is_a_warning(kwargs, told, sure, monkeypatch):
+    """A network sees 2 of 255 as 0.008; with true bounds, or as symbols, the same grids are learnt from."""
+    monkeypatch.setattr(inspection, "SURE", sure)  # a window has 32 steps
+    config = replace(NUMBERS, task="test/Grid-v0", env_kwargs=kwargs)
+    warnings = update(config, lambda unroll: None).inspection.warnings
+    told = told if sure == 32 else None
+    assert list(warnings) == ["observation"] * bool(told)
+    assert not told or re.search(told, warnings["observation"])
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int64, np.uint64, np.float16, np.float32, np.float64])

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 
+import gymnasium
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from merlin.agents import AGENTS
 from merlin.agents.learner import Learner
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
+from merlin.objectives.reconstruction import TAKEN
 from merlin.runs.monitor import _next
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import build_agent, build_environment, load_config, train
@@ -339,3 +341,40 @@ def test_an_agent_may_bring_its_learner_and_its_source():
         other = make()
         other.load_state_dict(trainer.state_dict())
     assert other.source.asked == 3 and other.learner.updates == 3 and other.env_steps == trainer.env_steps
+
+
+class Named(gymnasium.Env):
+    """Entries of these names."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, names="x"):
+        self.observation_space = gymnasium.spaces.Dict({name: gymnasium.spaces.Discrete(3) for name in names.split()})
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {name: int(self.np_random.integers(3)) for name in self.observation_space}, {}
+
+    def step(self, action):
+        return self.reset()[0], float(action), False, False, {}
+
+
+gymnasium.register("test/Named-v0", entry_point=Named)
+
+
+@pytest.mark.parametrize("agent", ["merlin", "dreamer"])
+def test_metrics_of_an_entry_are_not_taken_for_those_of_something_else(agent):
+    """`value_explained` is of V, whatever an entry is called; an entry `value` has metrics of its own."""
+
+    def have_metrics(names):
+        config = replace(tiny(agent), task="test/Named-v0", env_kwargs={"names": names})
+        with build_environment(config) as environment:
+            trainer = Trainer(build_agent(config, environment), environment, config.training, total_steps=999, seed=1)
+            keys = {key for _ in range(5) for key in trainer.update()[0]}
+        return {key.rpartition("_")[0] for key in keys if key.endswith(("_nats", "_accuracy", "_recall", "_explained"))}
+
+    others = have_metrics("x") - {"x"}
+    assert others - {"observation"} <= TAKEN, "each name that something else has is known"
+    assert have_metrics("value reward observation y") == others | {"entry_value", "entry_reward", "y"} | {
+        "entry_observation"
+    }

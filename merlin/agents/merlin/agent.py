@@ -31,6 +31,7 @@ from merlin.objectives.policy_gradient import (
     masked_mean,
     policy_kl_nats,
 )
+from merlin.objectives.reconstruction import metric_name
 from merlin.ranges import COST, WIDTH, Range, above
 from merlin.states import reset_state
 
@@ -503,12 +504,12 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
             }
         found = {}
         for name, space in self.spaces.items():
-            cost = f"{kind(space)}_cost"
-            if getattr(config, cost) and (explained := known.get(f"{name}_explained", 1.0)) < UNEXPLAINED:
+            cost, key = f"{kind(space)}_cost", f"{metric_name(name, self.spaces)}_explained"
+            if getattr(config, cost) and (explained := known.get(key, 1.0)) < UNEXPLAINED:
                 remedy = option("set", f"model.{cost}={10 * getattr(config, cost):g}")
                 if kind(space) == "vector" and not config.running_scales:
                     remedy = f"{option('set', 'model.running_scales=true')}, as its numbers may be small, or {remedy}"
-                found[f"{name}_explained"] = (
+                found[key] = (
                     f"entry {name!r} is not decoded ({max(0, explained):.0%} explained, at a KL of {kl:.3g} nats; a "
                     f"constant guess has 0%), so the memory holds next to nothing of it: if it matters, try {remedy}; "
                     f"if it is noise, leave it out with a wrapper ({option('wrap', 'module:Wrapper')})"
