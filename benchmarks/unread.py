@@ -2,11 +2,12 @@
 
     python benchmarks/unread.py RUN_DIR
 
-Of a run of WaterMaze with at least as many slots as steps, last weights, 512 episodes: the weight of the slot that was
-written on the platform, by key, in steps in a pool whose platform was found before; and how often a small network tells
-the platform's cell from that slot's latent, and from what is read, in a quarter of the episodes that it did not learn
-from. Of a run of VisuomotorMapping, 256 episodes: how often a response is right once it was found, by how many pictures
-were seen, and how often a wrong one is given again.
+Of a run of WaterMaze with at least as many slots as steps, last weights, 512 episodes: how many steps it takes to a
+platform that was found before, and to one that was not; the weight of the slot that was written on the platform, by
+key, in steps in a pool whose platform was found before; and how often a small network tells the platform's cell from
+that slot's latent, and from what is read, in a quarter of the episodes that it did not learn from. Of a run of
+VisuomotorMapping, 256 episodes: how often a response is right once it was found, by how many pictures were seen, and
+how often a wrong one is given again.
 """
 
 import sys
@@ -84,6 +85,17 @@ def platforms(run_dir: Path) -> None:
                 for name in ("policy", "predictor"):
                     seen[f"{name} weight"].append(row[f"{name} weights"][index, :, found[key]])
                     seen[f"{name} reads"].append(row[f"{name} reads"][index])
+    taken = defaultdict(list)
+    for index in range(512):
+        rooms, begun = set(), 0
+        for step, row in enumerate(rows):
+            if row["earned"][index] > 0:
+                room = int(row["room"][index])
+                taken["found before" if room in rooms else "not found before"].append(step - begun)
+                rooms.add(room)
+                begun = step + 1
+    for what, steps in taken.items():
+        print(f"steps to a platform {what}: {sum(steps) / len(steps):.1f} ({len(steps):,})")
     table = {name: torch.stack(column) for name, column in seen.items()}
     classes = table["cell"].unique(return_inverse=True)[1]
     print(f"{len(classes):,} steps, {int(classes.max()) + 1} cells; weight by chance: {table['chance'].mean():.4f}")

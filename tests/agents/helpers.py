@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 
 from merlin.agents import AGENTS, Agent
+from merlin.agents.merlin.reward_keys import RewardKeys
 from merlin.experience import Unroll
 from merlin.networks.spaces import Tokens
 from merlin.runs.presets import preset
@@ -37,11 +38,13 @@ VARIANTS = {
         "policy_value_cost": 0.7,
         "policy_latent_scale": 0.3,
         "policy_read_scale": 0.6,
+        "policy_reward_keys": 4,
     },
 }
 """Settings of agents that differ in what they are made of."""
 KINDS = [*AGENTS, *VARIANTS]
-"""All agents, MERLIN with both families of latents, and with a policy that sees and judges for itself."""
+"""All agents, MERLIN with both families of latents, and with a policy that sees and judges for itself and reads
+what was rewarded."""
 ON_POLICY = [name for name in AGENTS if name != "dreamer"]
 """Agents whose policy learns from what it did. Dreamer's learns from what its model imagines."""
 
@@ -66,6 +69,9 @@ def make_agent(name: str, action_space: str = "discrete", seed: int = 0, spaces=
     with torch.no_grad():  # biases start at zero, which would hide a bias left out; and let the policy have opinions
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        for module in agent.modules():
+            if isinstance(module, RewardKeys):  # as if rewards had been seen
+                module.sums.uniform_()
     return agent
 
 

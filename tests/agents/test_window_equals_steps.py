@@ -37,7 +37,12 @@ OF_FTW = [
     {"memory_size": 0},
     {"core": "lstm"},
 ]
-OF_MERLIN = [{"policy_gradient_to_latent": True}, {"policy_num_read_keys": 2}, {"policy_encoder": True}]
+OF_MERLIN = [
+    {"policy_gradient_to_latent": True},
+    {"policy_num_read_keys": 2},
+    {"policy_encoder": True},
+    {"policy_reward_keys": 4},
+]
 SWITCHES = {
     "ftw": [{}, *OF_FTW],
     "rl-lstm": [{}, *LAYERS],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from merlin.agents.agent import Advanced, Agent, Perceived
 from merlin.agents.merlin.initialization import start_associative
 from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
+from merlin.agents.merlin.reward_keys import RewardKeys
 from merlin.errors import option
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory, Reader
@@ -52,6 +53,9 @@ class MerlinConfig(PredictorConfig, ActorCriticConfig):
     """Sharpness that the policy's reads start near; none takes ln N, a perfect match as heavy as all else together."""
     policy_associative_start: bool = False
     """Let the policy's reads start with what is like the present, in place of PyTorch's random keys."""
+    policy_reward_keys: Annotated[int, Range(0, 4)] = 0
+    """Read keys of the policy that are not learnt, up to four: what was rewarded, the same where it looked like now,
+    what led to reward, the same where it looked like now. The paper's policy has none."""
     policy_gradient_to_latent: bool = False
     """Let the policy gradient shape the latent, as the paper does not."""
     policy_encoder: bool = False
@@ -133,7 +137,10 @@ class Policy(nn.Module):
             strength = math.log(max(config.memory_size, 2))
         encoder = Encoder(spaces, config.encoder, config.running_scales) if config.policy_encoder else None
         self.encoding_size = 0 if encoder is None else encoder.output_size + actions.encoding_size + 1
-        input_size = latent_size + num_keys * word_size + self.encoding_size
+        count = config.policy_reward_keys
+        self.reward_keys = RewardKeys(latent_size, count) if count else None
+        self.words_size = word_size * (num_keys + count)
+        input_size = latent_size + self.words_size + self.encoding_size
         gain = config.policy_hidden_gain
         self.lstm = LSTM(input_size, hidden_size, 1)
         self.reader = Reader(hidden_size, word_size, num_keys, strength)
@@ -220,6 +227,14 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
        and the loss has policy_value_cost · ½ (R − V)² besides. The policy's gradients, V's among them, reach e~, and
        nothing of the predictor, whose own V and R^ go on shaping the latent. The paper's policy sees what the
        predictor made of an observation, and nothing else.
+    9. The policy may have up to four read keys that are not learnt (`policy_reward_keys`). They ask for what was
+       rewarded, the same where it looked like now, what led to reward, and that where it looked like now; a slot is
+       [z, trace]:
+
+           [â, 0],  [â + ẑ / 2, 0],  [b̂, â],  [b̂ + ẑ / 2, â]
+
+       â, b̂, ẑ are directions from the mean latent: to latents that came with reward, to latents whose action earned
+       it, and to the present one. `RewardKeys` has the sums.
     """
 
     config_class = MerlinConfig
@@ -238,10 +253,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     def initial_state(self, batch_size: int) -> MerlinState:
         """Return zeros: nothing seen, nothing remembered."""
         policy = self.policy.lstm.initial_state(batch_size)
-        words_size = self.config.policy_num_read_keys * self.memory.slot_size
-        return MerlinState(
-            self.predictor.initial_state(batch_size), policy, policy.hidden.new_zeros(batch_size, words_size)
-        )
+        words = policy.hidden.new_zeros(batch_size, self.policy.words_size)
+        return MerlinState(self.predictor.initial_state(batch_size), policy, words)
 
     def memory_state(self, state: MerlinState) -> Any:
         """Return the contents of the memory."""
@@ -310,7 +323,11 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         """
         inputs = self.policy.inputs(self.seen(latent), state.policy_read_words, encoding)
         lstm = self.policy.lstm.step(torch.cat(inputs, -1), state.policy)
-        words, weights = self.memory.read(state.predictor.memory, *self.policy.reader(lstm.hidden))
+        keys, strengths = self.policy.reader(lstm.hidden)
+        if self.policy.reward_keys is not None:
+            pairs = zip((keys, strengths), self.policy.reward_keys(latent, keys.shape[2]), strict=True)
+            keys, strengths = (torch.cat(pair, 1) for pair in pairs)
+        words, weights = self.memory.read(state.predictor.memory, keys, strengths)
         return state._replace(policy=lstm, policy_read_words=words.flatten(1)), weights
 
     def advance(self, perceived: Perceived, action: Float[Tensor, "B E"]) -> Advanced:
@@ -414,6 +431,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         self.predictor.update_scales(unroll, advantages_and_returns(unroll, self.config)[1], own_value)
         if self.policy.encoder is not None:
             self.policy.encoder.update_scales(unroll.observation, unroll.is_valid)
+        if self.policy.reward_keys is not None:
+            self.policy.reward_keys.update(unroll.extras.latent, unroll.previous_reward, unroll.reward, unroll.is_valid)
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:

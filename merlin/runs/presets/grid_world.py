@@ -15,6 +15,20 @@ OWN_SIGHT = {
 }
 """MERLIN's policy with an encoder and a value function of its own, to which latents and reads are faint at first."""
 
+OF_TASK = {
+    "GoalMaze": OWN_SIGHT,
+    "WaterMaze": {  # a slot for each step, and latents that tell which of them was rewarded
+        "model.memory_size": 160,
+        "model.reward_cost": 30.0,
+        "model.policy_reward_keys": 2,
+    },
+    "RewardValuation": OWN_SIGHT  # traces that tell what was rewarded at once from what was so later
+    | {"model.policy_read_scale": 0.3, "model.policy_reward_keys": 4, "model.retroactive_discount": 0.5},
+}
+"""What MERLIN has otherwise in a task."""
+LONG_SEARCH = {"model.entropy_cost": 0.06, "training.final_entropy_fraction": 0.1}
+"""Of all agents in RewardValuation, who learn to choose long after they have learnt to eat."""
+
 
 def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what each agent's settings are where they are not the defaults.
@@ -26,6 +40,8 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     in the same time four times the experience of several passes. In the goal maze most of the score is search, which
     MERLIN's policy learns sooner on what it sees than on latents.
     """
+    name = task.removeprefix("merlin/").partition("-")[0]
+    search = LONG_SEARCH if name == "RewardValuation" else {}
     return {
         "merlin": {
             "num_envs": 64,
@@ -49,7 +65,8 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             "training.learning_rate": 2e-3,
             "training.policy_learning_rate": 5e-4,
             "training.max_grad_norm": 0.5,
-            **(OWN_SIGHT if task.startswith("merlin/GoalMaze") else {}),
+            **OF_TASK.get(name, {}),
+            **search,
         },
         "rl-mem": {
             "num_envs": 32,
@@ -65,6 +82,7 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             "model.encoder": ENCODER,
             "training.unroll_length": 16,
             "training.max_grad_norm": 0.5,
+            **search,
         },
         "rl-lstm": {
             "num_envs": 32,
@@ -78,5 +96,6 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             "model.encoder": ENCODER,
             "training.unroll_length": 32,  # it remembers no longer than gradients reach
             "training.max_grad_norm": 0.5,
+            **search,
         },
     }

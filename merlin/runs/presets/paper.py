@@ -47,6 +47,7 @@ def sourced(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, tup
             "model.policy_value_cost": (0.0, PAPER),
             "model.policy_latent_scale": (1.0, PAPER),
             "model.policy_read_scale": (1.0, PAPER),
+            "model.policy_reward_keys": (0, PAPER),
             "model.return_gradient_to_latent": (True, PAPER),
             "model.encoder.image_features": (500, PAPER),
             "model.decoder.image_features": (500, PAPER),
