@@ -432,7 +432,8 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
         if self.policy.encoder is not None:
             self.policy.encoder.update_scales(unroll.observation, unroll.is_valid)
         if self.policy.reward_keys is not None:
-            self.policy.reward_keys.update(unroll.extras.latent, unroll.previous_reward, unroll.reward, unroll.is_valid)
+            previous, reward = map(self.predictor.return_scale.reward, (unroll.previous_reward, unroll.reward))
+            self.policy.reward_keys.update(unroll.extras.latent, previous, reward, unroll.is_valid)
 
     @torch.no_grad()
     def expect(self, state: MerlinState, is_first: Bool[Tensor, "B"]) -> dict[str, Tensor]:
