@@ -26,6 +26,7 @@ OF_TASK = {
     | {"model.policy_read_scale": 0.3, "model.policy_reward_keys": 4, "model.retroactive_discount": 0.5},
 }
 """What MERLIN has otherwise in a task."""
+
 LONG_SEARCH = {"model.entropy_cost": 0.06, "training.final_entropy_fraction": 0.1}
 """Of all agents in RewardValuation, who learn to choose long after they have learnt to eat."""
 
