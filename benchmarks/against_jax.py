@@ -1,14 +1,15 @@
-"""Compares RL-LSTM's training with a recurrent PPO in JAX that is compiled whole, update by update, on the card game.
+"""Compares RL-LSTM's training with recurrent PPOs in JAX that are compiled whole, update by update, on the card game.
 
-    pip install . jax optax
-    python benchmarks/against_jax.py [--rounds 9] [--num-envs 16 64 1024] [--hidden 256]
-    python benchmarks/against_jax.py --learn 1e6         does the one in JAX learn? its return, as it trains
+    pip install . jax optax memorax
+    python benchmarks/against_jax.py [--peers jax memorax] [--rounds 9] [--num-envs 16 64 1024] [--hidden 256]
+    python benchmarks/against_jax.py --learn 1e6 [--peers memorax]      does it learn? its return, as it trains
 
 The two are the same agent: cards, position, last action and reward in one row, one LSTM, a tanh layer of 200 each for
 policy and value on [row, h], windows of 16 steps, one pass, PPO's loss on generalised advantages, Adam, gradients
 clipped by their norm. In JAX the game, acting, learning and the loop over windows are one compiled program, as in
-PureJaxRL. The processes take turns, each doing windows for about as long; counted are CPU seconds of all threads, of
-which both have one. Compiling is told apart.
+PureJaxRL. memorax's PPO is built with an LSTM and such a layer for its policy, and another of both for its value; the
+game, the window, the losses and the rate are the same. The processes take turns, each doing windows for about as long;
+counted are CPU seconds of all threads, of which each has one. Compiling is told apart.
 """
 
 import argparse
@@ -31,15 +32,12 @@ SECONDS = 1.0
 """Of a turn, about."""
 
 
-def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = math.inf) -> Callable[[int], float]:
-    """Return what trains for so many windows and returns the mean return of the last episodes."""
-    import jax
+def card_game(num_envs: int, pairs: int) -> tuple[Callable, Callable, Callable]:
+    """Return what begins games, what flips a card in each, and what makes rows of sight, last action and reward."""
     import jax.numpy as jnp
-    import optax
-    from jax import lax, nn, random
+    from jax import nn, random
 
-    cards, length = 2 * pairs, 3 * pairs
-    size = (pairs + 1) + (cards + 1) + cards + 1
+    cards = 2 * pairs
 
     def reset(key):
         faces = jnp.argsort(random.uniform(key, (num_envs, cards)), axis=1) // 2 + 1
@@ -53,6 +51,24 @@ def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = mat
         match = (card == game["card"]) & (position != game["position"]) & (card != 0)
         gone = game["gone"] | (nn.one_hot(face, pairs + 1, dtype=bool) & match[:, None])
         return game | {"gone": gone, "card": card, "position": position}, match.astype(jnp.float32)
+
+    def encode(game, action, reward):
+        parts = nn.one_hot(game["card"], pairs + 1), nn.one_hot(game["position"], cards + 1), action, reward[:, None]
+        return jnp.concatenate(parts, 1)
+
+    return reset, step, encode
+
+
+def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = math.inf) -> Callable[[int], float]:
+    """Return what trains for so many windows and returns the mean return of the last episodes."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from jax import lax, nn, random
+
+    cards, length = 2 * pairs, 3 * pairs
+    reset, step, encode = card_game(num_envs, pairs)
+    size = (pairs + 1) + (cards + 1) + cards + 1
 
     def linear(key, inputs, outputs, gain=1.0):
         bound = gain / math.sqrt(inputs)
@@ -68,10 +84,6 @@ def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = mat
 
     def apply(layer, x):
         return x @ layer["w"] + layer["b"]
-
-    def encode(game, action, reward):
-        parts = nn.one_hot(game["card"], pairs + 1), nn.one_hot(game["position"], cards + 1), action, reward[:, None]
-        return jnp.concatenate(parts, 1)
 
     def cell(parameters, state, row, is_first):
         h, c = (jnp.where(is_first, 0.0, x) for x in state)
@@ -153,6 +165,89 @@ def jax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = mat
     return train
 
 
+def memorax_trainer(num_envs: int, hidden: int, pairs: int, total_steps: float = math.inf) -> Callable[[int], float]:
+    """Return what trains memorax's PPO for so many windows and returns the mean return of the last episodes."""
+    import flax.linen as flax
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from gymnax.environments.spaces import Discrete
+    from jax import nn, random
+    from memorax.algorithms import PPO, PPOConfig
+    from memorax.networks import RNN, FeatureExtractor, Network, Stack, heads
+
+    cards, length = 2 * pairs, 3 * pairs
+    reset, step, _ = card_game(1, pairs)
+
+    class Game:
+        """One game, as gymnax has it: another begins where it ends."""
+
+        def action_space(self, params):
+            return Discrete(cards)
+
+        def seen(self, game):
+            return jnp.concatenate([nn.one_hot(game["card"][0], pairs + 1), nn.one_hot(game["position"][0], cards + 1)])
+
+        def reset(self, key, params):
+            game = reset(key) | {"flip": jnp.zeros((), jnp.int32)}
+            return self.seen(game), game
+
+        def step(self, key, state, action, params):
+            game, reward = step({name: x for name, x in state.items() if name != "flip"}, action[None])
+            is_end = state["flip"] + 1 == length
+            following = jax.tree.map(
+                lambda new, now: jnp.where(is_end, new, now),
+                self.reset(key, params)[1],
+                game | {"flip": state["flip"] + 1},
+            )
+            return self.seen(following), following, reward[0], is_end, {}
+
+    class Layer(flax.Module):
+        @flax.compact
+        def __call__(self, inputs, mask=None, initial_carry=None, **_):
+            return None, nn.tanh(flax.Dense(HEAD)(inputs))
+
+        @flax.nowrap
+        def initialize_carry(self, key, input_shape):
+            return None
+
+    def network(head):
+        seen = FeatureExtractor(lambda x: x, lambda action: nn.one_hot(action, cards), lambda reward: reward)
+        return Network(seen, Stack((RNN(flax.OptimizedLSTMCell(hidden)), Layer())), head)
+
+    config = PPOConfig(
+        name="PPO",
+        num_envs=num_envs,
+        num_eval_envs=1,
+        num_steps=WINDOW,
+        gamma=DISCOUNT,
+        gae_lambda=LAMBDA,
+        num_minibatches=1,
+        update_epochs=1,
+        normalize_advantage=False,
+        clip_coef=0.2,
+        clip_vloss=False,
+        ent_coef=ENTROPY_COST,
+        vf_coef=VALUE_COST,
+    )
+    rate = (
+        optax.linear_schedule(RATE, RATE / 10, math.ceil(total_steps / WINDOW / num_envs))
+        if total_steps < math.inf
+        else RATE
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(MAX_NORM), optax.adam(rate))
+    policy, value = network(heads.Categorical(cards)), network(heads.VNetwork())
+    agent = PPO(config, Game(), None, policy, value, optimizer, optimizer)
+    key, state = agent.init(random.key(0))
+
+    def train(windows: int) -> float:
+        nonlocal key, state
+        key, state, transitions = agent.train(key, state, windows * WINDOW * num_envs)
+        return float(transitions.reward[-50 * WINDOW * num_envs :].mean() * length)
+
+    return train
+
+
 def our_trainer(num_envs: int, hidden: int, pairs: int) -> Callable[[int], None]:
     """Return what trains RL-LSTM for so many windows."""
     from dataclasses import replace
@@ -176,10 +271,13 @@ def our_trainer(num_envs: int, hidden: int, pairs: int) -> Callable[[int], None]
     return train
 
 
+TRAINERS = {"ours": our_trainer, "jax": jax_trainer, "memorax": memorax_trainer}
+
+
 def serve(kind: str, num_envs: int, hidden: int) -> None:
     """Do as many windows as a line says, and print what they cost."""
     begin = time.process_time()
-    train = {"jax": jax_trainer, "ours": our_trainer}[kind](num_envs, hidden, PAIRS)
+    train = TRAINERS[kind](num_envs, hidden, PAIRS)
     train(2)
     print(time.process_time() - begin, flush=True)
     for line in sys.stdin:
@@ -206,45 +304,47 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--num-envs", type=int, nargs="+", default=[16, 64, 1024])
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument(
-        "--learn", type=float, metavar="STEPS", help="train the one in JAX alone, with 128 environments"
-    )
+    parser.add_argument("--peers", nargs="+", choices=("jax", "memorax"), default=["jax", "memorax"])
+    parser.add_argument("--learn", type=float, metavar="STEPS", help="train the peers alone, with 128 environments")
     parser.add_argument("--serve", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(*options.serve)
         return
     if options.learn:
-        train, per_part = (
-            jax_trainer(128, options.hidden, PAIRS, options.learn),
-            round(options.learn / 10 / WINDOW / 128),
-        )
-        for part in range(1, 11):
-            print(f"{part * per_part * WINDOW * 128:>12,} steps  return {train(per_part):.2f}", flush=True)
+        per_part = round(options.learn / 10 / WINDOW / 128)
+        for peer in options.peers:
+            train = TRAINERS[peer](128, options.hidden, PAIRS, options.learn)
+            for part in range(1, 11):
+                print(f"{peer}{part * per_part * WINDOW * 128:>12,} steps  return {train(per_part):.2f}", flush=True)
         return
     print(f"RL-LSTM {options.hidden} on the card game of {PAIRS} pairs: environment steps per CPU second, medians")
-    print("environments      ours       JAX   ours / JAX (quartiles)   JAX compiles")
+    print("environments      ours   peer           its   ours / its (quartiles)   it compiles")
     for num_envs in options.num_envs:
-        both = {kind: start(kind, num_envs, options.hidden) for kind in ("ours", "jax")}
-        ready = {kind: float(process.stdout.readline()) for kind, process in both.items()}
-        windows, rates = {}, {kind: [] for kind in both}
-        for kind, process in both.items():
+        kinds = ("ours", *options.peers)
+        processes = {kind: start(kind, num_envs, options.hidden) for kind in kinds}
+        ready = {kind: float(process.stdout.readline()) for kind, process in processes.items()}
+        windows, rates = {}, {kind: [] for kind in kinds}
+        for kind, process in processes.items():
             ask(process, 20)
             windows[kind] = max(1, round(20 * SECONDS / ask(process, 20)))
             ask(process, windows[kind])  # of another length: compiled again
         for index in range(options.rounds):
-            for kind in sorted(both, reverse=bool(index % 2)):
-                rates[kind].append(windows[kind] * WINDOW * num_envs / ask(both[kind], windows[kind]))
-        for process in both.values():
+            for kind in kinds[:: -1 if index % 2 else 1]:
+                rates[kind].append(windows[kind] * WINDOW * num_envs / ask(processes[kind], windows[kind]))
+        for process in processes.values():
             process.stdin.close()
             process.wait()
-        low, middle, high = statistics.quantiles((a / b for a, b in zip(*rates.values(), strict=True)), n=4)
-        ours, theirs = (statistics.median(rates[kind]) for kind in ("ours", "jax"))
-        print(
-            f"{num_envs:>12,} {ours:>9,.0f} {theirs:>9,.0f}   {middle:.2f} ({low:.2f} to {high:.2f})"
-            f"{ready['jax']:>21.0f} s",
-            flush=True,
-        )
+        for peer in options.peers:
+            low, middle, high = statistics.quantiles(
+                (a / b for a, b in zip(rates["ours"], rates[peer], strict=True)), n=4
+            )
+            ours, theirs = (statistics.median(rates[kind]) for kind in ("ours", peer))
+            print(
+                f"{num_envs:>12,} {ours:>9,.0f}   {peer:<8}{theirs:>10,.0f}   {middle:.2f} ({low:.2f} to {high:.2f})"
+                f"{ready[peer]:>20.0f} s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
