@@ -317,7 +317,7 @@ def gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | No
 
 def highest(scores: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
     """Return the one-hot of the highest score of each row."""
-    return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
 def straight_through(

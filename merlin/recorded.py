@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 Replay = Callable[..., tuple[Tensor, ...]]
@@ -42,10 +43,20 @@ def record(function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ..
 def can_look(x: Tensor) -> bool:
     """Return whether Python may look at a tensor's numbers, as to check them.
 
-    A GPU's host would have to wait, and what is compiled, exported or recorded has no branches.
+    A GPU's host would have to wait, and what is compiled, exported, recorded or mapped has no branches.
     """
     mode = torch.overrides._get_current_function_mode()
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(mode, _Recorder)
+    is_program = torch.compiler.is_compiling() or isinstance(mode, _Recorder) or is_transformed()
+    return x.device.type == "cpu" and not is_program
+
+
+def is_transformed() -> bool:
+    """Return whether `torch.func` maps or differentiates what is computed now, or derivatives are taken forward.
+
+    It knows PyTorch's own operations alone, and tensors whose numbers Python cannot see.
+    """
+    transform = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return transform is not None or forward_ad._current_level >= 0
 
 
 def _without_python(replay: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> Replay:

@@ -316,9 +316,8 @@ class GaussianActions(ActionDistribution):
     def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
         return (flatten_entry(action, self.shape).to(self.centre.dtype) - self.centre) / self.half_range
 
-    @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
-        return self._action(self.draw(parameters, generator))
+        return self._action(self.draw(parameters.detach(), generator))
 
     def sample_code(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
@@ -410,6 +409,8 @@ class BetaActions(GaussianActions):
     Densities and entropies are of the number in half ranges, [-1, 1]: the uniform distribution has the largest entropy,
     log 2 per number, whatever the units of the space. A Gaussian number's are in the units of the space, as it has no
     other.
+
+    The gradient of `sample_code` is the first one of `backward`: it has no second, and `torch.func` takes none.
     """
 
     def shapes(
@@ -438,7 +439,9 @@ class BetaActions(GaussianActions):
     def draw(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch n"]:
-        x = _Dirichlet.apply(torch.stack(self.shapes(parameters), -1), generator)[..., 0]
+        shapes = torch.stack(self.shapes(parameters), -1)
+        sample = _Dirichlet.apply if shapes.requires_grad else torch._sample_dirichlet  # pyright: ignore[reportPrivateImportUsage]
+        x = sample(shapes, generator)[..., 0]
         bounded = self.centre + self.half_range * (2 * x.clamp(INSIDE, 1 - INSIDE) - 1)
         return self._where_bounded(bounded, super().draw(parameters, generator))
 
