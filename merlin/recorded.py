@@ -59,6 +59,11 @@ def is_transformed() -> bool:
     return transform is not None or forward_ad._current_level >= 0
 
 
+def may_differentiate() -> bool:
+    """Return whether derivatives may be taken of what is computed now; forward they are, gradients switched off too."""
+    return torch.is_grad_enabled() or is_transformed()
+
+
 def _without_python(replay: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> Replay:
     """Return the same operations called without Python; as they are, by a PyTorch that has no `torch.jit.trace`."""
     try:

@@ -171,3 +171,10 @@ def test_classes_that_are_equally_likely_are_drawn_as_often_in_few_digits(dtype)
     assert noise.dtype == drawn.dtype == dtype
     in_the_first_half = drawn[:, classes < 128].float().sum() / draws
     assert abs(in_the_first_half - 0.5) < 5 * 0.5 / draws**0.5
+
+
+def test_of_no_rows_together_nothing_is_known():
+    gaussian = GaussianFamily(3).from_parameters(torch.zeros(2, 0, 6)).marginal()
+    assert gaussian.mean.tolist() == gaussian.log_variance.tolist() == [0, 0, 0]
+    one_hots = OneHotFamily(2, 4).from_parameters(torch.zeros(0, 8)).marginal()
+    torch.testing.assert_close(one_hots.mean, torch.full((8,), 0.25))

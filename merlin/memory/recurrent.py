@@ -31,8 +31,8 @@ class MemoryLSTM(nn.Module):
     The core of RL-MEM, Wayne et al. 2018, arXiv:1803.10760, with a projection to the LSTM's width. Over several steps
     the memory is never copied: see `merlin.memory.window`. Gradients flow to the words that were written in the same
     call, and through h, c and r of the state; none flows into the memory that a call begins with. Over several steps
-    `backward` has no second derivative; `torch.func` has, without that economy. `torch.func.vmap` does not know PyTorch's
-    LSTM cells.
+    `backward` has no second derivative; `torch.func` has, at the price of a memory a step. `torch.func.vmap` cannot
+    map PyTorch's LSTM cells.
 
     Args:
         input_size: I, width of an input.

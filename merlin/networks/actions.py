@@ -19,6 +19,7 @@ from merlin.networks.categories import Categories
 from merlin.networks.entries import CLOSE, flatten_entry, unflatten_entry
 from merlin.networks.spaces import ACTION_MASK
 from merlin.precision import as_type
+from merlin.recorded import may_differentiate
 
 # A Gaussian action's log standard deviation, in half ranges of the Box: its value at parameter 0, and how far from it
 # the parameter can move it. The bound keeps an entropy bonus from growing it, and a certain policy from shrinking it,
@@ -232,7 +233,7 @@ class CategoricalActions(ActionDistribution):
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
         action = self.sample(parameters.detach(), generator)
-        if not parameters.requires_grad:
+        if not may_differentiate():
             return action, self.encode(action)
         probabilities = self.probabilities(parameters)
         return action, self.encode(action) + (probabilities - probabilities.detach())

@@ -53,7 +53,9 @@ class Categories(nn.Module):
         self.register_buffer("_shifts", torch.tensor(offsets - starts), persistent=False)
         self.register_buffer("_offsets", torch.tensor(offsets), persistent=False)
         self.register_buffer("_lasts", torch.tensor(offsets + np.array(self.sizes) - 1), persistent=False)
-        variables = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes), output_size=self.num_columns)
+        variables = torch.arange(len(self.sizes)).repeat_interleave(
+            torch.tensor(self.sizes), output_size=self.num_columns
+        )
         self.register_buffer("_variables", variables, persistent=False)  # which one owns each column
         self._has_starts, self._has_shifts = any(starts), bool((offsets != starts).any())
         # acting encodes single categories several times a step: one lookup costs a third of zeros and a scatter

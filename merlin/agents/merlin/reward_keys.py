@@ -85,4 +85,5 @@ class RewardKeys(nn.Module):
         moved = torch.einsum("rtb,tbz->rz", gap, latent)
         numbers = torch.stack([*(0.5 * gap.abs().sum((1, 2))), latent.square().sum(), rows])
         sums = torch.cat([moved.flatten(), latent.sum((0, 1)), numbers])
-        self.sums.mul_(self.KEPT).add_(distributed.total(sums))
+        sums = distributed.total(sums)
+        self.sums.mul_(torch.where(sums[-1] > 0, self.KEPT, 1.0)).add_(sums)
