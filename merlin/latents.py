@@ -126,8 +126,8 @@ class OneHots(NamedTuple):
 
     @property
     def log_probs(self) -> Float[Tensor, "*batch G C"]:
-        """Log-probabilities."""
-        return self.logits.log_softmax(-1)
+        """Log-probabilities, finite where a logit is −∞ too."""
+        return _finite(self.logits).log_softmax(-1)
 
     def sample(
         self, noise: Float[Tensor, "*batch Z"], generator: torch.Generator | None = None
@@ -326,6 +326,11 @@ def highest(scores: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
     return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
+def _finite(logits: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+    """Return logits of which −∞ is so low that its probability is 0 too, and the product of both no NaN."""
+    return logits.clamp(min=torch.finfo(logits.dtype).min / 4)
+
+
 def straight_through(
     logits: Float[Tensor, "*batch C"], noise: Float[Tensor, "*batch C"], temperature: float = 1.0
 ) -> Float[Tensor, "*batch C"]:
@@ -399,7 +404,7 @@ def conditional_gumbels(
 def _conditional_gumbels(
     logits: Float[Tensor, "*batch C"], one_hot: Float[Tensor, "*batch C"], exponentials: Float[Tensor, "k *batch C"]
 ) -> Float[Tensor, "k *batch C"]:
-    log_probs = logits.log_softmax(-1)  # so that Z = 1
+    log_probs = _finite(logits).log_softmax(-1)  # so that Z = 1
     of_highest = (exponentials * one_hot).sum(-1, keepdim=True)
     # log E_j − log p_j, added to log E_i as exponents are: p_j may be too small to divide by.
     others = -torch.logaddexp(exponentials.log() - log_probs, of_highest.log())
@@ -444,7 +449,7 @@ def reinmax(
     """
     probs = logits.softmax(-1)
     one_hot = highest(logits.detach() + noise)
-    constant = logits.detach()
+    constant = _finite(logits.detach())
     shift = (((constant / temperature).softmax(-1) + one_hot) / 2).log() - constant
     return pass_gradient(one_hot, 2 * (logits + shift).softmax(-1) - 0.5 * probs)
 

@@ -245,7 +245,7 @@ class CategoricalActions(ActionDistribution):
         return self.categories.log_prob(parameters, action).sum(-1)
 
     def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
-        log_probs = self.categories.normalise(parameters)
+        log_probs = self.categories.normalise(parameters.clamp(min=_least(parameters)))  # -inf, as others mask
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:

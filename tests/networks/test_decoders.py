@@ -427,3 +427,14 @@ def test_running_marginals_of_no_rows_stay_as_they_are(space, values_of):
         assert not gradient.any(), "which NaN would be"
     torch.testing.assert_close(decoder.state_dict(), before, rtol=0, atol=0)
     assert worth.isfinite() and decoder.marginal_nats()["x"] == worth
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_decoder_of_another_type_counts_and_restores_integers_as_before(dtype):
+    """Whose bound bfloat16 and float16 round, and whose running means they would."""
+    decoder = decoder_of(Box(0, 60_001, (1,), np.uint16)).to(dtype)
+    assert {x.dtype for x in decoder.entries[0].marginal.buffers()} == {torch.float64}
+    with torch.no_grad():
+        decoder.entries[0].linear.bias.fill_(2)
+        decoder.entries[0].linear.weight.zero_()
+    assert decoder.mode(decoder(torch.zeros(1, LATENT_SIZE, dtype=dtype)))["x"].tolist() == [[60_001]]
