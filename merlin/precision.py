@@ -45,7 +45,8 @@ class KeepsSums(nn.Module):
 def full_precision(x: Tensor) -> AbstractContextManager:
     """Return a context in which autocast is off on the tensor's device."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_IT_IS
+    is_on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else _AS_IT_IS
 
 
 def as_type(x: Tensor, dtype: torch.dtype) -> Tensor:

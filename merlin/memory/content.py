@@ -270,7 +270,7 @@ class Reader(nn.Module):
         self.word_size = word_size
         self.project = nn.Linear(input_size, num_read_keys * (word_size + 1))
         with torch.no_grad():
-            self.project.bias[-num_read_keys:] += math.log(math.expm1(strength))
+            self.project.bias[-num_read_keys:] += strength + math.log(-math.expm1(-strength))  # softplus undone
 
     def forward(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K"]]:
         """Return keys and strengths = softplus(·), which are positive.

@@ -81,7 +81,7 @@ class MemoryWindow:
         batch_size, self.memory_size, slot_size = memory.shape
         self.word_size = slot_size if retroactive_discount is None else slot_size // 2
         self.held = self.memory_size
-        if mask_unwritten and batch_size:
+        if mask_unwritten and batch_size and not memory.is_meta:
             self.held = int(state.num_written.max().clamp(1, self.memory_size))
         held = memory[:, : self.held]
         self.entries = memory.new_zeros(batch_size, self.held + length, slot_size)

@@ -197,7 +197,7 @@ def test_reader_gives_positive_strengths_and_keys_of_their_shape():
     assert keys.shape == (B, K, W) and strengths.shape == (B, K) and (strengths >= 0).all()
 
 
-@pytest.mark.parametrize("strength", [0.1, math.log(2), 7.0])
+@pytest.mark.parametrize("strength", [1e-300, 0.1, math.log(2), 7.0, 800.0])
 def test_reader_starts_near_its_strength(strength):
     _, strengths = Reader(7, W, K, strength)(torch.zeros(B, 7))
     assert ((strengths - strength).abs() < 0.4).all()  # the bias of a linear layer is below 1/√7

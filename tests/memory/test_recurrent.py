@@ -265,3 +265,10 @@ def test_torch_func_differentiates_several_steps_forward_and_twice(more):
     near = [slope(x + step * along) for step in (1e-5, -1e-5)]
     turned = torch.func.jvp(slope, (x,), (along,))[1]
     torch.testing.assert_close(turned, (near[0] - near[1]) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, T])
+def test_on_the_meta_device_there_are_shapes(length):
+    with torch.device("meta"):
+        outputs, state = MemoryLSTM(I, H, **SIZES)(torch.zeros(length, B, I))
+    assert outputs.shape == (length, B, H) and state.shape[:2] == (1, B)
