@@ -27,9 +27,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from merlin.errors import MerlinError
-from merlin.precision import as_type
+from merlin.precision import as_type, may_differentiate
 from merlin.ranges import WIDTH, Range, Settings
-from merlin.recorded import may_differentiate
 from merlin.states import detach_state
 
 Estimator = Literal["straight_through", "gumbel_softmax", "st_gumbel", "gumbel_rao", "reinmax"]

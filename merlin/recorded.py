@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
+
+from merlin.precision import is_transformed
 
 Replay = Callable[..., tuple[Tensor, ...]]
 
@@ -48,20 +49,6 @@ def can_look(x: Tensor) -> bool:
     mode = torch.overrides._get_current_function_mode()
     is_program = torch.compiler.is_compiling() or isinstance(mode, _Recorder) or is_transformed()
     return x.device.type == "cpu" and not is_program
-
-
-def is_transformed() -> bool:
-    """Return whether `torch.func` maps or differentiates what is computed now, or derivatives are taken forward.
-
-    It knows PyTorch's own operations alone, and tensors whose numbers Python cannot see.
-    """
-    transform = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
-    return transform is not None or forward_ad._current_level >= 0
-
-
-def may_differentiate() -> bool:
-    """Return whether derivatives may be taken of what is computed now; forward they are, gradients switched off too."""
-    return torch.is_grad_enabled() or is_transformed()
 
 
 def _without_python(replay: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> Replay:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merlin.errors import MerlinError
-from merlin.precision import as_type
-from merlin.recorded import is_transformed
+from merlin.precision import as_type, is_transformed
 
 EPSILON = 1e-6
 

@@ -14,7 +14,7 @@ from merlin.errors import MerlinError
 from merlin.memory.content import MemoryState, Reader
 from merlin.memory.interface import ContentMemory, MemoryConfig
 from merlin.memory.window import WindowState
-from merlin.recorded import is_transformed
+from merlin.precision import is_transformed
 from merlin.states import map_state, reset_state
 
 State = Tensor | tuple[Tensor, Tensor]

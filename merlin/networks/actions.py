@@ -18,8 +18,7 @@ from merlin.networks.action_spaces import SimpleSpace, join_spaces, open_action_
 from merlin.networks.categories import Categories
 from merlin.networks.entries import CLOSE, flatten_entry, unflatten_entry
 from merlin.networks.spaces import ACTION_MASK
-from merlin.precision import as_type
-from merlin.recorded import may_differentiate
+from merlin.precision import as_type, may_differentiate
 
 # A Gaussian action's log standard deviation, in half ranges of the Box: its value at parameter 0, and how far from it
 # the parameter can move it. The bound keeps an entropy bonus from growing it, and a certain policy from shrinking it,

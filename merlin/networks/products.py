@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from merlin.recorded import is_transformed
+from merlin.precision import is_transformed
 
 LEAST_ROWS, LEAST_MULTIPLICATIONS = 16, 2**21
 """Below these oneDNN is no quicker, as each call costs it more."""
