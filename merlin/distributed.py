@@ -65,10 +65,10 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Float[Tensor, "n *shape"]) -> Float[Tensor, "*shape"]:
-    """Return the mean over the first dimension of all processes' x."""
+    """Return the mean over the first dimension of all processes' x; 0 of no rows."""
     if world_size() == 1:
-        return x.mean(0)
-    return total(x.sum(0)) / total(torch.tensor(float(len(x)), device=x.device))
+        return x.mean(0) if len(x) else x.sum(0)
+    return total(x.sum(0)) / total(torch.tensor(float(len(x)), device=x.device)).clamp(min=1)
 
 
 def total_count(count: int) -> int:

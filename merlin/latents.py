@@ -19,16 +19,15 @@ Axes: Z entries of a latent; for one-hots G groups of C classes, Z = G · C.
 """
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from merlin.errors import MerlinError
-from merlin.precision import as_type
+from merlin.precision import as_type, may_differentiate
 from merlin.ranges import WIDTH, Range, Settings
 from merlin.states import detach_state
 
@@ -107,8 +106,8 @@ class DiagonalGaussian(NamedTuple):
 
     def marginal(self) -> "DiagonalGaussian":
         """Return the Gaussian with the moments of all rows together: what a prior that knows nothing would be."""
-        rows = [x.flatten(0, -2) for x in (self.mean, self.log_variance.exp())]
-        return DiagonalGaussian(rows[0].mean(0), (rows[0].var(0, correction=0) + rows[1].mean(0)).log())
+        mean, log_variance = (_rows(x, 1) for x in self)
+        return DiagonalGaussian(mean.mean(0), (mean.var(0, correction=0) + log_variance.exp().mean(0)).log())
 
 
 class OneHots(NamedTuple):
@@ -126,8 +125,8 @@ class OneHots(NamedTuple):
 
     @property
     def log_probs(self) -> Float[Tensor, "*batch G C"]:
-        """Log-probabilities."""
-        return self.logits.log_softmax(-1)
+        """Log-probabilities, finite where a logit is −∞ too."""
+        return _finite(self.logits).log_softmax(-1)
 
     def sample(
         self, noise: Float[Tensor, "*batch Z"], generator: torch.Generator | None = None
@@ -169,7 +168,7 @@ class OneHots(NamedTuple):
 
     def marginal(self) -> "OneHots":
         """Return the mean distribution of all rows: what a prior that knows nothing would be."""
-        return self._replace(logits=self.logits.softmax(-1).flatten(0, -3).mean(0).clamp(min=1e-30).log())
+        return self._replace(logits=_rows(self.logits, 2).softmax(-1).mean(0).clamp(min=1e-30).log())
 
 
 @dataclass(frozen=True)
@@ -291,6 +290,12 @@ def _check_width(parameters: Tensor, width: int) -> None:
         )
 
 
+def _rows(x: Tensor, axes: int) -> Tensor:
+    """Return parameters of all rows, each of so many axes; where there is no row, those of one that knows nothing."""
+    rows = x.reshape(-1, *x.shape[-axes:])
+    return rows if len(rows) else rows.new_zeros(1, *rows.shape[1:])
+
+
 def make_family(config: LatentConfig) -> LatentFamily:
     """Return the family of latents that is configured."""
     if config.latent == "gaussian":
@@ -317,7 +322,12 @@ def gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | No
 
 def highest(scores: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
     """Return the one-hot of the highest score of each row."""
-    return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
+
+
+def _finite(logits: Float[Tensor, "*batch C"]) -> Float[Tensor, "*batch C"]:
+    """Return logits of which −∞ is so low that its probability is 0 too, and the product of both no NaN."""
+    return logits.clamp(min=torch.finfo(logits.dtype).min / 4)
 
 
 def straight_through(
@@ -328,7 +338,7 @@ def straight_through(
     The temperature is 1, whatever is given.
     """
     one_hot = highest(logits.detach() + noise)
-    return pass_gradient(one_hot, logits.softmax(-1)) if logits.requires_grad else one_hot
+    return pass_gradient(one_hot, logits.softmax(-1)) if may_differentiate() else one_hot
 
 
 def gumbel_softmax(
@@ -361,15 +371,17 @@ def gumbel_rao(
     Args:
         num_samples: Draws of G.
         generator: Of them. Unless given they follow from the noise: a step that is taken again has the same gradient.
+            `torch.func.vmap` maps over none that is given.
     """
     one_hot = highest(logits.detach() + noise)
-    if not logits.requires_grad:
+    if not may_differentiate():
         return one_hot
     if generator is None:
-        seed = zlib.crc32(noise.detach().double().cpu().numpy().tobytes())
-        generator = torch.Generator(noise.device).manual_seed(seed)
-    draws = conditional_gumbels(logits.detach(), one_hot, num_samples, generator)
-    return pass_gradient(one_hot, ((logits + draws) / temperature).softmax(-1).mean(0))
+        draws = _conditional_gumbels(logits.detach(), one_hot, exponentials_of(noise.detach(), num_samples))
+    else:
+        draws = conditional_gumbels(logits.detach(), one_hot, num_samples, generator)
+    soft = ((logits + as_type(draws, logits.dtype)) / temperature).softmax(-1)
+    return pass_gradient(one_hot, soft.mean(0))
 
 
 def conditional_gumbels(
@@ -385,11 +397,41 @@ def conditional_gumbels(
     Maddison et al. 2014, arXiv:1411.0030; Paulus et al. 2020, Eq 8.
     """
     exponentials = logits.new_empty(num_samples, *logits.shape).exponential_(generator=generator)
-    log_probs = logits.log_softmax(-1)  # so that Z = 1
+    return _conditional_gumbels(logits, one_hot, exponentials)
+
+
+def _conditional_gumbels(
+    logits: Float[Tensor, "*batch C"], one_hot: Float[Tensor, "*batch C"], exponentials: Float[Tensor, "k *batch C"]
+) -> Float[Tensor, "k *batch C"]:
+    log_probs = _finite(logits).log_softmax(-1)  # so that Z = 1
     of_highest = (exponentials * one_hot).sum(-1, keepdim=True)
     # log E_j − log p_j, added to log E_i as exponents are: p_j may be too small to divide by.
     others = -torch.logaddexp(exponentials.log() - log_probs, of_highest.log())
     return torch.where(one_hot > 0, -of_highest.log(), others) - log_probs
+
+
+def exponentials_of(noise: Float[Tensor, "*batch C"], num_samples: int) -> Float[Tensor, "k *batch C"]:
+    """Return numbers that look like draws of Exp(1) and follow from the noise, those of each row from that row alone.
+
+    Operations of tensors, which are compiled and mapped as a generator's draws are not: the bits of a row, mixed with
+    the number of each draw by a hash.
+    """
+    bits = noise.to(torch.float32).view(torch.int32).long()
+    size = bits.shape[-1]
+    places = torch.arange(size, device=noise.device)
+    row = _mixed(_mixed(bits) + places).sum(-1, keepdim=True)
+    numbers = torch.arange(num_samples, device=noise.device).view(-1, *[1] * noise.ndim) * size + places
+    bits = _mixed(_mixed(row) + _mixed(numbers))
+    uniform = ((bits >> 9).to(torch.float32) + 0.5) / 2**23  # of 24 bits the largest would round to 1
+    return as_type(-uniform.log(), torch.promote_types(noise.dtype, torch.float32))
+
+
+def _mixed(x: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+    """Return 32 bits that depend on all of the last 32. Wellons 2018, "Prospecting for hash functions"."""
+    x = x & 0xFFFFFFFF
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
+    return x ^ (x >> 15)
 
 
 def reinmax(
@@ -406,8 +448,8 @@ def reinmax(
     """
     probs = logits.softmax(-1)
     one_hot = highest(logits.detach() + noise)
-    with torch.no_grad():
-        shift = (((logits / temperature).softmax(-1) + one_hot) / 2).log() - logits
+    constant = _finite(logits.detach())
+    shift = (((constant / temperature).softmax(-1) + one_hot) / 2).log() - constant
     return pass_gradient(one_hot, 2 * (logits + shift).softmax(-1) - 0.5 * probs)
 
 

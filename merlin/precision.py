@@ -1,10 +1,11 @@
-"""Where autocast must not choose the type of numbers, and PyTorch's own settings, which are the process's."""
+"""Where autocast must not choose the type of numbers, PyTorch's own settings, and transforms that are under way."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _AS_IT_IS = nullcontext()
 
@@ -45,9 +46,24 @@ class KeepsSums(nn.Module):
 def full_precision(x: Tensor) -> AbstractContextManager:
     """Return a context in which autocast is off on the tensor's device."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _AS_IT_IS
+    is_on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else _AS_IT_IS
 
 
 def as_type(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the tensor in a type: `x.to(dtype)`, of which a call that changes nothing is ten times as dear."""
     return x if x.dtype == dtype else x.to(dtype)
+
+
+def is_transformed() -> bool:
+    """Return whether `torch.func` maps or differentiates what is computed now, or derivatives are taken forward.
+
+    It knows PyTorch's own operations alone, and tensors whose numbers Python cannot see.
+    """
+    transform = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore[reportAttributeAccessIssue]
+    return transform is not None or forward_ad._current_level >= 0
+
+
+def may_differentiate() -> bool:
+    """Return whether derivatives may be taken of what is computed now; forward they are, gradients switched off too."""
+    return torch.is_grad_enabled() or is_transformed()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from merlin.precision import is_transformed
+
 Replay = Callable[..., tuple[Tensor, ...]]
 
 
@@ -42,10 +44,11 @@ def record(function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ..
 def can_look(x: Tensor) -> bool:
     """Return whether Python may look at a tensor's numbers, as to check them.
 
-    A GPU's host would have to wait, and what is compiled, exported or recorded has no branches.
+    A GPU's host would have to wait, and what is compiled, exported, recorded or mapped has no branches.
     """
     mode = torch.overrides._get_current_function_mode()
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not isinstance(mode, _Recorder)
+    is_program = torch.compiler.is_compiling() or isinstance(mode, _Recorder) or is_transformed()
+    return x.device.type == "cpu" and not is_program
 
 
 def _without_python(replay: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> Replay:

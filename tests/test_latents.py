@@ -1,6 +1,7 @@
 """Latents against torch.distributions and their identities. `objectives.test_estimators` has their gradients."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.distributions import Independent, Normal, OneHotCategorical, kl_diver
 from merlin.errors import MerlinError
 from merlin.latents import (
     DiagonalGaussian,
+    Estimator,
     GaussianFamily,
     Latent,
     LatentFamily,
@@ -171,3 +173,28 @@ def test_classes_that_are_equally_likely_are_drawn_as_often_in_few_digits(dtype)
     assert noise.dtype == drawn.dtype == dtype
     in_the_first_half = drawn[:, classes < 128].float().sum() / draws
     assert abs(in_the_first_half - 0.5) < 5 * 0.5 / draws**0.5
+
+
+def test_of_no_rows_together_nothing_is_known():
+    gaussian = GaussianFamily(3).from_parameters(torch.zeros(2, 0, 6)).marginal()
+    assert gaussian.mean.tolist() == gaussian.log_variance.tolist() == [0, 0, 0]
+    one_hots = OneHotFamily(2, 4).from_parameters(torch.zeros(0, 8)).marginal()
+    torch.testing.assert_close(one_hots.mean, torch.full((8,), 0.25))
+
+
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_an_impossible_class_is_as_if_it_were_not_there(estimator):
+    """Of logit −∞, as `torch.distributions` takes it."""
+    logits = torch.tensor([[0.3, -math.inf, -1.2], [0.5, 0.1, -math.inf]], dtype=torch.float64, requires_grad=True)
+    prior = OneHots(randn(2, 3))
+    found, right = OneHots(logits, estimator), OneHotCategorical(logits=logits, validate_args=False)
+    torch.testing.assert_close(found.entropy_nats(), right.entropy().sum())
+    kl = kl_divergence(right, OneHotCategorical(logits=prior.logits)).sum()
+    torch.testing.assert_close(found.kl_nats(prior), kl)
+    sample = found.sample(randn(6))
+    assert sample.view(2, 3)[0, 1] == sample.view(2, 3)[1, 2] == 0
+    if estimator != "gumbel_softmax":
+        torch.testing.assert_close(found.log_prob(sample.detach()), right.log_prob(sample.detach().view(2, 3)).sum())
+    total = found.entropy_nats() + found.kl_nats(prior) + found.log_prob(sample.detach()) + (sample * randn(6)).sum()
+    (gradient,) = torch.autograd.grad(total, logits)
+    assert gradient.isfinite().all() and gradient[0, 1] == gradient[1, 2] == 0 and gradient[0, 0] != 0

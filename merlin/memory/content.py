@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from merlin.errors import MerlinError
-from merlin.precision import as_type
+from merlin.precision import as_type, is_transformed
 
 EPSILON = 1e-6
 
@@ -103,7 +103,16 @@ def unit(x: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch W"]:
 
     So what is about 1e-3 long or less counts as shorter than 1, and is similar to little.
     """
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
+    wide = as_type(x, torch.promote_types(x.dtype, torch.float32))
+    return as_type(wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + EPSILON), x.dtype)
+
+
+def square_lengths(x: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch"]:
+    """Return |x|², in float32 at least: in float16 it would be infinite from a length of 256 on."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.requires_grad or is_transformed():  # the second derivative of a norm is NaN at an empty slot
+        return as_type(x, dtype).square().sum(-1)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=dtype).square()  # which makes no copy of a memory
 
 
 def read(
@@ -120,6 +129,7 @@ def read(
         words[k]         = Σₙ weights[k, n] · memory[n]
 
     Content-based addressing of Graves et al. 2016 (DNC), as used by MERLIN, Wayne et al. 2018, arXiv:1803.10760.
+    In float16 a slot must be shorter than 65,504.
 
     Args:
         strengths: Sharpness, at least 0. At 0 all slots weigh the same; as it grows, the nearest slot wins.
@@ -131,9 +141,9 @@ def read(
     """
     _check_reads(memory, keys, strengths, readable, top_k)
     keys, strengths = as_type(keys, memory.dtype), as_type(strengths, memory.dtype)
-    # The norm of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
-    inverse_norms = torch.rsqrt(torch.linalg.vector_norm(memory, dim=-1).square() + EPSILON)
-    similarity = unit(keys) @ memory.mT * inverse_norms.unsqueeze(1)
+    # The length of a slot scales its dot products, which is cheaper than a normalised copy of the whole memory.
+    inverse_lengths = torch.rsqrt(square_lengths(memory) + EPSILON)
+    similarity = unit(keys) @ memory.mT * as_type(inverse_lengths, memory.dtype).unsqueeze(1)
     readable = None if readable is None else readable.unsqueeze(1)
     weights = attend(strengths.unsqueeze(-1) * similarity, readable, top_k)
     return Read(as_type(weights @ memory, memory.dtype), as_type(weights, memory.dtype))  # if autocast chose another
@@ -197,14 +207,16 @@ def write_to(
     state, slot = allocate(state, read_weights, retroactive_discount, slot)
     index = slot.view(-1, 1, 1).expand(-1, 1, slot_size)
     if retroactive_discount is None:
-        row, memory = word, state.memory.clone()
+        row, memory = word, state.memory
     else:
         row, trace = F.pad(word, (0, slot_size - word.shape[1])), state.retroactive_weights
         halves = torch.stack([torch.zeros_like(trace), trace], dim=-1)
         memory = torch.addcmul(
             state.memory.view(batch_size, memory_size, 2, slot_size // 2), halves.unsqueeze(-1), word[:, None, None]
         ).view(batch_size, memory_size, slot_size)
-    return state._replace(memory=memory.scatter_(1, index, row.unsqueeze(1))), slot
+    # in place where the memory is new; a slot may be of a batch that `torch.func.vmap` maps over, and the memory not
+    scatter = Tensor.scatter if memory is state.memory or is_transformed() else Tensor.scatter_
+    return state._replace(memory=scatter(memory, 1, index, row.unsqueeze(1))), slot
 
 
 def allocate(
@@ -225,7 +237,7 @@ def allocate(
         least_used = usage.masked_fill(state.write_weights > 0, torch.inf).argmin(-1)
         slot = torch.where(is_full, least_used, state.num_written)
     index = slot.unsqueeze(1)
-    write_weights = torch.zeros_like(state.write_weights).scatter_(1, index, 1.0)
+    write_weights = torch.zeros_like(state.write_weights).scatter(1, index, 1.0)
     renewed = usage.mean(-1, keepdim=True) + 1
     usage = torch.where((write_weights > 0) & is_full.unsqueeze(1), renewed, usage)
     retroactive_weights = state.retroactive_weights
@@ -257,7 +269,7 @@ class Reader(nn.Module):
         self.word_size = word_size
         self.project = nn.Linear(input_size, num_read_keys * (word_size + 1))
         with torch.no_grad():
-            self.project.bias[-num_read_keys:] += math.log(math.expm1(strength))
+            self.project.bias[-num_read_keys:] += strength + math.log(-math.expm1(-strength))  # softplus undone
 
     def forward(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B K"]]:
         """Return keys and strengths = softplus(·), which are positive.

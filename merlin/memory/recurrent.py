@@ -14,6 +14,7 @@ from merlin.errors import MerlinError
 from merlin.memory.content import MemoryState, Reader
 from merlin.memory.interface import ContentMemory, MemoryConfig
 from merlin.memory.window import WindowState
+from merlin.precision import is_transformed
 from merlin.states import map_state, reset_state
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -29,7 +30,9 @@ class MemoryLSTM(nn.Module):
 
     The core of RL-MEM, Wayne et al. 2018, arXiv:1803.10760, with a projection to the LSTM's width. Over several steps
     the memory is never copied: see `merlin.memory.window`. Gradients flow to the words that were written in the same
-    call, and through h, c and r of the state; none flows into the memory that a call begins with.
+    call, and through h, c and r of the state; none flows into the memory that a call begins with. Over several steps
+    `backward` has no second derivative; `torch.func` has, at the price of a memory a step. `torch.func.vmap` cannot
+    map PyTorch's LSTM cells.
 
     Args:
         input_size: I, width of an input.
@@ -139,7 +142,8 @@ class MemoryLSTM(nn.Module):
     ) -> tuple[Float[Tensor, "T B H"], Float[Tensor, "1 B S"]]:
         (h, c, r), before = self._unpack(packed)
         words, seen = self.word(x), []
-        memory = self.memory.begin_window(before, len(x)) if len(x) > 1 else before
+        has_window = len(x) > 1 and not is_transformed()  # `torch.func` knows nothing of windows
+        memory = self.memory.begin_window(before, len(x)) if has_window else before
         # One answer from the device for the whole window, and no resets where nothing starts. A single step asks for
         # none: traced, it must reset whatever comes.
         starts = [True] if is_first is None or len(x) == 1 else is_first.any(1).tolist()

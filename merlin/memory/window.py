@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, written
+from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, square_lengths, written
 from merlin.precision import as_type, full_precision
 from merlin.states import put_rows, rows_of
 
@@ -81,13 +81,14 @@ class MemoryWindow:
         batch_size, self.memory_size, slot_size = memory.shape
         self.word_size = slot_size if retroactive_discount is None else slot_size // 2
         self.held = self.memory_size
-        if mask_unwritten and batch_size:
+        if mask_unwritten and batch_size and not memory.is_meta:
             self.held = int(state.num_written.max().clamp(1, self.memory_size))
         held = memory[:, : self.held]
         self.entries = memory.new_zeros(batch_size, self.held + length, slot_size)
         self.entries[:, : self.held] = held
-        self.square_norms = memory.new_zeros(self.entries.shape[:2])  # of words of the window where there is no trace
-        self.square_norms[:, : self.held] = held.square().sum(-1)
+        lengths = square_lengths(held)
+        self.square_norms = lengths.new_zeros(self.entries.shape[:2])  # of words of the window where there is no trace
+        self.square_norms[:, : self.held] = lengths
         if retroactive_discount is not None:
             g = retroactive_discount
             trace, last = (x[:, : self.held] for x in (state.retroactive_weights, state.write_weights))
@@ -138,7 +139,7 @@ class MemoryWindow:
         own = self.entries[:, self.held :]
         own[*places, :z] = word
         if self.discount is None:
-            self.square_norms[:, self.held :][places] = word.square().sum(-1)
+            self.square_norms[:, self.held :][places] = square_lengths(word)
         else:
             own[*places, z:] = 0
             if step > 0:
@@ -196,15 +197,17 @@ class MemoryWindow:
         n, step = self.held, at.step
         squares = self._seen(at, self.square_norms)
         if self.discount is not None and step > 0:
-            sums = self.sums[step]
-            across = torch.bmm(self.entries[:, :n, self.word_size :], sums.unsqueeze(-1)).squeeze(-1)
-            across = torch.addcmul(2 * across, self.take, sums.square().sum(-1, keepdim=True))
-            inside = torch.linalg.vector_norm(self.entries[:, n : n + step], dim=-1).square()
-            squares = torch.cat([torch.addcmul(squares[:, :n], self.take, across).clamp_(min=0), inside], -1)
+            traces, take, sums = (
+                as_type(x, squares.dtype) for x in (self.entries[:, :n, self.word_size :], self.take, self.sums[step])
+            )
+            across = torch.bmm(traces, sums.unsqueeze(-1)).squeeze(-1)
+            across = torch.addcmul(2 * across, take, sums.square().sum(-1, keepdim=True))
+            inside = square_lengths(self.entries[:, n : n + step])
+            squares = torch.cat([torch.addcmul(squares[:, :n], take, across).clamp_(min=0), inside], -1)
         inverse_norms = squares.add(EPSILON).rsqrt_()
         if at.emptied is not None:
             inverse_norms[:, :n].masked_fill_(at.emptied.unsqueeze(1), 0)
-        return inverse_norms
+        return as_type(inverse_norms, self.entries.dtype)
 
     def _rows(self, at: At, chosen: Int[Tensor, "B K C"]) -> Float[Tensor, "B K C W"]:
         """Return what the chosen entries hold."""
@@ -450,8 +453,9 @@ class _Read(torch.autograd.Function):
         top_k: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         assert not window.is_spent and window.num_entered == at.step, "of a window the last step is read"
-        scale = torch.rsqrt(keys.square().sum(-1, keepdim=True) + EPSILON)
-        keys, strengths = keys * scale, strengths.unsqueeze(-1)
+        wide = as_type(keys, window.square_norms.dtype)
+        scale = torch.rsqrt(wide.square().sum(-1, keepdim=True) + EPSILON)
+        keys, strengths = as_type(wide * scale, keys.dtype), strengths.unsqueeze(-1)
         similarity = window.dots(at, keys).mul_(inverse_norms)
         chosen = None
         if top_k is not None and top_k < similarity.shape[2]:

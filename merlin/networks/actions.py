@@ -18,7 +18,7 @@ from merlin.networks.action_spaces import SimpleSpace, join_spaces, open_action_
 from merlin.networks.categories import Categories
 from merlin.networks.entries import CLOSE, flatten_entry, unflatten_entry
 from merlin.networks.spaces import ACTION_MASK
-from merlin.precision import as_type
+from merlin.precision import as_type, may_differentiate
 
 # A Gaussian action's log standard deviation, in half ranges of the Box: its value at parameter 0, and how far from it
 # the parameter can move it. The bound keeps an entropy bonus from growing it, and a certain policy from shrinking it,
@@ -232,7 +232,7 @@ class CategoricalActions(ActionDistribution):
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> tuple[Tensor, Float[Tensor, "*batch E"]]:
         action = self.sample(parameters.detach(), generator)
-        if not parameters.requires_grad:
+        if not may_differentiate():
             return action, self.encode(action)
         probabilities = self.probabilities(parameters)
         return action, self.encode(action) + (probabilities - probabilities.detach())
@@ -244,7 +244,7 @@ class CategoricalActions(ActionDistribution):
         return self.categories.log_prob(parameters, action).sum(-1)
 
     def entropy(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
-        log_probs = self.categories.normalise(parameters)
+        log_probs = self.categories.normalise(parameters.clamp(min=_least(parameters)))  # -inf, as others mask
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def log_probs(self, parameters: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
@@ -316,9 +316,8 @@ class GaussianActions(ActionDistribution):
     def encode(self, action: Tensor) -> Float[Tensor, "*batch E"]:
         return (flatten_entry(action, self.shape).to(self.centre.dtype) - self.centre) / self.half_range
 
-    @torch.no_grad()
     def sample(self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None) -> Tensor:
-        return self._action(self.draw(parameters, generator))
+        return self._action(self.draw(parameters.detach(), generator))
 
     def sample_code(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
@@ -410,6 +409,8 @@ class BetaActions(GaussianActions):
     Densities and entropies are of the number in half ranges, [-1, 1]: the uniform distribution has the largest entropy,
     log 2 per number, whatever the units of the space. A Gaussian number's are in the units of the space, as it has no
     other.
+
+    The gradient of `sample_code` is the first one of `backward`: it has no second, and `torch.func` takes none.
     """
 
     def shapes(
@@ -438,7 +439,9 @@ class BetaActions(GaussianActions):
     def draw(
         self, parameters: Float[Tensor, "*batch A"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch n"]:
-        x = _Dirichlet.apply(torch.stack(self.shapes(parameters), -1), generator)[..., 0]
+        shapes = torch.stack(self.shapes(parameters), -1)
+        sample = _Dirichlet.apply if shapes.requires_grad else torch._sample_dirichlet  # pyright: ignore[reportPrivateImportUsage]
+        x = sample(shapes, generator)[..., 0]
         bounded = self.centre + self.half_range * (2 * x.clamp(INSIDE, 1 - INSIDE) - 1)
         return self._where_bounded(bounded, super().draw(parameters, generator))
 

@@ -53,7 +53,9 @@ class Categories(nn.Module):
         self.register_buffer("_shifts", torch.tensor(offsets - starts), persistent=False)
         self.register_buffer("_offsets", torch.tensor(offsets), persistent=False)
         self.register_buffer("_lasts", torch.tensor(offsets + np.array(self.sizes) - 1), persistent=False)
-        variables = torch.arange(len(self.sizes)).repeat_interleave(torch.tensor(self.sizes))
+        variables = torch.arange(len(self.sizes)).repeat_interleave(
+            torch.tensor(self.sizes), output_size=self.num_columns
+        )
         self.register_buffer("_variables", variables, persistent=False)  # which one owns each column
         self._has_starts, self._has_shifts = any(starts), bool((offsets != starts).any())
         # acting encodes single categories several times a step: one lookup costs a third of zeros and a scatter
@@ -82,7 +84,7 @@ class Categories(nn.Module):
         within = columns.clamp(self._offsets, self._lasts)  # or one variable's value would be another's
         one_hots = self._table.new_zeros(*columns.shape[:-1], self.num_columns)
         if not can_look(columns):
-            return one_hots.scatter_(-1, within, (columns == within).to(one_hots.dtype))
+            return one_hots.scatter(-1, within, (columns == within).to(one_hots.dtype))
         if not torch.equal(columns, within):
             raise self._stray(columns)
         return one_hots.scatter_(-1, columns, 1.0)

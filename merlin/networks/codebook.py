@@ -52,8 +52,8 @@ class Codebook(KeepsSums):
     (Arthur and Vassilvitskii 2007): each seed is an encoding, drawn by its squared distance to the seeds before. Codes
     that are hardly used any more are dead, and seeded again in the same way. Without this most codes may stay unused.
 
-    In eval mode nothing changes. With several processes, counts and sums are over all of them, and the first one's
-    encodings are the seeds.
+    In eval mode nothing changes, which is what `torch.func` allows. With several processes, counts and sums are over
+    all of them, and the first one's encodings are the seeds.
 
     Args:
         size: K, at least 2.

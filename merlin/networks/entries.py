@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from merlin import distributed
 from merlin.networks.spaces import shape_of
+from merlin.precision import KeepsSums
 
 CLOSE = 0.1  # a decoded pixel or number this near to the truth counts as right
 
@@ -31,11 +32,12 @@ class EntryEncoder(nn.Module):
         """Let a running scale, if there is one, take in the rows that count."""
 
 
-class RunningMeans(nn.Module):
+class RunningMeans(KeepsSums):
     """Means over all windows so far, of about the last `WINDOWS`; 0 before any."""
 
     WINDOWS = 100.0
 
+    summed = ("means", "windows")
     means: Float[Tensor, " M"]
     windows: Float[Tensor, ""]
 

@@ -93,7 +93,7 @@ class GridDecoder(EntryDecoder):
         columns = self.categories.columns(cells)
         seen = distributed.total(count(columns, self.categories.num_columns, counts))
         weights = seen.clamp(min=1).pow(-self.rarity)
-        weights = weights * seen.sum() / (weights * seen).sum()
+        weights = weights * seen.sum() / (weights * seen).sum().clamp(min=1)  # 1 is the least of any row that counts
         return -(weights[columns] * self.categories.log_prob(self._cells(parameters), cells)).sum((-2, -1))
 
     def accuracy(self, parameters: Float[Tensor, "*batch P"], value: Tensor) -> Float[Tensor, "*batch"]:

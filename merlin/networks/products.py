@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from merlin.precision import is_transformed
+
 LEAST_ROWS, LEAST_MULTIPLICATIONS = 16, 2**21
 """Below these oneDNN is no quicker, as each call costs it more."""
 
@@ -38,15 +40,16 @@ def has_idle_units() -> bool:
 def goes_to_onednn(x: Float[Tensor, "*batch K"], y: Float[Tensor, "N K"]) -> bool:
     """Return whether oneDNN is to multiply x by yᵀ."""
     return (
-        has_idle_units()
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and has_idle_units()
         and type(x) in (Tensor, nn.Parameter)  # none that stands for one while a graph is made, and sizes are symbols
         and x.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() * len(y) >= LEAST_MULTIPLICATIONS
         and x.numel() >= LEAST_ROWS * x.shape[-1]
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch.is_autocast_enabled("cpu")
+        and not is_transformed()
     )
 
 

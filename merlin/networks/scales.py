@@ -25,7 +25,7 @@ class RunningMoments(KeepsSums):
     its mean: standardised it is 0.
     """
 
-    summed = ("rows", "centre", "variance")
+    summed = ("rows", "centre", "variance", "mean", "std", "per_std")
     mean: Float[Tensor, " n"]
     std: Float[Tensor, " n"]
     per_std: Float[Tensor, " n"]

@@ -36,9 +36,10 @@ class VectorScale(nn.Module):
         self.moments = RunningMoments(self.size) if running else None
 
     def forward(self, value: Tensor) -> Float[Tensor, "*batch n"]:
-        flat = flatten_entry(value, self.shape).to(self.scale.dtype)
-        if self.moments is not None:
-            return self.moments.standardize(flat)
+        flat = flatten_entry(value, self.shape)
+        if self.moments is not None:  # before rounding: 1000 and 1001 are one number of bfloat16
+            return self.moments.standardize(flat).to(self.scale.dtype)
+        flat = flat.to(self.scale.dtype)
         return flat if self._is_one else flat / self.scale
 
     def restore(self, scaled: Float[Tensor, "*batch n"]) -> Tensor:
@@ -80,9 +81,9 @@ class VectorDecoder(EntryDecoder):
         super().__init__(space, 2 * scale.size)
         self.scale = scale
         self.dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
-        # of integers; as floats some bounds would be just beyond what the integers reach
+        # of integers, and integers, which stay where a model is cast; as floats some would be just beyond those
         bounds = np.stack([space.low, space.high]).astype(np.float64).clip(-(2.0**63), 2.0**63 - 1024)
-        self.register_buffer("_bounds", torch.tensor(bounds), persistent=False)
+        self.register_buffer("_bounds", torch.tensor(bounds).long(), persistent=False)
         self.linear = Linear(input_size, scale.size)
 
     def forward(self, latent: Float[Tensor, "*batch Z"]) -> Float[Tensor, "*batch P"]:
@@ -96,7 +97,9 @@ class VectorDecoder(EntryDecoder):
 
     def mode(self, parameters: Float[Tensor, "*batch P"]) -> Tensor:
         mean = self.scale.restore(parameters)
-        return mean if self.dtype.is_floating_point else mean.double().round().clamp(*self._bounds).to(self.dtype)
+        return (
+            mean if self.dtype.is_floating_point else mean.double().round().clamp(*self._bounds.double()).to(self.dtype)
+        )
 
     def means(self, value: Tensor, counts: Bool[Tensor, "*batch"] | None = None) -> Float[Tensor, " M"]:
         return moments(self.scale(value).reshape(-1, self.scale.size).double(), counts)

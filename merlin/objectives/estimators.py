@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from merlin import distributed
 from merlin.errors import MerlinError
 from merlin.latents import SAMPLERS as SAMPLERS
-from merlin.objectives.columns import check_shapes
+from merlin.objectives.columns import check_shapes, mean
 from merlin.precision import KeepsSums
 
 
@@ -71,6 +71,8 @@ class NoBaseline(Baseline):
 class MovingMeanBaseline(KeepsSums, Baseline):
     """b = the moving mean of the costs before; the first costs' own mean until then.
 
+    It learns in place, which `torch.func` allows in eval mode alone.
+
     Args:
         decay: Weight of what was before, at least 0 and less than 1.
     """
@@ -86,11 +88,12 @@ class MovingMeanBaseline(KeepsSums, Baseline):
         self.register_buffer("has_seen", torch.tensor(False))
 
     def forward(self, cost: Tensor, context: Tensor | None = None) -> Tensor:
-        now = distributed.total(cost.detach().double().mean()) / distributed.world_size()
+        number, total, _ = _sums(cost)
+        now = total / number.clamp(min=1)
         before = torch.where(self.has_seen, self.mean, now)
         if self.training:
-            self.mean.copy_(torch.lerp(now, before, self.decay))
-            self.has_seen.fill_(True)
+            self.mean.copy_(torch.where(number > 0, torch.lerp(now, before, self.decay), self.mean))
+            self.has_seen.logical_or_(number > 0)
         return before.to(cost.dtype).expand_as(cost)
 
 
@@ -122,7 +125,7 @@ class LearntBaseline(Baseline):
         return self._predict(context).detach().expand_as(cost)
 
     def loss(self, cost: Tensor, context: Tensor | None = None) -> Tensor:
-        return 0.5 * (cost.detach() - self._predict(context)).square().mean()
+        return 0.5 * mean((cost.detach() - self._predict(context)).square())
 
     def _predict(self, context: Tensor | None) -> Tensor:
         if context is None:
@@ -132,6 +135,8 @@ class LearntBaseline(Baseline):
 
 class CostSpread(KeepsSums):
     """The running standard deviation of costs, by which REINFORCE's may be divided, so that rates mean the same.
+
+    It learns in place, which `torch.func` allows in eval mode alone.
 
     Args:
         decay: Weight of what was before, at least 0 and less than 1.
@@ -151,11 +156,10 @@ class CostSpread(KeepsSums):
     def forward(self, cost: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
         """Return the spread, these costs included, at least 1e-8."""
         if self.training:
-            costs = cost.detach().double()
-            moments = torch.stack([costs.mean(), costs.square().mean(), torch.ones_like(self.weight)])
-            moments = distributed.total(moments) / distributed.world_size()
-            for buffer, now in zip((self.mean, self.square, self.weight), moments, strict=True):
-                buffer.copy_(torch.lerp(now, buffer, self.decay))
+            number, total, squares = _sums(cost)
+            for buffer, summed in ((self.mean, total), (self.square, squares), (self.weight, number)):
+                now = torch.lerp(summed / number.clamp(min=1), buffer, self.decay)
+                buffer.copy_(torch.where(number > 0, now, buffer))
         weight = self.weight.clamp(min=1e-8)
         return (self.square / weight - (self.mean / weight).square()).clamp(min=1e-16).sqrt().to(cost.dtype)
 
@@ -211,6 +215,14 @@ class Cosine:
 
 Schedule = Callable[[int], float]
 """A number that changes over training, as a function of the step."""
+
+
+def _sums(cost: Float[Tensor, "*batch"]) -> tuple[Tensor, ...]:
+    """Return how many costs all processes have, their sum and that of their squares, in float64."""
+    costs = cost.detach().double()
+    return distributed.total(
+        torch.stack([costs.new_full((), costs.numel()), costs.sum(), costs.square().sum()])
+    ).unbind()
 
 
 def _checked_decay(decay: float) -> float:

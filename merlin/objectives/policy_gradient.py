@@ -14,6 +14,7 @@ from merlin import distributed
 from merlin.experience import Unroll
 from merlin.networks.actions import ActionDistribution
 from merlin.objectives.columns import check_shapes
+from merlin.objectives.columns import masked_mean as masked_mean
 from merlin.objectives.returns import generalized_advantages, n_step_returns
 from merlin.objectives.value_transport import transported
 from merlin.ranges import COST, Range, Settings, above
@@ -51,12 +52,6 @@ class ActorCriticConfig(Settings):
     box_actions: Literal["gaussian", "beta"] = "gaussian"
     """Distribution of a Box's numbers that have two finite bounds: a Gaussian, clipped by the environment; or a Beta
     between the bounds, of which what is drawn is executed as it is, and whose entropy is the same in all units."""
-
-
-def masked_mean(x: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, ""]:
-    """Return the mean over valid rows; 0 if there is none."""
-    check_shapes(x=x, is_valid=is_valid)
-    return torch.where(is_valid, x, 0.0).sum() / is_valid.sum().clamp(min=1)
 
 
 def policy_loss(

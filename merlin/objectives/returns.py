@@ -47,11 +47,11 @@ def lambda_returns(
     mixing = gae_lambda * _goes_on(is_end).to(torch.promote_types(reward.dtype, torch.float32))
     base = reward + discount * (1 - mixing) * next_value
     decay = discount * mixing
-    returns, following = [], torch.zeros_like(reward[0])
+    returns, following = [], reward.new_zeros(reward.shape[1:])
     for t in range(reward.shape[0] - 1, -1, -1):
         following = torch.addcmul(base[t], decay[t], following)
         returns.append(following)
-    return torch.stack(returns[::-1])
+    return torch.stack(returns[::-1]) if returns else base
 
 
 def generalized_advantages(
@@ -107,11 +107,11 @@ def vtrace(
     rho, goes_on = ratio.clamp(max=1.0), _goes_on(is_end)
     decay = discount * vtrace_lambda * rho * goes_on
     base = value + rho * (reward + discount * next_value - value) - decay * next_value
-    returns, following = [], torch.zeros_like(reward[0])
+    returns, following = [], reward.new_zeros(reward.shape[1:])
     for t in range(reward.shape[0] - 1, -1, -1):
         following = torch.addcmul(base[t], decay[t], following)
         returns.append(following)
-    targets = torch.stack(returns[::-1])
+    targets = torch.stack(returns[::-1]) if returns else base
     following_targets = torch.where(goes_on, targets.roll(-1, 0), next_value)
     return VTrace(targets, rho * (reward + discount * following_targets - value))
 
@@ -119,5 +119,5 @@ def vtrace(
 def _goes_on(is_end: Tensor) -> Bool[Tensor, "T B"]:
     """Return the rows that the next one follows, in the window and in the episode."""
     goes_on = is_end == 0
-    goes_on[-1] = False
+    goes_on[-1:] = False
     return goes_on

@@ -340,3 +340,11 @@ def test_imagined_steps_follow_the_state_and_can_be_decoded():
         torch.testing.assert_close(agent.model.split(given[k + 1])[1], hidden)
     expected = agent.expect(state, torch.zeros(B, dtype=torch.bool))
     assert expected["place"].shape == (B, 3)
+
+
+def test_where_nothing_is_imagined_nothing_is_learnt_and_the_spread_stays():
+    agent = make(scale_advantages=True)
+    agent.spread.fill_(0.7)
+    losses = agent.behaviour_loss(agent.dream(torch.zeros(0, agent.model.feature_size)))
+    losses.total.backward()
+    assert losses.total == 0 and not any(losses.metrics.values()) and agent.spread == torch.tensor(0.7)

@@ -1,5 +1,6 @@
 """Agents of other types of floats than float32, and inside torch.autocast."""
 
+import copy
 from contextlib import nullcontext
 
 import numpy as np
@@ -181,8 +182,11 @@ def test_a_window_of_float32_teaches_an_agent_of_another_type(name, dtype):
     agent = make_agent(name, running_scales=True).to(dtype)
     unroll, initial, _, _ = act(agent, FIRSTS)
     agent.update_scales(unroll)
+    state = copy.deepcopy(agent.state_dict())
     found = []
     for window in (unroll, rewarded_in(unroll, torch.float32)):
+        agent.load_state_dict(state)
+        agent.update_scales(window)
         torch.manual_seed(0)  # of what Dreamer imagines
         found.append(agent.losses(window, initial)[0].total)
     found[1].backward()

@@ -121,19 +121,44 @@ def test_what_they_hold_changes_nothing(name):
     assert_same(learn(agent, unroll, state), learn(agent, changed, state))
 
 
-def test_a_window_of_nothing_else_leaves_no_trace():
-    agent = make_agent("merlin")
-    unroll, state = act(agent, torch.tensor([[False], [True]]))
-    unroll = unroll._replace(is_valid=torch.zeros(2, 1, dtype=torch.bool))
-    agent.predictor.observation_nats.fill_(3.0)
+def assert_nothing_is_learnt(agent, unroll, state):
+    """Losses and metrics of no rows are 0, but for what is explained of what was never seen, and no number goes."""
+    before = {name: x.clone() for name, x in agent.named_buffers()}
     losses, _ = agent.losses(unroll, state)
-    metrics = {name: x for name, x in losses.metrics.items() if not name.endswith("_explained")}
-    assert losses.total == 0 and all(x.isfinite() for x in metrics.values())
-    assert all(x.isnan() for name, x in losses.metrics.items() if name not in metrics), "nothing was ever seen"
-    assert agent.predictor.observation_nats == 3
+    losses.total.backward()
+    for name, x in losses.metrics.items():
+        assert x.isnan() if name.endswith("_explained") else x.isfinite(), name
+    assert losses.total == 0
+    assert not any(x.grad.any() for x in agent.parameters() if x.grad is not None)  # NaN is not 0
+    if unroll.reward.shape[1] == 0:
+        agent.update_scales(unroll)
+    for name, x in agent.named_buffers():
+        torch.testing.assert_close(x, before[name], rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
+def test_a_window_of_nothing_else_leaves_no_trace(name):
+    agent = make_agent(name)
+    unroll, state = act(agent, torch.tensor([[False], [True]]))
+    unroll = unroll._replace(is_valid=torch.zeros(2, 1, dtype=torch.bool))
+    if name == "merlin":
+        agent.predictor.observation_nats.fill_(3.0)
+    assert_nothing_is_learnt(agent, unroll, state)
+
+
+def test_where_no_action_counts_dreamer_imagines_nothing():
+    """It learns what was observed all the same."""
+    agent = make_agent("dreamer")
+    unroll, state = act(agent, torch.tensor([[False], [True]]))
+    losses, _ = agent.losses(unroll._replace(is_valid=torch.zeros(2, 1, dtype=torch.bool)), state)
+    losses.total.backward()
+    assert losses.metrics["policy_loss"] == losses.metrics["return_loss"] == losses.metrics["reward_nats"] == 0
+    assert losses.total == losses.metrics["model_loss"] > 0 and agent.spread == 0
+    found = [x.grad for x in agent.parameters() if x.grad is not None]
+    assert all(x.isfinite().all() for x in found) and any(x.any() for x in found)
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_a_window_of_no_environments_costs_nothing(name):
     agent = make_agent(name)
     state = agent.initial_state(0)
@@ -147,6 +172,4 @@ def test_a_window_of_no_environments_costs_nothing(name):
         discount=none, value=none, next_value=none, is_end=none.bool(), is_valid=none.bool(),
         extras=stack_states([output.extras] * 3),
     )  # fmt: skip
-    losses, _ = agent.losses(unroll, state)
-    losses.total.backward()
-    assert losses.total == 0
+    assert_nothing_is_learnt(agent, unroll, state)

@@ -197,7 +197,72 @@ def test_reader_gives_positive_strengths_and_keys_of_their_shape():
     assert keys.shape == (B, K, W) and strengths.shape == (B, K) and (strengths >= 0).all()
 
 
-@pytest.mark.parametrize("strength", [0.1, math.log(2), 7.0])
+@pytest.mark.parametrize("strength", [1e-300, 0.1, math.log(2), 7.0, 800.0])
 def test_reader_starts_near_its_strength(strength):
     _, strengths = Reader(7, W, K, strength)(torch.zeros(B, 7))
     assert ((strengths - strength).abs() < 0.4).all()  # the bias of a linear layer is below 1/√7
+
+
+def by_its_formula(memory, keys, strengths):
+    """What `read` returns, of sums and roots alone."""
+    lengths = [(x.pow(2).sum(-1) + memories.EPSILON).pow(0.5) for x in (keys, memory)]
+    dots = (keys.unsqueeze(2) * memory.unsqueeze(1)).sum(-1)
+    scores = (strengths.unsqueeze(2) * dots / (lengths[0].unsqueeze(2) * lengths[1].unsqueeze(1))).exp()
+    weights = scores / scores.sum(-1, keepdim=True)
+    return (weights.unsqueeze(-1) * memory.unsqueeze(1)).sum(2)
+
+
+@pytest.mark.parametrize("empty", [1, N])
+def test_second_derivatives_at_empty_slots_are_those_of_the_formula(empty):
+    memory, keys, strengths = randn(1, N, 3), randn(1, K, 3, seed=1), randn(1, K, seed=2).exp()
+    memory[:, :empty] = 0
+    inputs = (memory, keys, strengths)
+
+    def cost(function, *inputs):
+        return function(*inputs).sin().sum()
+
+    found = torch.autograd.functional.hessian(lambda *x: cost(lambda *y: memories.read(*y).words, *x), inputs)
+    right = torch.autograd.functional.hessian(lambda *x: cost(by_its_formula, *x), inputs)
+    for row, right_row in zip(found, right, strict=True):
+        torch.testing.assert_close(row, right_row)
+    size = max(float(x.abs().max()) for row in right for x in row)
+    slope = tuple(x.requires_grad_() for x in inputs)
+    assert torch.autograd.gradgradcheck(
+        lambda *x: memories.read(*x).words, slope, eps=1e-8, atol=1e-4 * size, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("discount", [DISCOUNT, None])
+def test_a_step_may_be_differentiated_forward_and_mapped(discount):
+    """By `torch.func`, whatever is mapped: what is read for, what is written, or how often slots were read."""
+    state = run(N + 2)[0][-1] if discount else memories.initial_state(B, N, W, dtype=torch.float64)
+    reader, word = Reader(6, W, K).double(), torch.nn.Linear(6, Z if discount else W).double()
+
+    def step(hidden):
+        read = memories.read(state.memory, *reader(hidden), memories.written(state), 3)
+        return read.words, memories.write(state, word(hidden), read.weights, discount).memory
+
+    hidden, along = randn(4, B, 6), randn(4, B, 6, seed=1)
+    for mapped, rows in zip(torch.func.vmap(step)(hidden), zip(*map(step, hidden), strict=True), strict=True):
+        torch.testing.assert_close(mapped, torch.stack(rows))
+    _, slopes = torch.func.jvp(step, (hidden[0],), (along[0],))
+    for slope, jacobian in zip(slopes, torch.autograd.functional.jacobian(step, hidden[0]), strict=True):
+        torch.testing.assert_close(slope, (jacobian * along[0]).sum((-2, -1)))
+
+    def write(read_weights):
+        return memories.write(state, word(hidden[0]), read_weights, discount).memory
+
+    read_weights = randn(4, B, K, N).softmax(-1)
+    torch.testing.assert_close(torch.func.vmap(write)(read_weights), torch.stack([write(x) for x in read_weights]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_words_longer_than_256_are_read_in_half_precision(dtype):
+    """Whose squares float16 does not hold."""
+    memory, keys = (300 * randn(B, n, W, seed=seed) for n, seed in ((N, 0), (K, 1)))
+    strengths = torch.full((B, K), 5.0, dtype=torch.float64)
+    found = memories.read(*(x.to(dtype) for x in (memory, keys, strengths)))
+    assert found.words.dtype == found.weights.dtype == dtype
+    torch.testing.assert_close(
+        found.weights.double(), memories.read(memory, keys, strengths).weights, atol=0.01, rtol=0.02
+    )

@@ -248,3 +248,27 @@ def test_the_recurrent_ppo_of_stable_baselines3_contrib_learns_what_it_acted_by(
     model.learn(48)
     assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
     assert not torch.equal(before, model.policy.lstm_actor.reader.project.weight)
+
+
+@every_memory
+def test_torch_func_differentiates_several_steps_forward_and_twice(more):
+    core, x, along = make(**more), draw(T, B, I), draw(T, B, I, seed=1)
+    parameters = {name: p.detach() for name, p in core.named_parameters()}
+
+    def cost(x):
+        return torch.func.functional_call(core, parameters, (x, None, starts()))[0].sin().sum()
+
+    (right,) = torch.autograd.grad(cost(y := x.clone().requires_grad_()), y)
+    slope = torch.func.grad(cost)
+    close(slope(x), right)
+    close(torch.func.jvp(cost, (x,), (along,))[1], (right * along).sum())
+    near = [slope(x + step * along) for step in (1e-5, -1e-5)]
+    turned = torch.func.jvp(slope, (x,), (along,))[1]
+    torch.testing.assert_close(turned, (near[0] - near[1]) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, T])
+def test_on_the_meta_device_there_are_shapes(length):
+    with torch.device("meta"):
+        outputs, state = MemoryLSTM(I, H, **SIZES)(torch.zeros(length, B, I))
+    assert outputs.shape == (length, B, H) and state.shape[:2] == (1, B)

@@ -11,6 +11,7 @@ import torch
 from merlin import memory as memories
 from merlin.memory.window import MemoryWindow
 from merlin.states import map_state
+from tests.agents.helpers import cast
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-11)
 close_gradients = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-10)
@@ -502,3 +503,25 @@ def test_words_written_aside_leave_no_trace():
     state = begin(play(0.8, 7).initial, 0.8)
     with pytest.raises(AssertionError, match="aside"):
         state.detach().write(torch.zeros(B, Z).double(), torch.zeros(B, K, state.window.held).double())
+
+
+@pytest.mark.parametrize("size", [1, 300])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@every_switch
+def test_in_half_precision_steps_are_those_of_full_precision(discount, mask_unwritten, dtype, size):
+    """Of words longer than 256 too, whose squares float16 does not hold."""
+    played = play(discount, 0, first_rate=0)
+    found = {}
+    for kind in (torch.float64, dtype):
+        initial = played.initial._replace(memory=size * played.initial.memory)
+        state, reads = begin(cast(initial, kind), discount, mask_unwritten), []
+        keys = (size * random_keys(T, B, K, initial.memory.shape[2])).to(kind)
+        words = (size * played.words).to(kind).requires_grad_()
+        for t, slot in enumerate(played.slots):
+            read = state.read(keys[t], torch.full((B, K), 4.0, dtype=kind))
+            state = state.write(words[t], read.weights, slot)
+            reads.append(read.words / size)
+        found[kind] = [torch.stack(reads), torch.autograd.grad(torch.stack(reads).sum(), words)[0] * size]
+    for half, full in zip(found[dtype], found[torch.float64], strict=True):
+        assert half.dtype == dtype
+        torch.testing.assert_close(half.double(), full, atol=0.03 * float(full.detach().abs().max()), rtol=0)

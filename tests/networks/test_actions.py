@@ -611,3 +611,46 @@ def test_other_action_spaces_are_refused(space, sentence):
     with pytest.raises(MerlinError, match=sentence) as raised:
         make_action_distribution(space)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if "box" not in name])
+def test_the_entropy_of_what_others_mask_by_minus_infinity(name):
+    distribution = make_action_distribution(SPACES[name])
+    parameters = torch.randn(distribution.num_parameters, dtype=torch.float64)
+    parameters[0] = -math.inf
+    right = sum(part.entropy() for part in reference(SPACES[name], parameters))
+    (gradient,) = torch.autograd.grad(distribution.entropy(x := parameters.clone().requires_grad_()), x)
+    torch.testing.assert_close(distribution.entropy(parameters), right)
+    assert gradient.isfinite().all() and gradient[0] == 0
+
+
+@pytest.mark.parametrize("box_actions", ["gaussian", "beta"])
+def test_no_derivative_taken_forward_passes_through_a_sample(box_actions):
+    distribution = make_action_distribution(SPACES["box"], box_actions)
+    parameters = torch.randn(3, distribution.num_parameters)
+    _, slope = torch.func.jvp(distribution.sample, (parameters,), (torch.ones_like(parameters),))
+    assert not slope.any()
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if "multi" in name])
+def test_encodings_are_mapped(name):
+    distribution = make_action_distribution(SPACES[name])
+    action = distribution.sample(torch.randn(4, distribution.num_parameters))
+    assert torch.equal(torch.func.vmap(distribution.encode)(action), distribution.encode(action))
+
+
+def test_a_code_is_differentiated_forward():
+    """As the probabilities are: p (t − Σ p t)."""
+    distribution = make_action_distribution(SPACES["discrete"])
+    parameters, along = torch.randn(2, 3, 5, dtype=torch.float64)
+    _, slope = torch.func.jvp(lambda x: distribution.sample_code(x)[1], (parameters,), (along,))
+    p = parameters.softmax(-1)
+    torch.testing.assert_close(slope, p * (along - (p * along).sum(-1, keepdim=True)))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_distributions_are_made_on_the_meta_device(name):
+    """Where a model's shapes are looked at, and no numbers."""
+    with torch.device("meta"):
+        made = make_action_distribution(SPACES[name])
+    assert made.num_parameters == make_action_distribution(SPACES[name]).num_parameters

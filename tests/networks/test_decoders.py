@@ -412,3 +412,29 @@ def test_marginals_forget_after_about_a_hundred_windows():
     for value in [0] * 150 + [1] * 100:
         decoder.update_marginals({"x": torch.tensor([[value]])}, counts)
     assert decoder.entries[0].marginal.means.tolist() == pytest.approx([0.99**100, 1 - 0.99**100])
+
+
+def test_running_marginals_of_no_rows_stay_as_they_are(space, values_of):
+    decoder = decoder_of(space, grid_rarity=0.5)
+    decoder.update_marginals({"x": values_of(space, 3)}, torch.ones(3, dtype=torch.bool))
+    before, worth = decoder.state_dict(), decoder.marginal_nats()["x"]
+    latent = torch.randn(3, LATENT_SIZE, requires_grad=True)
+    for values, counts in ((values_of(space, 3)[:0], torch.ones(0)), (values_of(space, 3), torch.zeros(3))):
+        decoder.update_marginals({"x": values}, counts.bool())
+        parameters = decoder(latent[: len(values)])
+        losses = decoder.losses(parameters, {"x": values}, decoder.nats(parameters, {"x": values}), counts.bool())
+        (gradient,) = torch.autograd.grad(torch.where(counts.bool(), losses["x"], 0.0).sum(), latent)
+        assert not gradient.any(), "which NaN would be"
+    torch.testing.assert_close(decoder.state_dict(), before, rtol=0, atol=0)
+    assert worth.isfinite() and decoder.marginal_nats()["x"] == worth
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_decoder_of_another_type_counts_and_restores_integers_as_before(dtype):
+    """Whose bound bfloat16 and float16 round, and whose running means they would."""
+    decoder = decoder_of(Box(0, 60_001, (1,), np.uint16)).to(dtype)
+    assert {x.dtype for x in decoder.entries[0].marginal.buffers()} == {torch.float64}
+    with torch.no_grad():
+        decoder.entries[0].linear.bias.fill_(2)
+        decoder.entries[0].linear.weight.zero_()
+    assert decoder.mode(decoder(torch.zeros(1, LATENT_SIZE, dtype=dtype)))["x"].tolist() == [[60_001]]

@@ -122,3 +122,35 @@ def test_they_are_counted(onednn):
     with FlopCounterMode(display=False, custom_mapping=products.flop_formulas()) as counter:
         layer(x).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * 32 * 24 * 40
+
+
+def test_torch_func_and_derivatives_taken_forward_get_products_that_they_know(onednn):
+    torch.manual_seed(0)
+    layer, x, along = Linear(24, 40), torch.randn(32, 24), torch.randn(32, 24)
+    weights = dict(layer.named_parameters())
+
+    def cost(weights, x):
+        return torch.func.functional_call(layer, weights, (x,)).sin().sum()
+
+    def plain(weights, x):
+        return F.linear(x, weights["weight"], weights["bias"]).sin().sum()
+
+    torch.testing.assert_close(torch.func.grad(cost)(weights, x), torch.func.grad(plain)(weights, x))
+    tangents = [torch.func.jvp(lambda x, f=f: f(weights, x), (x,), (along,)) for f in (cost, plain)]
+    torch.testing.assert_close(*tangents)
+    stacked = {name: torch.stack([w, 2 * w]) for name, w in weights.items()}
+    mapped = [torch.func.vmap(f, in_dims=(0, None))(stacked, x) for f in (cost, plain)]
+    torch.testing.assert_close(*mapped)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, along)
+        slope = torch.autograd.forward_ad.unpack_dual(cost(weights, dual)).tangent
+    torch.testing.assert_close(slope, tangents[0][1])
+
+
+def test_while_a_program_is_compiled_the_machine_is_asked_nothing(onednn, monkeypatch):
+    """Which would break the program in two."""
+    x = torch.randn(32, 24)
+    assert goes_to_onednn(x, torch.randn(40, 24))
+    monkeypatch.setattr(products, "has_idle_units", lambda: pytest.fail("a program cannot ask"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not goes_to_onednn(x, torch.randn(40, 24))

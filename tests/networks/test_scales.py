@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from jaxtyping import TypeCheckError
 from torch import nn
 
 from merlin.agents.learner import LearnerConfig, Window
 from merlin.errors import MerlinError
 from merlin.networks.scales import MOST, ReturnScale, RunningMoments
+from merlin.networks.vectors import VectorScale
 from tests.agents.helpers import act, make_agent
 
 AGENTS = ("rl-lstm", "rl-mem", "merlin", "ftw")
@@ -189,3 +191,14 @@ def test_rows_of_another_shape_are_refused(shape, counts):
     with pytest.raises((MerlinError, TypeCheckError), match=r"rows must have the shape|Type-check error"):
         moments.update(torch.ones(shape), everywhere(*counts))
     assert moments.rows == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_agent_of_another_type_sees_what_changes_little_far_from_zero(dtype):
+    """Of 1000 and 1001, which are one number of bfloat16."""
+    scale = VectorScale(Box(-np.inf, np.inf, (1,)), running=True).to(dtype)
+    values = torch.tensor([[1000.0], [1001.0]])
+    scale.update(values, torch.ones(2, dtype=torch.bool))
+    found = scale(values)
+    assert found.dtype == dtype and found.flatten().tolist() == [-1, 1]
+    assert scale.restore(found).flatten().tolist() == [1000, 1001]

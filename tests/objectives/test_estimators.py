@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 from scipy.stats import chisquare, gumbel_r, kstest
 
 from merlin.errors import MerlinError
-from merlin.latents import OneHots, conditional_gumbels, gumbel, highest
+from merlin.latents import OneHots, conditional_gumbels, exponentials_of, gumbel, highest
 from merlin.objectives.estimators import (
     SAMPLERS,
     Constant,
@@ -309,3 +309,64 @@ def test_costs_of_another_shape_are_refused():
 def test_a_decay_forgets(kind, decay):
     with pytest.raises(MerlinError, match=f"decay must be at least 0 and less than 1, but {decay} came"):
         kind(decay)
+
+
+def softmax_slope(scores: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+    """The softmax's derivative along a direction: p (t − Σ p t)."""
+    p = scores.exp() / scores.exp().sum(-1, keepdim=True)
+    return p * (along - (p * along).sum(-1, keepdim=True))
+
+
+def test_derivatives_taken_forward_are_those_of_the_equations():
+    theta, along, draws = THETA.expand(4, -1, -1).clone(), doubles(4, GROUPS, CLASSES, seed=5), noise(4)
+    one_hots = highest(theta + draws)
+    pi = (theta.softmax(-1) + one_hots) / 2
+    right = {
+        "straight_through": softmax_slope(theta, along),
+        "gumbel_softmax": softmax_slope((theta + draws) / 0.5, along / 0.5),
+        "st_gumbel": softmax_slope((theta + draws) / 0.5, along / 0.5),
+        "reinmax": 2 * softmax_slope(pi.log(), along) - 0.5 * softmax_slope(theta, along),
+    }
+    for name, slope in right.items():
+        temperature = 0.5 if "gumbel" in name else 1.0
+        for is_on in (True, False):  # as PyTorch's own are where gradients are switched off
+            with torch.set_grad_enabled(is_on):
+                found = torch.func.jvp(lambda x: SAMPLERS[name](x, draws, temperature), (theta,), (along,))  # noqa: B023
+            torch.testing.assert_close(found[1], slope)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_torch_func_differentiates_and_maps_samples(name):
+    theta, along, draws = THETA.expand(4, -1, -1).clone(), doubles(4, GROUPS, CLASSES, seed=5), noise(4)
+
+    def cost(theta, draws):
+        return (SAMPLERS[name](theta, draws, 1.0).flatten(-2) @ WEIGHTS).sum()
+
+    (right,) = torch.autograd.grad(cost(x := theta.clone().requires_grad_(), draws), x)
+    torch.testing.assert_close(torch.func.grad(cost)(theta, draws), right)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(cost))(theta, draws), right)
+    _, slope = torch.func.jvp(lambda x: cost(x, draws), (theta,), (along,))
+    torch.testing.assert_close(slope, (right * along).sum())
+
+
+def test_what_gumbel_rao_draws_of_noise_is_exponential_and_of_each_row_alone():
+    draws = noise(5000)
+    found = exponentials_of(draws, 4)
+    assert found.shape == (4, *draws.shape) and len(found.unique()) > 0.99 * found.numel()
+    assert kstest(found.flatten().numpy(), "expon").pvalue > 1e-4
+    together = np.corrcoef(
+        np.concatenate([found.movedim(0, 2).flatten(1), draws.flatten(1), found[0].roll(1, 0)[:, 0]], 1).T
+    )
+    assert np.abs(together - np.eye(len(together))).max() < ERRORS / math.sqrt(len(draws))
+    torch.testing.assert_close(exponentials_of(draws[7:9].flip(0), 4), found[:, 7:9].flip(1))
+
+
+def test_no_costs_change_nothing_of_what_was_counted():
+    none, some = torch.zeros(4, 0), torch.tensor([[1.0, 5.0]])
+    mean, spread_of = MovingMeanBaseline(0.5), CostSpread(0.5)
+    assert mean(none).shape == (4, 0) and spread_of(none).isfinite()
+    mean(some), spread_of(some)
+    mean(none), spread_of(none)
+    assert mean.eval()(some).tolist() == [[3.0, 3.0]] and float(spread_of.eval()(some)) == pytest.approx(2)
+    learnt = LearntBaseline(torch.nn.Linear(2, 1))
+    assert learnt.loss(none, torch.zeros(0, 2)) == 0

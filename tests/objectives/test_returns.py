@@ -198,3 +198,12 @@ def test_advantages_are_normalised_by_the_rows_that_count_whatever_others_hold()
     advantages = torch.tensor([[1.0, torch.nan], [5.0, 3.0]])
     expected = torch.tensor([1.0, 5.0, 3.0]) * (3 / 8) ** 0.5
     torch.testing.assert_close(normalized(advantages, is_valid)[is_valid], expected)
+
+
+def test_of_no_steps_there_are_no_returns():
+    none = torch.zeros(0, B)
+    assert n_step_returns(none, none, none, none).shape == (0, B)
+    assert generalized_advantages(none, none, none, none, none, 0.9).shape == (0, B)
+    assert [x.shape for x in vtrace(none, none, none, none, none, none)] == [(0, B)] * 2
+    no_batch = torch.zeros(T, 0)
+    assert n_step_returns(no_batch, no_batch, no_batch, no_batch).shape == (T, 0)

@@ -20,6 +20,7 @@ from merlin.experience import Losses, Unroll
 from merlin.networks.constant import as_constant
 from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_glorot, start_neutral
+from merlin.objectives.columns import mean, spread
 from merlin.objectives.policy_gradient import ActorCriticConfig
 from merlin.objectives.returns import lambda_returns
 from merlin.ranges import COST, COUNT, Range, above
@@ -291,12 +292,12 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
             objective = objective + (1 - rho) * dream.returns / scale
         value = self.value_head(states).squeeze(-1)
         error = value - dream.returns.detach()
-        losses = {"policy_loss": -(weight * objective).mean(), "return_loss": (weight * 0.5 * error.square()).mean()}
+        losses = {"policy_loss": -mean(weight * objective), "return_loss": mean(weight * 0.5 * error.square())}
         metrics = losses | {
-            "entropy_nats": entropy.mean(),
-            "imagined_return": self.model.reward_scale.restore_reward(dream.returns.mean()),
-            "imagined_reward": self.model.reward_scale.restore_reward(dream.reward.mean()),
-            "advantage_spread": advantages.std(correction=0),
+            "entropy_nats": mean(entropy),
+            "imagined_return": self.model.reward_scale.restore_reward(mean(dream.returns)),
+            "imagined_reward": self.model.reward_scale.restore_reward(mean(dream.reward)),
+            "advantage_spread": spread(advantages),
         }
         return Losses(sum(losses.values(), weight.new_zeros(())), metrics)
 
@@ -304,8 +305,11 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         if not self.config.scale_advantages:
             return 1.0
         if self.training:
-            now = distributed.total(advantages.std(correction=0)).to(self.spread.dtype) / distributed.world_size()
-            self.spread.copy_(torch.where(self.spread == 0, now, torch.lerp(now, self.spread, SPREAD_DECAY)))
+            now = spread(advantages).to(self.spread.dtype)
+            now, processes = distributed.total(torch.stack([now, now.new_full((), advantages.numel() > 0)]))
+            now = now / processes.clamp(min=1)
+            now = torch.where(self.spread == 0, now, torch.lerp(now, self.spread, SPREAD_DECAY))
+            self.spread.copy_(torch.where(processes > 0, now, self.spread))
         return self.spread.clamp(min=LEAST_SPREAD)
 
     def update_target(self) -> None:

@@ -20,7 +20,7 @@ from merlin.networks.heads import mlp
 from merlin.networks.initialization import start_glorot, start_neutral
 from merlin.networks.products import Linear
 from merlin.networks.scales import ReturnScale
-from merlin.objectives.policy_gradient import masked_mean
+from merlin.objectives.columns import masked_mean, mean
 from merlin.objectives.reconstruction import (
     ReconstructionConfig,
     explained,
@@ -201,25 +201,25 @@ class WorldModel(nn.Module):
 
         after = self.latents.from_parameters(posterior)
         before = self.latents.from_parameters(self.prior(self.split(features)[1]))
-        to_prior, to_posterior = (x.mean() for x in split_kl_nats(after, before))
+        to_prior, to_posterior = (mean(x) for x in split_kl_nats(after, before))
         if config.kl_balance is None:
-            kl_loss = after.kl_nats(before).mean().clamp(min=config.free_nats)
+            kl_loss = mean(after.kl_nats(before)).clamp(min=config.free_nats)
         else:
             balance, free = config.kl_balance, config.free_nats
             kl_loss = balance * to_prior.clamp(min=free) + (1 - balance) * to_posterior.clamp(min=free)
         total = (
-            reconstruction.mean()
+            mean(reconstruction)
             + config.kl_cost * kl_loss
             + config.reward_cost * masked_mean(reward_nats, unroll.is_valid)
             + config.discount_cost * masked_mean(discount_nats, unroll.is_valid)
         )
         with torch.no_grad():
-            said = after.kl_nats(after.marginal()).mean()
+            said = mean(after.kl_nats(after.marginal()))
             metrics |= {
                 "kl_nats": to_prior,
                 "prior_explained": explained(to_prior, said),
-                "posterior_entropy_nats": after.entropy_nats().mean(),
-                "prior_entropy_nats": before.entropy_nats().mean(),
+                "posterior_entropy_nats": mean(after.entropy_nats()),
+                "prior_entropy_nats": mean(before.entropy_nats()),
                 "reward_nats": masked_mean(reward_nats, unroll.is_valid),
                 "reward_explained": self._reward_explained(target, reward_nats, unroll),
                 "discount_nats": masked_mean(discount_nats, unroll.is_valid),

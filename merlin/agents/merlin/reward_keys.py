@@ -2,14 +2,15 @@
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from merlin import distributed
 from merlin.memory.content import unit
+from merlin.precision import KeepsSums
 
 
-class RewardKeys(nn.Module):
+class RewardKeys(KeepsSums):
     """Up to four read keys: what was rewarded, the same where it looked like now, what led to it, the same again.
 
         gap       = r − mean r of the window
@@ -34,6 +35,7 @@ class RewardKeys(nn.Module):
     LIKENESS = 0.5
     STRENGTH = 20.0
 
+    summed = ("sums",)
     sums: Float[Tensor, "S"]
     """Of gap · z, after and before, and of z, Z each; of ½ |gap|, after and before; of |z|²; rows."""
 
@@ -78,6 +80,7 @@ class RewardKeys(nn.Module):
             counts: Rows that do.
         """
         rows = counts.sum()
+        latent, previous_reward, reward = (x.to(self.sums.dtype) for x in (latent, previous_reward, reward))
         latent = torch.where(counts.unsqueeze(-1), latent, 0.0)  # a row that does not count may hold anything
         rewards = torch.where(counts, torch.stack([previous_reward, reward]), 0.0)
         mean = rewards.sum((1, 2), keepdim=True) / rows.clamp(min=1)
@@ -85,4 +88,5 @@ class RewardKeys(nn.Module):
         moved = torch.einsum("rtb,tbz->rz", gap, latent)
         numbers = torch.stack([*(0.5 * gap.abs().sum((1, 2))), latent.square().sum(), rows])
         sums = torch.cat([moved.flatten(), latent.sum((0, 1)), numbers])
-        self.sums.mul_(self.KEPT).add_(distributed.total(sums))
+        sums = distributed.total(sums)
+        self.sums.mul_(torch.where(sums[-1] > 0, self.KEPT, 1.0)).add_(sums)
