@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merlin.errors import MerlinError, counted, tell
+from merlin.errors import MerlinError, counted, obstacle, tell
 from merlin.training.storage import parse_json, replace_file
 
 NAME, DAMAGED_NAME, LOST_NAME = "metrics.jsonl", "metrics.damaged.jsonl", "metrics.lost.jsonl"
@@ -64,7 +64,7 @@ def read_lines(path: Path) -> Rows:
     except FileNotFoundError:
         lines, last = [], b""
     except OSError as error:
-        raise MerlinError(f"{path} must be a file of metrics, but {error.strerror}: mend that") from error
+        raise MerlinError(f"{path} must be a file of metrics, but {obstacle(error)}: mend that") from error
     pairs = [(_report(line), line + b"\n") for line in [*lines, last]]
     good = sorted(((row, line) for row, line in pairs if row is not None), key=lambda pair: pair[0]["env_steps"])
     damaged = [line for row, line in pairs[:-1] if row is None and line.strip()]

@@ -18,7 +18,7 @@ from typing import Any
 from merlin.agents import Agent
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import is_of_this_process
-from merlin.errors import MerlinError, counted, option
+from merlin.errors import MerlinError, counted, obstacle, option
 from merlin.plugins import short_name
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.directory import changes, may_change, write_config
@@ -53,7 +53,7 @@ def save_folder(
         replace_file(folder / "README.md", lambda file: file.write(card.encode()))
     except OSError as error:
         raise MerlinError(
-            f"{folder} must be writable, but {error.strerror or error}: choose another {option('out')}."
+            f"{folder} must be writable, but {obstacle(error)}: choose another {option('out')}."
         ) from error
     return folder
 

@@ -14,7 +14,7 @@ from typing import TextIO
 from PIL.Image import Image
 from tqdm import tqdm
 
-from merlin.errors import MerlinError, resuming
+from merlin.errors import MerlinError, obstacle, resuming
 from merlin.runs.metrics import NAME, keep_rows
 from merlin.runs.notebook import NotebookProgress
 
@@ -152,7 +152,7 @@ class Reporter:
 
     def _failure(self, error: OSError) -> MerlinError:
         return MerlinError(
-            f"could not write {self._path} ({error.strerror}): mend that and run {resuming(self._run_dir)}"
+            f"could not write {self._path} ({obstacle(error)}): mend that and run {resuming(self._run_dir)}"
         )
 
 

@@ -311,6 +311,8 @@ def _train(
                 )
             if trainer.env_steps >= config.steps:
                 notes.append(f"all {config.steps:,} steps are made: {option('steps')} gives it more")
+            else:
+                notes.append(f"going on after {trainer.env_steps:,} steps")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint: it trains from the beginning")
         window = config.training.unroll_length * config.num_envs

@@ -289,7 +289,11 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
         (["population", "--run-dir", "a file/run"], "a file/run"),
-        (["train", "--run-dir", "a file"], "must be writable, but File exists: choose another"),
+        (["train", "--run-dir", "a file"], "a file is a file: choose another"),
+        (["train", "--run-dir", "a file/run"], "a file is a file: choose another"),
+        (["evaluate", "a file"], "A run directory must be a directory, but a file is a file: give one that train made"),
+        (["train", "--resume", "a file"], "a file is a file: give one that train made"),
+        (["compare", "merlin/TMaze-v0", "--out", "a file"], "into, but a file is a file: choose another"),
     ],
 )
 def test_what_goes_wrong_later_is_one_sentence_and_status_1(merlin, arguments, message, tmp_path, monkeypatch):
@@ -417,6 +421,10 @@ def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
     assert status == 1 and f"A run directory holds a config.json, but {tmp_path} has none: give one that tr" in err
     status, _, err = merlin("analyse", run_dir.parent)
     assert status == 1 and f"{run_dir.parent} has none: give one that is in it, such as {run_dir}.\n" in err
+    (step,) = (run_dir / "checkpoints").glob("step-*")
+    for inside in (step, step / "agent.safetensors"):
+        status, _, err = merlin("analyse", inside)
+        assert status == 1 and err.endswith(f": give the one that it lies in, {run_dir}.\n")
 
 
 def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):

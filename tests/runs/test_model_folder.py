@@ -66,7 +66,7 @@ def test_the_card_says_by_what_its_weights_were_chosen(run, chosen_by, words):
 def test_a_file_in_the_folders_place_is_told(run, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["export", str(run.run_dir), "--out", str(tmp_path / "file"), "--episodes", "2"]) == 1
-    assert capsys.readouterr().err.endswith("file must be writable, but File exists: choose another --out.\n")
+    assert capsys.readouterr().err.endswith("file is a file: choose another --out.\n")
 
 
 def test_the_command_of_the_card_trains_with_the_same_configuration(run, tmp_path):
