@@ -81,7 +81,8 @@ def _compare(
         def note(text: str) -> None:
             tqdm.write(text, file=stream)
 
-        note(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done; {min(jobs, len(waiting))} at a time")
+        done = len(runs) - len(waiting)
+        note(f"{counted(len(runs), 'run')}, {done} of them done; {min(jobs, len(waiting))} at a time")
         over = 0
         try:
             while (waiting or running) and not interrupted:

@@ -161,11 +161,13 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     assert (status, out) == (1, "") and one_sentence(err) and f"--resume {path}" in err
 
 
-def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
+@pytest.mark.parametrize(("num_envs", "told"), [(1, "1 environment"), (2, "2 environments")])
+def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path, num_envs, told):
     assert preset("rl-lstm", "merlin/Memory-v0").training.minibatches > 2
-    arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", 2, "--steps", 1, "--run-dir", tmp_path / "run"]
-    assert merlin("train", *arguments, "--wandb", "disabled")[0] == 0
-    assert load_config(tmp_path / "run").training.minibatches == 2
+    arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", num_envs, "--steps", 1]
+    status, out, err = merlin("train", *arguments, "--run-dir", tmp_path / "run", "--wandb", "disabled")
+    assert status == 0 and f", {told} on " in out and f" steps in each of {told}: the run ends" in err
+    assert load_config(tmp_path / "run").training.minibatches == num_envs
 
 
 def test_a_run_is_named_after_what_it_trains(merlin, tmp_path, monkeypatch):
