@@ -236,7 +236,7 @@ class Chronicle:
         from merlin.population.figures import plot_population  # matplotlib takes a second to import
 
         try:
-            plot_population(self.run_dir / JOURNAL, self.run_dir / PICTURE)
+            plot_population(self.run_dir / JOURNAL, self.run_dir / PICTURE, env_steps=self.population.env_steps)
             self.tracker.log_media(self.run_dir / PICTURE, "population")
         except OSError as error:  # all is finished and saved, but the disk is full
             self.note(f"{self.run_dir / PICTURE} could not be drawn: {obstacle(error)}")

@@ -31,10 +31,11 @@ def read_rows(run_dir: Path, note: Callable[[str], object] = tell) -> list[dict[
     return found.rows
 
 
-def keep_rows(run_dir: Path, step: int, note: Callable[[str], object] = tell) -> None:
+def keep_rows(run_dir: Path, step: int, begins_anew: bool, note: Callable[[str], object] = tell) -> None:
     """Drop a run's reports beyond `step`, which it earns again, and move damaged rows into a file of their own.
 
-    Those of a run that begins anew, at step 0, are moved into another: its checkpoints were lost.
+    Args:
+        begins_anew: Move all reports into another file, as the run's checkpoints were lost.
     """
     path = Path(run_dir) / NAME
     found = read_lines(path)
@@ -43,7 +44,7 @@ def keep_rows(run_dir: Path, step: int, note: Callable[[str], object] = tell) ->
             file.write(b"".join(line.removesuffix(b"\n") + b"\n" for line in (*found.damaged, found.torn) if line))
     if found.damaged:
         note(f"{path} had {_count(found.damaged)}, moved into {DAMAGED_NAME}")
-    if step == 0 and found.rows:
+    if begins_anew and found.rows:
         with open(path.with_name(LOST_NAME), "ab") as file:
             file.write(b"".join(found.lines))
         reports = counted(len(found.rows), "report")

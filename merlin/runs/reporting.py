@@ -66,7 +66,8 @@ class Reporter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
-                keep_rows(run_dir, first_step if reported_step is None else reported_step, self.note)
+                step = first_step if reported_step is None else reported_step
+                keep_rows(run_dir, step, first_step == 0, self.note)
             self._file = open(self._path, "a+", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from error
