@@ -14,6 +14,7 @@ import pytest
 
 from merlin.cli import parse_arguments
 from merlin.moved import MOVED
+from merlin.plugins import short_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -135,6 +136,10 @@ def test_an_old_name_would_be_seen():
 def test_modules_are_called_by_their_present_names(page):
     """Editors and type checkers find no other, as old ones are looked up when they are imported."""
     assert old_names((ROOT / page).read_text(encoding="utf-8")) == set()
+
+
+def test_the_page_of_comparisons_names_the_directory_that_they_go_to():
+    assert f"`runs/compare-{short_name('merlin/TMaze-v0')}`" in TEXTS["docs/compare.md"]
 
 
 def test_index_lists_every_page():
