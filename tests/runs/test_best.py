@@ -329,7 +329,7 @@ def test_a_run_that_is_cut_keeps_the_better_of_the_scored_weights_and_the_last(t
     assert train(levers(), tmp_path, stream=stream).interrupted
     best, trained = checkpoint.read_best(tmp_path), checkpoint.read_best(tmp_path, compared=False)
     assert best.chosen_by == chosen_by and best_logit(tmp_path) == (last if chosen_by == "recent" else 0.0)
-    sentence = "the last, as" if chosen_by == "recent" else f"still those of {best.step:,} steps"
+    sentence = "the last: " if chosen_by == "recent" else f"still those of {best.step:,} steps"
     assert f"\nthe best weights are {sentence}" in stream.getvalue() and trained.chosen_by == "training"
     train(levers(), tmp_path, resume=True, stream=io.StringIO())
     assert checkpoint.read_best(tmp_path).chosen_by == "comparison"
