@@ -116,6 +116,18 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {message[0].rstrip('.')[:500]}" if message else type(error).__name__
 
 
+def obstacle(error: OSError) -> str:
+    """Return what kept a file from being read or written: what is in its place, or else what the system says."""
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) and isinstance(error.filename, str):
+        path = Path(error.filename)
+        if path.is_dir():
+            return f"{path} is a directory"
+        for place in (path, *path.parents):
+            if place.is_file():
+                return f"{place} is a file"
+    return error.strerror or str(error)
+
+
 def describe_with_place(error: BaseException) -> str:
     """Return `describe`'s line, and the last line of code that it passed which is of no installed package, if any."""
     places = (

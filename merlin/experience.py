@@ -36,6 +36,9 @@ class Reads(NamedTuple):
 class Unroll(NamedTuple):
     """A window of T steps of B environments, time-major. The state that it starts from travels beside it.
 
+    `action` is what was taken on `observation`, and `reward` what it earned. `discount` is the discount factor, 0 where
+    the action ended the episode by termination. `next_value` is V of the observation that the action led to, the final
+    one where the episode was truncated. `is_end` is true where the episode ended with the action, in either way.
     `previous_reward` is the reward of the row before, 0 where an episode starts. `is_valid` is false in rows whose
     action the environment ignored (gymnasium's next-step autoreset); they count in no loss. `extras` are the agent's
     own: what it must keep of acting, such as the noise of its latents, to compute the same numbers in learning. `reads`

@@ -13,9 +13,12 @@ import gymnasium
 import pytest
 
 from merlin.cli import parse_arguments
+from merlin.moved import MOVED
+from merlin.plugins import short_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [str(path.relative_to(ROOT)) for kind in ("py", "ipynb") for path in (ROOT / "examples").glob(f"*.{kind}")]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
 
 
@@ -113,6 +116,30 @@ def test_links_resolve(page):
         is_broken = not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8")))
         broken += [link] if is_broken else []
     assert broken == []
+
+
+def old_names(text: str) -> set[str]:
+    """Return the modules that a text calls by the name that they had once."""
+    named = set(re.findall(r"(?<![\w./])merlin(?:\.\w+)+", text))
+    return {old for old in MOVED for name in named if f"{name}.".startswith(f"{old}.")}
+
+
+def test_an_old_name_would_be_seen():
+    assert old_names("from merlin.predictor import Predictor; `merlin.presets.preset`") == {
+        "merlin.predictor",
+        "merlin.presets",
+    }
+    assert not old_names("from merlin.agents.merlin.predictor import Predictor; merlin.preset(); merlin.runs.presets")
+
+
+@pytest.mark.parametrize("page", [*TEXTS, *EXAMPLES])
+def test_modules_are_called_by_their_present_names(page):
+    """Editors and type checkers find no other, as old ones are looked up when they are imported."""
+    assert old_names((ROOT / page).read_text(encoding="utf-8")) == set()
+
+
+def test_the_page_of_comparisons_names_the_directory_that_they_go_to():
+    assert f"`runs/compare-{short_name('merlin/TMaze-v0')}`" in TEXTS["docs/compare.md"]
 
 
 def test_index_lists_every_page():

@@ -16,7 +16,7 @@ from merlin.agents.agent import Predicts
 from merlin.analysis import sections
 from merlin.analysis.recording import gather
 from merlin.analysis.sections import Section, left_out
-from merlin.errors import MerlinError, option
+from merlin.errors import MerlinError, obstacle, option
 from merlin.precision import restoring_torch
 from merlin.runs.build import build_environment, describe_weights, load_agent_and_weights
 from merlin.runs.directory import load_config
@@ -91,7 +91,7 @@ def _make_writable(out: Path) -> None:
         (out / ".analysis.json").write_text("", encoding="utf-8")
     except OSError as error:
         raise MerlinError(
-            f"{out} must be a directory to write into, but {error.strerror or error}: choose another {option('out')}."
+            f"{out} must be a directory to write into, but {obstacle(error)}: choose another {option('out')}."
         ) from error
 
 

@@ -25,16 +25,17 @@ def profile(options: argparse.Namespace) -> int:
     """Measure, and print where the time and the memory went."""
     from dataclasses import asdict
 
-    from merlin.errors import tell
+    from merlin.errors import counted, tell
     from merlin.runs import profiling
     from merlin.runs.run import resolve_device
 
     config = new_config(options)
     if options.trace is not None and (options.trace.is_dir() or not options.trace.parent.is_dir()):
         options.parser.error(f"--trace must name a file in a directory that exists, but {options.trace} does not")
+    environments = counted(config.num_envs, "environment")
     plan = (
         f"training {config.agent} on {config.task} for {options.seconds:g} s and at least five windows of "
-        f"{config.training.unroll_length} steps in each of {config.num_envs} environments, which may take longer"
+        f"{config.training.unroll_length} steps in each of {environments}, which may take longer"
     )
     result = profiling.profile(config, options.seconds, options.trace, on_start=lambda: tell(plan))
     if options.json:
@@ -43,10 +44,7 @@ def profile(options: argparse.Namespace) -> int:
     threads = config.training.num_threads
     device = str(resolve_device(config.device))
     where = f"cpu, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
-    print(
-        f"{config.agent} on {config.task}, {config.num_envs} environments, windows of {config.training.unroll_length} "
-        f"steps, {where}"
-    )
+    print(f"{config.agent} on {config.task}, {environments}, windows of {config.training.unroll_length} steps, {where}")
     rest = max(0.0, 1 - sum(result.shares.values()))
     rows = [("observation" if i == 0 else "", entry) for i, entry in enumerate(result.entries)]
     rows += [("environment steps", f"{result.steps_per_second:,.0f} per second")]

@@ -71,8 +71,9 @@ def train(options: argparse.Namespace) -> int:
 
     def tell() -> None:
         print(
-            f"training {config.agent} on {config.task} until {config.steps:,} steps, {config.num_envs} environments on "
-            f"{run.resolve_device(config.device)}, seed {config.seed}; run directory {run_dir}",
+            f"training {config.agent} on {config.task} until {config.steps:,} steps, "
+            f"{counted(config.num_envs, 'environment')} on {run.resolve_device(config.device)}, seed {config.seed}; "
+            f"run directory {run_dir}",
             flush=True,
         )
 

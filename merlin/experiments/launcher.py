@@ -16,7 +16,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from merlin.errors import MerlinError, counted
+from merlin.errors import MerlinError, counted, obstacle
 from merlin.experiments.spec import RESULT, Comparison, Run, last_metrics
 from merlin.runs.run import interrupts, resolve_device
 from merlin.training import checkpoint
@@ -81,7 +81,8 @@ def _compare(
         def note(text: str) -> None:
             tqdm.write(text, file=stream)
 
-        note(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done; {min(jobs, len(waiting))} at a time")
+        done = len(runs) - len(waiting)
+        note(f"{counted(len(runs), 'run')}, {done} of them done; {min(jobs, len(waiting))} at a time")
         over = 0
         try:
             while (waiting or running) and not interrupted:
@@ -104,7 +105,7 @@ def _compare(
                 bar.refresh()
         finally:
             if running:
-                note(f"waiting for {len(running)} runs to save: the same command goes on from there")
+                note(f"waiting for {counted(len(running), 'run')} to save: the same command goes on from there")
             _end(running)
         if interrupted:
             raise KeyboardInterrupt
@@ -119,7 +120,7 @@ def _alone_in(directory: Path) -> Iterator[int]:
         file = open(directory / ".lock", "w", encoding="utf-8")
     except OSError as error:
         raise MerlinError(
-            f"{directory} must be a directory to write into, but {error.strerror or error}: choose another --out."
+            f"{directory} must be a directory to write into, but {obstacle(error)}: choose another --out."
         ) from error
     with file:
         try:

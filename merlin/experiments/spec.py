@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from merlin.agents.memory_ablation import ABLATIONS
-from merlin.errors import MerlinError, describe
+from merlin.errors import MerlinError, describe, obstacle
 from merlin.runs.metrics import read_rows
 from merlin.runs.presets import GENERAL, RunConfig, preset
 from merlin.runs.run import load_config
@@ -174,7 +174,7 @@ def read_comparison(path: Path, changes: Mapping[str, Any] | None = None) -> Com
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MerlinError(f"A comparison is read from a TOML file, but {path}: {error.strerror}.") from error
+        raise MerlinError(f"A comparison is read from a TOML file, but {path}: {obstacle(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise MerlinError(f"A comparison is read from a TOML file, but {path} is none: {describe(error)}.") from error
     try:

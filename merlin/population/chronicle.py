@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor, nn
 
+from merlin.errors import obstacle
 from merlin.population.directory import AGENTS, JOURNAL, PICTURE, agent_dir, open_journal, whole_config
 from merlin.population.evolution import Hyperparameters
 from merlin.population.population import Evolution, Population, PopulationConfig, Round
@@ -235,10 +236,10 @@ class Chronicle:
         from merlin.population.figures import plot_population  # matplotlib takes a second to import
 
         try:
-            plot_population(self.run_dir / JOURNAL, self.run_dir / PICTURE)
+            plot_population(self.run_dir / JOURNAL, self.run_dir / PICTURE, env_steps=self.population.env_steps)
             self.tracker.log_media(self.run_dir / PICTURE, "population")
         except OSError as error:  # all is finished and saved, but the disk is full
-            self.note(f"{self.run_dir / PICTURE} could not be drawn: {error.strerror}")
+            self.note(f"{self.run_dir / PICTURE} could not be drawn: {obstacle(error)}")
 
     def save(self, state: Mapping[str, Any], chronicle: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint of all, then the agents' own.

@@ -37,18 +37,21 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def plot_population(journal: Path, path: Path, title: str = "") -> None:
+def plot_population(journal: Path, path: Path, title: str = "", env_steps: int = 1) -> None:
     """Write a PNG of a population's time: ratings, who descends from whom, and each number that evolves.
 
     An agent has one colour in ratings and numbers. In the lineage the colour of a row is that of the agent that its
     weights descend from, and a line joins a copy to its model.
+
+    Args:
+        env_steps: Of the population so far, where these are more than the journal's: nothing happened since.
     """
     rows = read_journal(journal)
     rated = [row for row in rows if row["kind"] == "ratings"]
     copies = [row for row in rows if row["kind"] == "evolution"]
     count = _num_agents(rows)
     numbers = _numbers(rows, count)
-    end = max(row["env_steps"] for row in rows)
+    end = max(env_steps, *(row["env_steps"] for row in rows))
     panels = -(-len(numbers) // COLUMNS)
     figure = Figure(figsize=(11.0, 3.2 + 0.5 + 0.22 * count + 1.5 * panels), dpi=110, facecolor="white",
                     layout="constrained")  # fmt: skip

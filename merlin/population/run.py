@@ -107,6 +107,7 @@ def _train(
         if resume and checkpoint.steps(run_dir):
             rest = _load(run_dir, trained, notes.append)
             before, reported = rest["wall_seconds"], rest["chronicle"]
+            notes.append(f"going on after {trained.env_steps:,} steps")
         if leads:
             write_population(config, population, run_dir)
             chronicle = Chronicle(configs, run_dir, trained, before - begin, stream, reported, stack)

@@ -21,7 +21,7 @@ from torch import Tensor
 from merlin.agents.agent import Agent
 from merlin.agents.ftw import internal_reward
 from merlin.environments.batch import Environment
-from merlin.errors import MerlinError, option
+from merlin.errors import MerlinError, obstacle, option
 from merlin.population.directory import AGENTS, CONFIG
 from merlin.population.games import Players, players_of
 from merlin.population.ratings import ANCHOR_RATING, fit_with_intervals
@@ -195,7 +195,7 @@ def write(found: Tournament, out: Path, title: str) -> None:
         plot_points(names, found.points, out / FILES[2], title)
     except OSError as error:
         raise MerlinError(
-            f"The directory {out} must be writable, but {error.strerror or error}: choose another {option('out')}."
+            f"The directory {out} must be writable, but {obstacle(error)}: choose another {option('out')}."
         ) from error
 
 

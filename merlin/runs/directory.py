@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from merlin.agents import find_agent
-from merlin.errors import MerlinError, launched, option, tell
+from merlin.errors import MerlinError, launched, obstacle, option, tell
 from merlin.plugins import short_name
 from merlin.runs.lock import alone_in
 from merlin.runs.metrics import NAME as METRICS
@@ -62,7 +62,7 @@ def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> Ru
         values = read_json(path)
     except (OSError, ValueError) as error:
         values = saved_config(run_dir)
-        if values is None and isinstance(error, FileNotFoundError):
+        if values is None and isinstance(error, FileNotFoundError | NotADirectoryError):
             raise no_run(run_dir) from error
         if values is None:
             raise MerlinError(
@@ -89,11 +89,14 @@ def load_config(run_dir: str | Path, note: Callable[[str], object] = tell) -> Ru
 
 def no_run(run_dir: Path) -> MerlinError:
     """Return what is wrong with a directory that is none of a run, and which to give."""
+    whole = next((path for path in run_dir.parents if (path / "config.json").exists() and checkpoint.steps(path)), None)
+    which = "one that train made" if whole is None else f"the one that it lies in, {whole}"
+    if run_dir.is_file():
+        return MerlinError(f"A run directory must be a directory, but {run_dir} is a file: give {which}.")
     if not run_dir.is_dir():
         return MerlinError(f"There is no directory {run_dir}: give one that train made.")
     agents = sorted(run_dir.glob("agents/*/config.json"))  # of a population
     runs = sorted(run_dir.glob("*/config.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    which = "one that train made"
     if agents:
         which = f"that of one of its agents, such as {agents[0].parent}, or go on with all of them by "
         which += launched(f"population --resume {shlex.quote(str(run_dir))}")
@@ -161,8 +164,9 @@ def check_unchanged(config: RunConfig, run_dir: Path) -> None:
 
 def unwritable(run_dir: Path, error: OSError) -> MerlinError:
     """Return what to do about a run directory that cannot be written."""
-    why = error.strerror or error
-    return MerlinError(f"The run directory {run_dir} must be writable, but {why}: choose another {option('run-dir')}.")
+    return MerlinError(
+        f"The run directory {run_dir} must be writable, but {obstacle(error)}: choose another {option('run-dir')}."
+    )
 
 
 @contextmanager

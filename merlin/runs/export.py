@@ -27,7 +27,7 @@ from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from merlin.agents import Agent
-from merlin.errors import MerlinError, describe, option
+from merlin.errors import MerlinError, describe, obstacle, option
 from merlin.networks.action_spaces import SimpleSpace, open_action_space
 from merlin.networks.spaces import ACTION_MASK, shape_of
 from merlin.runs.agent_spaces import to_config
@@ -148,9 +148,7 @@ def export(
     except MerlinError:
         raise
     except OSError as error:
-        raise MerlinError(
-            f"{path} must be writable, but {error.strerror or error}: choose another {option('out')}."
-        ) from error
+        raise MerlinError(f"{path} must be writable, but {obstacle(error)}: choose another {option('out')}.") from error
     except Exception as error:  # whatever an agent's step makes of being traced
         raise MerlinError(
             f"The step of {type(agent).__name__} must be a program without branches on data to be exported, "

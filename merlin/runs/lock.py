@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, obstacle
 
 try:
     import fcntl
@@ -30,7 +30,7 @@ def alone_in(run_dir: Path, note: Callable[[str], object]) -> Iterator[Callable[
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise MerlinError(
-            f"The run directory {run_dir} must be writable, but {error.strerror}: choose another, or mend that."
+            f"The run directory {run_dir} must be writable, but {obstacle(error)}: choose another, or mend that."
         ) from error
     _held.add(descriptor)
     try:
@@ -65,7 +65,7 @@ def _lock(descriptor: int, run_dir: Path, note: Callable[[str], object]) -> None
             f"wait until it has ended, or end it."
         ) from error
     except OSError as error:
-        note(f"the file system has no locks ({error.strerror}): see to it that no other process trains in {run_dir}")
+        note(f"the file system has no locks ({obstacle(error)}): see to it that no other process trains in {run_dir}")
 
 
 def _let_go() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from merlin.errors import MerlinError, counted, tell
+from merlin.errors import MerlinError, counted, obstacle, tell
 from merlin.training.storage import parse_json, replace_file
 
 NAME, DAMAGED_NAME, LOST_NAME = "metrics.jsonl", "metrics.damaged.jsonl", "metrics.lost.jsonl"
@@ -31,10 +31,11 @@ def read_rows(run_dir: Path, note: Callable[[str], object] = tell) -> list[dict[
     return found.rows
 
 
-def keep_rows(run_dir: Path, step: int, note: Callable[[str], object] = tell) -> None:
+def keep_rows(run_dir: Path, step: int, begins_anew: bool, note: Callable[[str], object] = tell) -> None:
     """Drop a run's reports beyond `step`, which it earns again, and move damaged rows into a file of their own.
 
-    Those of a run that begins anew, at step 0, are moved into another: its checkpoints were lost.
+    Args:
+        begins_anew: Move all reports into another file, as the run's checkpoints were lost.
     """
     path = Path(run_dir) / NAME
     found = read_lines(path)
@@ -43,7 +44,7 @@ def keep_rows(run_dir: Path, step: int, note: Callable[[str], object] = tell) ->
             file.write(b"".join(line.removesuffix(b"\n") + b"\n" for line in (*found.damaged, found.torn) if line))
     if found.damaged:
         note(f"{path} had {_count(found.damaged)}, moved into {DAMAGED_NAME}")
-    if step == 0 and found.rows:
+    if begins_anew and found.rows:
         with open(path.with_name(LOST_NAME), "ab") as file:
             file.write(b"".join(found.lines))
         reports = counted(len(found.rows), "report")
@@ -64,7 +65,7 @@ def read_lines(path: Path) -> Rows:
     except FileNotFoundError:
         lines, last = [], b""
     except OSError as error:
-        raise MerlinError(f"{path} must be a file of metrics, but {error.strerror}: mend that") from error
+        raise MerlinError(f"{path} must be a file of metrics, but {obstacle(error)}: mend that") from error
     pairs = [(_report(line), line + b"\n") for line in [*lines, last]]
     good = sorted(((row, line) for row, line in pairs if row is not None), key=lambda pair: pair[0]["env_steps"])
     damaged = [line for row, line in pairs[:-1] if row is None and line.strip()]

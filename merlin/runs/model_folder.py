@@ -18,7 +18,7 @@ from typing import Any
 from merlin.agents import Agent
 from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import is_of_this_process
-from merlin.errors import MerlinError, counted, option
+from merlin.errors import MerlinError, counted, obstacle, option
 from merlin.plugins import short_name
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.directory import changes, may_change, write_config
@@ -53,7 +53,7 @@ def save_folder(
         replace_file(folder / "README.md", lambda file: file.write(card.encode()))
     except OSError as error:
         raise MerlinError(
-            f"{folder} must be writable, but {error.strerror or error}: choose another {option('out')}."
+            f"{folder} must be writable, but {obstacle(error)}: choose another {option('out')}."
         ) from error
     return folder
 
@@ -121,18 +121,20 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         "",
         "## Training",
         "",
-        *_training(config),
+        *_training(config, best.step),
         "",
     ]
     return "\n".join(lines)
 
 
-def _training(config: RunConfig) -> list[str]:
+def _training(config: RunConfig, step: int) -> list[str]:
     """Return the lines of the card that say how to train such an agent."""
+    early = [f"These weights are those of {step:,} steps of the {config.steps:,}.", ""] if step < config.steps else []
     if is_of_this_process(config.task):
         code = f"```python\nimport merlin\n\nenv = ...  # what was passed then, {config.task}\n{call_of(config)}\n```"
-        return [f"With merlin-agents {__version__} such an agent is trained from Python:", "", code]
-    return [f"With merlin-agents {__version__} such an agent is trained by", "", "```bash", command_of(config), "```"]
+        return [*early, f"With merlin-agents {__version__} such an agent is trained from Python:", "", code]
+    how = f"With merlin-agents {__version__} such an agent is trained by"
+    return [*early, how, "", "```bash", command_of(config), "```"]
 
 
 def command_of(config: RunConfig) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from merlin import distributed
-from merlin.errors import MerlinError, describe, resuming
+from merlin.errors import MerlinError, describe, obstacle, resuming
 from merlin.runs import choice
 from merlin.runs.advice import Advice
 from merlin.runs.agent_spaces import to_config
@@ -355,8 +355,8 @@ class Monitor:
             )
             return
         self.reporter.note(
-            f"{why}the best weights are the last, as the last episodes of training returned {recent:.4g} in the mean, "
-            f"and those that scored the weights of {trained.step:,} steps {trained.score:.4g}"
+            f"{why}the best weights are the last: the last episodes of training returned {recent:#.4g} in the mean, "
+            f"those of the weights of {trained.step:,} steps {trained.score:#.4g}"
         )
         if self.is_here():
             checkpoint.save_best(self.run_dir, Best(end, recent, "recent", None, end), weights, self.about)
@@ -425,7 +425,7 @@ class Monitor:
             plot_learning_curve([self.run_dir], path, self.trainer.environment.scores)
             self.tracker.log_media(path, "learning_curve")
         except OSError as error:  # the run is finished and saved, but the disk is full
-            self.reporter.note(f"{path} could not be drawn: {error.strerror}")
+            self.reporter.note(f"{path} could not be drawn: {obstacle(error)}")
         if self.tracker.is_on and self.film is not None:
             try:
                 self.tracker.log_media(self.film(self.run_dir), "episode")

@@ -14,7 +14,7 @@ from typing import TextIO
 from PIL.Image import Image
 from tqdm import tqdm
 
-from merlin.errors import MerlinError, resuming
+from merlin.errors import MerlinError, obstacle, resuming
 from merlin.runs.metrics import NAME, keep_rows
 from merlin.runs.notebook import NotebookProgress
 
@@ -66,7 +66,8 @@ class Reporter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
-                keep_rows(run_dir, first_step if reported_step is None else reported_step, self.note)
+                step = first_step if reported_step is None else reported_step
+                keep_rows(run_dir, step, first_step == 0, self.note)
             self._file = open(self._path, "a+", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from error
@@ -152,7 +153,7 @@ class Reporter:
 
     def _failure(self, error: OSError) -> MerlinError:
         return MerlinError(
-            f"could not write {self._path} ({error.strerror}): mend that and run {resuming(self._run_dir)}"
+            f"could not write {self._path} ({obstacle(error)}): mend that and run {resuming(self._run_dir)}"
         )
 
 

@@ -22,7 +22,7 @@ from merlin.agents import Agent
 from merlin.environments.batch import Environment
 from merlin.environments.make import find_spec
 from merlin.environments.passed import Passed, find_instance, is_of_this_process, keep, no_task
-from merlin.errors import EnvironmentFailure, MerlinError, describe, launched, option
+from merlin.errors import EnvironmentFailure, MerlinError, counted, describe, launched, option
 from merlin.precision import restoring_torch
 from merlin.runs.advice import describe_run
 from merlin.runs.agent_spaces import check_spaces, difference, read_spaces, to_config
@@ -311,14 +311,16 @@ def _train(
                 )
             if trainer.env_steps >= config.steps:
                 notes.append(f"all {config.steps:,} steps are made: {option('steps')} gives it more")
+            else:
+                notes.append(f"going on after {trainer.env_steps:,} steps")
         elif resume:
             notes.append(f"{run_dir} has no checkpoint: it trains from the beginning")
         window = config.training.unroll_length * config.num_envs
         if trainer.env_steps < config.steps < trainer.env_steps + window:
             notes.append(
                 f"the least that is learnt from is a window, {config.training.unroll_length} steps in each of "
-                f"{config.num_envs} environments: the run ends at {trainer.env_steps + window:,} steps rather than "
-                f"{config.steps:,}"
+                f"{counted(config.num_envs, 'environment')}: the run ends at {trainer.env_steps + window:,} steps "
+                f"rather than {config.steps:,}"
             )
         if leads:
             # on resuming, what may change may have, and the next resume starts from it

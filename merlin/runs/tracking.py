@@ -25,7 +25,7 @@ from typing import Any
 
 _QUEUE_SIZE = 1_000
 _FAILURE = "!"  # begins a line that tells of a failure
-_INVITATION = "wandb is off: `wandb login` turns it on, and its mode offline keeps its files in the run directory"
+_INVITATION = "wandb is off: `wandb login` turns it on, and `--wandb offline` keeps its files in the run directory"
 
 
 class Tracker:

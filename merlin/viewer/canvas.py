@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, obstacle
 
 SCALE = 2
 INK, GREY, FAINT, LINE, EMPTY = "#1d2430", "#6b7482", "#aab2bd", "#d8dde4", "#f1f3f6"
@@ -133,9 +133,7 @@ class Canvas:
         try:
             self.image.save(path)
         except OSError as error:
-            raise MerlinError(
-                f"{path} must be writable, but {error.strerror or error}: choose another file."
-            ) from error
+            raise MerlinError(f"{path} must be writable, but {obstacle(error)}: choose another file.") from error
 
     def small(self) -> Image.Image:
         """Return the sheet at one pixel a point, its edges smoothed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from merlin.errors import MerlinError
+from merlin.errors import MerlinError, obstacle
 from merlin.viewer.canvas import Canvas
 from merlin.viewer.episodes import Episode
 from merlin.viewer.frames import draw_step, height_of_step
@@ -30,7 +30,7 @@ def save_episodes(episodes: list[Episode], path: Path, heading: str = "") -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         write(episodes, path, heading)
     except OSError as error:
-        raise MerlinError(f"{path} must be writable, but {error.strerror or error}: choose another file.") from error
+        raise MerlinError(f"{path} must be writable, but {obstacle(error)}: choose another file.") from error
 
 
 def find_writer(path: Path) -> Writer:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from merlin.agents import AGENTS
 from merlin.agents.merlin import MerlinConfig
-from merlin.agents.merlin.predictor import explained
+from merlin.agents.merlin.predictor import Inference, explained
 from merlin.runs.presets import preset
 from merlin.states import map_state
 from tests import reference
@@ -378,6 +378,18 @@ def test_what_is_expected_is_decoded_from_the_prior(name):
         past, _, _ = predictor.advance(latent, action, past)
     torch.testing.assert_close(with_it.total - without.total, torch.tensor(0.5 * expected), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(with_it.metrics["expected_nats"], torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@either
+def test_metrics_of_the_predictor_alone_hold_no_graph(name):
+    """Who keeps them would keep every window."""
+    agent = make_agent(name)
+    unroll, state, _, _ = act(agent, no_resets())
+    actions, previous_actions = agent.action_codes(unroll, state)
+    seen, _ = agent.scan(unroll, state, actions, previous_actions)
+    inferences, policy = Inference(seen.prior, seen.posterior, seen.latent), agent.policy_parameters(seen)
+    loss, _, metrics = agent.predictor.loss(inferences, unroll, policy, actions, previous_actions, unroll.reward)
+    assert loss.requires_grad and not any(x.requires_grad for x in metrics.values())
 
 
 @either

@@ -161,11 +161,13 @@ def test_train_leaves_a_whole_run_directory_and_says_what_to_do_next(merlin, tmp
     assert (status, out) == (1, "") and one_sentence(err) and f"--resume {path}" in err
 
 
-def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path):
+@pytest.mark.parametrize(("num_envs", "told"), [(1, "1 environment"), (2, "2 environments")])
+def test_fewer_environments_than_parts_of_a_window_are_no_error(merlin, tmp_path, num_envs, told):
     assert preset("rl-lstm", "merlin/Memory-v0").training.minibatches > 2
-    arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", 2, "--steps", 1, "--run-dir", tmp_path / "run"]
-    assert merlin("train", *arguments, "--wandb", "disabled")[0] == 0
-    assert load_config(tmp_path / "run").training.minibatches == 2
+    arguments = ["merlin/Memory-v0", "--agent", "rl-lstm", "--num-envs", num_envs, "--steps", 1]
+    status, out, err = merlin("train", *arguments, "--run-dir", tmp_path / "run", "--wandb", "disabled")
+    assert status == 0 and f", {told} on " in out and f" steps in each of {told}: the run ends" in err
+    assert load_config(tmp_path / "run").training.minibatches == num_envs
 
 
 def test_a_run_is_named_after_what_it_trains(merlin, tmp_path, monkeypatch):
@@ -289,7 +291,11 @@ def test_bad_usage_is_one_sentence_and_status_2(merlin, arguments, message):
         (["play", "Pendulum-v1"], "action space is Discrete"),
         (["train", "--run-dir", "a file/run"], "a file/run"),
         (["population", "--run-dir", "a file/run"], "a file/run"),
-        (["train", "--run-dir", "a file"], "must be writable, but File exists: choose another"),
+        (["train", "--run-dir", "a file"], "a file is a file: choose another"),
+        (["train", "--run-dir", "a file/run"], "a file is a file: choose another"),
+        (["evaluate", "a file"], "A run directory must be a directory, but a file is a file: give one that train made"),
+        (["train", "--resume", "a file"], "a file is a file: give one that train made"),
+        (["compare", "merlin/TMaze-v0", "--out", "a file"], "into, but a file is a file: choose another"),
     ],
 )
 def test_what_goes_wrong_later_is_one_sentence_and_status_1(merlin, arguments, message, tmp_path, monkeypatch):
@@ -417,6 +423,10 @@ def test_analyse_prints_the_path_of_its_report(merlin, run_dir, tmp_path):
     assert status == 1 and f"A run directory holds a config.json, but {tmp_path} has none: give one that tr" in err
     status, _, err = merlin("analyse", run_dir.parent)
     assert status == 1 and f"{run_dir.parent} has none: give one that is in it, such as {run_dir}.\n" in err
+    (step,) = (run_dir / "checkpoints").glob("step-*")
+    for inside in (step, step / "agent.safetensors"):
+        status, _, err = merlin("analyse", inside)
+        assert status == 1 and err.endswith(f": give the one that it lies in, {run_dir}.\n")
 
 
 def test_watch_writes_a_file_and_prints_its_path(merlin, run_dir, tmp_path):

@@ -93,7 +93,7 @@ def test_runs_go_on_where_they_get_more_time(tmp_path, capsys):
     found = []
     for seconds in ("0.5", "1"):
         assert cli.main([*arguments, "--max-seconds", seconds, "--out", str(tmp_path)]) == 0
-        assert "1 runs, 0 of them done" in capsys.readouterr().err
+        assert "1 run, 0 of them done" in capsys.readouterr().err
         (run_dir,) = tmp_path.glob("*_seed3")
         found.append(json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1]))
         result = json.loads((run_dir / RESULT).read_text())
@@ -140,7 +140,7 @@ def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
     made = {path: path.stat().st_mtime_ns for path in (run_dir / "metrics.jsonl", *lost.glob("*"))}
     assert cli.main([*arguments, "--memory", "zeroed", "shuffled", "--only", "rl-mem"]) == 0
     out, err = capsys.readouterr()
-    assert "1 runs, 0 of them done" in err and "| seconds | zeroed | shuffled |" in out and "| rl-lstm |" in out
+    assert "1 run, 0 of them done" in err and "| seconds | zeroed | shuffled |" in out and "| rl-lstm |" in out
     assert made == {path: path.stat().st_mtime_ns for path in made}
     with open(tmp_path / "results.csv", encoding="utf-8") as file:
         row, without = csv.DictReader(file)
@@ -236,7 +236,7 @@ def test_an_interruption_leaves_checkpoints_and_the_same_command_goes_on(tmp_pat
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in err
+    assert process.returncode == 130 and "waiting for 1 run to save: the same command goes on" in err
     assert list((run_dir / "checkpoints").iterdir()) and not (run_dir / RESULT).exists()
     *whole, _ = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)  # the last is of less than others
     done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120)

@@ -40,8 +40,8 @@ def config(**changes):
 SETTINGS = PopulationConfig(agents=3, burn_in_games=4, evolution_threshold=1.0)
 
 
-def train(run_dir, **more):
-    return run.train(config(), SETTINGS, run_dir, stream=io.StringIO(), **more)
+def train(run_dir, stream=None, **more):
+    return run.train(config(), SETTINGS, run_dir, stream=stream or io.StringIO(), **more)
 
 
 def rows(path):
@@ -60,7 +60,10 @@ def trained(tmp_path_factory):
 def test_a_population_that_was_stopped_goes_on_bit_for_bit(trained, tmp_path):
     run_dir = tmp_path / "stopped"
     assert train(run_dir, max_seconds=1e-9).env_steps == 64  # one window
-    assert train(run_dir, resume=True, max_seconds=0.2).env_steps <= STEPS
+    stream = io.StringIO()
+    assert train(run_dir, stream, resume=True, max_seconds=0.2).env_steps <= STEPS
+    assert "going on after 64 steps" in stream.getvalue()
+    assert not [*run_dir.rglob("metrics.lost.jsonl")], "what is seen again is not lost"
     assert train(run_dir, resume=True).env_steps >= STEPS
     for name in ("population.jsonl", "metrics.jsonl", "agents/00/metrics.jsonl", "agents/02/metrics.jsonl"):
         assert rows(run_dir / name) == rows(trained / name), name
@@ -197,6 +200,10 @@ def test_a_population_ends_with_a_picture_of_its_time(trained, tmp_path):
         assert numbers["learning_rate"][index][1][-1] == saved["training"]["learning_rate"]
         assert numbers["reward_they_scored"][index][1][-1] == -saved["env_kwargs"]["rewards"][2]
         assert numbers["learning_rate"][index][0][0] == 0
+    begun = tmp_path / "begun.jsonl"
+    begun.write_text((trained / "population.jsonl").read_text().splitlines(keepends=True)[0])
+    plot_population(begun, tmp_path / "begun.png", env_steps=64)  # a warning would fail
+    assert is_drawn(tmp_path / "begun.png")
     with pytest.raises(MerlinError, match="must hold the journal of a population"):
         plot_population(tmp_path / "none.jsonl", tmp_path / "none.png")
 

@@ -256,7 +256,8 @@ def test_without_a_comparison_the_last_weights_are_the_best_if_training_says_so(
     best, trained = checkpoint.read_best(tmp_path), checkpoint.read_best(tmp_path, compared=False)
     assert (best.chosen_by, best.step) == ("recent", config.steps) and trained.step < best.step
     assert best.score > trained.score and best_logit(tmp_path) == ALWAYS
-    assert "the best weights are the last, as the last episodes of training returned" in stream.getvalue()
+    sentence = "the best weights are the last: the last episodes of training returned 3.000 in the mean, those of the "
+    assert sentence in stream.getvalue()
     monkeypatch.setattr(choice, "COMPARISON_FRACTION", math.inf)
     train(config, tmp_path, resume=True, stream=io.StringIO())  # what was too slow then is compared now
     assert checkpoint.read_best(tmp_path).chosen_by == "comparison"
@@ -328,7 +329,7 @@ def test_a_run_that_is_cut_keeps_the_better_of_the_scored_weights_and_the_last(t
     assert train(levers(), tmp_path, stream=stream).interrupted
     best, trained = checkpoint.read_best(tmp_path), checkpoint.read_best(tmp_path, compared=False)
     assert best.chosen_by == chosen_by and best_logit(tmp_path) == (last if chosen_by == "recent" else 0.0)
-    sentence = "the last, as" if chosen_by == "recent" else f"still those of {best.step:,} steps"
+    sentence = "the last: " if chosen_by == "recent" else f"still those of {best.step:,} steps"
     assert f"\nthe best weights are {sentence}" in stream.getvalue() and trained.chosen_by == "training"
     train(levers(), tmp_path, resume=True, stream=io.StringIO())
     assert checkpoint.read_best(tmp_path).chosen_by == "comparison"

@@ -63,10 +63,17 @@ def test_the_card_says_by_what_its_weights_were_chosen(run, chosen_by, words):
     assert ("self-play" in card) == (chosen_by == "evaluation")
 
 
+@pytest.mark.parametrize(("step", "is_told"), [(8, True), (16, False)])
+def test_the_card_says_of_how_many_steps_its_weights_are(run, step, is_told):
+    """Its command is of all 16."""
+    card = write_card(run.agent.agent, run.agent.config, Best(step, 0.5), None)
+    assert ("These weights are those of 8 steps of the 16." in card) == is_told and "--steps 16" in card
+
+
 def test_a_file_in_the_folders_place_is_told(run, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["export", str(run.run_dir), "--out", str(tmp_path / "file"), "--episodes", "2"]) == 1
-    assert capsys.readouterr().err.endswith("file must be writable, but File exists: choose another --out.\n")
+    assert capsys.readouterr().err.endswith("file is a file: choose another --out.\n")
 
 
 def test_the_command_of_the_card_trains_with_the_same_configuration(run, tmp_path):

@@ -121,8 +121,10 @@ def test_a_run_that_was_interrupted_makes_the_whole_report_later(tmp_path):
     for _ in range(6):
         train(config, parts, stream=io.StringIO(), resume=True, max_seconds=ALWAYS)
     assert [row["env_steps"] for row in rows(parts)] == [5 * WINDOW, 7 * WINDOW]
-    train(config, parts, stream=io.StringIO(), resume=True)
-    assert rows(parts) == rows(tmp_path / "whole")
+    assert not (parts / "metrics.lost.jsonl").exists(), "what is seen again is not lost"
+    stream = io.StringIO()
+    train(config, parts, stream=stream, resume=True)
+    assert rows(parts) == rows(tmp_path / "whole") and f"going on after {7 * WINDOW} steps" in stream.getvalue()
 
 
 KILLED = """

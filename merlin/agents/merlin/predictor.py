@@ -284,7 +284,7 @@ class Predictor(nn.Module):
             total = total + config.expectation_cost * loss
             metrics["expected_nats"] = mean(sum_entries(nats.values(), unroll.reward))
         metrics |= {"kl_nats": mean(kl), "kl_cost": kl_cost, "observation_nats": self.observation_nats.clone()}
-        return total, value, metrics
+        return total, value, {name: x.detach() for name, x in metrics.items()}
 
     def update_scales(
         self, unroll: Unroll, returns: Float[Tensor, "T B"], other_heads: Sequence[tuple[nn.Module, bool]] = ()
