@@ -10,6 +10,7 @@ import torch
 
 from merlin.agents import AGENTS
 from merlin.agents.learner import Learner
+from merlin.agents.merlin import Merlin
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.objectives.reconstruction import TAKEN
@@ -252,6 +253,58 @@ def test_a_policy_that_is_no_part_of_its_own_cannot_learn_more_often():
     config = tiny("rl-lstm", policy_passes=2)
     with build_environment(config) as environment, pytest.raises(MerlinError, match="has policy_passes of its own"):
         Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
+
+
+class OwnPart(Merlin):
+    """MERLIN with a part, and a write, of its own."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.part = torch.nn.Linear(2, 3)
+
+    def advance(self, perceived, action):
+        return super().advance(perceived, action)
+
+
+class LeftOut(OwnPart):
+    def parameter_groups(self):
+        return {"predictor": list(self.predictor.parameters()), "policy": list(self.policy.parameters())}
+
+
+class Twice(OwnPart):
+    def parameter_groups(self):
+        return super().parameter_groups() | {"part": list(self.part.parameters())}
+
+
+class Frozen(LeftOut):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.part.requires_grad_(False)
+
+
+def owned_by(agent_class: type[Merlin]) -> list[str]:
+    """The optimisers that own the part of such an agent."""
+    config = tiny()
+    with build_environment(config) as environment:
+        agent = agent_class(environment.spaces, environment.action_space, config.model)
+        groups = Trainer(agent, environment, config.training, total_steps=1, seed=1).learner.groups
+    return [name for name, group in groups.items() if any(x is agent.part.weight for x in group)]
+
+
+def test_parts_that_a_subclass_adds_are_learnt_and_none_is_left_out_without_a_word():
+    assert owned_by(OwnPart) == ["predictor"] and owned_by(Frozen) == []
+    with pytest.raises(MerlinError, match=r"parameter_groups of LeftOut, but part\.weight is in none: put it into one"):
+        owned_by(LeftOut)
+    with pytest.raises(MerlinError, match=r"parameter_groups of Twice, but part\.weight is in 2: put it into one al"):
+        owned_by(Twice)
+
+
+def test_a_policy_that_takes_other_steps_than_merlins_does_not_learn_more_often_from_those():
+    config = tiny(policy_passes=2)
+    with build_environment(config) as environment:
+        agent = OwnPart(environment.spaces, environment.action_space, config.model)
+        with pytest.raises(MerlinError, match="OwnPart has its own advance: override policy_losses too"):
+            Trainer(agent, environment, config.training, total_steps=1, seed=1)
 
 
 def test_minibatches_of_one_pass_have_the_gradient_of_the_whole():
