@@ -191,7 +191,7 @@ class RunProcess:
         self.output.unlink()
         if status:
             lines = self.log.read_text(encoding="utf-8").strip().splitlines()
-            self.failure = f"failed with status {status}, see {self.log}: {lines[-1][:200]}"
+            self.failure = f"failed with status {status}, see {self.log}: {lines[-1]}"
             return False
         if self.evaluating is None:
             with open(self.log, "a", encoding="utf-8") as log:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from merlin import memory as memories
+from merlin.errors import MerlinError
 from merlin.memory.window import MemoryWindow
 from merlin.states import map_state
 
@@ -502,3 +503,14 @@ def test_words_written_aside_leave_no_trace():
     state = begin(play(0.8, 7).initial, 0.8)
     with pytest.raises(AssertionError, match="aside"):
         state.detach().write(torch.zeros(B, Z).double(), torch.zeros(B, K, state.window.held).double())
+
+
+def test_rows_that_write_alone_need_a_memory_without_traces():
+    memory = memories.ContentMemory(Z, memories.MemoryConfig(memory_size=N))
+    before = memory.begin_window(memory.initial_state(B), T)
+    after, _ = memory.write(before, torch.zeros(B, Z), torch.zeros(B, K, 1))
+    sentence = "retroactive_discount is 0.96: take model.retroactive_discount=none, or write every row"
+    with pytest.raises(MerlinError, match=sentence):
+        memory.put_rows(before, after, torch.tensor([True, False, True]))
+    with pytest.raises(MerlinError, match=sentence):
+        memory.rows_of(before, torch.tensor([0, 2]))
