@@ -1,5 +1,6 @@
 """Ablations of a memory: an agent whose memory is emptied, frozen or another's, to find out its worth."""
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -115,6 +116,16 @@ class MemoryAblation:
             f"{type(self.agent).__name__} or its memory does something else: take zeroed or frozen, and let the agent "
             f"say writes_once = False."
         )
+
+
+def possible_ablations(agent: Agent) -> list[str]:
+    """Return the ablations that an agent's memory can be put through; none of an agent without one."""
+    found = []
+    for name in ABLATIONS:
+        with suppress(MerlinError):
+            MemoryAblation(agent, name)
+            found.append(name)
+    return found
 
 
 def _is_close(x: Tensor, y: Tensor) -> bool:
