@@ -98,9 +98,7 @@ class MemoryAblation:
             after = choose_rows(is_frozen, frozen, after)
         return output, MemoryAblationState(self.agent.with_memory(agent_state, after), frozen, is_frozen)
 
-    def _write_once(
-        self, own: Any, shown: Any, after: Any, is_first: Bool[Tensor, "B"], output: StepOutput
-    ) -> Any:
+    def _write_once(self, own: Any, shown: Any, after: Any, is_first: Bool[Tensor, "B"], output: StepOutput) -> Any:
         """Return the agent's own memory with the word that a step wrote to the one that it was shown.
 
         Raises:

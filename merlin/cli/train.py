@@ -100,11 +100,11 @@ def _film(run_dir: Path) -> Path:
 
 def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Path, import_from: Path | None) -> None:
     """Say how the run ended, where its files are and what can be done next."""
+    from merlin.runs.directory import names_modules
     from merlin.training.checkpoint import steps
 
     name = shlex.quote(str(run_dir))
-    named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
-    if any(":" in str(part) for part in named):
+    if names_modules(config):
         name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
     last = counted(summary.episodes, "episode") if summary.episodes != 1 else "episode"
     score = f", mean return {summary.episode_return_mean:.2f} of the last {last}"

@@ -11,9 +11,11 @@ import torch
 from merlin.agents import AGENTS
 from merlin.agents.learner import Learner
 from merlin.agents.merlin import Merlin
+from merlin.agents.rl_lstm import RLLSTM
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.objectives.reconstruction import TAKEN
+from merlin.runs.metrics import Means
 from merlin.runs.monitor import _next
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import build_agent, build_environment, load_config, train
@@ -253,6 +255,37 @@ def test_a_policy_that_is_no_part_of_its_own_cannot_learn_more_often():
     config = tiny("rl-lstm", policy_passes=2)
     with build_environment(config) as environment, pytest.raises(MerlinError, match="has policy_passes of its own"):
         Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
+
+
+class Seldom(RLLSTM):
+    """Tells of something in every other window, with its graph."""
+
+    count = 0
+
+    def loss(self, *arguments):
+        losses = super().loss(*arguments)
+        self.count += 1
+        told = {"seldom": 7 + 0 * losses.total} if self.count % 2 else {}
+        return losses._replace(metrics=losses.metrics | told)
+
+
+def test_a_metric_that_some_windows_lack_is_a_mean_over_those_that_tell_it(tmp_path):
+    config = replace(tiny("rl-lstm", report_steps=2 * 8 * 4), agent=f"{__name__}:Seldom")
+    train(config, tmp_path / "run", stream=io.StringIO())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["seldom"] for row in rows] == [7] * 3
+
+
+def test_means_go_on_also_from_a_single_number_of_windows():
+    means, again, old = Means(), Means(), Means()
+    means.add({"loss": torch.tensor(1.0), "nats": torch.tensor(4.0, requires_grad=True)})
+    means.add({"loss": torch.tensor(3.0)})
+    assert means.means() == {"loss": 2, "nats": 4} and not means.sums["nats"].requires_grad
+    again.load_state_dict(means.state_dict(), torch.device("cpu"))
+    again.add({"nats": torch.tensor(6.0)})
+    assert again.means() == {"loss": 2, "nats": 5} and means.means()["nats"] == 4
+    old.load_state_dict({"sums": {"loss": torch.tensor(6.0)}, "windows": 3}, torch.device("cpu"))
+    assert old.means() == {"loss": 2}
 
 
 class OwnPart(Merlin):
