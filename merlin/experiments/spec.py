@@ -137,7 +137,7 @@ class Run(NamedTuple):
         return arguments + (["--set", *settings] if settings else [])
 
     def missing(self, memory: Sequence[str]) -> list[str]:
-        """Return the evaluations still to be made: own first, which tells what the agent's memory can be put through."""
+        """Return the evaluations still to be made: own first, which tells what the agent's memory bears."""
         found = self.result()
         if found is None:
             return ["own", *memory]

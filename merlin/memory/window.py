@@ -365,7 +365,7 @@ class WindowState:
     def _check_rows(self) -> None:
         if self.window.discount is not None:
             raise MerlinError(
-                f"Some rows of a memory can be written alone where it has no retroactive half, whose traces grow in all "
+                f"Some rows of a memory can be written alone where it has no retroactive half, as traces grow in all "
                 f"rows alike, but retroactive_discount is {self.window.discount:g}: take "
                 f"model.retroactive_discount=none, or write every row at every step."
             )

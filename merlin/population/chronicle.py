@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from merlin.population.directory import AGENTS, JOURNAL, PICTURE, agent_dir, open_journal, whole_config
 from merlin.population.evolution import Hyperparameters

@@ -26,7 +26,8 @@ class Step(NamedTuple):
     `policy` holds probabilities of choices [C], of those beside a Box in a Dict too; where there are only n numbers of
     Boxes, their means, their standard deviations and the action [3, n], in half ranges from the middle. `reward` is
     that of `action`. Reads are of the memory before this step's write of `word` into `slot`, and after what was written
-    before them, into `slot_before_reads`. `slot` is −1 where a step wrote nothing, None where nothing is known of slots.
+    before them, into `slot_before_reads`. `slot` is −1 where a step wrote nothing, None where no slot is
+    known.
     """
 
     observation: dict[str, np.ndarray]
