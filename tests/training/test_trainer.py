@@ -11,6 +11,7 @@ import torch
 from merlin.agents import AGENTS
 from merlin.agents.learner import Learner
 from merlin.agents.merlin import Merlin
+from merlin.agents.merlin.predictor import Predictor
 from merlin.agents.rl_lstm import RLLSTM
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
@@ -288,8 +289,14 @@ def test_means_go_on_also_from_a_single_number_of_windows():
     assert old.means() == {"loss": 2}
 
 
+class OwnPredictor(Predictor):
+    pass
+
+
 class OwnPart(Merlin):
-    """MERLIN with a part, and a write, of its own."""
+    """MERLIN with a predictor, a part and a write of its own."""
+
+    predictor_class = OwnPredictor
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -320,6 +327,7 @@ def owned_by(agent_class: type[Merlin]) -> list[str]:
     config = tiny()
     with build_environment(config) as environment:
         agent = agent_class(environment.spaces, environment.action_space, config.model)
+        assert type(agent.predictor) is OwnPredictor and agent.memory is agent.predictor.memory
         groups = Trainer(agent, environment, config.training, total_steps=1, seed=1).learner.groups
     return [name for name, group in groups.items() if any(x is agent.part.weight for x in group)]
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -239,11 +239,12 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     """
 
     config_class = MerlinConfig
+    predictor_class: ClassVar[type[Predictor]] = Predictor
     memory: Memory
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: MerlinConfig) -> None:
         super().__init__(spaces, action_space, config)
-        self.predictor = Predictor(spaces, self.actions, config)
+        self.predictor = self.predictor_class(spaces, self.actions, config)
         self.memory = self.predictor.memory
         self.policy = Policy(config, spaces, self.actions, self.predictor.latents.size, self.memory.slot_size)
 
