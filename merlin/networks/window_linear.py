@@ -26,7 +26,7 @@ def in_window(module: nn.Module) -> Any:
     hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
     if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear) and not any(hooks):
         return WindowLinear(module.weight, module.bias)
-    if type(module) in (nn.LSTMCell, SharedLSTMCell) and not any(hooks):
+    if isinstance(module, nn.LSTMCell) and type(module) in (nn.LSTMCell, SharedLSTMCell) and not any(hooks):
         return WindowLSTMCell(module)
     if not module._modules:
         return module
