@@ -64,7 +64,7 @@ class StepOutput(NamedTuple):
     """The action on one observation, and what led to it. Entries that an agent lacks are None.
 
     `extras` are those of `Unroll`. `read_weights` are those of the reads that the next step sees, `policy_read_weights`
-    those of a policy that reads before it acts; `slots` is where the step was written.
+    those of a policy that reads before it acts; `slots` is where the step was written, −1 where nowhere.
     """
 
     action: Tensor

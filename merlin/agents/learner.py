@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ class ActorCriticLearner(Learner):
             )
         self.agent, self.config, self.generator = agent, config, generator
         self.records = config.minibatches == 1
-        self.groups: dict[str, list[nn.Parameter]] = agent.parameter_groups()
+        self.groups = groups_of(agent)
         self.base_rates = base_rates(config, self.groups)
         self.optimizers = {
             name: torch.optim.Adam(parameters, lr=self.base_rates[name], eps=config.adam_epsilon, fused=True)
@@ -174,6 +175,24 @@ class ActorCriticLearner(Learner):
 
     def _scheduled(self, name: str, left: float) -> float:
         return scheduled(getattr(self.config, f"final_{name}_fraction"), left)
+
+
+def groups_of(agent: Any) -> dict[str, list[nn.Parameter]]:
+    """Return an agent's parameters by the optimiser that owns them.
+
+    Raises:
+        MerlinError: One that is to be learnt is in no group, which would leave it as it began, or in two.
+    """
+    groups: dict[str, list[nn.Parameter]] = agent.parameter_groups()
+    owned = Counter(id(x) for group in groups.values() for x in group)
+    for name, parameter in agent.named_parameters():
+        if (count := owned[id(parameter)]) != 1 and (count or parameter.requires_grad):
+            raise MerlinError(
+                f"Every parameter must be in one of the parameter_groups of {type(agent).__name__}, but {name} is in "
+                f"{count or 'none'}: put it into one"
+                + (", or give it requires_grad_(False) if it is not to be learnt." if not count else " alone.")
+            )
+    return groups
 
 
 def scheduled(final_fraction: float, left: float) -> float:

@@ -1,5 +1,6 @@
 """Ablations of a memory: an agent whose memory is emptied, frozen or another's, to find out its worth."""
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from merlin.agents.agent import Agent
 from merlin.errors import MerlinError
 from merlin.experience import StepOutput
-from merlin.states import choose_rows, map_state, reset_state
+from merlin.states import choose_rows, flatten_state, map_state, reset_state
 
 ABLATIONS = {
     "zeroed": "it is empty at every step",
@@ -92,12 +93,41 @@ class MemoryAblation:
         )
         after = self.agent.memory_state(agent_state)
         if self.ablation == "shuffled":
-            word, read_weights = self.memory.last_word(after), output.read_weights
-            assert word is not None and read_weights is not None, "what can be shuffled is written by its reads"
-            after, _ = self.memory.write(own, word, read_weights)
+            after = self._write_once(own, shown, after, is_first, output)
         elif self.ablation == "frozen":
             after = choose_rows(is_frozen, frozen, after)
         return output, MemoryAblationState(self.agent.with_memory(agent_state, after), frozen, is_frozen)
+
+    def _write_once(self, own: Any, shown: Any, after: Any, is_first: Bool[Tensor, "B"], output: StepOutput) -> Any:
+        """Return the agent's own memory with the word that a step wrote to the one that it was shown.
+
+        Raises:
+            MerlinError: The step made something else of that than the word written by the step's reads.
+        """
+        word, weights = self.memory.last_word(after), output.read_weights
+        if word is not None and weights is not None:
+            expected, _ = self.memory.write(reset_state(shown, is_first), word, weights)
+            if all(map(_is_close, flatten_state(expected), flatten_state(after))):
+                return self.memory.write(own, word, weights)[0]
+        raise MerlinError(
+            f"A memory can be shuffled where every step writes its last_word by the step's reads, but "
+            f"{type(self.agent).__name__} or its memory does something else: take zeroed or frozen, and let the agent "
+            f"say writes_once = False."
+        )
+
+
+def possible_ablations(agent: Agent) -> list[str]:
+    """Return the ablations that an agent's memory can be put through; none of an agent without one."""
+    found = []
+    for name in ABLATIONS:
+        with suppress(MerlinError):
+            MemoryAblation(agent, name)
+            found.append(name)
+    return found
+
+
+def _is_close(x: Tensor, y: Tensor) -> bool:
+    return torch.allclose(x, y) if x.is_floating_point() else torch.equal(x, y)
 
 
 def _holds_something(memory: Any) -> Bool[Tensor, "B"]:

@@ -194,17 +194,20 @@ def _held(played: Trajectories, agent_cell: Int[Tensor, "T B"]) -> tuple[Int[Ten
     cells, ages = (torch.empty(shape[0], shape[1], shape[3], dtype=torch.int32) for _ in range(2))
     cell, age = torch.full_like(cells[0], -1), torch.zeros_like(ages[0])
     for t in range(shape[0]):
-        cell = cell.masked_fill(played.is_first[t].unsqueeze(1), -1)
+        cell, here = cell.masked_fill(played.is_first[t].unsqueeze(1), -1), agent_cell[t].int()
         if played.slots_before_reads is not None:
-            index = played.slots_before_reads[t].unsqueeze(1)
-            (writes, index), here = (index >= 0, index.clamp(min=0)), agent_cell[t].unsqueeze(1).int()
-            cell = cell.scatter(1, index, torch.where(writes, here, cell.gather(1, index)))
-            age = age.scatter(1, index, torch.where(writes, 0, age.gather(1, index)))
+            slot = played.slots_before_reads[t]
+            cell, age = _put(cell, slot, here), _put(age, slot, torch.zeros_like(here))
         cells[t], ages[t] = cell, age
-        index = played.slots[t].unsqueeze(1)
-        cell = cell.scatter(1, index, agent_cell[t].unsqueeze(1).int())
-        age = (age + 1).scatter(1, index, 1)
+        cell, age = _put(cell, played.slots[t], here), _put(age + 1, played.slots[t], torch.ones_like(here))
     return cells, ages
+
+
+def _put(x: Int[Tensor, "B N"], slot: Int[Tensor, "B"], value: Int[Tensor, "B"]) -> Int[Tensor, "B N"]:
+    """Return x with a value in a slot of each row, but for rows whose slot is −1."""
+    index = slot.clamp(min=0).unsqueeze(1)
+    value = torch.where(slot >= 0, value, x.gather(1, index).squeeze(1))
+    return x.scatter(1, index, value.unsqueeze(1))
 
 
 def _first_episode(played: Trajectories) -> tuple[int, int]:

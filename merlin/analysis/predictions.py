@@ -68,7 +68,7 @@ class PredictionRecorder(Observer):
     @torch.no_grad()
     def predictions(self, imagine: int, generator: torch.Generator) -> Predictions:
         """Return these, the memory, and `imagine` steps imagined from somewhere before the episode's middle on."""
-        written = sorted({slot: step for step, slot in enumerate(self.slots)}.values())
+        written = sorted({slot: step for step, slot in enumerate(self.slots) if slot >= 0}.values())
         memory = self.agent.memory
         state = None if memory is None else self.agent.memory_state(self.last_state)
         if memory is None or not isinstance(state, MemoryState):  # of a memory of another kind it is not known

@@ -29,7 +29,7 @@ class Trajectories(NamedTuple):
     features: dict[str, Float[Tensor, "T B _"]]
     read_weights: Float[Tensor, "T B K N"] | None
     policy_read_weights: Float[Tensor, "T B Q N"] | None
-    slots: Int[Tensor, "T B"] | None  # written by the step
+    slots: Int[Tensor, "T B"] | None  # written by the step, −1 where none was
     slots_before_reads: Int[Tensor, "T B"] | None  # written by it before its reads, −1 where none was
     agent_cell: Int[Tensor, "T B"] | None
     goal_cell: Int[Tensor, "T B"] | None

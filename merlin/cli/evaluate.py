@@ -41,6 +41,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from dataclasses import replace
     from functools import partial
 
+    from merlin.agents.memory_ablation import possible_ablations
     from merlin.cli.progress import Progress
     from merlin.runs.build import describe_weights, which_weights
     from merlin.runs.directory import load_config
@@ -77,9 +78,8 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     if options.json:
         defined = {name: value if math.isfinite(value) else None for name, value in result.items()}  # JSON has no NaN
-        print(
-            json.dumps(defined | {"memory": way, "checkpoint": which_weights(weights), "checkpoint_step": weights.step})
-        )
+        defined |= {"memory": way, "ablations": possible_ablations(player.agent)}
+        print(json.dumps(defined | {"checkpoint": which_weights(weights), "checkpoint_step": weights.step}))
         return 0
     actions = "most probable" if options.greedy else "sampled"
     who = config.agent if way == "own" else f"{config.agent} with its memory {way}"

@@ -17,7 +17,7 @@ from merlin.cli.arguments import (
     whole_number,
 )
 from merlin.cli.configuration import new_config, refuse
-from merlin.cli.output import print_table
+from merlin.cli.output import importing, print_table
 from merlin.errors import MerlinError, launched
 from merlin.plugins import short_name
 
@@ -91,13 +91,13 @@ def population(options: argparse.Namespace) -> int:
         done = summary.env_steps >= config.steps
         how = "interrupted" if summary.interrupted else "done" if done else "out of time"
         print(f"{how} after {summary.env_steps:,} steps, {summary.wall_seconds:,.0f} s")
-        name = shlex.quote(str(run_dir))
+        name, modules = shlex.quote(str(run_dir)), importing(config, options.import_from)
         rows = [
             ("picture", f"{run_dir}/{PICTURE}"),
-            ("tournament", f"merlin tournament {name}"),
-            ("watch", f"merlin watch {name}/agents/00"),
+            ("tournament", f"merlin tournament {name}{modules}"),
+            ("watch", f"merlin watch {name}/agents/00{modules}"),
         ]
-        print_table(rows if done else [("resume", launched(f"population --resume {name}")), *rows])
+        print_table(rows if done else [("resume", launched(f"population --resume {name}{modules}")), *rows])
     return 130 if summary.interrupted else 0
 
 

@@ -16,7 +16,7 @@ from merlin.cli.arguments import (
     whole_number,
 )
 from merlin.cli.configuration import new_config, print_settings, resumed_config
-from merlin.cli.output import print_table
+from merlin.cli.output import importing, print_table
 from merlin.errors import counted, launched
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ def _conclude(summary: "Summary", config: "RunConfig", run_dir: Path, files: Pat
     """Say how the run ended, where its files are and what can be done next."""
     from merlin.training.checkpoint import steps
 
-    name = shlex.quote(str(run_dir))
-    named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
-    if any(":" in str(part) for part in named):
-        name += f" --import-from {shlex.quote(str(import_from or '.'))}"  # of modules that may lie here
+    name = shlex.quote(str(run_dir)) + importing(config, import_from)
     last = counted(summary.episodes, "episode") if summary.episodes != 1 else "episode"
     score = f", mean return {summary.episode_return_mean:.2f} of the last {last}"
     score = score if math.isfinite(summary.episode_return_mean) else ""

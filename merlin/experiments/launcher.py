@@ -159,6 +159,7 @@ class RunProcess:
         self.log = run.run_dir.with_name(f"{run.run_dir.name}.log")
         self.output = run.run_dir.with_name(f".{run.run_dir.name}.out")
         self.evaluating: str | None = None
+        self.left_out: list[str] = []  # ablations that are not for this memory
         if self.waiting[0] != "own":  # what was evaluated is trained, whatever is left of its checkpoints
             self._evaluate(self.waiting.pop(0))
             return
@@ -192,7 +193,7 @@ class RunProcess:
         self.output.unlink()
         if status:
             lines = self.log.read_text(encoding="utf-8").strip().splitlines()
-            self.failure = f"failed with status {status}, see {self.log}: {lines[-1][:200]}"
+            self.failure = f"failed with status {status}, see {self.log}: {lines[-1]}"
             return False
         if self.evaluating is None:
             with open(self.log, "a", encoding="utf-8") as log:
@@ -209,7 +210,10 @@ class RunProcess:
                 most = found["max_steps"]
                 self.failure = f"was evaluated, but none of its episodes ended within {most:,} steps: it has no score"
                 return False
-            if self.evaluating != "own":
+            if self.evaluating == "own":
+                self.waiting, asked = [x for x in self.waiting if x in found["ablations"]], self.waiting
+                self.left_out = [x for x in asked if x not in self.waiting and found["ablations"]]
+            else:
                 result[self.evaluating] = found["episode_return_mean"]
                 unfinished = result.get("unfinished_episodes", 0) + found.get("unfinished_episodes", 0)
                 result |= {"unfinished_episodes": unfinished} if unfinished else {}
@@ -237,6 +241,8 @@ class RunProcess:
         success = f", success {result['success_rate']:.0%}" if "success_rate" in result else ""
         if unfinished := result.get("unfinished_episodes"):
             success += f", {counted(unfinished, 'episode')} given up unfinished"
+        if self.left_out:
+            success += f", its memory cannot be {' or '.join(self.left_out)}"
         return (
             f"return {result['episode_return_mean']:.2f}{success} after {self.env_steps():,} steps, "
             f"{self._last('wall_seconds'):,.0f} s"

@@ -137,10 +137,12 @@ class Run(NamedTuple):
         return arguments + (["--set", *settings] if settings else [])
 
     def missing(self, memory: Sequence[str]) -> list[str]:
-        """Return the evaluations still to be made: own, and the ablations of an agent that has a memory."""
-        ablations = [*memory] if hasattr(self.config().model, "memory_size") else []
+        """Return the evaluations still to be made: own first, which tells what the agent's memory bears."""
         found = self.result()
-        return ["own", *ablations] if found is None else [name for name in ablations if name not in found]
+        if found is None:
+            return ["own", *memory]
+        possible = found.get("ablations", memory if hasattr(self.config().model, "memory_size") else ())
+        return [name for name in memory if name in possible and name not in found]
 
     def result(self) -> dict[str, Any] | None:
         """Return the results of its evaluation and their conditions; None before it, or where the run is to go on."""

@@ -85,7 +85,9 @@ class Memory(ABC):
         read_weights: Float[Tensor, "B K _"],
         slot: Int[Tensor, "B"] | None = None,
     ) -> tuple[Any, Int[Tensor, "B"] | None]:
-        """Return the state with the word, and the slot that holds it, or None if it is of no use to anybody.
+        """Return the state with the word, and the slot that holds it, −1 in rows where none does.
+
+        None stands for slots that are of no use to anybody.
 
         Args:
             read_weights: Those of the predictor's reads before the write.
@@ -135,7 +137,8 @@ class Memory(ABC):
             holds = holds.masked_fill(begins.unsqueeze(1), length)
             by_step[t].scatter_add_(2, holds.unsqueeze(1).expand_as(row), row)
             earlier.append(row.masked_fill((holds < length).unsqueeze(1), 0).amax(-1))
-            holds = holds.scatter(1, slot.unsqueeze(1), t)
+            index = slot.clamp(min=0).unsqueeze(1)
+            holds = holds.scatter(1, index, torch.where(slot.unsqueeze(1) >= 0, t, holds.gather(1, index)))
         return by_step[..., :length], torch.stack(earlier)
 
     def begin_window(self, state: Any, length: int) -> Any:

@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from merlin.errors import MerlinError
 from merlin.memory.content import EPSILON, MemoryState, Read, allocate, attend, reset, square_lengths, written
 from merlin.precision import as_type, full_precision
 from merlin.states import put_rows, rows_of
@@ -348,7 +349,7 @@ class WindowState:
 
     def rows_of(self, rows: Int[Tensor, "b"]) -> "WindowState":
         """Return the memory of some batch rows, of a window without a retroactive half."""
-        assert self.window.discount is None, "traces grow in all rows alike"
+        self._check_rows()
         assert self.rows is None
         alive, emptied, counts = (rows_of(x, rows) for x in (self.alive, self.emptied, self.counts))
         rest = self.rest._replace(**{name: rows_of(getattr(self.rest, name), rows) for name in OF_ROWS})
@@ -356,13 +357,21 @@ class WindowState:
 
     def put_rows(self, part: "WindowState", rows: Int[Tensor, "b"] | Bool[Tensor, "B"]) -> "WindowState":
         """Return the state in which some batch rows have what was written to `part`, and the others have not."""
-        assert self.window.discount is None, "traces grow in all rows alike"
+        self._check_rows()
         now = {name: put_rows(getattr(self.rest, name), getattr(part.rest, name), rows) for name in OF_ROWS}
         counts = part.counts  # where all wrote, and some are kept, the others' words are entries that nobody reads
         if part.rows is not None:
             counts = put_rows(self._counted(), part._counted(), rows)
         rest, alive = self.rest._replace(**now), put_rows(self.alive, part.alive, rows)
         return WindowState(self.window, part.step, rest, alive, self.emptied, self.thread, counts, self.rows)
+
+    def _check_rows(self) -> None:
+        if self.window.discount is not None:
+            raise MerlinError(
+                f"Some rows of a memory can be written alone where it has no retroactive half, as traces grow in all "
+                f"rows alike, but retroactive_discount is {self.window.discount:g}: take "
+                f"model.retroactive_discount=none, or write every row at every step."
+            )
 
     def _counted(self) -> Int[Tensor, "B"]:
         """Return how many words each row has of the window."""

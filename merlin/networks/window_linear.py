@@ -22,10 +22,11 @@ from merlin.precision import as_type, full_precision
 
 def in_window(module: nn.Module) -> Any:
     """Return a copy of the module that shares its parameters, to be stepped through one window of experience."""
-    # What else is derived from a linear layer may be anything.
-    if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear):
+    # What else is derived from a linear layer may be anything, and so may what has hooks, as of weight normalisation.
+    hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+    if isinstance(module, nn.Linear) and type(module) in (nn.Linear, Linear) and not any(hooks):
         return WindowLinear(module.weight, module.bias)
-    if type(module) is nn.LSTMCell or type(module) is SharedLSTMCell:
+    if isinstance(module, nn.LSTMCell) and type(module) in (nn.LSTMCell, SharedLSTMCell) and not any(hooks):
         return WindowLSTMCell(module)
     if not module._modules:
         return module

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from merlin.errors import obstacle
 from merlin.population.directory import AGENTS, JOURNAL, PICTURE, agent_dir, open_journal, whole_config
@@ -21,6 +21,7 @@ from merlin.population.evolution import Hyperparameters
 from merlin.population.population import Evolution, Population, PopulationConfig, Round
 from merlin.runs.agent_spaces import to_config
 from merlin.runs.directory import write_config
+from merlin.runs.metrics import Means
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
@@ -93,8 +94,7 @@ class Chronicle:
         return time.monotonic() + self.offset
 
     def _clear(self) -> None:
-        self.sums: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        self.windows: dict[int, int] = defaultdict(int)
+        self.means: dict[int, Means] = defaultdict(Means)
         self.episodes: dict[int, list[tuple[list[float], list[float], list[float]]]] = defaultdict(list)
         self.draws, self.rated = 0, 0
 
@@ -104,27 +104,26 @@ class Chronicle:
             "reported": list(self.reported),
             "num_evolutions": self.num_evolutions,
             "own_steps": self.own_steps,
-            "sums": {str(index): dict(sums) for index, sums in self.sums.items()},
-            "windows": {str(index): count for index, count in self.windows.items()},
+            "means": {str(index): means.state_dict() for index, means in self.means.items()},
             "episodes": {str(index): [list(x) for x in parts] for index, parts in self.episodes.items()},
             "draws": self.draws,
             "rated": self.rated,
         }
 
     def _resume(self, saved: Mapping[str, Any]) -> None:
-        for index, sums in saved["sums"].items():
-            self.sums[int(index)] = {name: x.to(self.population.environment.device) for name, x in sums.items()}
-        self.windows.update({int(index): count for index, count in saved["windows"].items()})
+        # apart in version 0.3.0 and before
+        means = saved.get("means") or {
+            index: {"sums": sums, "windows": saved["windows"][index]} for index, sums in saved["sums"].items()
+        }
+        for index, state in means.items():
+            self.means[int(index)].load_state_dict(state, self.population.environment.device)
         self.episodes.update({int(index): list(map(tuple, parts)) for index, parts in saved["episodes"].items()})
         self.draws, self.rated = saved["draws"], saved["rated"]
 
     def report(self, happened: Round) -> None:
         """Take in one window; report and save when it is time."""
         for index, losses in happened.losses.items():
-            sums = self.sums[index]
-            for name, x in losses.items():
-                sums[name] = sums[name] + x if name in sums else x
-            self.windows[index] += bool(losses)
+            self.means[index].add(losses)
         for index in happened.diverged:
             rate = self.population.members[index].hyperparameters.rates["learning_rate"]
             self.reporter.warn_once(
@@ -212,8 +211,7 @@ class Chronicle:
         member, parts = self.population.members[index], self.episodes[index]
         columns = [[x for part in parts for x in part[column]] for column in range(3)]
         returns, lengths, successes = (torch.tensor(x, dtype=torch.float64) for x in columns)
-        metrics = {name: (x / max(self.windows[index], 1)).item() for name, x in self.sums[index].items()}
-        metrics |= {
+        metrics = self.means[index].means() | {
             "env_steps": member.env_steps,
             "wall_seconds": now,
             "env_steps_per_second": (member.env_steps - self.own_steps[index]) / elapsed,
@@ -230,7 +228,7 @@ class Chronicle:
     def finish(self, state: Mapping[str, Any]) -> None:
         """Report what was not reported yet, and write a checkpoint, which goes on as if that had not been."""
         saved = self.state_dict()
-        if self.rated or self.windows:
+        if self.rated or self.means:
             self._report(is_due=False)
         self.save(state, saved)
         from merlin.population.figures import plot_population  # matplotlib takes a second to import

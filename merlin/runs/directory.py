@@ -105,6 +105,12 @@ def no_run(run_dir: Path) -> MerlinError:
     return MerlinError(f"A run directory holds a config.json, but {run_dir} has none: give {which}.")
 
 
+def names_modules(config: RunConfig) -> bool:
+    """Return whether a run names something as module:Name, whose module may lie where `--import-from` says."""
+    named = (config.task, config.agent, getattr(config.model, "memory", ""), *config.environment.wrappers)
+    return any(":" in str(part) for part in named)
+
+
 def saved_config(run_dir: Path) -> dict[str, Any] | None:
     """Return the configuration that the last checkpoint was saved with, as JSON has it; None where none is known."""
     try:

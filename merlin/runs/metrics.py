@@ -1,13 +1,45 @@
 """The rows of `metrics.jsonl`: read past damage, and kept up to the report that a run goes on from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from merlin.errors import MerlinError, counted, obstacle, tell
 from merlin.training.storage import parse_json, replace_file
 
 NAME, DAMAGED_NAME, LOST_NAME = "metrics.jsonl", "metrics.damaged.jsonl", "metrics.lost.jsonl"
+
+
+class Means:
+    """Means of metrics by name, each over the windows that told of it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.windows: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take in those of a window."""
+        for name, x in metrics.items():
+            x = torch.as_tensor(x).detach()  # of anybody's agent: its graph would be kept until the next report
+            self.sums[name] = self.sums[name] + x if name in self.sums else x
+            self.windows[name] = self.windows.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Return them."""
+        return {name: (x / self.windows[name]).item() for name, x in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what they go on from."""
+        return {"sums": dict(self.sums), "windows": dict(self.windows)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from a `state_dict`."""
+        self.sums, windows = {name: x.to(device) for name, x in state["sums"].items()}, state["windows"]
+        # a number is of version 0.3.0 or before, which counted windows for all of them together
+        self.windows = dict.fromkeys(self.sums, windows) if isinstance(windows, int) else dict(windows)
 
 
 class Rows(NamedTuple):

@@ -21,7 +21,7 @@ from merlin.environments.passed import is_of_this_process
 from merlin.errors import MerlinError, counted, obstacle, option
 from merlin.plugins import short_name
 from merlin.runs.agent_spaces import to_config
-from merlin.runs.directory import changes, may_change, write_config
+from merlin.runs.directory import changes, may_change, names_modules, write_config
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.settings import to_dict
 from merlin.training import checkpoint
@@ -116,7 +116,8 @@ def write_card(agent: Agent, config: RunConfig, best: Best, scores: Mapping[str,
         "```",
         "",
         "```bash",
-        "merlin evaluate FOLDER",
+        "merlin evaluate FOLDER"
+        + (" --import-from DIR  # where the modules lie, which Python must find too" if names_modules(config) else ""),
         "```",
         "",
         "## Training",

@@ -20,6 +20,7 @@ from merlin.runs.agent_spaces import to_config
 from merlin.runs.choice import Candidate
 from merlin.runs.curriculum import Curriculum
 from merlin.runs.directory import write_config
+from merlin.runs.metrics import Means
 from merlin.runs.presets import RunConfig
 from merlin.runs.reporting import Reporter
 from merlin.runs.settings import to_dict
@@ -110,8 +111,7 @@ class Monitor:
         )
 
     def _clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.windows = 0
+        self.means = Means()
         self.episodes: list[Episodes] = []
         self.since = (self.trainer.env_steps, self.wall_seconds(), dict(self.trainer.seconds))
 
@@ -119,8 +119,7 @@ class Monitor:
         """Return what was seen since the last report, and what the next ones go on from."""
         steps, seconds, spent = self.since
         return {
-            "sums": self.sums,
-            "windows": self.windows,
+            **self.means.state_dict(),
             "episodes": self._ended()._asdict() if self.episodes else None,
             "reported_at": steps,
             "seconds": self.wall_seconds() - seconds,
@@ -136,8 +135,7 @@ class Monitor:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, so that reports are those of a run that never stopped."""
         device = self.trainer.environment.device
-        self.sums = {name: x.to(device) for name, x in state["sums"].items()}
-        self.windows = state["windows"]
+        self.means.load_state_dict(state, device)
         self.episodes = [Episodes(**state["episodes"])] if state["episodes"] else []
         spent = {name: total - state["spent"][name] for name, total in self.trainer.seconds.items()}
         self.since = (state["reported_at"], self.wall_seconds() - state["seconds"], spent)
@@ -149,9 +147,7 @@ class Monitor:
 
     def report(self, losses: dict[str, Tensor], episodes: Episodes) -> None:
         """Take in one window; report and save when it is time."""
-        for name, x in losses.items():
-            self.sums[name] = self.sums[name] + x if name in self.sums else x
-        self.windows += bool(losses)  # a first window may be for scales alone, with nothing to report
+        self.means.add(losses)
         self.episodes.append(episodes._replace(begins=episodes.begins + self.row))
         self.row += self.config.training.unroll_length
         if self.trainer.env_steps >= min(_next(self.report_steps, self.since[0]), self.config.steps):
@@ -167,8 +163,7 @@ class Monitor:
         """Return what all processes saw since the last report, in the first of them."""
         steps, seconds, spent = self.since
         wall_seconds = self.wall_seconds()
-        means = {name: (x / self.windows).item() for name, x in self.sums.items()}
-        seen = distributed.gather((ended, means))
+        seen = distributed.gather((ended, self.means.means()))
         if seen is None:
             return None
         columns = Episodes(*(torch.cat(column) for column in zip(*(x for x, _ in seen), strict=True)))
@@ -192,7 +187,8 @@ class Monitor:
         if self.config.curriculum.values:
             metrics["curriculum_stage"] = self.curriculum.stage
         # an entry of the observation may be called as one of these
-        return {name: statistics.fmean(x[name] for _, x in seen) for name in means} | metrics
+        told = dict.fromkeys(name for _, means in seen for name in means)
+        return {name: statistics.fmean(means[name] for _, means in seen if name in means) for name in told} | metrics
 
     def _report(self) -> None:
         ended = self._ended()

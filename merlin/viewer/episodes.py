@@ -26,7 +26,8 @@ class Step(NamedTuple):
     `policy` holds probabilities of choices [C], of those beside a Box in a Dict too; where there are only n numbers of
     Boxes, their means, their standard deviations and the action [3, n], in half ranges from the middle. `reward` is
     that of `action`. Reads are of the memory before this step's write of `word` into `slot`, and after what was written
-    before them, into `slot_before_reads`.
+    before them, into `slot_before_reads`. `slot` is −1 where a step wrote nothing, None where no slot is
+    known.
     """
 
     observation: dict[str, np.ndarray]
@@ -70,7 +71,7 @@ class Episode(NamedTuple):
         for index, past in enumerate(self.steps[: step + 1]):
             if past.slot_before_reads is not None:
                 found[past.slot_before_reads] = index, False
-            if past.slot is not None and index < step:
+            if past.slot is not None and past.slot >= 0 and index < step:
                 found[past.slot] = index, True
         return found
 

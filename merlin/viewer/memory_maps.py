@@ -58,14 +58,14 @@ def draw_memory(canvas: Canvas, x: Number, y: Number, width: Number, episode: Ep
     canvas.text(end, y + 20, in_a_sentence(episode, step, held, before), 11, rows[0][1], width=x + width - end)
 
     y += HEAD + 6
-    is_new = now.slot not in full
+    is_new = now.slot >= 0 and now.slot not in full
     y = _draw_contents(canvas, x, y, cell, episode, held | ({now.slot: step} if is_new else {}), now.slot)
     for name, colour, weights in rows:
         canvas.text(x, y + ROW / 2 - 1, f"{name} reads", 10.5, INK)
         _draw_weights(canvas, x_slots, y, cell, ROW - 2, colour, weights[:count], full)
         y += ROW
     place = x_slots + (now.slot + 0.5) * cell
-    if now.slot < count:
+    if 0 <= now.slot < count:
         canvas.triangle(place, y + 1, 7, ORANGE)
         words = "written now" if is_new else "overwritten now"
         half = 0.5 * (44 if is_new else 62) + 6
@@ -115,7 +115,7 @@ def memory_picture(episode: Episode, path: Path, title: str = "") -> None:
             x = 24 + story + k * (panel + gap)
             height = line - (1.5 if line > 8 else 0)
             _draw_weights(canvas, x, y, cell, height, colour, weights[:count], full, percent=False)
-            if step.slot is not None and step.slot < count and cell >= NARROWEST:
+            if step.slot is not None and 0 <= step.slot < count and cell >= NARROWEST:
                 canvas.box(x + step.slot * cell, y, cell - 1.5, line - 1.5, outline=ORANGE, line=1.25, radius=2)
     y = top + line * num_steps + 20
     x = 24 + story
@@ -200,7 +200,7 @@ def _draw_contents(canvas, x, y, cell, episode, held, written, x_slots=None) -> 
             else:
                 draw_entry(canvas, place, y, cell - 2, height - 2, space, value, is_centred=True)
         y += height
-    if written is not None and written < num_shown_slots(episode):
+    if written is not None and 0 <= written < num_shown_slots(episode):
         canvas.box(x_slots + written * cell - 2, begin - 2, cell + 2, y - begin + 2, outline=ORANGE, line=1.5, radius=4)
     return y + 6
 

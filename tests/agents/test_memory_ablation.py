@@ -5,9 +5,12 @@ import torch
 
 from merlin.agents import AGENTS
 from merlin.agents.memory_ablation import ABLATIONS, MemoryAblation, MemoryAblationState
+from merlin.agents.merlin import Merlin
 from merlin.environments.batch import make_environment
 from merlin.errors import MerlinError
+from merlin.memory import ContentMemory
 from merlin.runs.presets import preset
+from merlin.states import choose_rows
 from merlin.training.evaluation import evaluate
 from tests.agents.helpers import make_agent, random_observation
 
@@ -61,6 +64,34 @@ def test_a_shuffled_agent_keeps_what_it_wrote_itself():
     played = play(MemoryAblation(make_agent("merlin"), "shuffled"), 3)[:EPISODE]
     held = played[-1][1].memory[..., :6]
     torch.testing.assert_close(held, torch.stack([output.latent for output, _ in played], 1))
+
+
+class Picky(Merlin):
+    """Writes in the first row alone."""
+
+    def advance(self, perceived, action):
+        advanced = super().advance(perceived, action)
+        is_kept = torch.arange(len(action)) == 0
+        memory = choose_rows(is_kept, self.memory_state(advanced.state), self.memory_state(perceived.state))
+        return advanced._replace(state=self.with_memory(advanced.state, memory))
+
+
+class Doubling(ContentMemory):
+    """Writes twice the word."""
+
+    def write(self, state, word, read_weights, slot=None):
+        return super().write(state, 2 * word, read_weights, slot)
+
+
+@pytest.mark.parametrize("changes", [{"agent_class": Picky}, {"memory": Doubling}])
+def test_an_agent_that_writes_by_a_rule_of_its_own_is_not_shuffled_as_if_it_had_none(changes):
+    agent = make_agent("merlin")
+    agent.__class__ = changes.get("agent_class", Merlin)
+    if "memory" in changes:
+        agent.memory = agent.predictor.memory = changes["memory"](6, agent.config)
+    assert len(play(MemoryAblation(agent, "zeroed"), 3)) == STEPS
+    with pytest.raises(MerlinError, match="every step writes its last_word by the step's reads, but"):
+        play(MemoryAblation(agent, "shuffled"), 3)
 
 
 @pytest.mark.parametrize("name", ["merlin", "rl-mem"])

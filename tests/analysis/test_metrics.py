@@ -205,3 +205,13 @@ def test_what_is_written_before_the_reads_is_read_in_the_same_step():
     )  # fmt: skip
     key, _ = where_keys_read(played)
     assert key.age == key.to_agent == pytest.approx(1 / 3) and key.on_map[0].tolist() == [2, 0, 1, 0]
+
+
+def test_a_step_that_wrote_nothing_is_read_from_nowhere():
+    """The agent walks along the first row and keeps what it saw in the first step alone, which is read ever after."""
+    weights, slots = torch.zeros(4, 1, 1, 2), torch.tensor([[0], [-1], [-1], [-1]])
+    weights[1:, :, :, 0] = 1
+    cells = torch.arange(4).unsqueeze(1)
+    played = made_up(4, 1, agent_cell=cells, slots=slots, read_weights=weights, grid_size=(HEIGHT, WIDTH))
+    key, chance = where_keys_read(played)
+    assert key.age == key.to_agent == chance.age == 2 and key.largest == chance.largest == 1

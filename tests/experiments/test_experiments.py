@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from merlin import cli
+from merlin.agents.actor_critic import RecurrentConfig
+from merlin.agents.rl_mem import RLMem, RLMemConfig
 from merlin.errors import MerlinError
 from merlin.experiments.results import bootstrap_interval, interquartile_mean, plot_comparison, table
 from merlin.experiments.spec import (
@@ -39,6 +42,20 @@ ROOT = Path(__file__).parents[2]
 def in_process(monkeypatch, no_pictures):
     """Runs that are no processes of their own and draw nothing."""
     call_runs_in_process(monkeypatch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenamedConfig(RecurrentConfig):
+    """Settings of a memory by other names than RL-MEM's."""
+
+    slots: int = 6
+
+
+class Renamed(RLMem):
+    config_class = RenamedConfig
+
+    def __init__(self, spaces, action_space, config):
+        super().__init__(spaces, action_space, RLMemConfig(memory_size=config.slots, latent_size=8, hidden_size=8))
 
 
 SMALL = ["--steps", "512", "--episodes", "8", "--wandb", "disabled", "--set", "model.hidden_size=8"]
@@ -119,6 +136,7 @@ def test_what_is_damaged_or_outdated_is_found_and_costs_the_others_nothing(tmp_p
     assert cli.main(arguments) == 1
     out, err = capsys.readouterr()
     assert "2 runs, 0 of them done" in err and "1 of 2 runs failed" in err and "trainer.pt" in err
+    assert "and resume, which trains from the beginning" in err, "the sentence is told to its end"
     assert "| rl-lstm |" in out and "rl-mem" not in out
     for name, path in results.items():
         assert (json.loads(path.read_text()) == before[name]) == ("rl-lstm" in name)
@@ -148,6 +166,30 @@ def test_memories_are_changed_in_what_was_already_compared(tmp_path, capsys):
     for way in ("zeroed", "shuffled"):
         assert cli.main(["evaluate", str(run_dir), *"--checkpoint last --episodes 8 --json --memory".split(), way]) == 0
         assert json.loads(capsys.readouterr().out)["episode_return_mean"] == float(row[way])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_memories_are_changed_as_far_as_they_can_be_whatever_the_settings_are_called(tmp_path, capsys):
+    """FTW's writes twice a step, or there is none; that of an agent whose settings have other names is changed too."""
+    path = tmp_path / "few.toml"
+    small = ["num_envs=8", "training.unroll_length=8", "training.evaluation_episodes=8"]
+    agents = [{"agent": "ftw", "name": "memory"}, {"agent": "ftw", "name": "none", "set": ["model.memory_size=0"]}]
+    agents += [{"agent": f"{__name__}:Renamed", "name": "renamed"}]
+    agents = [entry | {"set": [*entry.get("set", ()), *small]} for entry in agents]
+    path.write_text(
+        f"seeds = [3]\nepisodes = 4\nmemory = ['shuffled', 'zeroed']\n"
+        f"tasks = [{{ task = '{DEFAULT_TASK}', steps = 64 }}]\n"
+        + "".join(
+            f"[[agents]]\nagent = '{x['agent']}'\nname = '{x['name']}'\nset = {json.dumps(x['set'])}\n" for x in agents
+        )
+    )
+    arguments = ["compare", str(path), "--jobs", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().err.count("its memory cannot be shuffled") == 1
+    with open(tmp_path / "out" / "results.csv", encoding="utf-8") as file:
+        known = {row["agent"]: (row["zeroed"] != "", row["shuffled"] != "") for row in csv.DictReader(file)}
+    assert known == {"memory": (True, False), "none": (False, False), "renamed": (True, True)}
+    assert cli.main(arguments) == 0 and "3 runs, 3 of them done" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process")

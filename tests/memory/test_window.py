@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from merlin import memory as memories
+from merlin.errors import MerlinError
 from merlin.memory.window import MemoryWindow
 from merlin.states import map_state
 from tests.agents.helpers import cast
@@ -525,3 +526,14 @@ def test_in_half_precision_steps_are_those_of_full_precision(discount, mask_unwr
     for half, full in zip(found[dtype], found[torch.float64], strict=True):
         assert half.dtype == dtype
         torch.testing.assert_close(half.double(), full, atol=0.03 * float(full.detach().abs().max()), rtol=0)
+
+
+def test_rows_that_write_alone_need_a_memory_without_traces():
+    memory = memories.ContentMemory(Z, memories.MemoryConfig(memory_size=N))
+    before = memory.begin_window(memory.initial_state(B), T)
+    after, _ = memory.write(before, torch.zeros(B, Z), torch.zeros(B, K, 1))
+    sentence = "retroactive_discount is 0.96: take model.retroactive_discount=none, or write every row"
+    with pytest.raises(MerlinError, match=sentence):
+        memory.put_rows(before, after, torch.tensor([True, False, True]))
+    with pytest.raises(MerlinError, match=sentence):
+        memory.rows_of(before, torch.tensor([0, 2]))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from merlin.networks.heads import mlp
 from merlin.networks.lstm import LSTM, LSTMState, SharedLSTMCell
@@ -49,6 +50,13 @@ def both(module: nn.Module, run, *inputs: torch.Tensor):
         else:
             close(found[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
     return found
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(INPUT, OUTPUT), nn.LSTMCell(INPUT, OUTPUT)])
+def test_what_hooks_make_of_a_layer_is_made_of_it_in_a_window_too(layer):
+    prune.l1_unstructured(layer, next(iter(dict(layer.named_parameters()))), 7)  # masks the weight before each call
+    layer.register_forward_hook(lambda module, inputs, output: (2 * output[0], *output[1:]))
+    both(nn.Sequential(layer).double(), lambda layers, x: layers(x)[0], randn(B, INPUT))
 
 
 @pytest.mark.parametrize("bias", [True, False])

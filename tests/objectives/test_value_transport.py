@@ -178,6 +178,15 @@ def test_rows_that_do_not_count_transport_nothing():
     assert not transported_of(unroll, replace(config, value_transport=0.0)).any()
 
 
+def test_a_step_that_wrote_nothing_takes_no_slot_from_the_one_that_did():
+    """Of two slots the first is written in the first step, the second in the third, and all is read in the fourth."""
+    slots, is_first = torch.tensor([[0], [-1], [1], [-1]]), torch.tensor([[True], [False], [False], [False]])
+    weights = [torch.tensor([[[0.75, 0.25]]])] * 4
+    by_step, earlier = Memory.weights_by_step(make_agent("rl-mem").memory, weights, slots, is_first)
+    assert by_step[3].flatten().tolist() == [0.75, 0, 0.25, 0] and by_step[2].flatten().tolist() == [0.75, 0, 0, 0]
+    assert earlier[1:3].flatten().tolist() == [0.25, 0.25], "of the slot that no step of the window has written yet"
+
+
 def test_what_cannot_be_read_back_is_refused():
     agent = make_agent("rl-mem", value_transport=0.9)
     step = (

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,6 +81,20 @@ def test_a_population_that_was_stopped_goes_on_bit_for_bit(trained, tmp_path):
             weights.append(load_file(checkpoint.steps(directory / path)[-1] / "agent.safetensors"))
         assert weights[0].keys() == weights[1].keys()
         assert all(torch.equal(x, weights[1][name]) for name, x in weights[0].items())
+
+
+class Mine(merlin.RLLSTM):
+    pass
+
+
+@pytest.mark.parametrize("agent, modules", [("rl-lstm", ""), (f"{__name__}:Mine", " --import-from .")])
+def test_what_can_be_done_next_is_told_with_where_modules_lie(agent, modules, tmp_path, capsys, monkeypatch):
+    ended = SimpleNamespace(env_steps=64, wall_seconds=1.0, interrupted=False)
+    monkeypatch.setattr(run, "train", lambda *_, **__: ended)
+    assert main(["population", "--agent", agent, "--steps", "128", "--run-dir", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    for command in ("population --resume RUN", "tournament RUN", "watch RUN/agents/00"):
+        assert f"merlin {command.replace('RUN', str(tmp_path / 'run'))}{modules}\n" in out
 
 
 def test_trackers_get_what_the_population_and_its_agents_report(tmp_path, monkeypatch):

@@ -76,6 +76,13 @@ def test_a_file_in_the_folders_place_is_told(run, tmp_path, capsys):
     assert capsys.readouterr().err.endswith("file is a file: choose another --out.\n")
 
 
+def test_the_card_of_what_is_of_a_module_says_that_it_must_be_found(run):
+    weights = Best(16, 0.5)
+    assert "merlin evaluate FOLDER\n" in write_card(run.agent.agent, run.agent.config, weights, None)
+    for config in (replace(run.agent.config, agent="mine:Agent"), replace(run.agent.config, task="mine:Task-v0")):
+        assert "merlin evaluate FOLDER --import-from DIR" in write_card(run.agent.agent, config, weights, None)
+
+
 def test_the_command_of_the_card_trains_with_the_same_configuration(run, tmp_path):
     more = {"curriculum.argument": "length", "curriculum.values": [2], "curriculum.until_steps": 8}
     more |= {"environment.kinds.observation": "vector", "environment.step_seconds": 9.0}

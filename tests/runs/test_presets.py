@@ -107,10 +107,14 @@ def test_the_policy_takes_small_steps_where_the_cue_is_seldom_seen(task, env_kwa
 def test_where_reward_is_to_be_found_again_merlin_asks_for_it():
     asking = {task for task in tasks.TASKS if preset("merlin", task).model.policy_reward_keys}
     assert asking == {"merlin/WaterMaze-v0", "merlin/RewardValuation-v0"}
-    for agent in ("merlin", "rl-mem", "rl-lstm"):
-        config = preset(agent, "merlin/RewardValuation-v0")
+
+
+@pytest.mark.parametrize("agent", ["merlin", "rl-mem", "rl-lstm"])
+def test_entropy_falls_slowly_where_choosing_is_learnt_late(agent):
+    for name in ("RewardValuation", "TransientInstruction"):
+        config = preset(agent, f"merlin/{name}-v0")
         assert (config.model.entropy_cost, config.training.final_entropy_fraction) == (0.06, 0.1)
-        assert preset(agent, "merlin/WaterMaze-v0").training.final_entropy_fraction == 1
+    assert preset(agent, "merlin/WaterMaze-v0").training.final_entropy_fraction == 1
 
 
 @pytest.mark.parametrize(

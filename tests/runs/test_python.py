@@ -100,7 +100,8 @@ def test_python_and_the_command_line_evaluate_alike(tmp_path, capsys):
     run = train("merlin/TMaze-v0", tmp_path / "run", env_kwargs={"length": 3})
     assert main(["evaluate", str(run.run_dir), "--episodes", "5", "--seed", "2", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert [printed.pop(name) for name in ("memory", "checkpoint", "checkpoint_step")] == ["own", "last", 16]
+    told = [printed.pop(name) for name in ("memory", "ablations", "checkpoint", "checkpoint_step")]
+    assert told == ["own", [], "last", 16], "of RL-LSTM, which has no memory"
     assert run.evaluate(episodes=5, seed=2) == printed
 
 

@@ -10,9 +10,13 @@ import torch
 
 from merlin.agents import AGENTS
 from merlin.agents.learner import Learner
+from merlin.agents.merlin import Merlin
+from merlin.agents.merlin.predictor import Predictor
+from merlin.agents.rl_lstm import RLLSTM
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
 from merlin.objectives.reconstruction import TAKEN
+from merlin.runs.metrics import Means
 from merlin.runs.monitor import _next
 from merlin.runs.presets import RunConfig, preset
 from merlin.runs.run import build_agent, build_environment, load_config, train
@@ -252,6 +256,96 @@ def test_a_policy_that_is_no_part_of_its_own_cannot_learn_more_often():
     config = tiny("rl-lstm", policy_passes=2)
     with build_environment(config) as environment, pytest.raises(MerlinError, match="has policy_passes of its own"):
         Trainer(build_agent(config, environment), environment, config.training, total_steps=1, seed=1)
+
+
+class Seldom(RLLSTM):
+    """Tells of something in every other window, with its graph."""
+
+    count = 0
+
+    def loss(self, *arguments):
+        losses = super().loss(*arguments)
+        self.count += 1
+        told = {"seldom": 7 + 0 * losses.total} if self.count % 2 else {}
+        return losses._replace(metrics=losses.metrics | told)
+
+
+def test_a_metric_that_some_windows_lack_is_a_mean_over_those_that_tell_it(tmp_path):
+    config = replace(tiny("rl-lstm", report_steps=2 * 8 * 4), agent=f"{__name__}:Seldom")
+    train(config, tmp_path / "run", stream=io.StringIO())
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["seldom"] for row in rows] == [7] * 3
+
+
+def test_means_go_on_also_from_a_single_number_of_windows():
+    means, again, old = Means(), Means(), Means()
+    means.add({"loss": torch.tensor(1.0), "nats": torch.tensor(4.0, requires_grad=True)})
+    means.add({"loss": torch.tensor(3.0)})
+    assert means.means() == {"loss": 2, "nats": 4} and not means.sums["nats"].requires_grad
+    again.load_state_dict(means.state_dict(), torch.device("cpu"))
+    again.add({"nats": torch.tensor(6.0)})
+    assert again.means() == {"loss": 2, "nats": 5} and means.means()["nats"] == 4
+    old.load_state_dict({"sums": {"loss": torch.tensor(6.0)}, "windows": 3}, torch.device("cpu"))
+    assert old.means() == {"loss": 2}
+
+
+class OwnPredictor(Predictor):
+    pass
+
+
+class OwnPart(Merlin):
+    """MERLIN with a predictor, a part and a write of its own."""
+
+    predictor_class = OwnPredictor
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.part = torch.nn.Linear(2, 3)
+
+    def advance(self, perceived, action):
+        return super().advance(perceived, action)
+
+
+class LeftOut(OwnPart):
+    def parameter_groups(self):
+        return {"predictor": list(self.predictor.parameters()), "policy": list(self.policy.parameters())}
+
+
+class Twice(OwnPart):
+    def parameter_groups(self):
+        return super().parameter_groups() | {"part": list(self.part.parameters())}
+
+
+class Frozen(LeftOut):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.part.requires_grad_(False)
+
+
+def owned_by(agent_class: type[Merlin]) -> list[str]:
+    """The optimisers that own the part of such an agent."""
+    config = tiny()
+    with build_environment(config) as environment:
+        agent = agent_class(environment.spaces, environment.action_space, config.model)
+        assert type(agent.predictor) is OwnPredictor and agent.memory is agent.predictor.memory
+        groups = Trainer(agent, environment, config.training, total_steps=1, seed=1).learner.groups
+    return [name for name, group in groups.items() if any(x is agent.part.weight for x in group)]
+
+
+def test_parts_that_a_subclass_adds_are_learnt_and_none_is_left_out_without_a_word():
+    assert owned_by(OwnPart) == ["predictor"] and owned_by(Frozen) == []
+    with pytest.raises(MerlinError, match=r"parameter_groups of LeftOut, but part\.weight is in none: put it into one"):
+        owned_by(LeftOut)
+    with pytest.raises(MerlinError, match=r"parameter_groups of Twice, but part\.weight is in 2: put it into one al"):
+        owned_by(Twice)
+
+
+def test_a_policy_that_takes_other_steps_than_merlins_does_not_learn_more_often_from_those():
+    config = tiny(policy_passes=2)
+    with build_environment(config) as environment:
+        agent = OwnPart(environment.spaces, environment.action_space, config.model)
+        with pytest.raises(MerlinError, match="OwnPart has its own advance: override policy_losses too"):
+            Trainer(agent, environment, config.training, total_steps=1, seed=1)
 
 
 def test_minibatches_of_one_pass_have_the_gradient_of_the_whole():

@@ -14,10 +14,12 @@ from PIL import Image
 
 from merlin.environments.batch import Environment
 from merlin.errors import MerlinError
+from merlin.memory import ContentMemory
 from merlin.networks.spaces import Picture, Symbols, Tokens
 from merlin.runs.presets import preset
 from merlin.runs.run import build_agent, build_environment
 from merlin.runs.settings import to_dict
+from merlin.states import choose_rows
 from merlin.training import checkpoint
 from merlin.viewer import frames
 from merlin.viewer import watch as watching
@@ -92,6 +94,27 @@ def test_a_slot_that_is_used_again_holds_what_was_written_last():
     held = episode.held(8)
     assert set(held) == {0, 1, 2, 3} and max(held.values()) == 7 and len(set(held.values())) == 4
     draw_step(episode, 8)
+
+
+class FirstWords(ContentMemory):
+    """Keeps the first N words of an episode, and takes no more."""
+
+    def write(self, state, word, read_weights, slot=None):
+        after, slot = super().write(state, word, read_weights, slot)
+        has_room = state.num_written < self.config.memory_size
+        return choose_rows(has_room, after, state), slot.where(has_room, -1)
+
+
+def test_what_was_not_written_is_in_no_slot(tmp_path):
+    played = play(tiny(memory=f"{__name__}:FirstWords", memory_size=3, retroactive_discount=None))
+    count = len(played.steps)
+    written = [0, 1, 2] + [-1] * (count - 3)
+    assert count > 4 and [step.slot for step in played.steps] == written
+    assert played.held(count) == {0: 0, 1: 1, 2: 2}
+    draw_step(played, 4)
+    memory_picture(played, tmp_path / "memory.png")
+    write_page([played], tmp_path / "x.html", "")
+    assert json.loads(re.search(r'"written":(\[.*?\])', (tmp_path / "x.html").read_text())[1]) == written
 
 
 @pytest.mark.parametrize("memory_size", [24, 5])

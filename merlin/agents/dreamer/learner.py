@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from merlin import distributed
-from merlin.agents.learner import Learner, LearnerConfig, Window, base_rates, load_optimizer, scheduled
+from merlin.agents.learner import (
+    Learner,
+    LearnerConfig,
+    Window,
+    base_rates,
+    groups_of,
+    load_optimizer,
+    scheduled,
+)
 from merlin.errors import MerlinError
 from merlin.experience import Losses, Unroll
 from merlin.states import map_state
@@ -35,7 +43,7 @@ class DreamerLearner(Learner):
                     f"set model.replay_ratio or model.replay_windows."
                 )
         self.agent, self.config, self.generator = agent, config, generator
-        self.groups = agent.parameter_groups()
+        self.groups = groups_of(agent)
         self.base_rates = base_rates(config, self.groups)
         self.optimizers = {
             name: torch.optim.AdamW(

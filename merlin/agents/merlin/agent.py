@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from merlin.agents.agent import Advanced, Agent, Perceived
+from merlin.agents.learner import Learner, LearnerConfig
 from merlin.agents.merlin.initialization import start_associative
 from merlin.agents.merlin.predictor import Inference, Predictor, PredictorConfig, PredictorState
 from merlin.agents.merlin.reward_keys import RewardKeys
-from merlin.errors import option
+from merlin.errors import MerlinError, option
 from merlin.experience import Losses, StepOutput, Unroll
 from merlin.memory import Memory, Reader
 from merlin.networks.actions import ActionDistribution
@@ -238,17 +239,36 @@ class Merlin(Agent[MerlinConfig, MerlinState]):
     """
 
     config_class = MerlinConfig
+    predictor_class: ClassVar[type[Predictor]] = Predictor
     memory: Memory
 
     def __init__(self, spaces: dict[str, Space], action_space: Space, config: MerlinConfig) -> None:
         super().__init__(spaces, action_space, config)
-        self.predictor = Predictor(spaces, self.actions, config)
+        self.predictor = self.predictor_class(spaces, self.actions, config)
         self.memory = self.predictor.memory
         self.policy = Policy(config, spaces, self.actions, self.predictor.latents.size, self.memory.slot_size)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the policy's parameters, and all others, which the policy gradient never reaches."""
-        return {"predictor": list(self.predictor.parameters()), "policy": list(self.policy.parameters())}
+        policy = list(self.policy.parameters())
+        others = [x for x in self.parameters() if all(x is not y for y in policy)]
+        return {"predictor": others, "policy": policy}
+
+    def learner(self, config: LearnerConfig, generator: torch.Generator) -> Learner:
+        """Return what learns from windows. See `Agent.learner`.
+
+        Raises:
+            MerlinError: The policy is to take its steps again, which are other steps than those of `policy_losses`.
+        """
+        kinds = (type(self), Merlin), (type(self.predictor), Predictor)
+        if config.policy_passes > 1 and type(self).policy_losses is Merlin.policy_losses:
+            for kind, base in kinds:
+                if own := [x for x in ("perceive", "advance") if getattr(kind, x) is not getattr(base, x)]:
+                    raise MerlinError(
+                        f"policy_losses takes the policy's steps again as MERLIN does, but {kind.__name__} has its own "
+                        f"{' and '.join(own)}: override policy_losses too, or take training.policy_passes=1."
+                    )
+        return super().learner(config, generator)
 
     def initial_state(self, batch_size: int) -> MerlinState:
         """Return zeros: nothing seen, nothing remembered."""
