@@ -20,8 +20,8 @@ MODULES = {
 }
 
 LAYERS = [
-    ["merlin.errors", "merlin.moved", "merlin.precision", "merlin.recorded", "merlin.version"],
-    ["merlin.ranges", "merlin.states"],
+    ["merlin.errors", "merlin.moved", "merlin.precision", "merlin.version"],
+    ["merlin.ranges", "merlin.recorded", "merlin.states"],
     ["merlin.distributed", "merlin.plugins"],
     ["merlin.experience", "merlin.latents", "merlin.memory"],
     ["merlin.networks"],

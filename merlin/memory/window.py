@@ -28,6 +28,7 @@ C chosen.
 """
 
 import copy
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -82,8 +83,9 @@ class MemoryWindow:
         batch_size, self.memory_size, slot_size = memory.shape
         self.word_size = slot_size if retroactive_discount is None else slot_size // 2
         self.held = self.memory_size
-        if mask_unwritten and batch_size and not memory.is_meta:
-            self.held = int(state.num_written.max().clamp(1, self.memory_size))
+        if mask_unwritten and batch_size:
+            with suppress(RuntimeError) if memory.is_meta else nullcontext():  # there are no numbers there
+                self.held = int(state.num_written.max().clamp(1, self.memory_size))
         held = memory[:, : self.held]
         self.entries = memory.new_zeros(batch_size, self.held + length, slot_size)
         self.entries[:, : self.held] = held

@@ -111,10 +111,10 @@ class Chronicle:
         }
 
     def _resume(self, saved: Mapping[str, Any]) -> None:
-        # apart in version 0.3.0 and before
-        means = saved.get("means") or {
-            index: {"sums": sums, "windows": saved["windows"][index]} for index, sums in saved["sums"].items()
-        }
+        if "means" in saved:
+            means = saved["means"]
+        else:  # version 0.3.0 and before had their parts apart
+            means = {i: {"sums": sums, "windows": saved["windows"][i]} for i, sums in saved["sums"].items()}
         for index, state in means.items():
             self.means[int(index)].load_state_dict(state, self.population.environment.device)
         self.episodes.update({int(index): list(map(tuple, parts)) for index, parts in saved["episodes"].items()})

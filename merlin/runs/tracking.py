@@ -25,7 +25,6 @@ from typing import Any
 
 _QUEUE_SIZE = 1_000
 _FAILURE = "!"  # begins a line that tells of a failure
-_INVITATION = "wandb is off: `wandb login` turns it on, and `--wandb offline` keeps its files in the run directory"
 
 
 class Tracker:
@@ -56,7 +55,7 @@ class Tracker:
         if polite:
             mode = os.environ.get("WANDB_MODE", "online" if may_be_logged_in() else "")
             if not mode:
-                note(_INVITATION)
+                note(_invitation())
         if mode not in ("online", "offline"):
             return
         try:
@@ -77,7 +76,7 @@ class Tracker:
         self._queue: queue.Queue[dict | None] = queue.Queue(_QUEUE_SIZE)
         self._send({
             "argv": sys.argv, "directory": str(run_dir), "id": run_id, "mode": mode, "name": name, "group": group,
-            "config": dict(config), "polite": polite,
+            "config": dict(config), "invitation": _invitation() if polite else None,
         })  # fmt: skip
         self._threads = [
             threading.Thread(target=self._write, args=[self._process.stdin], daemon=True),
@@ -194,6 +193,13 @@ def _run_id(run_dir: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def _invitation() -> str:
+    from merlin.errors import option  # which wandb's process does not import
+
+    offline = option("wandb", "offline")
+    return f"wandb is off: `wandb login` turns it on, and `{offline}` keeps its files in the run directory"
+
+
 def _serve(messages: io.TextIOBase, tell: Callable[[str], None]) -> None:
     """Do what the messages say; the first describes the run."""
     start = json.loads(messages.readline())
@@ -214,8 +220,8 @@ def _serve(messages: io.TextIOBase, tell: Callable[[str], None]) -> None:
         )
     except Exception as error:
         # The class by name: where it is defined differs between versions of wandb.
-        not_logged_in = type(error).__name__ == "UsageError" and start["polite"]
-        tell(_FAILURE + (_INVITATION if not_logged_in else f"wandb is off for this run: {_one_line(error)}"))
+        invitation = start["invitation"] if type(error).__name__ == "UsageError" else None
+        tell(_FAILURE + (invitation or f"wandb is off for this run: {_one_line(error)}"))
         return
     # Our own axis: a resumed run reports some steps again, which wandb's own step counter would refuse.
     run.define_metric("env_steps")

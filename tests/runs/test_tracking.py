@@ -80,7 +80,7 @@ def test_auto_without_a_login_says_how_to_turn_it_on_and_starts_nothing(tmp_path
     tracker, notes = start(tmp_path, "auto")
     tracker.log({"x": 1.0}, 1)
     tracker.close()
-    assert len(notes) == 1 and notes[0].startswith("wandb is off: `wandb login` turns it on, and `--wandb offline` ")
+    assert len(notes) == 1 and notes[0].startswith('wandb is off: `wandb login` turns it on, and `wandb="offline"` ')
     assert list((tmp_path / "run").iterdir()) == []
 
 
