@@ -114,6 +114,7 @@ def test_entropy_falls_slowly_where_choosing_is_learnt_late(agent):
     for name in ("RewardValuation", "TransientInstruction"):
         config = preset(agent, f"merlin/{name}-v0")
         assert (config.model.entropy_cost, config.training.final_entropy_fraction) == (0.06, 0.1)
+    assert config.steps >= 10_000_000, "within a million steps nobody leaves a guess"
     assert preset(agent, "merlin/WaterMaze-v0").training.final_entropy_fraction == 1
 
 

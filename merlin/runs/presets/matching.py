@@ -21,6 +21,7 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     search = {"training.final_entropy_fraction": 0.1 if chooses else 1.0}
     return {
         "merlin": {
+            "steps": 12_000_000 if chooses else 1_000_000,
             "num_envs": 64,
             "model.latent_size": 64,
             "model.hidden_size": 64,
@@ -50,6 +51,7 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             **search,
         },
         "rl-mem": {
+            "steps": 10_000_000 if chooses else 1_000_000,
             "num_envs": 32,
             "model.latent_size": 64,
             "model.hidden_size": 64,
@@ -67,6 +69,7 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             **search,
         },
         "rl-lstm": {
+            "steps": 10_000_000 if chooses else 1_000_000,
             "num_envs": 32,
             "model.num_layers": 1,
             "model.policy_hidden_gain": 2.0,
