@@ -47,11 +47,7 @@ def lambda_returns(
     mixing = gae_lambda * _goes_on(is_end).to(torch.promote_types(reward.dtype, torch.float32))
     base = reward + discount * (1 - mixing) * next_value
     decay = discount * mixing
-    returns, following = [], reward.new_zeros(reward.shape[1:])
-    for t in range(reward.shape[0] - 1, -1, -1):
-        following = torch.addcmul(base[t], decay[t], following)
-        returns.append(following)
-    return torch.stack(returns[::-1]) if returns else base
+    return _backwards(base, decay)
 
 
 def generalized_advantages(
@@ -107,13 +103,17 @@ def vtrace(
     rho, goes_on = ratio.clamp(max=1.0), _goes_on(is_end)
     decay = discount * vtrace_lambda * rho * goes_on
     base = value + rho * (reward + discount * next_value - value) - decay * next_value
-    returns, following = [], reward.new_zeros(reward.shape[1:])
-    for t in range(reward.shape[0] - 1, -1, -1):
-        following = torch.addcmul(base[t], decay[t], following)
-        returns.append(following)
-    targets = torch.stack(returns[::-1]) if returns else base
+    targets = _backwards(base, decay)
     following_targets = torch.where(goes_on, targets.roll(-1, 0), next_value)
     return VTrace(targets, rho * (reward + discount * following_targets - value))
+
+
+def _backwards(base: Float[Tensor, "T B"], decay: Float[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    """Return y[t] = base[t] + decay[t] · y[t+1], nothing following the last row."""
+    results: list[Tensor] = []
+    for row, factor in zip(reversed(base.unbind()), reversed(decay.unbind()), strict=True):
+        results.append(torch.addcmul(row, factor, results[-1]) if results else row)
+    return torch.stack(results[::-1]) if results else base
 
 
 def _goes_on(is_end: Tensor) -> Bool[Tensor, "T B"]:

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from merlin.agents.acting import Acting
@@ -80,71 +80,67 @@ class Collection:
         generator: torch.Generator,
         records: bool,
     ) -> None:
-        self.discount_factor, self.timestep, self._initial_state = discount_factor, state.timestep, state.agent_state
+        self.discount_factor, self._before = discount_factor, state
         self._acting = Acting(agent, state.agent_state, unroll_length, generator, records)
-        self._episode_return, self._episode_length = state.episode_return, state.episode_length
-        self._value_sums = state.value_sums
-        self._rows: list[dict[str, Any]] = []
-        self._ended: list[tuple[Tensor, ...]] = []
-        self._truncated: list[Tensor] = []
-        self._final_values: list[Tensor | None] = []
+        self._timesteps, self._actions = [state.timestep], []
+        self._final_values: list[tuple[int, Tensor]] = []
 
     @torch.no_grad()
     def act(self) -> Tensor:
         """Return the actions on the present timestep."""
-        self._action = self._acting.step(self.timestep.observation, self.timestep.is_first, self.timestep.reward)
-        return self._action
+        seen = self._timesteps[-1]
+        self._actions.append(self._acting.step(seen.observation, seen.is_first, seen.reward))
+        return self._actions[-1]
 
     @torch.no_grad()
     def take(self, following: Timestep) -> None:
         """Take in what the actions led to."""
-        timestep = self.timestep
-        is_end = following.terminated | following.truncated
-        self._rows.append(
-            {
-                "observation": timestep.observation,
-                "is_first": timestep.is_first,
-                "previous_reward": timestep.reward.masked_fill(timestep.is_first, 0),
-                "action": self._action,
-                "reward": following.reward,
-                "discount": (~following.terminated).to(following.reward.dtype) * self.discount_factor,
-                "is_end": is_end,
-                "is_valid": ~timestep.is_last,
-            }
-        )
-        self._final_values.append(self._final_value(following))
-        episode_return = self._episode_return + following.reward
-        episode_length = self._episode_length + ~timestep.is_last
-        counts = ~(timestep.is_last | following.is_cut)
-        self._ended.append((is_end & counts, episode_return, episode_length, following.success))
-        self._truncated.append(following.truncated & ~following.terminated)
-        self._episode_return = episode_return.masked_fill(is_end, 0)
-        self._episode_length = episode_length.masked_fill(is_end, 0)
-        self.timestep = following
+        value = self._final_value(following)
+        if value is not None:
+            self._final_values.append((len(self._actions) - 1, value))
+        self._timesteps.append(following._replace(final_observation=None))  # as large as an observation
 
     @torch.no_grad()
     def finish(self) -> tuple[Window, Episodes, RolloutState]:
         """Return the window, the episodes that ended in it, and where collection stands."""
-        acting, timestep, rows = self._acting, self.timestep, self._rows
-        acting.length = len(rows)
+        acting, before, (*seen, last) = self._acting, self._before, self._timesteps
+        acting.length = len(seen)
         # One more step, which advances nothing: what it leads to is worth V.
-        bootstrap = acting.next_value(timestep.observation, timestep.is_first, timestep.reward)
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        observations = columns.pop("observation")
-        stacked: dict[str, Any] = {name: torch.stack(column) for name, column in columns.items()}
-        stacked |= acting.columns()
-        next_value = torch.cat([stacked["value"][1:], bootstrap.unsqueeze(0)])
-        for t, final_value in enumerate(self._final_values):
-            if final_value is not None:
-                # Where an episode was truncated, its final observation takes the next row's place.
-                replaced = stacked["is_end"][t] & (stacked["discount"][t] > 0)
-                next_value[t] = torch.where(replaced, final_value, next_value[t])
-        observation = {name: torch.stack([x[name] for x in observations]) for name in observations[0]}
-        unroll = Unroll(observation=observation, next_value=next_value, **stacked)
-        truncated = torch.stack(self._truncated)
-        ended_sums, value_sums = sum_window(unroll, self._value_sums, truncated, self.discount_factor)
-        state = RolloutState(timestep, acting.state, self._episode_return, self._episode_length, value_sums)
-        return Window(unroll, self._initial_state, acting), _episodes(self._ended, ended_sums), state
+        bootstrap = acting.next_value(last.observation, last.is_first, last.reward)
+        is_first, is_last = (torch.stack([getattr(x, name) for x in seen]) for name in ("is_first", "is_last"))
+        reward, terminated, truncated, success, is_cut = (
+            torch.stack([getattr(x, name) for x in self._timesteps[1:]])
+            for name in ("reward", "terminated", "truncated", "success", "is_cut")
+        )
+        is_end, is_valid = terminated | truncated, ~is_last
+        earlier = torch.cat([seen[0].reward.unsqueeze(0), reward[:-1]])
+        columns = acting.columns()
+        next_value = torch.cat([columns["value"][1:], bootstrap.unsqueeze(0)])
+        truncated &= ~terminated
+        for t, final_value in self._final_values:  # takes the next row's place where an episode was truncated
+            next_value[t] = torch.where(truncated[t], final_value, next_value[t])
+        unroll = Unroll(
+            observation={name: torch.stack([x.observation[name] for x in seen]) for name in last.observation},
+            is_first=is_first,
+            previous_reward=earlier.masked_fill(is_first, 0),
+            action=torch.stack(self._actions),
+            reward=reward,
+            discount=(~terminated).to(reward.dtype) * self.discount_factor,
+            next_value=next_value,
+            is_end=is_end,
+            is_valid=is_valid,
+            **columns,
+        )
+        ended_sums, value_sums = sum_window(unroll, before.value_sums, truncated, self.discount_factor)
+        returns, episode_return = _running(reward, is_end, before.episode_return)
+        lengths, episode_length = _running(is_valid, is_end, before.episode_length)
+        state = RolloutState(last, acting.state, episode_return, episode_length, value_sums)
+        ended = is_end & ~(is_last | is_cut)
+        return (
+            Window(unroll, before.agent_state, acting),
+            _episodes(ended, returns, lengths, success, ended_sums),
+            state,
+        )
 
     def _final_value(self, following: Timestep) -> Float[Tensor, "B"] | None:
         """Return the value of the final observations of truncated episodes, on the state that they end with."""
@@ -211,12 +207,34 @@ class Rollout:
         """Go on as before."""
 
 
-def _episodes(ended: list[tuple[Tensor, ...]], value_sums: Float[Tensor, "T B 4"]) -> Episodes:
-    columns = [torch.stack(column).double() for column in zip(*ended, strict=True)]
+def _running(
+    x: Shaped[Tensor, "T B"], is_end: Bool[Tensor, "T B"], before: Shaped[Tensor, "B"]
+) -> tuple[Float[Tensor, "T B"], Shaped[Tensor, "B"]]:
+    """Return the sum of each row's episode so far, and what the window ends with.
+
+    Args:
+        before: What the window begins with.
+    """
+    first, *rows = x.double().unbind()
+    *goes_on, goes_beyond = (~is_end).double().unbind()
+    sums = [before + first]
+    for row, goes in zip(rows, goes_on, strict=True):
+        sums.append(torch.addcmul(row, sums[-1], goes))
+    return torch.stack(sums), (sums[-1] * goes_beyond).to(before.dtype)
+
+
+def _episodes(
+    ended: Bool[Tensor, "T B"],
+    returns: Float[Tensor, "T B"],
+    lengths: Float[Tensor, "T B"],
+    successes: Float[Tensor, "T B"],
+    value_sums: Float[Tensor, "T B 4"],
+) -> Episodes:
     # All at once, so that the host waits for an accelerator once.
+    columns = [x.double() for x in (ended, returns, lengths, successes)]
     table = torch.cat([torch.stack(columns, -1), value_sums.double()], -1).cpu()
     row, environment = table[..., 0].nonzero(as_tuple=True)
     chosen = table[row, environment]
     begins = row - chosen[:, 2].long() + 1  # the row of an action that ended an episode is the last of its rows
-    returns, lengths, successes = chosen[:, 1:4].to(ended[0][1].dtype).unbind(-1)
+    returns, lengths, successes = chosen[:, 1:4].to(successes.dtype).unbind(-1)
     return Episodes(returns, lengths, successes, chosen[:, 4:].to(value_sums.dtype), environment, begins)
