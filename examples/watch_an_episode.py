@@ -33,8 +33,10 @@ def main(run_dir: Path | None = None, out: Path = Path("episode.gif"), steps: in
     for index, step in enumerate(episode.steps):
         line = f"step {index + 1}: value {step.value:5.2f}, {episode.action_name(index)}, reward {step.reward:g}"
         if step.policy_read_weights is not None and index > 0:
-            slot = int(step.policy_read_weights.argmax())
-            line += f"; the policy reads most from slot {slot}, written at step {episode.held(index).get(slot, 0) + 1}"
+            key, slot = divmod(int(step.policy_read_weights.argmax()), step.policy_read_weights.shape[-1])
+            writer = episode.held(index).get(slot)
+            when = "that holds nothing" if writer is None else f"written at step {writer + 1}"
+            line += f"; key {key + 1} of the policy reads most from slot {slot}, {when}"
         print(line)
     save_episodes([episode], out, f"{config.agent} on {config.task}")
     print(f"{out} shows it")

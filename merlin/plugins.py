@@ -54,7 +54,7 @@ def load_module(module: str, name: str) -> ModuleType:
     except (Exception, SystemExit) as error:  # whatever the module does while it is imported
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         root = Path(module.partition(".")[0])
-        place = "." if root.is_dir() or root.with_name(f"{root.name}.py").is_file() else "DIR"
+        place = "." if any(root.glob("*.py")) or root.with_name(f"{root.name}.py").is_file() else "DIR"
         hint = f": install it, or {_lies_in(place)}" if is_missing else ""
         raise MerlinError(f"The module of {name!r} cannot be imported: {describe_with_place(error)}{hint}.") from error
 

@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
         "names; the table is of all that is done")  # fmt: skip
     add("--jobs", metavar="N", type=whole_number(1), help="runs at a time (default: one for each core)")
     add("--out", metavar="DIR", type=path, help="where the runs, the table and the picture go; what is done there is "
-        "not done again (default: runs/compare-NAME, by the first task or the file)")  # fmt: skip
+        "not done again (default: runs/compare-NAME, by the first task and --env-kwargs, or by the file)")  # fmt: skip
     add_device(add, "where the agents run: auto, the default, takes a GPU where there is one")
     add_wandb(add, ", runs grouped by task")
     add_import_from(add, "the working directory")
@@ -62,6 +62,7 @@ def compare(options: argparse.Namespace) -> int:
         CURVE_COLUMNS,
         collect,
         collect_curves,
+        legend,
         plot_comparison,
         reference_scores,
         table,
@@ -89,7 +90,7 @@ def compare(options: argparse.Namespace) -> int:
             )
         except MerlinError as error:
             refuse(options, error)
-    out = options.out or Path("runs") / f"compare-{Path(first).stem if first.endswith('.toml') else short_name(first)}"
+    out = options.out or Path("runs") / _default_name(first, options.env_kwargs or {})
     runs = plan(comparison, out)
     chosen = plan(choose(comparison, options.only or []), out)
     references = reference_scores(comparison, runs)  # and each task can be built
@@ -104,7 +105,7 @@ def compare(options: argparse.Namespace) -> int:
     runs = [run for run in runs if run in chosen or run.result()]
     rows = collect(runs, references)
     if rows:
-        text = table(rows, references)
+        text = table(rows, references) + legend(rows, comparison)
         write_rows(rows, out / "results.csv")
         (out / "results.md").write_text(text, encoding="utf-8")
         write_rows(collect_curves(runs), out / "curves.csv", CURVE_COLUMNS)
@@ -120,3 +121,12 @@ def compare(options: argparse.Namespace) -> int:
     if failures:
         return fail(f"{len(failures)} of {len(chosen)} runs failed, the first of them {failures[0]}", 1)
     return 0
+
+
+def _default_name(first: str, env_kwargs: dict[str, Any]) -> str:
+    """Return the name of the directory of a comparison, by its file, or by its first task and that one's settings."""
+    from merlin.experiments.spec import slug
+
+    if first.endswith(".toml"):
+        return f"compare-{Path(first).stem}"
+    return slug("-".join(["compare", short_name(first), *(f"{key}-{value}" for key, value in env_kwargs.items())]))

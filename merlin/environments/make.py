@@ -53,24 +53,29 @@ def find_spec(task: str) -> EnvSpec:
             found = getattr(found, part, None)
         if callable(found):
             return spec_of(task_id, found)
-        _refuse_name(module, task_id)
     check_is_no_file(task, "NAME")
     if task_id not in gymnasium.registry:
         _import_quietly([name for prefix, name in REGISTERED_BY.items() if task_id.startswith(prefix)])
     if task_id not in gymnasium.registry:
         _import_quietly(REGISTERED_BY.values())  # for their ids to be suggested
-        raise _no_such_task(task_id)
+        raise _unregistered(module, task_id) if module else _no_such_task(task_id)
     return gymnasium.registry[task_id]
 
 
-def _refuse_name(module: str, name: str) -> None:
-    """Raise a MerlinError about a name that is neither an id nor in a module, unless it looks like an id."""
-    if name in gymnasium.registry or re.search(r"-v\d+$|/", name):
-        return
+def _unregistered(module: str, name: str) -> MerlinError:
+    """Return what to do about a name that is neither an id nor in its module, which was imported."""
     there = [key for key, value in vars(sys.modules[module]).items() if callable(value) and not key.startswith("_")]
-    hint = nearest(name, [*there, *gymnasium.registry], "correct the name.")
-    raise MerlinError(
-        f"A task module:NAME must be an id, a function or a class, but {module} has none named {name!r}: {hint}"
+    if not re.search(r"-v\d+$|/", name):
+        hint = nearest(name, [*there, *gymnasium.registry], "correct the name.")
+        return MerlinError(
+            f"A task module:NAME must be an id, a function or a class, but {module} has none named {name!r}: {hint}"
+        )
+    if any(_likeness(_bare(name), _bare(known)) >= NEAR for known in gymnasium.registry):
+        return _no_such_task(name)
+    maker = max([key for key in there if _likeness(_bare(name), _bare(key)) >= NEAR], default="NAME")
+    return MerlinError(
+        f"An id must be registered, but {module} was imported and registers no {name!r}: let it call "
+        f"gymnasium.register, or name a class or a function of it, as in {module}:{maker}."
     )
 
 

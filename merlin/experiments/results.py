@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -139,6 +140,33 @@ def table(rows: Sequence[dict], references: dict[str, dict[str, float]]) -> str:
         if (number := row.get("unfinished_episodes"))
     ]
     return "\n".join(lines + unfinished) + "\n"
+
+
+def legend(rows: Sequence[dict], comparison: Comparison) -> str:
+    """Return what the table's figures are, and the settings of tasks, in sentences."""
+    most = max(Counter((row["task"], row["agent"]) for row in rows).values())
+    middle = "the interquartile mean over seeds, in brackets its 95% bootstrap interval"
+    if most < 4:
+        middle = "the mean over seeds, in brackets its 95% bootstrap interval, which of so few seeds says little"
+    settings = [
+        f"{task.name} has {', '.join(f'{key} {value}' for key, value in task.env_kwargs.items())}."
+        for task in comparison.tasks
+        if task.env_kwargs
+    ]
+    return (
+        "\n"
+        + " ".join(
+            [
+                f"Scores are of {comparison.episodes:,} held-out episodes of each run's {comparison.checkpoint} weights"
+                + (f": {middle}." if most > 1 else "."),
+                "Steps and seconds are medians." if most > 1 else "",
+                *settings,
+            ]
+        )
+        .replace("  ", " ")
+        .rstrip()
+        + "\n"
+    )
 
 
 def _cell(name: str) -> str:

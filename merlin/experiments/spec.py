@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from merlin.agents.memory_ablation import ABLATIONS
 from merlin.errors import MerlinError, describe, obstacle
+from merlin.runs.directory import changes
 from merlin.runs.metrics import read_rows
 from merlin.runs.presets import GENERAL, RunConfig, preset
 from merlin.runs.run import load_config
@@ -78,7 +79,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         # by what their run directories are called
-        tasks, agents = ([_slug(entry.name) for entry in entries] for entries in (self.tasks, self.agents))
+        tasks, agents = ([slug(entry.name) for entry in entries] for entries in (self.tasks, self.agents))
         named: dict[str, Sequence[str | int]] = {"tasks": tasks, "agents": agents, "seeds": self.seeds}
         for name, entries in named.items():
             if not entries:
@@ -235,13 +236,15 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
     """
     runs: list[Run] = []
     for seed, task, agent in product(comparison.seeds, comparison.tasks, comparison.agents):
-        run_dir = out / f"{_slug(task.name)}_{_slug(agent.name)}_seed{seed}"
+        run_dir = out / f"{slug(task.name)}_{slug(agent.name)}_seed{seed}"
         seconds = comparison.max_seconds if task.max_seconds is None else task.max_seconds
         asked = {"episodes": comparison.episodes, "checkpoint": comparison.checkpoint, "max_seconds": seconds}
         run = Run(task, agent, seed, run_dir, asked)
         run = run._replace(settled=_settled(run, [other for other in runs if other[:2] == run[:2]]))
-        if (run_dir / "config.json").exists() and load_config(run_dir) != run.config():
-            raise MerlinError(f"{run_dir} holds a run of another configuration: {_ELSEWHERE}")
+        if (run_dir / "config.json").exists() and (then := load_config(run_dir)) != run.config():
+            differing = changes(run.config(), to_dict(then))
+            what = next((f", with {path} {other!r} rather than {value!r}" for path, value, other in differing), "")
+            raise MerlinError(f"{run_dir} holds a run of another configuration{what}: {_ELSEWHERE}")
         found = run.result() or asked
         if differing := [name for name in asked if found.get(name) != asked[name]]:
             came = f"{differing[0]} {found.get(differing[0])}, but {asked[differing[0]]} came"
@@ -265,5 +268,6 @@ def last_metrics(run_dir: Path) -> dict[str, Any]:
     return rows[-1] if rows else {}
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return a name as part of a path."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")

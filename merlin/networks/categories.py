@@ -33,6 +33,9 @@ class Categories(nn.Module):
 
     Variable i owns `sizes[i]` neighbouring columns. Values are those of the space: they begin at its `start` and have
     its shape, with any leading dimensions.
+
+    Args:
+        name: What messages call it.
     """
 
     _starts: Tensor
@@ -42,9 +45,9 @@ class Categories(nn.Module):
     _offsets: Tensor
     _lasts: Tensor
 
-    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
+    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary, name: str = "the entry"):
         super().__init__()
-        self.shape = shape_of(space)
+        self.name, self.shape = name, shape_of(space)
         self.sizes, starts = sizes_and_starts(space)
         self.num_columns = sum(self.sizes)
         self._size = self.sizes[0] if len(set(self.sizes)) == 1 else None  # all equal: no loop over the variables
@@ -95,10 +98,10 @@ class Categories(nn.Module):
         variable = int(is_stray.nonzero()[0, -1])
         value = int((columns - self._shifts)[is_stray][0])
         start = int(self._starts[variable])
-        which = f" {variable}" if len(self.sizes) > 1 else ""
+        what = f"variable {variable} of {self.name}" if len(self.sizes) > 1 else self.name
         return MerlinError(
-            f"Variable{which} of these categories must be from {start} to {start + self.sizes[variable] - 1}, but is "
-            f"{value}: correct the space or what gives the values."
+            f"{what[0].upper()}{what[1:]} must be a category from {start} to {start + self.sizes[variable] - 1}, but "
+            f"is {value}: correct the space or what gives the values."
         )
 
     def normalise(self, logits: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch S"]:
@@ -174,9 +177,9 @@ def sizes_and_starts(space: Discrete | MultiDiscrete | MultiBinary) -> tuple[tup
 class CategoryEncoder(EntryEncoder):
     """One-hots as they are: whatever reads the encoding begins with a linear layer, so one more here says nothing."""
 
-    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary):
+    def __init__(self, space: Discrete | MultiDiscrete | MultiBinary, name: str):
         super().__init__()
-        self.categories = Categories(space)
+        self.categories = Categories(space, f"entry {name!r}")
         self.output_size = self.categories.num_columns
 
     @property

@@ -69,13 +69,13 @@ def make_entry_encoder(
     space = settle(name, space)
     match kind(space), space:
         case "category", _ if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
-            return CategoryEncoder(space)
+            return CategoryEncoder(space, name)
         case "vector", Box():
             return VectorEncoder(space, running_scales)
         case "image", Picture():
             return ImageEncoder(space, config.image_features, config.image_channels)
         case "symbols", Symbols():
-            return GridEncoder(space, config.grid_features, config.grid_channels)
+            return GridEncoder(space, config.grid_features, config.grid_channels, name)
         case "text", Tokens():
             return TextEncoder(space, config.text_features)
     raise AssertionError("a space that is supported has a kind")

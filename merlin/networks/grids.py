@@ -25,10 +25,10 @@ class GridEncoder(EntryEncoder):
     squeezed through the few channels of one cell, and the corners of any view would hardly be seen.
     """
 
-    def __init__(self, space: Symbols, features: int, channels: int):
+    def __init__(self, space: Symbols, features: int, channels: int, name: str):
         super().__init__()
         self.shape = shape_of(space)
-        self.categories = cell_categories(space)
+        self.categories = cell_categories(space, f"a cell of entry {name!r}")
         plan = stages((space.shape[0], space.shape[1]))
         # a product with one-hots: so few categories make it several times faster than gathering, and its gradient too
         self.embedding = Linear(self.categories.num_columns, channels, bias=False)
@@ -122,10 +122,10 @@ class GridDecoder(EntryDecoder):
         return parameters.unflatten(-1, (self.num_cells, -1))
 
 
-def cell_categories(space: Symbols) -> Categories:
+def cell_categories(space: Symbols, name: str = "a cell") -> Categories:
     """Return the categories of one cell: one variable for each channel."""
     sizes, starts = (np.atleast_1d(x[0, 0]).astype(np.int64) for x in (space.nvec, space.start))
-    return Categories(MultiDiscrete(sizes, start=starts))
+    return Categories(MultiDiscrete(sizes, start=starts), name)
 
 
 def grid_cells(value: Tensor, shape: tuple[int, ...]) -> Int[Tensor, "*batch cells channels"]:

@@ -274,8 +274,11 @@ def _told(space: gymnasium.Space) -> str:
 
 
 def _bounds(space: Box) -> str:
-    low, high = float(space.low.min()), float(space.high.max())
-    return f"{low:g} to {high:g}" if np.isfinite([low, high]).any() else "no bounds"
+    """Return the bounds of each number where they are few and differ, else the lowest and the highest."""
+    pairs = list(zip(space.low.flatten().tolist(), space.high.flatten().tolist(), strict=True))
+    if not 1 < len(pairs) <= 4 or len(set(pairs)) == 1:
+        pairs = [(float(space.low.min()), float(space.high.max()))]
+    return ", ".join(f"{low:g} to {high:g}" if np.isfinite([low, high]).any() else "no bounds" for low, high in pairs)
 
 
 def _by(sizes: tuple[int, ...]) -> str:

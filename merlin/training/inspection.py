@@ -88,17 +88,29 @@ class Inspection:
             if found[f"{name} leaves"]:
                 if not isinstance(space, spaces.Box):
                     raise self._outside(name, (x < low) | (x > high), x)
-                scaled = "numbers" if isinstance(space, Picture) else "without model.running_scales numbers"
-                self.warnings[name] = (
-                    f"entry {name!r} of {self.task} reached {x.min():.4g} to {x.max():.4g}, outside of the bounds that "
-                    f"it declares, {space.low.min():.4g} to {space.high.max():.4g}: {scaled} are scaled by their bounds"
-                )
+                self.warnings[name] = self._strays(name, x, low, high)
         if found["next_value"]:
             raise EnvironmentFailure(
                 f"Observations must be finite, but one with which {self.task} truncated an episode in environment "
                 f"{_environment(~unroll.next_value.isfinite())} held a number that is not: correct the environment."
             )
         return found["rows"]
+
+    def _strays(self, name: str, x: Tensor, low: Tensor, high: Tensor) -> str:
+        """Return a sentence about the first number of a Box that leaves its bounds; a picture's pixels are as one."""
+        space = self.spaces[name]
+        assert isinstance(space, spaces.Box), "nothing else has such bounds"
+        declared, entry, but = (space.low.min(), space.high.max()), f"entry {name!r}", ""
+        if not isinstance(space, Picture):
+            least, most = x.flatten(0, 1).aminmax(dim=0)
+            place = tuple(((least < low) | (most > high)).nonzero()[0].tolist())
+            x, declared = x[:, :, *place], (space.low[place], space.high[place])
+            entry = f"number {', '.join(map(str, place))} of {entry}" if place else entry
+            but = " unless model.running_scales is on"
+        return (
+            f"{entry} of {self.task} reached {x.min():.4g} to {x.max():.4g}, outside of the bounds that it declares, "
+            f"{declared[0]:.4g} to {declared[1]:.4g}: numbers are scaled by their bounds{but}"
+        )
 
     def _look_at_pictures(self, unroll: Unroll) -> None:
         """Warn of pictures that use next to nothing of their declared range; once one uses more, it is let be."""

@@ -107,6 +107,8 @@ def test_a_run_directory_imports_from_the_working_directory_only_if_told(merlin,
         assert refused.returncode == 1 and refused.stderr.count("\n") == 1
         told = f"No module named 'my_agent': install it, or say where it lies with `--import-from {where}`.\n"
         assert refused.stderr.endswith(told)
+    (tmp_path / "my_agent").mkdir()  # a folder that is no package, such as a run directory
+    assert merlin("evaluate", copy, cwd=tmp_path).stderr.endswith("`--import-from DIR`.\n")
     resumed = merlin(*resume, "--import-from", ".")
     assert resumed.returncode == 0, resumed.stderr
     found = merlin("evaluate", run_dir, "--episodes", 4, "--json", "--import-from", run_dir.parents[1], cwd=tmp_path)

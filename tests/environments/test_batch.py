@@ -180,6 +180,10 @@ AT = r" at \S*test_batch\.py:\d+"
             {"task": "tests.environments.misbehaving:Misbehavin"},
             r"tests\.environments\.misbehaving has none named 'Misbehavin': did you mean 'Misbehaving'\?$",
         ),
+        (
+            {"task": "tests.environments.misbehaving:Qqq-v0"},
+            r"registers no 'Qqq-v0': let it call gymnasium.register, or name a class .* as in \S*misbehaving:NAME\.$",
+        ),
         ({"task": "tests.environments.misbehaving:CartPole-v9"}, "nearest of which is 'CartPole-v1'"),
         ({"task": "a/b.py:Id-v0"}, "'a/b.py' is a file: write b:Id-v0, and add its folder to sys.path"),
         ({"task": "./b.py"}, "'./b.py' is a file: write b:NAME.$"),

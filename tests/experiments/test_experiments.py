@@ -78,6 +78,7 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
         config = json.loads((run_dir / "config.json").read_text())
         assert config["seed"] == int(row["seed"]) and config["model"]["hidden_size"] == 8 and config["steps"] == 512
         assert config["num_envs"] == 32
+    assert "\nScores are of 8 held-out episodes of each run's last weights.\n" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results.md").read_text() in out and (tmp_path / "curves.png").stat().st_size > 1000
 
     with open(tmp_path / "curves.csv", encoding="utf-8") as file:
@@ -95,7 +96,7 @@ def test_a_comparison_is_run_once_and_its_rows_are_its_runs(tmp_path, capsys):
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
 
     for *changed, wrong in (
-        ["--steps", "600", "of another configuration"],
+        ["--steps", "600", "of another configuration, with steps 512 rather than 600: choose"],
         ["--episodes", "9", "with episodes 8, but 9 came"],
         ["--max-seconds", "60", "with max_seconds None, but 60.0 came"],
     ):

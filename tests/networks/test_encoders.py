@@ -202,13 +202,13 @@ def test_flat_symbols_are_symbols_of_one_channel():
 @pytest.mark.parametrize(
     ("space", "value", "message"),
     [
-        (MultiDiscrete([5, 5]), [5, 0], "Variable 0 of these categories must be from 0 to 4, but is 5"),
-        (MultiDiscrete([5, 3], start=[2, 1]), [3, 0], "Variable 1 of these categories must be from 1 to 3, but is 0"),
-        (MultiBinary(3), [0, 1, 2], "Variable 2 of these categories must be from 0 to 1, but is 2"),
-        (Discrete(5, start=-2), 3, "Variable of these categories must be from -2 to 2, but is 3"),
-        (Discrete(5, start=-2), -3, "Variable of these categories must be from -2 to 2, but is -3"),
-        (Discrete(2000), 2000, "Variable of these categories must be from 0 to 1999, but is 2000"),
-        (MultiDiscrete(np.tile([4, 3], (2, 3, 1))), [[[0, 0], [0, 3], [0, 0]]] * 2, "Variable 1 .* from 0 to 2, .* 3"),
+        (MultiDiscrete([5, 5]), [5, 0], "Variable 0 of entry 'x' must be a category from 0 to 4, but is 5"),
+        (MultiDiscrete([5, 3], start=[2, 1]), [3, 0], "Variable 1 of entry 'x' .* from 1 to 3, but is 0"),
+        (MultiBinary(3), [0, 1, 2], "Variable 2 of entry 'x' must be a category from 0 to 1, but is 2"),
+        (Discrete(5, start=-2), 3, "Entry 'x' must be a category from -2 to 2, but is 3"),
+        (Discrete(5, start=-2), -3, "Entry 'x' must be a category from -2 to 2, but is -3"),
+        (Discrete(2000), 2000, "Entry 'x' must be a category from 0 to 1999, but is 2000"),
+        (MultiDiscrete(np.tile([4, 3], (2, 3, 1))), [[[0, 0], [0, 3], [0, 0]]] * 2, "1 of a cell of entry 'x' .* 3"),
     ],
 )
 def test_a_category_that_does_not_exist_is_told(space, value, message):

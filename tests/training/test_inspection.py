@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from merlin.errors import MerlinError
+from merlin.networks.kinds import describe_entries
 from merlin.runs.run import build_agent, build_environment
 from merlin.training import inspection
 from merlin.training.inspection import _loosened
@@ -79,7 +80,29 @@ def test_what_cannot_be_learnt_from_is_named(config, poison, sentence):
 def test_numbers_well_beyond_a_box_are_a_warning(value, is_told):
     warnings = update(NUMBERS, put("clock", value)).inspection.warnings
     assert list(warnings) == ["clock"] * is_told
-    assert not is_told or "outside of the bounds that it declares, -1 to 100" in warnings["clock"]
+    assert not is_told or "outside of the bounds that it declares, -1 to 100: " in warnings["clock"]
+
+
+class Gauges(gymnasium.Env):
+    """Two numbers of very different units, of which the first leaves its bounds."""
+
+    action_space = Discrete(2)
+    observation_space = Box(np.float32([0, -40_000]), np.float32([0.001, 40_000]))
+
+    def reset(self, *, seed=None, options=None):
+        return np.float32([0.0005, -39_000]), {}
+
+    def step(self, action):
+        return np.float32([0.8, 39_000]), 0.0, False, False, {}
+
+
+def test_of_numbers_in_several_units_the_one_that_leaves_its_bounds_is_named():
+    task = f"{__name__}:Gauges"
+    warning = update(replace(NUMBERS, task=task), lambda unroll: None).inspection.warnings["observation"]
+    told = "reached 0.0005 to 0.8, outside of the bounds that it declares, 0 to 0.001: numbers are scaled by"
+    assert warning.startswith("number 0 of entry 'observation' of ") and told in warning
+    with build_environment(replace(NUMBERS, task=task)) as environment:
+        assert "0 to 0.001, -40000 to 40000" in describe_entries(environment.spaces)[0]
 
 
 class Grid(gymnasium.Env):
