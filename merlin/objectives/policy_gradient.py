@@ -39,6 +39,10 @@ class ActorCriticConfig(Settings):
     together, such as a cue and an object; PyTorch's almost linear start unless given."""
     normalize_advantages: bool = False
     """Divide advantages by their standard deviation over the window's batch, that of all processes."""
+    least_advantage_spread: Annotated[float, Range(0, 1000)] = 0.0
+    """Normalised advantages are divided by no less than this, in units of returns. Where no reward is in sight they are
+    errors of V alone, however small: made as large as any, they teach the policy something, and its entropy is gone
+    before the first success."""
     running_scales: bool = False
     """Standardise vectors by their running mean and spread, see rewards in units of their size, and learn V in units of
     the returns' spread (PopArt), so that costs and rates mean the same in whatever units an environment is."""
@@ -86,7 +90,7 @@ def advantages_and_returns(
     advantages = generalized_advantages(*follow, unroll.value, unroll.next_value, unroll.is_end, config.gae_lambda)
     advantages = advantages / unit
     if config.normalize_advantages:
-        advantages = normalized(advantages, unroll.is_valid)
+        advantages = normalized(advantages, unroll.is_valid, config.least_advantage_spread)
     return advantages, n_step_returns(*follow, unroll.next_value, unroll.is_end)
 
 
@@ -98,13 +102,15 @@ def transported_of(unroll: Unroll, config: ActorCriticConfig) -> Float[Tensor, "
     return transported(unroll, config.discount_factor, *settings)
 
 
-def normalized(advantages: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-    """Return advantages divided by their standard deviation over valid rows, those of all processes."""
+def normalized(
+    advantages: Float[Tensor, "T B"], is_valid: Bool[Tensor, "T B"], least: float = 0.0
+) -> Float[Tensor, "T B"]:
+    """Return advantages divided by their standard deviation over valid rows, those of all processes, or by `least`."""
     counted = torch.where(is_valid, advantages, 0.0)  # other rows may hold anything, NaN too
     sums = [x.sum() for x in (is_valid.to(advantages.dtype), counted, counted.square())]
     rows, first, second = distributed.total(torch.stack(sums))
     rows = rows.clamp(min=1)
-    return advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=1e-8))
+    return advantages * torch.rsqrt((second / rows - (first / rows).square()).clamp(min=max(1e-8, least**2)))
 
 
 class ActorLoss(NamedTuple):

@@ -1,12 +1,21 @@
 """Returns and advantages against loops, hand-derived values and their special cases."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 
 from merlin.errors import MerlinError
+from merlin.experience import Unroll
 from merlin.objectives.columns import check_shapes
-from merlin.objectives.policy_gradient import ActorCriticConfig, masked_mean, normalized, policy_loss
+from merlin.objectives.policy_gradient import (
+    ActorCriticConfig,
+    advantages_and_returns,
+    masked_mean,
+    normalized,
+    policy_loss,
+)
 from merlin.objectives.returns import generalized_advantages, lambda_returns, n_step_returns, vtrace
 
 T, B = 7, 3
@@ -198,6 +207,23 @@ def test_advantages_are_normalised_by_the_rows_that_count_whatever_others_hold()
     advantages = torch.tensor([[1.0, torch.nan], [5.0, 3.0]])
     expected = torch.tensor([1.0, 5.0, 3.0]) * (3 / 8) ** 0.5
     torch.testing.assert_close(normalized(advantages, is_valid)[is_valid], expected)
+    torch.testing.assert_close(normalized(advantages, is_valid, least=1.5)[is_valid], expected)
+    torch.testing.assert_close(normalized(advantages, is_valid, least=4.0)[is_valid], advantages[is_valid] / 4)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_errors_of_v_do_not_become_large_advantages(unit):
+    """Without rewards advantages are V's own errors: here a hundredth of a unit, and so a tenth of the least spread."""
+    error, nothing = randn(T, B, seed=2), torch.zeros(T, B, dtype=torch.float64)
+    of_other_columns = dict.fromkeys(Unroll._fields)
+    columns = {"reward": nothing, "discount": nothing, "next_value": nothing, "value": 0.01 * unit * error}
+    valid = {"is_end": nothing.bool(), "is_valid": ~nothing.bool()}
+    unroll = Unroll(**of_other_columns | columns | valid)
+    config = ActorCriticConfig(normalize_advantages=True, gae_lambda=0.0)
+    loud, _ = advantages_and_returns(unroll, config, unit)
+    quiet, _ = advantages_and_returns(unroll, replace(config, least_advantage_spread=0.1), unit)
+    torch.testing.assert_close(loud, -error / error.std(correction=0))
+    torch.testing.assert_close(quiet, -0.1 * error)
 
 
 def test_of_no_steps_there_are_no_returns():

@@ -148,7 +148,8 @@ class Dreamer(Agent[DreamerConfig, DreamerState]):
         residual convolutions rather than four plain ones.
 
     Settings of `ActorCriticConfig` that are PPO's have no effect: `clip_ratio`, `return_cost`,
-    `normalize_advantages`, `policy_hidden_gain`. In imagination there are no masks of actions.
+    `normalize_advantages`, `least_advantage_spread`, `policy_hidden_gain`. In imagination there are no masks of
+    actions.
     """
 
     config_class = DreamerConfig

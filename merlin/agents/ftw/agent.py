@@ -346,7 +346,7 @@ class FTW(ActorCritic[FTWConfig, FTWState]):
         returns, advantages = vtrace(*follow, self.config.gae_lambda)
         advantages = advantages / self.return_scale.unit
         if self.config.normalize_advantages:
-            advantages = normalized(advantages, unroll.is_valid)
+            advantages = normalized(advantages, unroll.is_valid, self.config.least_advantage_spread)
         return advantages, returns
 
     def _latent_loss(self, activations: FTWActivations, unroll: Unroll) -> tuple[Tensor, dict[str, Tensor]]:
