@@ -4,7 +4,8 @@ A REINFORCE agent sees five symbols in random order, then one of them again, and
 it. A guess earns 1/5. It takes some seconds: python examples/memory_alone.py [UPDATES] [SEED] [SLOTS]
 """
 
-import sys
+import argparse
+import inspect
 
 import torch
 from torch import nn
@@ -56,4 +57,7 @@ def main(updates: int = 400, seed: int = 0, slots: int = SYMBOLS) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

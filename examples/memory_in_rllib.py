@@ -3,10 +3,12 @@
 The task: see a cue, walk a corridor of LENGTH, turn to the cued side. Without memory the return is 0.50.
 With 1 of SLOTS, 32 unless told, it remembers the step before alone, besides what its LSTM holds.
 
+It takes two minutes of a core:
 python examples/memory_in_rllib.py [ITERATIONS] [LENGTH] [STEPS_OF_ITERATION] [SEED] [SLOTS]
 """
 
-import sys
+import argparse
+import inspect
 
 import numpy as np
 import ray
@@ -71,4 +73,7 @@ def main(iterations: int = 60, length: int = 5, steps: int = 2_048, seed: int = 
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

@@ -3,10 +3,11 @@
 The task: see a cue, walk a corridor of LENGTH, turn to the cued side. Without memory 0.50 of episodes succeed.
 With 1 of SLOTS, 32 unless told, it remembers the step before alone, besides what its LSTM holds.
 
-python examples/memory_in_torchrl.py [STEPS] [LENGTH] [SEED] [SLOTS]
+It takes a minute of a core: python examples/memory_in_torchrl.py [STEPS] [LENGTH] [SEED] [SLOTS]
 """
 
-import sys
+import argparse
+import inspect
 
 import gymnasium
 import torch
@@ -89,4 +90,7 @@ def main(steps: int = 150_000, length: int = 10, seed: int = 1, slots: int = 32)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

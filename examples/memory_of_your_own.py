@@ -4,9 +4,11 @@ From the folder of this file:
 
     merlin train --set model.memory=memory_of_your_own:RingMemory
     merlin compare merlin/MemoryGame-v0 --agents merlin rl-mem --set model.memory=memory_of_your_own:RingMemory
+
+Alone it trains MERLIN for half a minute of a core: python memory_of_your_own.py [STEPS] [RUN_DIR]
 """
 
-import sys
+import argparse
 from typing import NamedTuple
 
 import torch
@@ -50,7 +52,7 @@ class RingMemory(Memory):
         return state.words.gather(1, last).squeeze(1)
 
 
-def main(steps: int = 300_000, run_dir: str = "runs/ring_memory") -> float:
+def main(steps: int = 300_000, run_dir: str | None = None) -> float:
     """Train MERLIN with it, and return the last mean return: 2.5 of 3 needs a memory."""
     import merlin
 
@@ -61,4 +63,7 @@ def main(steps: int = 300_000, run_dir: str = "runs/ring_memory") -> float:
 if __name__ == "__main__":
     from memory_of_your_own import main  # by the name that the run directory will ask for
 
-    print(main(*map(int, sys.argv[1:2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="?", type=int, default=300_000)
+    parser.add_argument("run_dir", nargs="?")
+    print(main(**vars(parser.parse_args())))

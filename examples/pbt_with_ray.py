@@ -8,9 +8,10 @@ pip install 'merlin-agents[ray]'
 python examples/pbt_with_ray.py [TRIALS] [PARTS] [STEPS_OF_A_PART] [DIRECTORY]
 """
 
+import argparse
+import inspect
 import io
 import shutil
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -61,4 +62,7 @@ def main(trials: int = 4, parts: int = 8, part_steps: int = 20_000, directory: s
 
 
 if __name__ == "__main__":
-    main(*(kind(text) for kind, text in zip((int, int, int, str), sys.argv[1:], strict=False)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

@@ -1,10 +1,9 @@
 """The memory in somebody else's agent: a PPO of one file, in the manner of CleanRL, whose core is `torch.nn.LSTM` or
 `merlin.memory.MemoryLSTM`. The task: see a cue, walk a corridor of 20, turn to the cued side.
-
-python examples/ppo_with_memory.py memory|lstm [SECONDS] [SEED]
+It takes 60 SECONDS of CPU unless told: python examples/ppo_with_memory.py memory|lstm [SECONDS] [SEED]
 """
 
-import sys
+import argparse
 import time
 
 import gymnasium
@@ -93,6 +92,8 @@ def main(core: str = "memory", seconds: float = 60.0, seed: int = 1) -> float:
 
 
 if __name__ == "__main__":
-    if not {*sys.argv[1:2]} <= {"memory", "lstm"}:
-        sys.exit(__doc__)
-    main(*(kind(text) for kind, text in zip((str, float, int), sys.argv[1:], strict=False)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("core", nargs="?", choices=["memory", "lstm"], default="memory")
+    parser.add_argument("seconds", nargs="?", type=float, default=60.0, help="of CPU")
+    parser.add_argument("seed", nargs="?", type=int, default=1)
+    main(**vars(parser.parse_args()))

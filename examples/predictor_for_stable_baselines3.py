@@ -4,10 +4,12 @@ PPO with a policy that has no memory then solves a task that needs one, as the p
 walk a corridor of LENGTH, turn to the cued side. Without memory 0.50 of episodes succeed.
 With 1 of SLOTS the predictor has its LSTM alone, of which its features tell too little: 0.54.
 
+It takes half a minute of a core:
 python examples/predictor_for_stable_baselines3.py [STEPS_OF_MERLIN] [STEPS_OF_PPO] [LENGTH] [SEED] [SLOTS]
 """
 
-import sys
+import argparse
+import inspect
 
 import gymnasium
 import numpy as np
@@ -82,4 +84,7 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

@@ -1,10 +1,11 @@
 """MERLIN's predictor in somebody else's actor-critic: it makes latents and memories of observations to act on.
 The policy and its loss are an advantage actor-critic of one's own. With 1 of SLOTS only the LSTM remembers.
 
-python examples/predictor_in_your_agent.py [UPDATES] [SEED] [SLOTS]
+It takes half a minute of a core: python examples/predictor_in_your_agent.py [UPDATES] [SEED] [SLOTS]
 """
 
-import sys
+import argparse
+import inspect
 
 import torch
 
@@ -56,4 +57,7 @@ def main(updates: int = 300, seed: int = 0, slots: int = 16) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

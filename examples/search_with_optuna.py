@@ -3,8 +3,9 @@
 python examples/search_with_optuna.py [TRIALS] [STEPS]
 """
 
+import argparse
+import inspect
 import math
-import sys
 
 import optuna
 
@@ -36,4 +37,7 @@ def main(trials: int = 20, steps: int = 200_000) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, argument in inspect.signature(main).parameters.items():
+        parser.add_argument(name, nargs="?", type=type(argument.default), default=argument.default)
+    main(**vars(parser.parse_args()))

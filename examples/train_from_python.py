@@ -1,14 +1,14 @@
 """Train and evaluate without the command line.
 
-python examples/train_from_python.py [ENVIRONMENT_STEPS] [RUN_DIR] [SEED] [SLOTS]
+It takes half a minute of a core: python examples/train_from_python.py [STEPS] [RUN_DIR] [SEED] [SLOTS]
 """
 
-import sys
+import argparse
 
 import merlin
 
 
-def main(steps: int = 300_000, run_dir: str = "runs/from-python", seed: int = 7, slots: int = 6) -> None:
+def main(steps: int = 300_000, run_dir: str | None = None, seed: int = 7, slots: int = 6) -> None:
     task, game = "merlin/MemoryGame-v0", {"pairs": 2}
     # A preset chooses the sizes; `set` changes what it is told to.
     settings = {"training.unroll_length": 12, "model.entropy_cost": 0.03, "model.memory_size": slots}
@@ -18,4 +18,9 @@ def main(steps: int = 300_000, run_dir: str = "runs/from-python", seed: int = 7,
 
 
 if __name__ == "__main__":
-    main(*(kind(text) for kind, text in zip((int, str, int, int), sys.argv[1:], strict=False)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="?", type=int, default=300_000)
+    parser.add_argument("run_dir", nargs="?")
+    parser.add_argument("seed", nargs="?", type=int, default=7)
+    parser.add_argument("slots", nargs="?", type=int, default=6)
+    main(**vars(parser.parse_args()))

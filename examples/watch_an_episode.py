@@ -1,13 +1,13 @@
 """Play one episode with a trained agent and write what it saw, recalled, expected and did.
 
     python examples/watch_an_episode.py RUN_DIR [OUT.gif|.mp4|.html|.png]
-    python examples/watch_an_episode.py                  trains a tiny agent first, which has hardly learned anything
+    python examples/watch_an_episode.py                  trains a tiny agent first, for some seconds
 
 `merlin watch RUN_DIR` does the same; here are the parts, for pictures of one's own.
 """
 
+import argparse
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
@@ -44,4 +44,7 @@ def main(run_dir: Path | None = None, out: Path = Path("episode.gif"), steps: in
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", nargs="?", type=Path)
+    parser.add_argument("out", nargs="?", type=Path, default=Path("episode.gif"))
+    main(**vars(parser.parse_args()))

@@ -1,8 +1,10 @@
 """A task of one's own: see a red or green ball, walk down a corridor, walk into the door of its colour.
 
-python examples/write_your_own_task.py                                      trains an agent on it
+python examples/write_your_own_task.py [STEPS]                              trains an agent on it for a minute
 PYTHONPATH=examples merlin play write_your_own_task:examples/TwoDoors-v0    play it yourself
 """
+
+import argparse
 
 import gymnasium
 
@@ -41,7 +43,7 @@ SingleTwoDoors = type("SingleTwoDoors", (SingleEnv,), {"batched": TwoDoors})
 gymnasium.register("examples/TwoDoors-v0", entry_point=SingleTwoDoors, vector_entry_point=TwoDoors)
 
 
-def main(steps: int = 150_000, run_dir: str = "runs/two-doors") -> float:
+def main(steps: int = 150_000, run_dir: str | None = None) -> float:
     # with the preset's larger steps it loses again what it has learnt
     steady = {"training.learning_rate": 1e-3, "training.max_grad_norm": 1, "model.normalize_advantages": False}
     settings = {"model.entropy_cost": 0.01, **steady}
@@ -50,4 +52,7 @@ def main(steps: int = 150_000, run_dir: str = "runs/two-doors") -> float:
 
 
 if __name__ == "__main__":
-    print(f"the right door in {main():.0%} of episodes; without memory, in 50% at most")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="?", type=int, default=150_000)
+    success = main(**vars(parser.parse_args()))
+    print(f"the right door in {success:.0%} of episodes; without memory, in 50% at most")
