@@ -278,7 +278,8 @@ def _bounds(space: Box) -> str:
     pairs = list(zip(space.low.flatten().tolist(), space.high.flatten().tolist(), strict=True))
     if not 1 < len(pairs) <= 4 or len(set(pairs)) == 1:
         pairs = [(float(space.low.min()), float(space.high.max()))]
-    return ", ".join(f"{low:g} to {high:g}" if np.isfinite([low, high]).any() else "no bounds" for low, high in pairs)
+    told = [f"{low:g} to {high:g}" if np.isfinite([low, high]).any() else "no bounds" for low, high in pairs]
+    return _listed(told, "and")
 
 
 def _by(sizes: tuple[int, ...]) -> str:

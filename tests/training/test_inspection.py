@@ -102,7 +102,7 @@ def test_of_numbers_in_several_units_the_one_that_leaves_its_bounds_is_named():
     told = "reached 0.0005 to 0.8, outside of the bounds that it declares, 0 to 0.001: numbers are scaled by"
     assert warning.startswith("number 0 of entry 'observation' of ") and told in warning
     with build_environment(replace(NUMBERS, task=task)) as environment:
-        assert "0 to 0.001, -40000 to 40000" in describe_entries(environment.spaces)[0]
+        assert "0 to 0.001 and -40000 to 40000" in describe_entries(environment.spaces)[0]
 
 
 class Grid(gymnasium.Env):
