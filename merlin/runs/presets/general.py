@@ -15,15 +15,13 @@ def table(sight: Sight) -> dict[str, dict[str, Any]]:
     """Return what each agent's settings are where they are not the defaults.
 
     Nothing is known of units, of lengths of episodes, or of where reward comes from: running scales, staggered
-    episodes, advantages by their spread, but not those that are V's errors alone. Steps that cost time are learnt from
-    several times.
+    episodes, advantages by their spread. Steps that cost time are learnt from several times.
     """
     passes = 1 if sight.is_native else 3 if sight.step_seconds < DEAR_SECONDS else 6
     common = {
         "model.discount_factor": 0.99,
         "model.gae_lambda": 0.95,
         "model.normalize_advantages": True,
-        "model.least_advantage_spread": 0.2,
         "model.return_cost": 0.5,
         "model.running_scales": True,
         "model.box_actions": "beta",

@@ -12,10 +12,11 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
     Of few slots MERLIN's policy soon learns to leave one out of what it reads, of many it does not. With more than 4
     pairs it starts by reading what is like the card just shown, and changes that in small steps, or noise undoes it.
-    There it must also settle on an order of turning cards: little entropy, and many updates of few environments.
+    There it must also settle on an order of turning cards: little entropy, many updates of few environments, and a
+    predictor in small steps, whose code of a card holds still for as long.
     """
     pairs = env_kwargs.get("pairs", 3)
-    is_large = pairs > 4
+    is_large, is_drawn = pairs > 4, env_kwargs.get("view") == "picture"
     steps = 1_000_000 if pairs <= 3 else 2_000_000 if pairs == 4 else 10_000_000
     return {
         "merlin": {
@@ -29,13 +30,13 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
             "model.policy_associative_start": is_large,
             "model.memory_size": 3 * pairs,
             # Pictures have a hundred times the nats of symbols, and reads need their latents as clean.
-            "model.kl_reference_nats": 850_000.0 if env_kwargs.get("view") == "picture" else 85_000.0,
+            "model.kl_reference_nats": 850_000.0 if is_drawn else 85_000.0,
             "model.entropy_cost": 0.005 if is_large else 0.02,
             "model.return_cost": 0.5,
             "model.encoder": ENCODER,
             "model.decoder": DECODER,
             "training.unroll_length": 16,
-            "training.learning_rate": 2e-3,
+            "training.learning_rate": 5e-4 if is_large and not is_drawn else 2e-3,
             "training.policy_learning_rate": 5e-4 if is_large else None,
             "training.final_learning_rate_fraction": 0.1,
             "training.final_entropy_fraction": 0.1,
