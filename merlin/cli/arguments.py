@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from merlin.errors import MerlinError, quote
+from merlin.errors import quote
 
 PRESETS = (
     "memory-game",
@@ -55,27 +55,11 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{what}: did you mean {near[0]}?")
         if "--set" not in options or not given.startswith("--"):
             self.error(what)
-        path = _nearest_setting(given.strip("-").replace("-", "_"), agent)
+        from merlin.runs.configure import nearest_setting
+
+        path = nearest_setting(given.strip("-").replace("-", "_"), agent)
         hint = f": did you mean --set {path}=...?" if path else ", nor a setting of a name like that"
         self.fail(f"{what}{hint}", "merlin train --help-settings")
-
-
-def _nearest_setting(name: str, agent: str | None) -> str | None:
-    """Return the setting whose last name, or the initials of that, are nearest to a name; None where none is near."""
-    from merlin.runs.presets import preset
-    from merlin.runs.settings import list_settings
-
-    try:
-        settings = list_settings(preset(agent or "merlin"))
-    except MerlinError:
-        return None
-    paths: dict[str, str] = {}
-    for setting in sorted(settings, key=lambda setting: not setting.path.startswith("training.")):
-        last = setting.path.rpartition(".")[2]
-        paths.setdefault(last, setting.path)
-        paths.setdefault("".join(word[0] for word in last.split("_")), setting.path)
-    near = [name] if name in paths else difflib.get_close_matches(name, paths, n=1, cutoff=0.7)
-    return paths[near[0]] if near else None
 
 
 def add_command(

@@ -1,8 +1,11 @@
 """The configuration of a run that begins: a preset, and what is told otherwise; for the command line and for Python."""
 
+import difflib
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import gymnasium
 from gymnasium.vector import VectorEnv
@@ -12,7 +15,7 @@ from merlin.environments.config import EnvironmentConfig
 from merlin.environments.passed import Passed, module_name, name_of
 from merlin.errors import MerlinError, is_on_the_command_line, option, quote
 from merlin.runs.presets import DEFAULT_TASK, GENERAL, RunConfig, family_of, preset
-from merlin.runs.settings import override
+from merlin.runs.settings import list_settings, override
 
 CHOOSE_THE_PRESET = ("task", "agent", "preset", "env_kwargs")
 """Settings that the others follow from, and so are given apart."""
@@ -22,6 +25,10 @@ Assignments = Mapping[str, Any] | Sequence[str]
 Wrapper = str | Callable[[gymnasium.Env], Any]
 Wrappers = Wrapper | Sequence[Wrapper]
 """One wrapper, or several, the first innermost."""
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def configure(
@@ -106,3 +113,37 @@ def _class_name(agent: type[Agent]) -> str:
             "define it in a module."
         )
     return name
+
+
+def nearest_setting(name: str, agent: str | None = None) -> str | None:
+    """Return the setting whose last name, or the initials of that, are nearest to a name; None where none is near."""
+    try:
+        settings = list_settings(preset(agent or "merlin"))
+    except MerlinError:
+        return None
+    paths: dict[str, str] = {}
+    for setting in sorted(settings, key=lambda setting: not setting.path.startswith("training.")):
+        last = setting.path.rpartition(".")[2]
+        paths.setdefault(last, setting.path)
+        paths.setdefault("".join(word[0] for word in last.split("_")), setting.path)
+    near = [name] if name in paths else difflib.get_close_matches(name, paths, n=1, cutoff=0.7)
+    return paths[near[0]] if near else None
+
+
+def naming_settings(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Return a function that says of an argument which it does not have what may have been meant, as a TypeError."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        for name in kwargs:
+            if name not in known:
+                near, path = difflib.get_close_matches(name, known, n=1), nearest_setting(name)
+                hint = f"set={{{path!r}: ...}}" if path else near[0] if near else ""
+                raise TypeError(
+                    f"merlin.{function.__name__} has no argument {name!r}: "
+                    + (f"did you mean {hint}?" if hint else f"it takes {', '.join(known)}.")
+                )
+        return function(*args, **kwargs)
+
+    return call

@@ -33,7 +33,7 @@ from merlin.runs.build import load_agent as load_agent
 from merlin.runs.build import load_weights as load_weights
 from merlin.runs.build import resolve_device as resolve_device
 from merlin.runs.choice import compare
-from merlin.runs.configure import Assignments, Wrappers, changed, configure
+from merlin.runs.configure import Assignments, Wrappers, changed, configure, naming_settings
 from merlin.runs.curriculum import Curriculum
 from merlin.runs.directory import changes, check_unchanged, claimed, default_run_dir, no_run, saved_config
 from merlin.runs.directory import load_config as load_config
@@ -129,6 +129,7 @@ def compare_held_out(
         )
 
 
+@naming_settings
 @restoring_torch()
 def train(
     env: RunConfig | str | Passed | EllipsisType = ...,

@@ -285,6 +285,19 @@ def test_what_is_no_environment(tmp_path):
         inspect.unwrap(type(agent).evaluate)(agent, None, episodes=1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"learning_rate": 1e-3}, r"did you mean set=\{'training.learning_rate': ...\}\?$"),
+        ({"max_second": 3}, r"did you mean max_seconds\?$"),
+        ({"zzz": 3}, r"it takes env, run_dir, agent, .*, film\.$"),
+    ],
+)
+def test_an_argument_that_there_is_not_is_told_by_what_may_have_been_meant(arguments, hint):
+    with pytest.raises(TypeError, match=f"^merlin.train has no argument {next(iter(arguments))!r}: {hint}"):
+        merlin.train(Coin, **arguments)
+
+
 def test_the_card_game_is_trained_on_where_no_task_is_told(tmp_path):
     run = merlin.train(run_dir=tmp_path / "run", **SMALL, agent="rl-lstm", steps=8, stream=io.StringIO())
     assert run.agent.config.task == "merlin/MemoryGame-v0"
