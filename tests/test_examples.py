@@ -47,7 +47,7 @@ LINES |= dict.fromkeys(("predictor_for_stable_baselines3", "memory_in_torchrl", 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_are_short(path):
-    most = LINES.get(path.stem, 80 if path.stem.endswith("of_your_own") else 60)
+    most = LINES.get(path.stem, 80 if path.stem.endswith("of_your_own") else 65)
     assert len(path.read_text(encoding="utf-8").splitlines()) < most
 
 
@@ -96,6 +96,7 @@ def test_an_example_tells_what_it_does(path, monkeypatch, capsys):
     """Before it does anything; one that needs another package says so at its top."""
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.delitem(gymnasium.registry, "examples/TwoDoors-v0", raising=False)  # which registers itself again
     try:
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(path), run_name="__main__")
