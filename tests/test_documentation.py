@@ -13,8 +13,8 @@ import gymnasium
 import pytest
 
 from merlin.cli import parse_arguments
+from merlin.cli.compare import default_name
 from merlin.moved import MOVED
-from merlin.plugins import short_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -139,7 +139,7 @@ def test_modules_are_called_by_their_present_names(page):
 
 
 def test_the_page_of_comparisons_names_the_directory_that_they_go_to():
-    assert f"`runs/compare-{short_name('merlin/TMaze-v0')}-length-20`" in TEXTS["docs/compare.md"]
+    assert f"`runs/{default_name('merlin/TMaze-v0', {'length': 20})}`" in TEXTS["docs/compare.md"]
 
 
 def test_index_lists_every_page():

@@ -216,7 +216,13 @@ def test_discrete_sac(capsys, monkeypatch):
 
 def test_watch_an_episode(tmp_path, capsys):
     out = load("watch_an_episode").main(out=tmp_path / "episode.gif", steps=2_000)
-    assert out.stat().st_size > 1_000 and "step 9" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert out.stat().st_size > 1_000 and "step 9" in printed
+    found = re.findall(
+        r"step (\d+): .*; key [123] of the policy reads most from slot (\d+), written at step (\d+)", printed
+    )
+    assert len(found) == 8, "every step but the first reads one of the 9 slots, which an earlier step wrote"
+    assert all(int(slot) < 9 and int(writer) < int(step) for step, slot, writer in found)
 
 
 OWN = {

@@ -90,7 +90,7 @@ def compare(options: argparse.Namespace) -> int:
             )
         except MerlinError as error:
             refuse(options, error)
-    out = options.out or Path("runs") / _default_name(first, options.env_kwargs or {})
+    out = options.out or Path("runs") / default_name(first, options.env_kwargs or {})
     runs = plan(comparison, out)
     chosen = plan(choose(comparison, options.only or []), out)
     references = reference_scores(comparison, runs)  # and each task can be built
@@ -123,7 +123,7 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _default_name(first: str, env_kwargs: dict[str, Any]) -> str:
+def default_name(first: str, env_kwargs: dict[str, Any]) -> str:
     """Return the name of the directory of a comparison, by its file, or by its first task and that one's settings."""
     from merlin.experiments.spec import slug
 

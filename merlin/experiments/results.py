@@ -148,25 +148,13 @@ def legend(rows: Sequence[dict], comparison: Comparison) -> str:
     middle = "the interquartile mean over seeds, in brackets its 95% bootstrap interval"
     if most < 4:
         middle = "the mean over seeds, in brackets its 95% bootstrap interval, which of so few seeds says little"
-    settings = [
-        f"{task.name} has {', '.join(f'{key} {value}' for key, value in task.env_kwargs.items())}."
-        for task in comparison.tasks
-        if task.env_kwargs
-    ]
-    return (
-        "\n"
-        + " ".join(
-            [
-                f"Scores are of {comparison.episodes:,} held-out episodes of each run's {comparison.checkpoint} weights"
-                + (f": {middle}." if most > 1 else "."),
-                "Steps and seconds are medians." if most > 1 else "",
-                *settings,
-            ]
-        )
-        .replace("  ", " ")
-        .rstrip()
-        + "\n"
-    )
+    scores = f"Scores are of {comparison.episodes:,} held-out episodes of each run's {comparison.checkpoint} weights"
+    sentences = [f"{scores}: {middle}.", "Steps and seconds are medians."] if most > 1 else [f"{scores}."]
+    for task in comparison.tasks:
+        if task.env_kwargs:
+            told = ", ".join(f"{key} {value}" for key, value in task.env_kwargs.items())
+            sentences.append(f"{task.name} has {told}.")
+    return f"\n{' '.join(sentences)}\n"
 
 
 def _cell(name: str) -> str:

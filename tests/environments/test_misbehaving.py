@@ -94,11 +94,5 @@ def test_numbers_beyond_a_box_are_told_once(tmp_path):
     stream = io.StringIO()
     config = small(misdeed="observe beyond the bounds")
     train(replace(config, training=replace(config.training, report_steps=4)), tmp_path / "run", stream=stream)
-    assert (
-        len(
-            re.findall(
-                "number 2 of entry 'number' of test/Misbehaving-v0 reached .* to 1.5, .* 0 to 1:", stream.getvalue()
-            )
-        )
-        == 1
-    )
+    told = "number 2 of entry 'number' of test/Misbehaving-v0 reached .* to 1.5, .* 0 to 1:"
+    assert len(re.findall(told, stream.getvalue())) == 1

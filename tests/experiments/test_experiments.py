@@ -18,7 +18,7 @@ from merlin import cli
 from merlin.agents.actor_critic import RecurrentConfig
 from merlin.agents.rl_mem import RLMem, RLMemConfig
 from merlin.errors import MerlinError
-from merlin.experiments.results import bootstrap_interval, interquartile_mean, plot_comparison, table
+from merlin.experiments.results import bootstrap_interval, interquartile_mean, legend, plot_comparison, table
 from merlin.experiments.spec import (
     RESULT,
     AgentSpec,
@@ -434,3 +434,12 @@ def test_a_name_stays_in_its_cell_of_the_table():
     row = dict.fromkeys(("env_steps", "wall_seconds", "success_rate", "of_gap")) | {"episode_return_mean": 1.0}
     text = table([row | {"task": "a|b", "agent": "c | d"}], {"a|b": {"oracle": 4.0}})
     assert "| a\\|b | c \\| d | 1 | 1.00 |" in text and "| a\\|b | *oracle play* |" in text
+
+
+@pytest.mark.parametrize(("seeds", "middle"), [(2, "the mean over seeds"), (4, "the interquartile mean over seeds")])
+def test_a_legend_says_what_the_figures_of_so_many_seeds_are(seeds, middle):
+    tasks = [{"task": "merlin/TMaze-v0", "env_kwargs": {"length": 8}}]
+    comparison = make_comparison({"tasks": tasks, "agents": ["rl-lstm"], "seeds": list(range(seeds)), "episodes": 9})
+    told = legend([{"task": "merlin/TMaze-v0", "agent": "rl-lstm"}] * seeds, comparison)
+    assert told.startswith(f"\nScores are of 9 held-out episodes of each run's last weights: {middle}, in brackets ")
+    assert told.endswith(" Steps and seconds are medians. merlin/TMaze-v0 has length 8.\n")

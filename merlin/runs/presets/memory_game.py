@@ -13,7 +13,7 @@ def table(task: str, env_kwargs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     Of few slots MERLIN's policy soon learns to leave one out of what it reads, of many it does not. With more than 4
     pairs it starts by reading what is like the card just shown, and changes that in small steps, or noise undoes it.
     There it must also settle on an order of turning cards: little entropy, many updates of few environments, and a
-    predictor in small steps, whose code of a card holds still for as long.
+    predictor in small steps.
     """
     pairs = env_kwargs.get("pairs", 3)
     is_large, is_drawn = pairs > 4, env_kwargs.get("view") == "picture"
