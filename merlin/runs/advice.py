@@ -125,7 +125,7 @@ class Advice:
             or self._common(steps)
             or self._values(metrics) | self._decoding(metrics) | self._entropy(metrics)
         )
-        found |= self._ends(longest) | agent.warnings(metrics)
+        found |= self._transport(metrics) | self._ends(longest) | agent.warnings(metrics)
         now = {}
         for key in [*self.since]:
             is_unknown = math.isnan(metrics.get(key, 0.0))  # neither so nor otherwise
@@ -249,6 +249,19 @@ class Advice:
                 + option("set", f"model.entropy_cost={cost / 10:.2g}")
             }
         return {}
+
+    def _transport(self, metrics: dict[str, int | float]) -> dict[str, str]:
+        """Tell that no value is transported, where some was to be."""
+        model = self.config.model
+        if not model.value_transport or metrics.get("transported_reward", math.nan) != 0:
+            return {}
+        threshold, is_sharper = model.transport_read_strength, hasattr(model, "read_strength")
+        sharper = f"start reads sharper ({option('set', 'model.read_strength=5')}), or " if is_sharper else ""
+        return {
+            "transported_reward": f"model.value_transport={model.value_transport:g} transports nothing, as no read "
+            f"stronger than {threshold:g} went back far enough: {sharper}lower model.transport_read_strength or "
+            "model.transport_min_steps"
+        }
 
     def _ends(self, longest: int) -> dict[str, str]:
         """Tell that no episode ends."""

@@ -21,6 +21,7 @@ from tests.environments import unlearnable
 SIZES = {
     "merlin": {"latent_size": 16, "hidden_size": 16, "policy_hidden_size": 16, "memory_size": 10},
     "rl-lstm": {"hidden_size": 16, "head_size": 16},
+    "rl-mem": {"hidden_size": 16, "head_size": 16, "latent_size": 16, "memory_size": 10},
 }
 
 
@@ -46,6 +47,7 @@ def warnings(config, run_dir):
 
 
 SCALES = "model.running_scales=true"
+FAST = ["model.discount_factor=0.5", "training.learning_rate=1e-2", "training.policy_learning_rate=none", SCALES]
 PROVOKED = {
     "no reward": (
         tiny(rewards="never"),
@@ -90,6 +92,11 @@ PROVOKED = {
         r"no episode ended so far, in \d+ reports, and the longest that runs has [\d,]+ steps, .*--wrap.*TimeLimit.*"
         r"training.report_steps",
     ),
+    "nothing transported": (
+        tiny("rl-mem", settings=["model.value_transport=0.9", *FAST]),
+        r"model.value_transport=0.9 transports nothing, as no read stronger than 2 .*--set model.read_strength=5"
+        r".*model.transport_min_steps",
+    ),
     "an entry": (
         tiny("merlin", number=unlearnable.NOISE),
         r"entry 'number' is not decoded \(0% explained, at a KL of [.\d]+ nats; a constant guess has 0%\), .*"
@@ -113,15 +120,14 @@ def test_rewards_that_are_too_small_are_told_and_their_units_mend_it(tmp_path):
     assert not [x for x in told if x.startswith("rewards")]
 
 
+def test_sharper_reads_transport_value_and_nothing_is_told(tmp_path):
+    settings = ["model.value_transport=0.9", "model.read_strength=5", *FAST]
+    assert not warnings(tiny("rl-mem", settings=settings), tmp_path / "run")
+
+
 @pytest.mark.parametrize("agent", ["rl-lstm", "merlin"])
 def test_runs_that_learn_are_told_nothing(agent, tmp_path):
-    settings = [
-        "model.discount_factor=0.5",
-        "training.learning_rate=1e-2",
-        "training.policy_learning_rate=none",
-        SCALES,
-    ]
-    told = lines(tiny(agent, 20_000, settings, number=0.3), tmp_path / "run")
+    told = lines(tiny(agent, 20_000, FAST, number=0.3), tmp_path / "run")
     assert told == [
         "cue: category of 4; number: vector of 1 number, float32, -1 to 1",
         "2 actions; preset grid-world (as told); running scales: vectors, rewards, returns",
