@@ -109,12 +109,12 @@ def test_the_command_line_tells_what_random_play_earns_in_an_environment_of_ones
     from merlin.cli import main
 
     run = train(Coin, tmp_path / "run")
+    monkeypatch.setattr("merlin.training.random_play.time", SimpleNamespace(monotonic=lambda: 0.0))  # however slow
     assert main(["evaluate", str(run.run_dir), "--episodes", "3"]) == 0
     pattern = r"\n    of random play +(\d\.\d{3}) ± (\d\.\d{3}) \((\d+) episodes\)\n"
     found = re.search(pattern, capsys.readouterr().out)
     assert found is not None and found[3] == "30"
     assert 1.1 < float(found[1]) < 1.9 and 0.08 < float(found[2]) < 0.24  # a coin for each of three steps: 0.87 / √30
-    monkeypatch.setattr("merlin.training.random_play.time", SimpleNamespace(monotonic=lambda: 0.0))
     assert main(["evaluate", str(run.run_dir), "--episodes", "50"]) == 0
     out = capsys.readouterr().out
     found = re.search(pattern, out)
