@@ -11,6 +11,7 @@ from merlin.agents.agent import Agent
 from merlin.agents.learner import Window
 from merlin.environments.batch import Environment, Timestep
 from merlin.experience import Unroll
+from merlin.objectives.policy_gradient import transported_of
 from merlin.training.value_errors import initial_sums, sum_window
 
 
@@ -80,7 +81,7 @@ class Collection:
         generator: torch.Generator,
         records: bool,
     ) -> None:
-        self.discount_factor, self._before = discount_factor, state
+        self.config, self.discount_factor, self._before = agent.config, discount_factor, state
         self._acting = Acting(agent, state.agent_state, unroll_length, generator, records)
         self._timesteps, self._actions = [state.timestep], []
         self._final_values: list[tuple[int, Tensor]] = []
@@ -131,7 +132,10 @@ class Collection:
             is_valid=is_valid,
             **columns,
         )
-        ended_sums, value_sums = sum_window(unroll, before.value_sums, truncated, self.discount_factor)
+        # V is judged by what it learns, to which value transport adds.
+        added = 0 if unroll.reads is None else transported_of(unroll, self.config)
+        learnt = unroll._replace(reward=reward + added)
+        ended_sums, value_sums = sum_window(learnt, before.value_sums, truncated, self.discount_factor)
         returns, episode_return = _running(reward, is_end, before.episode_return)
         lengths, episode_length = _running(is_valid, is_end, before.episode_length)
         state = RolloutState(last, acting.state, episode_return, episode_length, value_sums)

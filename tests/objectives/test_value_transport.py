@@ -219,6 +219,22 @@ def test_training_transports_and_tells(agent):
     assert "transported_reward" not in trainer_of(agent).update()[0]
 
 
+@pytest.mark.parametrize("agent", ["rl-mem", "merlin"])
+def test_v_is_judged_by_returns_with_what_is_transported_as_it_learns_them(agent):
+    small = {"value_transport": 0.9, "transport_read_strength": 0.1, "transport_min_steps": 2, "discount_factor": 0.9}
+    trainer = trainer_of(agent, **small)
+    (unroll, *_), episodes = trainer.rollout.collect(40, True)  # the first window: what ends in it began in it
+    added = transported_of(unroll, trainer.agent.config)
+    assert len(episodes.returns) and added.any()
+    follow = (unroll.discount, torch.zeros_like(added), unroll.is_end)
+    count = torch.flip(torch.flip(unroll.is_end, [0]).cumsum(0), [0]) > 0  # steps of episodes that ended
+    learnt, earned = (n_step_returns(reward, *follow)[count] for reward in (unroll.reward + added, unroll.reward))
+    error = (learnt - unroll.value[count]).square().sum()
+    for sums, expected in zip(episodes.value_sums.sum(0)[1:], (error, learnt.sum(), learnt.square().sum()), strict=True):
+        assert float(sums) == pytest.approx(float(expected), rel=1e-4)
+    assert float(earned.sum()) != pytest.approx(float(learnt.sum()), rel=1e-2)
+
+
 @pytest.mark.parametrize(
     ("agent", "settings", "sentence"),
     [
