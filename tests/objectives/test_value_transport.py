@@ -230,7 +230,9 @@ def test_v_is_judged_by_returns_with_what_is_transported_as_it_learns_them(agent
     count = torch.flip(torch.flip(unroll.is_end, [0]).cumsum(0), [0]) > 0  # steps of episodes that ended
     learnt, earned = (n_step_returns(reward, *follow)[count] for reward in (unroll.reward + added, unroll.reward))
     error = (learnt - unroll.value[count]).square().sum()
-    for sums, expected in zip(episodes.value_sums.sum(0)[1:], (error, learnt.sum(), learnt.square().sum()), strict=True):
+    for sums, expected in zip(
+        episodes.value_sums.sum(0)[1:], (error, learnt.sum(), learnt.square().sum()), strict=True
+    ):
         assert float(sums) == pytest.approx(float(expected), rel=1e-4)
     assert float(earned.sum()) != pytest.approx(float(learnt.sum()), rel=1e-2)
 
