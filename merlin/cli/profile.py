@@ -45,6 +45,7 @@ def profile(options: argparse.Namespace) -> int:
     device = str(resolve_device(config.device))
     where = f"cpu, {threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
     print(f"{config.agent} on {config.task}, {environments}, windows of {config.training.unroll_length} steps, {where}")
+    calls = result.operator_calls
     rest = max(0.0, 1 - sum(result.shares.values()))
     rows = [("observation" if i == 0 else "", entry) for i, entry in enumerate(result.entries)]
     rows += [("environment steps", f"{result.steps_per_second:,.0f} per second")]
@@ -56,6 +57,7 @@ def profile(options: argparse.Namespace) -> int:
             f"{result.utilization:.1%} of {result.product_flops_per_second / 1e9:,.0f} billion per second, "
             f"which large products reach here",
         ),
+        ("operator calls", f"{sum(calls.values()):,} a window: {', '.join(f'{x} {n:,}' for x, n in calls.items())}"),
         ("peak memory", f"{result.peak_megabytes:,.0f} MB, {result.first_megabytes:,.0f} MB of it before training"),
         ("agent's state", f"{result.agent_bytes:,.0f} bytes per environment"),
     ]

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from merlin.environments.batch import Environment
@@ -29,6 +30,7 @@ from merlin.training.trainer import Trainer
 
 PARTS = ("environment", "acting", "learning", "logging")
 MEGABYTE = 2**20
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,11 @@ class Profile:
     """What this machine reaches in large matrix products, on as many threads and at the run's precision."""
     entries: list[str]
     """What each entry of the observation is read as."""
+    operator_calls: dict[str, int]
+    """Calls of PyTorch's operators in a window, by environment, acting and learning.
+
+    Each takes the host some microseconds, however few environments share it.
+    """
 
     @property
     def utilization(self) -> float:
@@ -105,12 +112,10 @@ def profile(
             while _now(device) - begin < seconds / 2 or not clock.spent["learning"]:
                 monitor.report(*trainer.update())
             spent = _now(device) - begin
-            shares = {name: clock.spent[name] / spent for name in PARTS}
-            shares["learning"] -= shares["acting"]  # an update collects a window first, and that steps the environment
-            shares["acting"] -= shares["environment"]
+            shares = _apart({name: clock.spent[name] / spent for name in PARTS})
 
             steps = trainer.env_steps
-            with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
+            with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter, clock.counter:
                 trainer.update()
             flops = counter.get_total_flops() / (trainer.env_steps - steps)
             if trace is not None:
@@ -128,6 +133,7 @@ def profile(
                 flops_per_step=flops,
                 product_flops_per_second=measure_products(device),
                 entries=describe_entries(environment.spaces),
+                operator_calls=_apart(clock.calls),
             )
 
 
@@ -148,22 +154,41 @@ def measure_products(device: torch.device, size: int | None = None) -> float:
     return 2 * size**3 / statistics.median(spent)
 
 
+class _Counter(TorchDispatchMode):
+    """Counts calls of PyTorch's operators while it is entered."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
 class _Clock:
     """Adds up what calls cost, by name, and names them in traces."""
 
     def __init__(self, device: torch.device):
-        self.device = device
+        self.device, self.counter = device, _Counter()
         self.spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.calls: dict[str, int] = dict.fromkeys(PARTS[:3], 0)
 
     def timed(self, name: str, function: Callable) -> Callable:
         def call(*arguments: Any) -> Any:
-            begin = _now(self.device)
+            begin, number = _now(self.device), self.counter.number
             with record_function(name):
                 result = function(*arguments)
             self.spent[name] += _now(self.device) - begin
+            if self.counter.number > number:
+                self.calls[name] += self.counter.number - number
             return result
 
         return call
+
+
+def _apart(costs: dict[str, Number]) -> dict[str, Number]:
+    """Return costs of parts without those inside: an update collects a window first, and that steps the environment."""
+    acting, environment = costs["acting"], costs["environment"]
+    return costs | {"learning": costs["learning"] - acting, "acting": acting - environment}
 
 
 def _now(device: torch.device) -> float:

@@ -5,17 +5,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from merlin import cli
 from merlin.agents import AGENTS
 from merlin.cli.arguments import PRESETS
 from merlin.runs.presets import DEFAULT_TASK, FAMILIES, preset
-from merlin.runs.profiling import profile
+from merlin.runs.profiling import _Counter, profile
 from merlin.runs.run import build_agent, build_environment, load_config
 from merlin.training import checkpoint
 
@@ -458,8 +460,28 @@ def test_a_profile_adds_up(merlin, tmp_path, agent):
     assert all(share > 0 for share in result["shares"].values()) and 0.9 < sum(result["shares"].values()) <= 1
     rate = result["steps_per_second"] * result["flops_per_step"] / result["product_flops_per_second"]
     assert result["utilization"] == pytest.approx(rate) and 0 < rate < 1
+    assert list(result["operator_calls"]) == ["environment", "acting", "learning"] and min(
+        result["operator_calls"].values()
+    )
     events = json.loads(trace.read_text())["traceEvents"]
     assert {"environment", "acting", "learning"} <= {event.get("name") for event in events}
+
+
+def test_operator_calls_are_those_of_a_window_however_many_environments():
+    """None is made for each environment, and each step of a window makes as many."""
+    config = preset("rl-lstm", "merlin/TMaze-v0")
+    short = replace(config, training=replace(config.training, unroll_length=8))
+    long = replace(config, training=replace(config.training, unroll_length=24))
+    few, many, longer = (
+        profile(x, 0.1).operator_calls for x in (replace(short, num_envs=4), replace(short, num_envs=64), long)
+    )
+    for part, number in few.items():
+        assert number == pytest.approx(many[part], rel=0.25)
+        assert 1.5 * number < longer[part] <= 3.1 * number
+    calls = _Counter()
+    with calls:
+        (torch.ones(2) + 1).exp_()
+    assert calls.number == 3
 
 
 def test_operations_are_counted():
