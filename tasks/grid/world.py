@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
     is_success: Bool[Tensor, "B"]
     """Of the episode, read where it ends."""
     info: dict[str, Tensor] = {}  # noqa: RUF012
-    """More entries of `info`, [B] each."""
+    """More entries of `info`, [B, ...] each."""
 
 
 class GridWorld(FramedWorld):

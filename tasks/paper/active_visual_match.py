@@ -26,7 +26,8 @@ class ActiveVisualMatch(ThreePhases):
         # . b . #      gone then, and the right one earned `right_reward`, another `wrong_reward`. Success is to have
         # # # # #      chosen the right one. Every episode lasts as long.
 
-    To choose right takes memory, and before that to have looked for the box, which earns nothing at once.
+    To choose right takes memory, and before that to have looked for the box, which earns nothing at once. Evaluation
+    counts how often an agent saw the box, ate an apple, chose a box and chose the right one.
 
     Actions: 0 turn left, 1 turn right, 2 forward. The arguments are those of `ThreePhases` and
 
@@ -35,7 +36,8 @@ class ActiveVisualMatch(ThreePhases):
         choices: From 2 to 4, one in each corner of the third room.
     """
 
-    extra_names = ("target", "is_right")
+    extra_names = ("target", "is_right", "has_seen")
+    event_names = ("saw the box", "ate an apple", "chose a box", "chose the right box")
     rules = (*(Rule(NOTHING, cells.FORWARD, (box,)) for box in BOXES), *ThreePhases.rules)
 
     def __init__(
@@ -94,7 +96,8 @@ class ActiveVisualMatch(ThreePhases):
         gap = torch.where(board.integers(0, 2) == 0, 1, last).view(-1, 1, 1)
         board.fill((board.y == last - 1) & (board.x <= last) & (board.x != gap), cells.WALL)
         board.put(last // 2 + 1, last, colours[:, 0])
-        return {"target": colours[:, 0], "is_right": torch.zeros_like(board.rows, dtype=torch.bool)}
+        nothing = torch.zeros_like(board.rows, dtype=torch.bool)
+        return {"target": colours[:, 0], "is_right": nothing, "has_seen": nothing.clone()}
 
     def _corners(self) -> Int[Tensor, "4 2"]:
         """Return x and y of the corners of the third room."""
@@ -110,7 +113,10 @@ class ActiveVisualMatch(ThreePhases):
         corners = self.cells[:, self.corners]
         self.cells[:, self.corners] = torch.where(chooses.unsqueeze(1), self.packed[cells.EMPTY], corners)
         reward = torch.where(is_right, self.right_reward, self.wrong_reward) * chooses
-        return Verdict(reward, torch.zeros_like(chooses), self.is_right)
+        sees = self.shows_cue() & ~self.has_seen
+        self.has_seen = self.has_seen | sees
+        events = {"saw the box": sees, "chose a box": chooses, "chose the right box": is_right}
+        return Verdict(reward, torch.zeros_like(chooses), self.is_right, events)
 
     def shows_cue(self) -> Bool[Tensor, "B"]:
         """Return where the box is in view during the first phase."""

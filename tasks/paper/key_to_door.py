@@ -28,10 +28,13 @@ class KeyToDoor(ThreePhases):
     It is a task of credit rather than of memory: nothing must be known to take every key, but only the door tells that
     it was worth it, `distractor_steps` later. To tell what is to come in front of the door takes memory.
 
+    Evaluation counts how often an agent took the key, ate an apple and opened the door.
+
     Actions: 0 turn left, 1 turn right, 2 forward. The arguments are those of `ThreePhases`.
     """
 
     extra_names = ("has_key", "is_open")
+    event_names = ("took the key", "ate an apple", "opened the door")
     rules = (*(Rule(NOTHING, cells.FORWARD, (thing,)) for thing in (KEY, DOOR)), *ThreePhases.rules)
 
     def __init__(
@@ -76,12 +79,14 @@ class KeyToDoor(ThreePhases):
 
     def _judge_phases(self, moves: Moves, is_last: Bool[Tensor, "B"]) -> Verdict:
         goes = moves.action == cells.FORWARD
-        self.has_key = self.has_key | (goes & (moves.ahead == KEY))
+        takes = goes & (moves.ahead == KEY)
+        self.has_key = self.has_key | takes
         opens = goes & (moves.ahead == DOOR) & self.has_key
         self.is_open = self.is_open | opens
         door = self.packed[torch.where(self.is_open, OPEN_DOOR, DOOR)]
         self.cells[:, self.door] = door
-        return Verdict(self.door_reward * opens, torch.zeros_like(opens), self.is_open)
+        events = {"took the key": takes, "opened the door": opens}
+        return Verdict(self.door_reward * opens, torch.zeros_like(opens), self.is_open, events)
 
 
 class SingleKeyToDoor(SingleEnv):

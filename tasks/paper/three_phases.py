@@ -30,7 +30,8 @@ APPLE = cells.code("ball", "red")
 class ThreePhases(ScoredWorld):
     """Three rooms, one after the other. Walking onto an apple eats it, which earns `apple_reward`.
 
-    A task furnishes the first and the last room in `_furnish`, and says in `_judge_phases` what the last is worth.
+    A task furnishes the first and the last room in `_furnish`, and says in `_judge_phases` what the last is worth. The
+    info tells as `events`, [B, V], which of `event_names` happened in a step.
 
     Args:
         settings: The task's own arguments.
@@ -45,6 +46,8 @@ class ThreePhases(ScoredWorld):
     """
 
     num_actions = 3
+    event_names: tuple[str, ...]
+    """One of them is "ate an apple"; of the others `_judge_phases` tells in its info."""
     rules = (Rule(NOTHING, cells.FORWARD, (APPLE,)),)
 
     def __init__(
@@ -107,7 +110,7 @@ class ThreePhases(ScoredWorld):
 
     @abstractmethod
     def _judge_phases(self, moves: Moves, is_last: Bool[Tensor, "B"]) -> Verdict:
-        """Return what moves are worth, apples aside.
+        """Return what moves are worth and which events they were, by name, apples aside.
 
         Args:
             is_last: Moves of the third phase.
@@ -120,7 +123,9 @@ class ThreePhases(ScoredWorld):
             self.position = torch.where(begins, self.starts[room], self.position)
             self.direction = torch.where(begins, FACING_UP, self.direction)
         eats = (moves.action == cells.FORWARD) & (moves.ahead == APPLE)
-        return verdict._replace(reward=verdict.reward + self.apple_reward * eats)
+        happened = verdict.info | {"ate an apple": eats}
+        events = torch.stack([happened[name] for name in self.event_names], 1).float()
+        return verdict._replace(reward=verdict.reward + self.apple_reward * eats, info={"events": events})
 
     def other_places(self, board: Board, room: int) -> Bool[Tensor, "L H W"]:
         """Return where things may lie in a room: not where the agent begins."""

@@ -22,7 +22,7 @@ THINGS = {"k": KEY, "o": APPLE, "D": DOOR, "#": cells.WALL, ".": cells.EMPTY, "R
 def rigged(task, rows, extra, y=2, **settings):
     """Return an environment of rooms of 3 that look like these rows."""
     env = task(apples=2, **SMALL | settings)
-    env.autoreset = False
+    env.autoreset, env.happened = False, []
     env.reset(seed=0)
     grid = torch.tensor([[[THINGS[letter] for letter in row] for row in rows]], dtype=torch.uint8)
     x, y, up = (torch.tensor([number]) for number in (2, y, 3))
@@ -31,11 +31,15 @@ def rigged(task, rows, extra, y=2, **settings):
 
 
 def walk(env, actions):
-    """Return the rewards of these actions, and whether the episode was a success if they end it."""
+    """Return the rewards of these actions, and whether the episode was a success if they end it.
+
+    `env.happened` has the events of each step so far, by name.
+    """
     rewards = []
     for action in actions:
         _, reward, terminated, truncated, info = env.step(torch.tensor([action]))
         rewards.append(float(reward))
+        env.happened.append([name for name, count in zip(env.event_names, info["events"][0], strict=True) if count])
         assert not terminated and bool(truncated) == (int(env.num_steps) == env.max_steps)
     return rewards, float(info["is_success"])
 
@@ -55,6 +59,8 @@ def test_an_episode_of_key_to_door_by_hand():
     rewards, success = walk(env, [FORWARD, FORWARD, FORWARD, LEFT, LEFT, LEFT])
     assert rewards == [0, 7, 0, 0, 0, 0] and success == 1, "it opens once"
     assert cells.code_of(env.grid())[0, 0, 10] == OPEN_DOOR
+    happened = {t: names for t, names in enumerate(env.happened) if names}
+    assert happened == {0: ["took the key"], 6: ["ate an apple"], 10: ["ate an apple"], 32: ["opened the door"]}
 
 
 def test_without_the_key_the_door_stays_shut():
@@ -62,6 +68,7 @@ def test_without_the_key_the_door_stays_shut():
     rewards, success = walk(env, [LEFT, *WAIT, LEFT, *WAIT * 6, LEFT, FORWARD, FORWARD, FORWARD, *WAIT[:3]])
     assert rewards == [0] * 37 and success == 0
     assert cells.code_of(env.grid())[0, 0, 10] == DOOR
+    assert not any(env.happened)
 
 
 MATCH_ROWS = ["#############", "#...#.o.#B.R#", "#.###o..#...#", "#.R.#...#...#", "#############"]
@@ -70,7 +77,8 @@ MATCH_ROWS = ["#############", "#...#.o.#B.R#", "#.###o..#...#", "#.R.#...#...#"
 @pytest.mark.parametrize("turn, reward, success", [(RIGHT, 9, 1), (LEFT, 2, 0)])
 def test_an_episode_of_active_visual_match_by_hand(turn, reward, success):
     rewards = {"right_reward": 9.0, "wrong_reward": 2.0}
-    env = rigged(ActiveVisualMatch, MATCH_ROWS, {"target": RED, "is_right": False}, y=1, explore_steps=9, **rewards)
+    extra = {"target": RED, "is_right": False, "has_seen": False}
+    env = rigged(ActiveVisualMatch, MATCH_ROWS, extra, y=1, explore_steps=9, **rewards)
     shown = []
     for action in [LEFT, FORWARD, LEFT, FORWARD, FORWARD, LEFT, FORWARD, FORWARD, LEFT]:  # into the box: nothing yet
         shown.append(bool(env.shows_cue()))
@@ -79,6 +87,9 @@ def test_an_episode_of_active_visual_match_by_hand(turn, reward, success):
     assert not any(walk(env, WAIT * 6 + [LEFT])[0]) and not env.shows_cue()
     rewards, ended_well = walk(env, [FORWARD, turn, FORWARD, turn, turn, FORWARD])
     assert rewards == [0, 0, reward, 0, 0, 0] and ended_well == success, "one choice: all boxes are gone then"
+    happened = {t: names for t, names in enumerate(env.happened) if names}
+    chose = ["chose a box", "chose the right box"][: 1 + success]
+    assert happened == {2: ["saw the box"], 36: chose}, "what is in view after the third step is seen first then"
 
 
 class Slow:
@@ -91,7 +102,8 @@ class Slow:
         self.steps, self.has_key, self.success = 0, False, False
 
     def step(self, action):
-        env, reward = self.env, 0.0
+        """Return the reward, and which events happened, but for what was seen."""
+        env, reward, happened = self.env, 0.0, set()
         begin = 2 * env.room_size + 2
         room = (self.steps >= env.second_phase) + (self.steps >= env.third_phase)
         if action == LEFT:
@@ -108,12 +120,15 @@ class Slow:
                 self.codes[y][x] = cells.EMPTY
                 self.has_key |= thing == KEY
                 reward += env.apple_reward * (thing == APPLE)
+                happened.add("took the key" if thing == KEY else "ate an apple")
             if thing == DOOR and self.has_key:
                 self.codes[y][x], self.success = OPEN_DOOR, True
                 reward += env.door_reward
+                happened.add("opened the door")
             if thing in cells.BOXES and room == 2:
                 self.success = thing == self.target
                 reward += env.right_reward if self.success else env.wrong_reward
+                happened |= {"chose a box", "chose the right box"} if self.success else {"chose a box"}
                 self.codes = [[cells.EMPTY if code in cells.BOXES and i > begin else code for i, code in enumerate(row)]
                               for row in self.codes]  # fmt: skip
         self.steps += 1
@@ -121,7 +136,7 @@ class Slow:
             room += 1
             self.x, self.y = room * (env.room_size + 1) + env.room_size // 2 + 1, env.room_size // 2 + 1
             self.direction = 3
-        return reward
+        return reward, happened
 
 
 @pytest.mark.parametrize("task", [KeyToDoor, ActiveVisualMatch])
@@ -136,7 +151,10 @@ def test_against_a_slow_second_opinion(task, settings):
         ours = [policy({}) for policy in policies]
         actions = torch.where(torch.arange(40) < 20, *ours)  # half of them know what is to be done
         _, reward, _, truncated, info = env.step(actions)
-        assert reward.tolist() == [one.step(int(action)) for one, action in zip(slow, actions, strict=True)], t
+        expected = [one.step(int(action)) for one, action in zip(slow, actions, strict=True)]
+        assert reward.tolist() == [reward for reward, _ in expected], t
+        told = [{env.event_names[i] for i in row.nonzero().flatten()} for row in info["events"]]
+        assert [names - {"saw the box"} for names in told] == [happened for _, happened in expected], t
         x, y = env.coordinates(env.position)
         assert list(zip(x.tolist(), y.tolist(), env.direction.tolist(), strict=True)) == [
             (one.x, one.y, one.direction) for one in slow
