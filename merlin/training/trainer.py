@@ -169,7 +169,7 @@ class Trainer:
         Raises:
             MerlinError: It is of another number of processes or environments.
         """
-        if "source" not in state:
+        if "source" not in state and "env_steps" in state:  # any other is none of a trainer
             raise MerlinError(
                 "The training state was saved by version 0.1.0, which this version cannot go on from: "
                 "evaluate, watch or analyse the run, or train anew."

@@ -467,7 +467,7 @@ def test_a_checkpoint_of_another_kind_of_device_goes_on_with_other_episodes(tmp_
 
 
 @pytest.mark.parametrize(
-    "rest", [{}, {"trainer": None}, {"trainer": {"source": {}, "shares": [7]}}, {"trainer": [], 1: 2}]
+    "rest", [{}, {"trainer": None}, {"trainer": {}}, {"trainer": {"source": {}, "shares": [7]}}, {"trainer": [], 1: 2}]
 )
 def test_a_foreign_training_state_is_one_sentence(tmp_path, rest):
     config, run_dir = tiny(windows=1), tmp_path / "run"
@@ -476,6 +476,17 @@ def test_a_foreign_training_state_is_one_sentence(tmp_path, rest):
         agent = load_agent(run_dir, environment, config, "last")
     checkpoint.save(run_dir, 10**6, agent, rest)
     with pytest.raises(MerlinError, match=r"^The checkpoint of 1,000,000 steps in [^\n]* must hold the training state"):
+        train(config, run_dir, resume=True, stream=io.StringIO())
+
+
+def test_a_training_state_of_version_0_1_0_is_told_as_such(tmp_path):
+    config, run_dir = tiny(windows=1), tmp_path / "run"
+    train(config, run_dir, stream=io.StringIO())
+    with build_environment(config) as environment:
+        agent = load_agent(run_dir, environment, config, "last")
+    old = {"env_steps": 10**6, "optimizers": {}, "shares": [{}]}
+    checkpoint.save(run_dir, 10**6, agent, {"trainer": old, "wall_seconds": 1.0})
+    with pytest.raises(MerlinError, match=r"^The training state was saved by version 0\.1\.0"):
         train(config, run_dir, resume=True, stream=io.StringIO())
 
 
