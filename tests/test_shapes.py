@@ -48,6 +48,15 @@ def test_a_size_in_an_annotation_is_looked_at():
         layer.widen(torch.zeros(3, 4))
 
 
+def test_functions_without_arrays_are_left_as_users_have_them():
+    def double(x: int | None) -> int | None:
+        return x
+
+    def take(x: Float[Tensor, "B"] | None) -> None: ...
+
+    assert checked(double) is double and checked(take) is not take
+
+
 def test_the_package_is_checked():
     memory, keys = torch.zeros(2, 5, 4), torch.zeros(2, 3, 4)
     for _ in range(2):
